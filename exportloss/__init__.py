@@ -1,0 +1,50 @@
+"""Train object detectors where PyTorch is not.
+
+The names below are the public interface. What needs torch is loaded when first used, so that
+`exportloss.runtime` and `exportloss.pad_targets` run on devices that have numpy only.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from exportloss.config import LossConfig
+from exportloss.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    ExportError,
+    ExportLossError,
+    InstallationError,
+    TargetError,
+    TooManyTargetsError,
+)
+from exportloss.targets import pad_targets
+
+if TYPE_CHECKING:
+    from exportloss import eager as eager
+    from exportloss.loss import YoloLoss as YoloLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "ExportLossError",
+    "InstallationError",
+    "LossConfig",
+    "TargetError",
+    "TooManyTargetsError",
+    "YoloLoss",
+    "eager",
+    "pad_targets",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "YoloLoss":
+        return import_module("exportloss.loss").YoloLoss
+    if name == "eager":
+        return import_module("exportloss.eager")
+    raise AttributeError(f"module 'exportloss' has no attribute {name!r}")

@@ -1,0 +1,151 @@
+"""Settings of the loss, under the names that YOLOv5's hyperparameter files use."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from exportloss.errors import ConfigError
+
+__all__ = ["Criterion", "LossConfig"]
+
+Criterion = Literal["bce", "focal", "qfocal", "blur"]
+
+# Keys of a YOLOv5 hyperparameter file that concern training or augmentation, not the loss.
+_TRAINING_KEYS = frozenset(
+    """lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr iou_t anchors
+    hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic mixup
+    copy_paste""".split()
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Options of the YOLOv5 loss; the defaults are those of `hyp.scratch-low.yaml`, unscaled.
+
+    Attributes:
+        box: gain of the box term, >= 0.
+        cls: gain of the class term, >= 0.
+        cls_pw: weight of positives in the class criterion, > 0.
+        obj: gain of the objectness term, >= 0.
+        obj_pw: weight of positives in the objectness criterion, > 0.
+        anchor_t: a target matches an anchor when neither side ratio reaches this, > 1.
+        fl_gamma: exponent of the focal criteria, >= 0. With `criterion="bce"` a value above 0
+            means focal, as in YOLOv5.
+        label_smoothing: epsilon of `smooth_BCE`, in [0, 1).
+        gr: share of the IoU in the objectness target, in [0, 1]; the rest is 1.
+        sort_obj_iou: in a shared cell the largest IoU wins, instead of the last row.
+        autobalance: update the objectness weights of the levels after every step.
+        criterion: what classes and objectness are scored with: binary cross-entropy, focal
+            loss (arXiv 1708.02002), quality focal loss (arXiv 2006.04388) or blurred BCE.
+        focal_alpha: weight of positives in the focal criteria, in [0, 1].
+        blur_alpha: width of the blur of `criterion="blur"`, > 0.
+
+    Raises:
+        ConfigError: a value is out of range, or two contradict each other.
+    """
+
+    box: float = 0.05
+    cls: float = 0.5
+    cls_pw: float = 1.0
+    obj: float = 1.0
+    obj_pw: float = 1.0
+    anchor_t: float = 4.0
+    fl_gamma: float = 0.0
+    label_smoothing: float = 0.0
+    gr: float = 1.0
+    sort_obj_iou: bool = False
+    autobalance: bool = False
+    criterion: Criterion = "bce"
+    focal_alpha: float = 0.25
+    blur_alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.default)
+        for names, is_valid, expected in (
+            (("box", "cls", "obj", "fl_gamma"), lambda v: v >= 0, "a number >= 0"),
+            (("cls_pw", "obj_pw", "blur_alpha"), lambda v: v > 0, "a number > 0"),
+            (("anchor_t",), lambda v: v > 1, "a number > 1"),
+            (("label_smoothing",), lambda v: 0 <= v < 1, "a number in [0, 1)"),
+            (("gr", "focal_alpha"), lambda v: 0 <= v <= 1, "a number in [0, 1]"),
+            (("criterion",), lambda v: v in get_args(Criterion), f"one of {get_args(Criterion)}"),
+        ):
+            for name in names:
+                if not is_valid(value := getattr(self, name)):
+                    raise ConfigError(f"{name} is {value!r}; expected {expected}")
+        if self.criterion in ("focal", "qfocal") and self.fl_gamma == 0:
+            raise ConfigError(
+                f"criterion {self.criterion!r} needs fl_gamma > 0 (1.5 is usual), got 0; "
+                'set fl_gamma, or choose criterion="bce"'
+            )
+        if self.criterion == "blur" and self.fl_gamma > 0:
+            raise ConfigError(
+                f'criterion "blur" takes no fl_gamma, got {self.fl_gamma}; set fl_gamma to 0'
+            )
+
+    @property
+    def effective_criterion(self) -> Criterion:
+        """The criterion in force: `"bce"` with `fl_gamma > 0` is focal, as in YOLOv5."""
+        return "focal" if self.criterion == "bce" and self.fl_gamma > 0 else self.criterion
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "the mapping") -> LossConfig:
+        """Take the loss keys out of a YOLOv5 `hyp` mapping; its training keys are passed over.
+
+        Raises:
+            ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
+                out of range.
+        """
+        own = {field.name for field in dataclasses.fields(cls)}
+        if unknown := [str(key) for key in values if key not in own | _TRAINING_KEYS]:
+            raise ConfigError(f"{source}: unknown key {_with_suggestions(unknown, sorted(own))}")
+        try:
+            return cls(**{key: value for key, value in values.items() if key in own})
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> LossConfig:
+        """Read the loss keys of a YOLOv5 hyperparameter file.
+
+        Raises:
+            ConfigError: the file cannot be read, is no mapping, or holds an unknown key; the
+                message suggests the near one.
+        """
+        import yaml
+
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{path}: expected `key: value` lines of hyperparameters, "
+                f"got {type(values).__name__}"
+            )
+        return cls.from_mapping(values, source=str(path))
+
+
+def _check_type(name: str, value: object, default: object) -> None:
+    if isinstance(default, bool):
+        valid, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, float):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        valid, expected = is_number and math.isfinite(value), "a finite number"  # type: ignore[arg-type]
+    else:
+        valid, expected = isinstance(value, str), "a word"
+    if not valid:
+        raise ConfigError(f"{name} is {value!r}; expected {expected}")
+
+
+def _with_suggestions(unknown: list[str], known: list[str]) -> str:
+    parts = []
+    for key in unknown:
+        near = difflib.get_close_matches(key, known, n=1)
+        parts.append(f"{key!r} (did you mean {near[0]!r}?)" if near else repr(key))
+    return ", ".join(parts) + f"; the loss knows {', '.join(known)}"

@@ -1,0 +1,47 @@
+"""Every error this package raises on purpose derives from `ExportLossError`.
+
+A message names what was got, what was expected and what to do about it.
+"""
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "ExportLossError",
+    "InstallationError",
+    "TargetError",
+    "TooManyTargetsError",
+]
+
+
+class ExportLossError(Exception):
+    """Base of all errors raised by exportloss."""
+
+
+class ConfigError(ExportLossError, ValueError):
+    """A setting is unknown, out of range or contradicts another."""
+
+
+class TargetError(ExportLossError, ValueError):
+    """A target row cannot be trained on; the message names the row."""
+
+
+class TooManyTargetsError(TargetError):
+    """A batch holds more target rows than the graph has slots."""
+
+
+class DataError(ExportLossError, ValueError):
+    """A data set, picture or label file cannot be read; the message names file and line."""
+
+
+class ArtifactError(ExportLossError, ValueError):
+    """A folder is no artifact, is damaged, or is of a kind this version cannot open."""
+
+
+class ExportError(ExportLossError, RuntimeError):
+    """The export was refused because its result would be wrong."""
+
+
+class InstallationError(ExportLossError, ImportError):
+    """A needed package is missing, or two packages get in each other's way."""

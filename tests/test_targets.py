@@ -1,0 +1,121 @@
+"""Target rows on the host: what is refused, and how."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from exportloss import ExportLossError, TargetError, TooManyTargetsError, pad_targets
+
+GOOD = (1, 2, 0.5, 0.25, 0.125, 1.0)
+
+
+def pad(rows, max_targets=4, **options):
+    return pad_targets(rows, max_targets, batch_size=2, num_classes=3, **options)
+
+
+def test_rows_are_kept_in_order_and_padded_with_zeros():
+    rows = np.array([GOOD, (0, 0, 0, 1, 0, 1)])
+    padded = pad(rows)
+    assert padded.dtype == np.float32 and padded.shape == (4, 6)
+    np.testing.assert_array_equal(padded[:2], rows)
+    assert (padded[2:] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [[], np.zeros((0, 6)), np.zeros((0,))])
+def test_no_rows(rows):
+    assert (pad(rows) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, 2, "image is 2; expected 0 to 1"),
+        (0, -1, "image is -1; expected 0 to 1"),
+        (0, 0.5, "image is 0.5; expected a whole number"),
+        (1, 3, "class is 3; expected 0 to 2"),
+        (1, -1, "class is -1; expected 0 to 2"),
+        (1, 1.5, "class is 1.5; expected a whole number"),
+        (2, -0.01, "x is -0.01, negative"),
+        (3, 1.01, "y is 1.01, over 1"),
+        (4, -0.5, "width is -0.5, negative"),
+        (5, 2.0, "height is 2, over 1"),
+        *((column, np.nan, "is nan; expected a finite number") for column in range(6)),
+        *((column, np.inf, "is inf; expected a finite number") for column in range(6)),
+    ],
+)
+def test_bad_row_is_named(column, value, message):
+    bad = list(GOOD)
+    bad[column] = value
+    with pytest.raises(TargetError, match=f"1 of 3 target rows.*\n.*row 1: .*{message}"):
+        pad([GOOD, bad, GOOD])
+
+
+def test_every_bad_row_is_named_up_to_a_limit():
+    with pytest.raises(TargetError) as error:
+        pad([(9, 0, 0, 0, 0, 0)] * 30)
+    text = str(error.value)
+    assert text.count("image is 9") == 20 and "and 10 more" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros((2, 5)), r"shape \(2, 5\); expected \(n, 6\)"),
+        (np.zeros(6), r"shape \(6,\)"),
+        (np.zeros((1, 2, 6)), r"shape \(1, 2, 6\)"),
+        ([["a"] * 6], "expected numbers"),
+        ([[True] * 6], "type bool"),
+        ([[1j] * 6], "type complex"),
+        ([GOOD, GOOD[:5]], "ragged"),
+    ],
+)
+def test_wrong_shape_or_type(rows, message):
+    with pytest.raises(TargetError, match=message):
+        pad(rows)
+
+
+def test_too_many_rows():
+    with pytest.raises(TooManyTargetsError, match="got 5 target rows, the graph has 4 slots"):
+        pad([GOOD] * 5)
+
+
+def test_the_largest_are_kept_on_request():
+    sides = (0.1, 0.5, 0.2, 0.4, 0.3)
+    rows = [(0, 0, 0.5, 0.5, side, side) for side in sides]
+    padded, left_out = pad(rows, 3, overflow="keep_largest")
+    assert left_out == 2
+    np.testing.assert_allclose(padded[:, 4], [0.5, 0.4, 0.3])  # in the order they came
+    _, none = pad(rows[:2], 3, overflow="keep_largest")
+    assert none == 0
+
+
+@pytest.mark.parametrize("name", ["max_targets", "batch_size", "num_classes"])
+def test_sizes_below_one(name):
+    sizes = {"max_targets": 1, "batch_size": 1, "num_classes": 1} | {name: 0}
+    with pytest.raises(TargetError, match=f"{name} is 0"):
+        pad_targets([], **sizes)
+
+
+def test_unknown_overflow():
+    with pytest.raises(TargetError, match="overflow is 'drop'"):
+        pad([], overflow="drop")
+
+
+@given(
+    npst.arrays(
+        npst.floating_dtypes() | npst.integer_dtypes(),
+        npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7),
+    ),
+    st.integers(1, 5),
+)
+def test_anything_is_padded_or_refused(rows, max_targets):
+    try:
+        padded = pad(rows, max_targets)
+    except ExportLossError:
+        return
+    assert padded.shape == (max_targets, 6) and np.isfinite(padded).all()
+    assert (padded >= 0).all() and (padded[:, 2:] <= 1).all() and (padded[:, 1] < 3).all()
