@@ -1,0 +1,82 @@
+"""Options and fixtures that the tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from exportloss import YoloLoss
+from exportloss.models import yolov5
+from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
+from tests.golden_cases import GoldenCase, find_cases, load
+
+# Which match wins a shared cell is defined for the original on one thread only.
+torch.set_num_threads(1)
+
+DEFAULT_GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        default=str(DEFAULT_GOLDEN),
+        help="folder of golden loss cases, .npz files as tests/golden/README.md describes them",
+    )
+    parser.addoption(
+        "--compile-backend",
+        default="aot_eager",
+        help="torch.compile backend for the golden cases; inductor takes half a minute a case",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_case" not in metafunc.fixturenames:
+        return
+    folder = metafunc.config.invocation_params.dir / metafunc.config.getoption("--golden")
+    try:
+        paths = find_cases(folder)
+    except ValueError as error:
+        raise pytest.fail.Exception(f"--golden: {error}", pytrace=False) from None
+    # A group a case: its tests share results, so one worker of pytest-xdist runs them all.
+    params = [
+        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in paths
+    ]
+    metafunc.parametrize("golden_case", params, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def golden_case(request: pytest.FixtureRequest) -> GoldenCase:
+    return load(request.param)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data.yaml` of a data set of drawn shapes: 8 pictures for training, 3 for validation."""
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, val=3, size=64)
+
+
+@pytest.fixture(scope="session")
+def ort_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of YOLOv5n for the drawn shapes; an export is slow, so all tests share them.
+
+    64 px, batch 2, 32 targets, SGD, seed 0. To be read only: copy it before changing a file.
+    """
+    from exportloss.export import export_training_artifacts
+
+    torch.manual_seed(0)
+    model = yolov5("yolov5n", len(SHAPE_NAMES))
+    folder = tmp_path_factory.mktemp("export") / "yolov5n"
+    export_training_artifacts(
+        model,
+        YoloLoss(model.anchors_px, model.strides, model.num_classes),
+        folder,
+        image_size=(64, 64),
+        batch_size=2,
+        max_targets=32,
+        optimizer="sgd",
+        names=SHAPE_NAMES,
+    )
+    return folder
