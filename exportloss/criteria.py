@@ -1,0 +1,73 @@
+"""Element-wise criteria over logits, in operators that trace, export and differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from exportloss.config import LossConfig
+from exportloss.graph_ops import log1p
+
+__all__ = ["ElementwiseCriterion", "make_criterion"]
+
+# (logits, targets in [0, 1]) -> loss, all of one shape
+ElementwiseCriterion = Callable[[Tensor, Tensor], Tensor]
+
+# Keeps x ** gamma differentiable at 0 where gamma < 1; its own power is far below rounding.
+_SMALLEST_BASE = 1e-12
+
+
+def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCriterion:
+    """The criterion that `config` names, without a reduction: its caller masks and averages.
+
+    Args:
+        config: `criterion`, `fl_gamma`, `focal_alpha` and `blur_alpha` are read.
+        pos_weight: weight of the positive part of the cross-entropy (`cls_pw` or `obj_pw`).
+    """
+    gamma, alpha = config.fl_gamma, config.focal_alpha
+
+    def bce(logits: Tensor, targets: Tensor) -> Tensor:
+        return bce_with_logits(logits, targets, pos_weight=pos_weight)
+
+    def focal(logits: Tensor, targets: Tensor) -> Tensor:
+        # Lin et al., arXiv 1708.02002, eq. 5, for targets between 0 and 1 too.
+        p = torch.sigmoid(logits)
+        not_p_t = targets * (1 - p) + (1 - targets) * p
+        return bce(logits, targets) * _alpha_weight(targets, alpha) * _power(not_p_t, gamma)
+
+    def quality_focal(logits: Tensor, targets: Tensor) -> Tensor:
+        # Li et al., arXiv 2006.04388, eq. 4.
+        distance = torch.abs(targets - torch.sigmoid(logits))
+        return bce(logits, targets) * _alpha_weight(targets, alpha) * _power(distance, gamma)
+
+    def blur(logits: Tensor, targets: Tensor) -> Tensor:
+        # Confident predictions of what is not labelled count less: labels may be missing.
+        excess = torch.sigmoid(logits) - targets
+        return bce(logits, targets) * (1 - torch.exp((excess - 1) / (config.blur_alpha + 1e-4)))
+
+    return {"bce": bce, "focal": focal, "qfocal": quality_focal, "blur": blur}[
+        config.effective_criterion
+    ]
+
+
+def bce_with_logits(logits: Tensor, targets: Tensor, *, pos_weight: float = 1.0) -> Tensor:
+    """Binary cross-entropy `-(w y log p + (1 - y) log(1 - p))` of p = sigmoid(logits).
+
+    Finite for every finite logit, in value and gradient. `logits - 2 * relu` is -|logits| with
+    a derivative of 1 at 0, which gives the exact gradient p - y there; abs would give -y.
+    """
+    positive = torch.relu(logits)
+    log_term = log1p(torch.exp(logits - 2 * positive))  # log(1 + exp(-|x|))
+    softplus_of_minus = log_term + (positive - logits)  # -log p
+    weight = targets if pos_weight == 1.0 else targets * pos_weight
+    return weight * softplus_of_minus + (1 - targets) * (log_term + positive)
+
+
+def _alpha_weight(targets: Tensor, alpha: float) -> Tensor:
+    return targets * alpha + (1 - targets) * (1 - alpha)
+
+
+def _power(base: Tensor, gamma: float) -> Tensor:
+    return torch.clamp(base, min=_SMALLEST_BASE) ** gamma
