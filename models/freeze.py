@@ -1,0 +1,105 @@
+"""Freeze layers: their weights and their BatchNorm statistics stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from exportloss.errors import ConfigError
+from exportloss.models.yolov5 import YoloV5
+
+__all__ = ["FrozenBatchNorm2d", "freeze"]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """A BatchNorm2d in evaluation mode for good, under the same parameter and buffer names.
+
+    It is a product and a sum, not a BatchNormalization, because a trainer that works on the ONNX
+    graph (ONNX Runtime's) turns every BatchNormalization to batch statistics.
+
+    Args:
+        norm: the layer to replace; its tensors are taken over, not copied. It must have an affine
+            part and running statistics.
+
+    Raises:
+        ConfigError: `norm` lacks one of them.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        if not norm.affine or norm.running_mean is None or norm.running_var is None:
+            raise ConfigError(
+                f"cannot freeze {norm}: expected affine=True and track_running_stats=True"
+            )
+        self.weight = norm.weight.requires_grad_(False)
+        self.bias = norm.bias.requires_grad_(False)
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+        self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
+        self.eps = norm.eps
+        self.training = norm.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, (B, C, H, W), by the running statistics; the shape stays."""
+        scale = self.weight / torch.sqrt(self.running_var + self.eps)  # (C,)
+        shift = self.bias - self.running_mean * scale
+        return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        """Show the number of channels and eps, as BatchNorm2d does."""
+        return f"{self.weight.numel()}, eps={self.eps}"
+
+
+def freeze(model: YoloV5, layers: int | Sequence[int]) -> None:
+    """Freeze layers of a detector in place, as YOLOv5's `--freeze` chooses them.
+
+    Their parameters lose `requires_grad`. Unlike in YOLOv5 their BatchNorm layers keep their
+    statistics too: each becomes a `FrozenBatchNorm2d`. Names in the state dict stay. Layers that
+    are frozen already stay so.
+
+    Args:
+        model: the detector; change it before an optimizer is built over its parameters.
+        layers: one int n, alone or as the only item, means the layers 0 to n - 1 (10 is the P5
+            backbone, 0 is nothing); several mean the layers of these indices in `model.model`.
+
+    Raises:
+        ConfigError: an index is outside the model, or nothing would be left to train. The model
+            is then unchanged.
+    """
+    frozen = [model.model[index] for index in _indices(layers, len(model.model))]
+    kept = {id(parameter) for layer in frozen for parameter in layer.parameters()}
+    if not any(p.requires_grad and id(p) not in kept for p in model.parameters()):
+        raise ConfigError(
+            f"freeze {layers!r} leaves no parameter of {model.name} to train; freeze fewer of its "
+            f"{len(model.model)} layers"
+        )
+    for layer in frozen:
+        layer.requires_grad_(False)
+        _replace_norms(layer)
+
+
+def _indices(layers: int | Sequence[int], count: int) -> list[int]:
+    given = [layers] if isinstance(layers, int) else list(layers)
+    # A lone n is a number of layers, so n = count is in range; whether it makes sense is the
+    # caller's next question.
+    limit = count if len(given) == 1 else count - 1
+    for value in given:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
+            raise ConfigError(
+                f"freeze got {value!r} in {layers!r}; expected a number of layers in 0..{count}, "
+                f"or several layer indices in 0..{count - 1}"
+            )
+    return list(range(given[0])) if len(given) == 1 else given
+
+
+def _replace_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child))
+        else:
+            _replace_norms(child)

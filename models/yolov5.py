@@ -1,0 +1,272 @@
+"""The ten detectors of YOLOv5 v6.2 / v7.0, layer for layer under YOLOv5's indices.
+
+All are one plan: a backbone that halves the picture at every stage, a way down from the coarsest
+stage to stride 8 (FPN, arXiv 1612.03144) and a way back up (PAN, arXiv 1803.01534). P5 and P6
+differ in the number of stages, the five sizes in width and depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from exportloss.errors import ConfigError
+from exportloss.models.layers import C3, SPPF, Concat, Conv, Detect
+
+__all__ = ["YoloV5", "yolov5"]
+
+Anchors = Sequence[Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """What P5 and P6 differ in; widths and repeats are those of size l."""
+
+    widths: tuple[int, ...]  # channels of the stages, at strides 2, 4, 8, ...
+    repeats: tuple[int, ...]  # bottlenecks of the stages from stride 4 on
+    anchors: tuple[tuple[float, ...], ...]  # w, h, w, h, ... in pixels, from stride 8 on
+
+
+_P5 = _Family(
+    widths=(64, 128, 256, 512, 1024),
+    repeats=(3, 6, 9, 3),
+    anchors=(
+        (10, 13, 16, 30, 33, 23),
+        (30, 61, 62, 45, 59, 119),
+        (116, 90, 156, 198, 373, 326),
+    ),
+)
+_P6 = _Family(
+    widths=(64, 128, 256, 512, 768, 1024),
+    repeats=(3, 6, 9, 3, 3),
+    anchors=(
+        (19, 27, 44, 40, 38, 94),
+        (96, 68, 86, 152, 180, 137),
+        (140, 301, 303, 264, 238, 542),
+        (436, 615, 739, 380, 925, 792),
+    ),
+)
+_HEAD_REPEATS = 3
+_SIZES = {  # (width, depth), as factors on the family's numbers
+    "n": (0.25, 0.33),
+    "s": (0.50, 0.33),
+    "m": (0.75, 0.67),
+    "l": (1.00, 1.00),
+    "x": (1.25, 1.33),
+}
+_MODELS = {
+    f"yolov5{size}{suffix}": (family, *factors)
+    for suffix, family in (("", _P5), ("6", _P6))
+    for size, factors in _SIZES.items()
+}
+
+
+class YoloV5(nn.Module):
+    """A YOLOv5 detector; build one with `yolov5`.
+
+    Attributes:
+        model: the layers, under YOLOv5's indices; the last one is `Detect`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: Sequence[nn.Module],
+        sources: Sequence[tuple[int, ...]],
+    ) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+        self._name = name
+        self._sources = tuple(sources)  # per layer: whose outputs it takes; () is the one before
+        self._saved = frozenset(index for taken in sources for index in taken)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the network, the same way in training and evaluation.
+
+        Args:
+            images: (B, 3, H, W), floating point in [0, 1]; H and W are multiples of the largest
+                stride (32, or 64 for P6).
+
+        Returns:
+            One raw map a level, finest first: (B, na, H / stride, W / stride, 5 + nc), all before
+            the sigmoid, as the loss and `decode` take them.
+
+        Raises:
+            ConfigError: the images have another type or shape.
+        """
+        self._check(images)
+        x = images
+        saved: dict[int, Tensor] = {}
+        for index, (layer, taken) in enumerate(zip(self.model, self._sources, strict=True)):
+            x = layer(*(saved[source] for source in taken)) if taken else layer(x)
+            if index in self._saved:
+                saved[index] = x
+        levels: tuple[Tensor, ...] = tuple(x)  # of Detect, the last layer
+        return levels
+
+    def _check(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ConfigError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}; expected floats in "
+                "[0, 1] of shape (B, 3, H, W)"
+            )
+        height, width = images.shape[2:]
+        multiple = max(self.strides)
+        if height % multiple or width % multiple:
+            raise ConfigError(
+                f"images are {height} x {width} pixels (height x width); {self.name} needs both "
+                f"to be multiples of {multiple}: pad or resize them"
+            )
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        """Turn raw maps into boxes, as YOLOv5 does for inference (before non-maximum suppression).
+
+        Args:
+            levels: the maps that `forward` returns, (B, na, H, W, 5 + nc) each.
+
+        Returns:
+            (B, N, 5 + nc): centre x, centre y, width, height in pixels of the input, objectness
+            and class probabilities in [0, 1]. N is the sum of na * H * W over the levels, in the
+            order level, anchor, row, column.
+
+        Raises:
+            ConfigError: the number of levels is another.
+        """
+        if len(levels) != self.detect.nl:
+            raise ConfigError(
+                f"decode got {len(levels)} levels; {self.name} has {self.detect.nl}: pass all "
+                "the maps that the model returns"
+            )
+        return self.detect.decode(levels)
+
+    @property
+    def name(self) -> str:
+        """The full name, such as `yolov5n6`."""
+        return self._name
+
+    @property
+    def detect(self) -> Detect:
+        """The head, which is the last layer."""
+        head = self.model[-1]
+        assert isinstance(head, Detect)
+        return head
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, nc."""
+        return self.detect.nc
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell of each level covers: (8, 16, 32), for P6 (8, 16, 32, 64)."""
+        return self.detect.strides
+
+    @property
+    def anchors_px(self) -> Tensor:
+        """Anchor widths and heights in pixels, (nl, na, 2), from the `anchors` buffer."""
+        return self.detect.anchors * self.detect.stride.view(-1, 1, 1)
+
+
+def yolov5(name: str, num_classes: int = 80, *, anchors: Anchors | None = None) -> YoloV5:
+    """Build a YOLOv5 v6.2 / v7.0 detector with YOLOv5's parameter names and initialisation.
+
+    The weights are random, from torch's default generator; a YOLOv5 state dict of the same size
+    and number of classes loads with `strict=True`.
+
+    Args:
+        name: `yolov5n`, `s`, `m`, `l`, `x`, or with a 6 for the P6 form: `yolov5n6`; the size
+            alone (`n`, `n6`) will do.
+        num_classes: number of classes, >= 1.
+        anchors: per level, finest first, the anchors as flat `w, h, w, h, ...` in pixels; as many
+            at each level. Default: YOLOv5's for COCO.
+
+    Raises:
+        ConfigError: the name is unknown, `num_classes` is below 1, or the anchors do not fit.
+    """
+    full_name = name if str(name).startswith("yolov5") else f"yolov5{name}"
+    if full_name not in _MODELS:
+        raise ConfigError(f"no model {name!r}; choose one of {', '.join(_MODELS)}")
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes!r}; expected a whole number >= 1")
+    family, width, depth = _MODELS[full_name]
+    if anchors is None:
+        anchors = family.anchors
+    _check_anchors(anchors, num_levels=len(family.anchors), model=full_name)
+    layers, sources = _build(family, width, depth, num_classes, anchors)
+    return YoloV5(full_name, layers, sources)
+
+
+def _check_anchors(anchors: Anchors, *, num_levels: int, model: str) -> None:
+    lengths = [len(level) for level in anchors]
+    if len(anchors) != num_levels or len(set(lengths)) != 1 or not lengths[0] or lengths[0] % 2:
+        raise ConfigError(
+            f"anchors have {len(anchors)} levels of {lengths} numbers; {model} needs "
+            f"{num_levels} levels of equally many `w, h` pairs"
+        )
+    if bad := [v for level in anchors for v in level if not (v > 0 and math.isfinite(v))]:
+        raise ConfigError(f"anchors hold {bad[0]!r}; expected widths and heights > 0 in pixels")
+    first, last = (sum(w * h for w, h in _pairs(anchors[level])) for level in (0, -1))
+    if first > last:
+        raise ConfigError(
+            "anchors shrink from the first level to the last; expected small to large, as the "
+            "strides are: reverse the levels"
+        )
+
+
+def _pairs(level: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(level[::2], level[1::2], strict=True))
+
+
+def _build(
+    family: _Family, width: float, depth: float, num_classes: int, anchors: Anchors
+) -> tuple[list[nn.Module], list[tuple[int, ...]]]:
+    """Lay out the layers, and for each the indices it takes its input from (() is the last one)."""
+    layers: list[nn.Module] = []
+    sources: list[tuple[int, ...]] = []
+    channels: list[int] = []  # of the output of each layer
+
+    def add(layer: nn.Module, out: int, taken: tuple[int, ...] = ()) -> int:
+        layers.append(layer)
+        sources.append(taken)
+        channels.append(out)
+        return len(layers) - 1
+
+    def conv(out: int, kernel: int, stride: int) -> int:
+        return add(Conv(channels[-1], out, kernel, stride), out)
+
+    def c3(out: int, repeats: int, *, shortcut: bool) -> int:
+        repeats = max(round(repeats * depth), 1)
+        return add(C3(channels[-1], out, repeats=repeats, shortcut=shortcut), out)
+
+    def concat(other: int) -> int:
+        last = len(layers) - 1
+        return add(Concat(), channels[last] + channels[other], (last, other))
+
+    widths = [math.ceil(w * width / 8) * 8 for w in family.widths]
+    add(Conv(3, widths[0], 6, 2, padding=2), widths[0])
+    stages = []
+    for out, repeats in zip(widths[1:], family.repeats, strict=True):
+        conv(out, 3, 2)
+        stages.append(c3(out, repeats, shortcut=True))
+    add(SPPF(channels[-1], widths[-1]), widths[-1])
+
+    laterals = []  # coarse to fine, to be joined again on the way up
+    for out, stage in zip(widths[-2:1:-1], stages[-2:0:-1], strict=True):
+        laterals.append(conv(out, 1, 1))
+        add(nn.Upsample(scale_factor=2, mode="nearest"), out)
+        concat(stage)
+        c3(out, _HEAD_REPEATS, shortcut=False)
+
+    levels = [len(layers) - 1]
+    for out, lateral in zip(widths[3:], reversed(laterals), strict=True):
+        conv(channels[lateral], 3, 2)
+        concat(lateral)
+        levels.append(c3(out, _HEAD_REPEATS, shortcut=False))
+
+    strides = [8 << index for index in range(len(levels))]
+    head = Detect(num_classes, anchors, [channels[index] for index in levels], strides)
+    add(head, head.na * head.no, tuple(levels))
+    return layers, sources
