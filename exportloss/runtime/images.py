@@ -1,0 +1,156 @@
+"""Pictures from files, and into the fixed size of a graph and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from exportloss.errors import ConfigError, DataError
+
+__all__ = ["ImageArray", "Letterbox", "letterbox", "load_image"]
+
+ImageArray = npt.NDArray[np.uint8]
+
+
+def load_image(path: str | Path) -> ImageArray:
+    """Decode a picture as it is meant to be seen.
+
+    EXIF orientation is applied; grey, palette, CMYK and 16-bit grey pictures are converted, an
+    alpha channel is dropped.
+
+    Returns:
+        (H, W, 3) RGB in [0, 255].
+
+    Raises:
+        DataError: the file is missing, damaged, cut short, no picture, of floating-point pixels,
+            or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+    """
+    try:
+        with Image.open(path) as file:
+            limit = Image.MAX_IMAGE_PIXELS
+            # Pillow itself only warns up to twice the limit.
+            if limit is not None and file.width * file.height > limit:
+                raise Image.DecompressionBombError(
+                    f"{file.width} x {file.height} is more than {limit} pixels"
+                )
+            return _to_rgb(ImageOps.exif_transpose(file))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such picture; correct the path") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{path}: the picture is too large: {error}; make it smaller, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+    except Exception as error:  # Decoders raise nearly anything over a damaged file.
+        raise DataError(
+            f"{path}: the picture cannot be decoded ({error}); replace or remove it"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> ImageArray:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion saturates it.
+        grey = (np.clip(np.asarray(image), 0, 65535) // 256).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point; expected 8 or 16 bits")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """Where a picture lies on its canvas.
+
+    Attributes:
+        source: (height, width) of the picture, pixels.
+        size: (height, width) of the canvas, pixels.
+        ratio: (vertical, horizontal) scale, canvas pixels a picture pixel; the two differ by the
+            rounding of the scaled picture to whole pixels.
+        pad: (top, left) padding, pixels.
+    """
+
+    source: tuple[int, int]
+    size: tuple[int, int]
+    ratio: tuple[float, float]
+    pad: tuple[int, int]
+
+    def map_labels(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Move normalised boxes from the picture to the canvas.
+
+        Args:
+            labels: (n, 5) class, x, y, width, height; centre and size as shares of the picture.
+
+        Returns:
+            (n, 5) the same, as shares of the canvas.
+        """
+        (height, width), (canvas_height, canvas_width) = self.source, self.size
+        scale = np.array([self.ratio[1] * width, self.ratio[0] * height])
+        canvas = np.array([canvas_width, canvas_height])
+        mapped = labels.astype(np.float64)
+        mapped[:, 1:3] = (mapped[:, 1:3] * scale + self.pad[::-1]) / canvas
+        mapped[:, 3:5] *= scale / canvas
+        mapped[:, 1:] = np.clip(mapped[:, 1:], 0, 1)  # rounding only: the canvas holds it all
+        return mapped.astype(np.float32)
+
+    def unmap_boxes(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Move predicted boxes from the canvas to the picture, and clip them to it.
+
+        Args:
+            boxes: (n, 4 or more) x1, y1, x2, y2 in canvas pixels; further columns are kept.
+
+        Returns:
+            The same shape, in pixels of the picture.
+        """
+        mapped = boxes.astype(np.float64)
+        top_left, ratio, limit = self.pad[::-1], self.ratio[::-1], self.source[::-1]
+        for corner in (slice(0, 2), slice(2, 4)):
+            mapped[:, corner] = np.clip((mapped[:, corner] - top_left) / ratio, 0, limit)
+        return mapped.astype(np.float32)
+
+
+def letterbox(
+    image: ImageArray, size: tuple[int, int], *, color: int = 114, scale_up: bool = True
+) -> tuple[ImageArray, Letterbox]:
+    """Scale a picture to fit a canvas, aspect kept, and centre it on grey.
+
+    Args:
+        image: (H, W, 3), any size of at least one pixel.
+        size: (height, width) of the canvas, pixels.
+        color: grey value of the padding, in [0, 255].
+        scale_up: whether a picture smaller than the canvas is enlarged.
+
+    Returns:
+        The canvas (height, width, 3), and where on it the picture lies.
+
+    Raises:
+        ConfigError: the size is not positive, the color not in [0, 255], or the image not
+            (H, W, 3) of uint8.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ConfigError(f"image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
+    if min(size) < 1:
+        raise ConfigError(f"size is {size}; expected a height and width of at least 1 pixel")
+    if not 0 <= color <= 255:
+        raise ConfigError(f"color is {color}; expected a grey value in [0, 255]")
+    height, width = image.shape[:2]
+    scale = min(size[0] / height, size[1] / width)
+    if not scale_up:
+        scale = min(scale, 1.0)
+    scaled = max(round(height * scale), 1), max(round(width * scale), 1)
+    top, left = (size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2
+    if scaled != (height, width):
+        resized = Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR)
+        image = np.asarray(resized)
+    canvas = np.full((*size, 3), color, dtype=np.uint8)
+    canvas[top : top + scaled[0], left : left + scaled[1]] = image
+    return canvas, Letterbox(
+        source=(height, width),
+        size=size,
+        ratio=(scaled[0] / height, scaled[1] / width),
+        pad=(top, left),
+    )

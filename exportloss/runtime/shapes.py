@@ -1,0 +1,246 @@
+"""The demonstration data set: drawn shapes on textured backgrounds, in YOLO layout."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from exportloss.errors import ConfigError, DataError
+from exportloss.runtime.images import ImageArray
+from exportloss.runtime.labels import LabelArray
+
+__all__ = ["SHAPE_NAMES", "make_shapes", "render"]
+
+SHAPE_NAMES = ("circle", "square", "triangle", "star")
+
+_Floats = npt.NDArray[np.float64]
+
+_OVERSAMPLING = 4  # shapes are drawn this much larger and averaged down: smooth edges
+_MOST_SHAPES = 6
+_RADIUS = 0.08, 0.2  # of the circle around a shape, as a share of the picture
+_LEAST_VISIBLE = 0.65  # of a shape, after all that is drawn over it
+
+
+def make_shapes(
+    folder: str | Path, *, train: int = 64, val: int = 16, size: int = 320, seed: int = 0
+) -> Path:
+    """Write the data set: `images/` and `labels/` with `train/` and `val/`, and `data.yaml`.
+
+    The same arguments give the same pictures. A folder that already holds this very data set is
+    left alone, and completed where an interrupted run left it short.
+
+    Args:
+        folder: missing or empty, or an earlier result of the same arguments.
+        train: pictures of the training split, >= 1.
+        val: pictures of the validation split, >= 1.
+        size: side of the square pictures, pixels, >= 32.
+        seed: of everything drawn, >= 0.
+
+    Returns:
+        The path of `data.yaml`.
+
+    Raises:
+        DataError: the folder holds something else, or cannot be written.
+        ConfigError: an argument is out of range.
+    """
+    for name, value, least in (
+        ("train", train, 1),
+        ("val", val, 1),
+        ("size", size, 32),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    root = Path(folder)
+    recipe = root / "data.yaml"
+    header = f"# Drawn shapes: train {train}, val {val}, size {size}, seed {seed}; recipe 1.\n"
+    names = "".join(f"  {index}: {name}\n" for index, name in enumerate(SHAPE_NAMES))
+    text = f"{header}path: .\ntrain: images/train\nval: images/val\nnames:\n{names}"
+    try:
+        _claim(root, recipe, text)
+        for number, (split, count) in enumerate((("train", train), ("val", val))):
+            images, labels = root / "images" / split, root / "labels" / split
+            images.mkdir(parents=True, exist_ok=True)
+            labels.mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                # The label file is written last: where it is, the picture is whole.
+                if (label := labels / f"{index:05d}.txt").is_file():
+                    continue
+                rng = np.random.default_rng(np.random.SeedSequence([seed, number, index]))
+                image, rows = render(rng, size)
+                Image.fromarray(image).save(images / f"{index:05d}.png", compress_level=3)
+                lines = (f"{int(row[0])} {' '.join(f'{v:.6f}' for v in row[1:])}\n" for row in rows)
+                label.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{root}: the data set cannot be written: {error}") from error
+    return recipe
+
+
+def _claim(root: Path, recipe: Path, text: str) -> None:
+    if recipe.is_file() and recipe.read_bytes() == text.encode():
+        return
+    if root.exists() and (held := sorted(path.name for path in root.iterdir())):
+        raise DataError(
+            f"{root}: holds {', '.join(held[:3])}{', ...' if len(held) > 3 else ''}, which is not "
+            "the data set asked for; choose an empty folder, or remove this one first"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    recipe.write_bytes(text.encode())
+
+
+def render(rng: np.random.Generator, size: int) -> tuple[ImageArray, LabelArray]:
+    """Draw one picture with one to six shapes, partly over each other.
+
+    Returns:
+        The picture (size, size, 3) and its labels (n, 5): class, x, y, width, height as shares of
+        the picture; each box is tight around the whole shape, the covered part included.
+    """
+    canvas = _background(rng, size)
+    labels = []
+    covers: list[_Floats] = []  # of each shape, 1 where it is visible
+    areas: list[float] = []
+    wanted = int(rng.integers(1, _MOST_SHAPES + 1))
+    for _ in range(4 * wanted):  # a shape that would hide too much of another is drawn anew
+        kind = int(rng.integers(len(SHAPE_NAMES)))
+        mask = _random_mask(rng, kind, size)
+        remaining = [cover * (1 - mask) for cover in covers]
+        if any(
+            left.sum() < _LEAST_VISIBLE * area for left, area in zip(remaining, areas, strict=True)
+        ):
+            continue
+        covers, areas = [*remaining, mask], [*areas, float(mask.sum())]
+        canvas = _paint(rng, canvas, mask)
+        labels.append([kind, *_tight_box(mask)])
+        if len(labels) == wanted:
+            break
+    grain = rng.normal(0, 0.012, (size, size, 1))
+    image = np.clip((canvas + grain) * 255 + 0.5, 0, 255).astype(np.uint8)
+    return image, np.array(labels, dtype=np.float32)
+
+
+def _random_mask(rng: np.random.Generator, kind: int, size: int) -> _Floats:
+    # Uniform in the logarithm: small shapes are as likely as large ones.
+    radius = size * float(np.exp(rng.uniform(*np.log(_RADIUS))))
+    x, y = rng.uniform(radius + 1, size - radius - 1, 2)
+    return _shape_mask(kind, (float(x), float(y)), radius, float(rng.uniform(0, 2 * np.pi)), size)
+
+
+def _shape_mask(
+    kind: int, centre: tuple[float, float], radius: float, angle: float, size: int
+) -> _Floats:
+    """Return (size, size): which share of each pixel a shape covers, in [0, 1].
+
+    Its corners lie on the circle of `radius` around `centre` (x, y), in pixels; a star's inner
+    corners at 0.45 of it.
+    """
+    large = Image.new("L", (size * _OVERSAMPLING, size * _OVERSAMPLING))
+    corners = {"circle": 180, "square": 4, "triangle": 3, "star": 10}[SHAPE_NAMES[kind]]
+    turns = angle + 2 * np.pi * np.arange(corners) / corners
+    reach = np.full(corners, radius)
+    if SHAPE_NAMES[kind] == "star":
+        reach[1::2] *= 0.45
+    points = np.array(centre) + reach[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    # Pillow counts from the middle of a pixel, the mask from the corner of the picture.
+    flat = (points * _OVERSAMPLING - 0.5).ravel().tolist()
+    ImageDraw.Draw(large).polygon(flat, fill=255)
+    return np.asarray(large.reduce(_OVERSAMPLING), dtype=np.float64) / 255
+
+
+def _tight_box(mask: _Floats) -> tuple[float, float, float, float]:
+    """Return x, y, width, height of the pixels that are covered by half or more, as shares."""
+    size = len(mask)
+    columns = np.flatnonzero((mask >= 0.5).any(axis=0))
+    rows = np.flatnonzero((mask >= 0.5).any(axis=1))
+    (left, right), (top, bottom) = (columns[0], columns[-1] + 1), (rows[0], rows[-1] + 1)
+    return (
+        float(left + right) / 2 / size,
+        float(top + bottom) / 2 / size,
+        float(right - left) / size,
+        float(bottom - top) / size,
+    )
+
+
+def _paint(rng: np.random.Generator, canvas: _Floats, mask: _Floats) -> _Floats:
+    """Lay one shape over the canvas (size, size, 3): soft shadow, shaded fill, darker rim."""
+    size = len(mask)
+    hue, saturation, value = rng.random(), rng.uniform(0.55, 0.9), rng.uniform(0.75, 1.0)
+    fill = np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+    offset = max(1, size // 80)
+    shadow = np.roll(_blur(mask, size / 70), (offset, offset), axis=(0, 1))
+    canvas = canvas * (1 - 0.4 * shadow[..., None])
+    inner = np.clip(2 * _blur(mask, size / 200) - 1, 0, 1)  # falls from 1 to 0 at the edge
+    light = 1.08 - 0.26 * _ramp(size, rng.uniform(0, 2 * np.pi))
+    color = fill * (light * (0.72 + 0.28 * inner))[..., None]
+    return canvas + mask[..., None] * (np.clip(color, 0, 1) - canvas)
+
+
+def _background(rng: np.random.Generator, size: int) -> _Floats:
+    """Return (size, size, 3) in [0, 1]: a gradient, clouds, stripes or blobs in muted colours."""
+    hue = rng.random()
+    first, second = (
+        np.array(colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value))
+        for shift, saturation, value in (
+            (0.0, rng.uniform(0.08, 0.3), rng.uniform(0.75, 0.95)),
+            (rng.uniform(-0.2, 0.2), rng.uniform(0.1, 0.4), rng.uniform(0.35, 0.65)),
+        )
+    )
+    textures = (_gradient, _clouds, _stripes, _blobs)
+    amount = textures[rng.integers(len(textures))](rng, size)
+    amount = 0.85 * amount + 0.15 * _noise(rng, size, (size // 6, size // 3))
+    canvas: _Floats = first + amount[..., None] * (second - first)
+    return canvas
+
+
+def _gradient(rng: np.random.Generator, size: int) -> _Floats:
+    return _ramp(size, rng.uniform(0, 2 * np.pi))
+
+
+def _clouds(rng: np.random.Generator, size: int) -> _Floats:
+    return _noise(rng, size, (3, 6, 12, 24))
+
+
+def _stripes(rng: np.random.Generator, size: int) -> _Floats:
+    phase = 2 * np.pi * rng.uniform(4, 14) * _ramp(size, rng.uniform(0, 2 * np.pi))
+    waviness = rng.uniform(0, 2.5) * _noise(rng, size, (4,))
+    stripes: _Floats = 0.5 + 0.5 * np.tanh(2 * np.sin(phase + waviness))
+    return stripes
+
+
+def _blobs(rng: np.random.Generator, size: int) -> _Floats:
+    y, x = np.mgrid[:size, :size] / size
+    total = np.zeros((size, size))
+    for _ in range(rng.integers(8, 20)):
+        centre_x, centre_y, spread = rng.random(), rng.random(), rng.uniform(0.03, 0.12)
+        total += np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * spread**2))
+    return np.tanh(total)
+
+
+def _ramp(size: int, angle: float) -> _Floats:
+    """Return (size, size) rising from 0 to 1 in a direction."""
+    y, x = np.mgrid[:size, :size] / (size - 1)
+    return _normalize(x * np.cos(angle) + y * np.sin(angle))
+
+
+def _noise(rng: np.random.Generator, size: int, cells: Sequence[int]) -> _Floats:
+    """Return (size, size) in [0, 1]: smooth noise, finer and weaker with every entry of `cells`."""
+    total = np.zeros((size, size))
+    for octave, count in enumerate(cells):
+        coarse = Image.fromarray(rng.random((count, count), dtype=np.float32))
+        smooth = coarse.resize((size, size), Image.Resampling.BICUBIC)
+        total += np.asarray(smooth, dtype=np.float64) / 2**octave
+    return _normalize(total)
+
+
+def _normalize(values: _Floats) -> _Floats:
+    least, most = float(values.min()), float(values.max())
+    return (values - least) / (most - least)
+
+
+def _blur(mask: _Floats, radius: float) -> _Floats:
+    image = Image.fromarray((mask * 255).astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float64) / 255
