@@ -1,0 +1,152 @@
+"""Model, loss and decoding as one traceable module, and what an export needs to know of it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from exportloss.errors import ExportError
+from exportloss.loss import YoloLoss
+from exportloss.models import ParameterGroups, YoloV5, freeze, parameter_groups
+from exportloss.runtime.manifest import BatchNormStatistics
+
+__all__ = ["Detector", "DetectorGraph", "prepare"]
+
+STATISTICS = ("running_mean", "running_var")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A model made ready for export, checked against its loss.
+
+    Attributes:
+        model: a copy in evaluation mode, with its frozen layers replaced.
+        loss: the loss.
+        groups: names of the trainable parameters.
+        parameters: names of all parameters, frozen ones too.
+        buffers: names of all running statistics.
+        statistics: the BatchNorm layers whose statistics are trained.
+        images: (B, 3, H, W) zeros, an example input.
+        targets: (max_targets, 6) zeros, an example input.
+    """
+
+    model: nn.Module
+    loss: YoloLoss
+    groups: ParameterGroups
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    statistics: tuple[BatchNormStatistics, ...]
+    images: Tensor
+    targets: Tensor
+
+
+class DetectorGraph(nn.Module):
+    """(images, targets, balance) -> loss, items, new_balance and, where it decodes, output0."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector.model
+        self.loss = detector.loss
+
+    def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
+        """Compute the loss and, if the model has a `decode`, boxes in pixels."""
+        levels = self.detector(images)
+        outputs: tuple[Tensor, ...] = self.loss(levels, targets, balance)
+        decode = getattr(self.detector, "decode", None)
+        return outputs if decode is None else (*outputs, decode(levels))
+
+
+def prepare(
+    model: nn.Module,
+    loss: YoloLoss,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    max_targets: int,
+    frozen: int | Sequence[int] = 0,
+) -> Detector:
+    """Copy a model, freeze layers, and run it once to see that model and loss fit together.
+
+    Args:
+        model: forward takes (B, 3, H, W) in [0, 1] and returns the raw maps of the levels.
+        loss: for the same classes, anchors and levels.
+        image_size: height and width in pixels.
+        batch_size: pictures in a batch.
+        max_targets: target rows in a batch.
+        frozen: layers to freeze, as `exportloss.models.freeze` takes them.
+
+    Raises:
+        ExportError: model and loss do not fit, or a batch would be too small to normalise.
+        ConfigError: the layers to freeze do not exist, or the picture size does not suit.
+    """
+    for name, value in (("batch_size", batch_size), ("max_targets", max_targets)):
+        if value < 1:
+            raise ExportError(f"{name} is {value}; expected at least 1")
+    model = copy.deepcopy(model).cpu().float().eval()
+    if frozen not in (0, [], ()):
+        if not isinstance(model, YoloV5):
+            raise ExportError(
+                f"freeze counts YOLOv5's layers; {type(model).__name__} has none: set "
+                "requires_grad=False on its parameters instead"
+            )
+        freeze(model, frozen)
+    images = torch.zeros(batch_size, 3, *image_size)
+    statistics = _run_once(model, loss, images)
+    return Detector(
+        model=model,
+        loss=loss,
+        groups=parameter_groups(model),
+        parameters=tuple(name for name, _ in model.named_parameters()),
+        buffers=tuple(
+            name for name, _ in model.named_buffers() if name.rpartition(".")[2] in STATISTICS
+        ),
+        statistics=statistics,
+        images=images,
+        targets=torch.zeros(max_targets, 6),
+    )
+
+
+@torch.no_grad()
+def _run_once(model: nn.Module, loss: YoloLoss, images: Tensor) -> tuple[BatchNormStatistics, ...]:
+    """Run forward and loss for their shape checks; count the values each BatchNorm sees."""
+    seen: dict[str, BatchNormStatistics] = {}
+
+    def record(name: str, norm: nn.BatchNorm2d, x: Tensor) -> None:
+        count = x.numel() // x.shape[1]
+        if count < 2:
+            raise ExportError(
+                f"{name} would normalise over {count} value a channel: a larger image size or "
+                "batch is needed to train it"
+            )
+        if norm.momentum is None:
+            raise ExportError(f"{name} has momentum None (a cumulative average); set a number")
+        seen[name] = BatchNormStatistics(
+            mean=f"{name}.running_mean",
+            var=f"{name}.running_var",
+            count=count,
+            momentum=norm.momentum,
+        )
+
+    handles = [
+        module.register_forward_pre_hook(lambda norm, args, name=name: record(name, norm, args[0]))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    try:
+        levels = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    height, width = images.shape[2:]
+    strides = [height // level.shape[2] for level in levels if level.ndim == 5]
+    if strides != (expected := [int(stride) for stride in loss.strides.tolist()]):
+        raise ExportError(
+            f"the model's levels have strides {strides} at {height} x {width} pixels, the loss "
+            f"is for {expected}"
+        )
+    loss(levels, torch.zeros(1, 6), loss.initial_balance)
+    return tuple(seen.values())

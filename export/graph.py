@@ -1,0 +1,175 @@
+"""From a torch module to a tidy ONNX graph with fixed shapes and named parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from onnxscript import opset18
+from onnxscript.optimizer import fold_constants
+from torch import nn
+
+from exportloss.errors import ExportError, ExportLossError
+
+__all__ = ["OPSET", "Signature", "trace_to_onnx"]
+
+# What ONNX Runtime 1.18 and later, TensorRT 10 and onnxruntime-web take alike; 18 is the first
+# with the maximum reduction of ScatterElements.
+OPSET = 18
+
+op: Any = opset18  # its type stubs know no values under construction
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Signature:
+    """Names of a graph's inputs and outputs, in order."""
+
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def trace_to_onnx(
+    module: nn.Module,
+    example_inputs: tuple[object, ...],
+    signature: Signature,
+    *,
+    state: Mapping[str, str],
+    differentiable: bool,
+) -> ir.Model:
+    """Export a module with its state as named initializers.
+
+    Constants are folded and what nobody reads is removed, but never a tensor of the state: those
+    are kept out of the optimizers' sight.
+
+    Args:
+        module: traced in the mode that it is in; shapes are those of the example inputs.
+        example_inputs: positional arguments of its forward.
+        signature: names for inputs and outputs, flattened.
+        state: parameters and statistics to keep, from the name in the module to that in the graph.
+        differentiable: the graph is for a gradient builder: `detach` becomes a stop-gradient, and
+            operators for which ONNX Runtime has no gradient kernel are written in others.
+
+    Raises:
+        ExportError: torch cannot trace the module, or the graph would compute something else.
+    """
+    with _quiet():
+        try:
+            traced = torch.export.export(module, example_inputs, strict=False)
+            if differentiable:
+                _refuse_no_grad(traced.graph_module)
+            program = torch.onnx.export(
+                traced,
+                example_inputs,
+                dynamo=True,
+                optimize=False,  # its optimizer fuses BatchNormalization into convolutions
+                opset_version=OPSET,
+                input_names=list(signature.inputs),
+                output_names=list(signature.outputs),
+                custom_translation_table=_DIFFERENTIABLE if differentiable else None,
+                verbose=False,
+            )
+        except ExportLossError:
+            raise
+        except Exception as error:  # whatever torch meets in the module's own code
+            raise ExportError(f"torch could not export {type(module).__name__}: {error}") from error
+    assert program is not None
+    model = program.model
+    with _hidden_state(model, state):
+        _tidy(model)
+    return model
+
+
+def _tidy(model: ir.Model) -> None:
+    fold_constants(model)
+    ir.passes.Sequential(
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        passes.ClearMetadataAndDocStringPass(),
+    )(model)
+
+
+@contextlib.contextmanager
+def _hidden_state(model: ir.Model, names: Mapping[str, str]) -> Iterator[None]:
+    """Show the state's initializers to passes as inputs: not foldable, not equal to another."""
+    graph = model.graph
+    if missing := sorted(set(names) - set(graph.initializers)):
+        raise ExportError(
+            f"{len(missing)} parameters or statistics are no initializers of the exported graph, "
+            f"among them {missing[0]!r}; is each of them used in the module's forward?"
+        )
+    values = [graph.initializers.pop(name) for name in names]
+    tensors = [value.const_value for value in values]
+    for value in values:
+        value.const_value = None
+    graph.inputs.extend(values)
+    yield
+    del graph.inputs[len(graph.inputs) - len(values) :]
+    for value, tensor, name in zip(values, tensors, names.values(), strict=True):
+        value.name, value.const_value = name, tensor
+        graph.register_initializer(value)
+
+
+def _refuse_no_grad(module: torch.fx.GraphModule) -> None:
+    """A `no_grad` region would leave no trace: same loss, other gradients."""
+    for node in module.graph.nodes:
+        if "set_grad_enabled" in str(node.target):
+            raise ExportError(
+                "the model's forward switches gradients off with torch.no_grad() or "
+                "torch.set_grad_enabled(); an exported graph cannot hold that: call .detach() on "
+                "the tensors that are to be constants instead"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the exporter's remarks about itself; none of them is for our users."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _stop_gradient(x: Any) -> Any:
+    """Write a detached tensor as an optional that is opened again.
+
+    ONNX has no stop-gradient. ONNX Runtime's gradient builder does not pass through optionals,
+    and sessions optimize the pair away.
+    """
+    return op.OptionalGetElement(op.Optional(x))
+
+
+def _upsample_nearest(x: Any, output_size: Any, scale_factors: Any = None) -> Any:
+    """Repeat rows and columns: ONNX Runtime has no CPU kernel for the gradient of Resize."""
+    batch, channels, height, width = (int(size) for size in x.shape)
+    scales = scale_factors or (output_size[0] / height, output_size[1] / width)
+    rows, columns = (int(scale) for scale in scales)
+    if (rows, columns) != tuple(scales):
+        raise ExportError(f"nearest upsampling by {tuple(scales)} has no gradient in ONNX Runtime")
+    unfolded = op.Unsqueeze(x, op.Constant(value_ints=[3, 5]))
+    repeated = op.Expand(
+        unfolded, op.Constant(value_ints=[batch, channels, height, rows, width, columns])
+    )
+    return op.Reshape(
+        repeated, op.Constant(value_ints=[batch, channels, height * rows, width * columns])
+    )
+
+
+_DIFFERENTIABLE: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.detach.default: _stop_gradient,
+    torch.ops.aten.upsample_nearest2d.vec: _upsample_nearest,
+}

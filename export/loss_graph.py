@@ -1,0 +1,111 @@
+"""The loss alone as an ONNX graph, for pipelines that run the network elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from exportloss.errors import ExportError
+from exportloss.export.description import anchors_in_pixels, class_names, versions
+from exportloss.export.graph import OPSET, Signature, trace_to_onnx
+from exportloss.loss import YoloLoss
+from exportloss.runtime.files import new_folder, write_artifact
+from exportloss.runtime.manifest import Manifest
+
+__all__ = ["export_loss"]
+
+
+def export_loss(
+    loss: YoloLoss,
+    folder: str | Path,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    max_targets: int,
+    names: Sequence[str] | None = None,
+    exist_ok: bool = False,
+) -> Manifest:
+    """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
+
+    Inputs `predictions_0`, ... (B, na, H / stride, W / stride, 5 + nc) from fine to coarse,
+    `targets` (max_targets, 6) and `balance` (nl,); outputs `loss`, `items` (3,) and
+    `new_balance` (nl,), all float32.
+
+    Args:
+        loss: the loss to export.
+        folder: where to write; complete or absent afterwards.
+        image_size: height and width of the pictures, pixels; multiples of the largest stride.
+        batch_size: pictures in a batch, >= 1.
+        max_targets: target rows in a batch, >= 1.
+        names: class names; default the class numbers.
+        exist_ok: replace an artifacts folder that is there.
+
+    Raises:
+        ExportError: the sizes do not suit the loss.
+        ArtifactError: the folder is in use or cannot be written.
+    """
+    predictions = _example_predictions(loss, image_size, batch_size)
+    if max_targets < 1:
+        raise ExportError(f"max_targets is {max_targets}; expected at least 1")
+    with new_folder(folder, exist_ok=exist_ok) as temporary:
+        model = trace_to_onnx(
+            _LossGraph(loss),
+            (*predictions, torch.zeros(max_targets, 6), loss.initial_balance),
+            Signature(
+                inputs=[f"predictions_{i}" for i in range(len(predictions))]
+                + ["targets", "balance"],
+                outputs=["loss", "items", "new_balance"],
+            ),
+            state={},
+            differentiable=False,
+        )
+        ir.save(model, temporary / "loss.onnx")
+        return write_artifact(
+            temporary,
+            Manifest(
+                kind="loss",
+                names=class_names(names, loss.num_classes),
+                anchors=anchors_in_pixels(loss),
+                strides=tuple(loss.strides.tolist()),
+                image_size=image_size,
+                batch_size=batch_size,
+                max_targets=max_targets,
+                loss=loss.config,
+                opset=OPSET,
+                versions=versions(),
+            ),
+        )
+
+
+class _LossGraph(nn.Module):
+    """The loss with its prediction maps as arguments of their own."""
+
+    def __init__(self, loss: YoloLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        *predictions, targets, balance = inputs
+        outputs: tuple[Tensor, ...] = self.loss(predictions, targets, balance)
+        return outputs
+
+
+def _example_predictions(
+    loss: YoloLoss, image_size: tuple[int, int], batch_size: int
+) -> list[Tensor]:
+    height, width = image_size
+    largest = int(loss.strides.max())
+    if batch_size < 1 or height < 1 or width < 1 or height % largest or width % largest:
+        raise ExportError(
+            f"batch_size is {batch_size} and image_size {image_size}; expected at least 1, and "
+            f"multiples of {largest}"
+        )
+    na, channels = loss.anchors.shape[1], 5 + loss.num_classes
+    return [
+        torch.zeros(batch_size, na, height // stride, width // stride, channels)
+        for stride in map(int, loss.strides.tolist())
+    ]

@@ -1,0 +1,7 @@
+"""What a device runs: training sessions, data and metrics, without torch and without onnx."""
+
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
+from exportloss.runtime.state import TrainState
+
+__all__ = ["Evaluation", "Items", "Manifest", "StepResult", "TrainSession", "TrainState"]

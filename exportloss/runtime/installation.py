@@ -1,0 +1,64 @@
+"""Finding ONNX Runtime: four distributions install the same import package."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from types import ModuleType
+
+from exportloss.errors import InstallationError
+
+__all__ = ["import_onnxruntime", "import_onnxruntime_training"]
+
+_DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-training",
+    "onnxruntime-training-cpu",
+)
+
+
+def import_onnxruntime() -> ModuleType:
+    """Return the `onnxruntime` package.
+
+    Raises:
+        InstallationError: none of its distributions is installed, or two are.
+    """
+    installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
+    if len(installed) > 1:
+        raise InstallationError(
+            f"{' and '.join(installed)} are installed together; they overwrite each other's "
+            f"files. Uninstall all of them (pip uninstall {' '.join(installed)}), then install "
+            "the one you need"
+        )
+    try:
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise InstallationError(
+            "onnxruntime is not installed; install one of exportloss[training] (training "
+            "artifacts, Python 3.11), exportloss[cpu] or exportloss[gpu] (portable step)"
+        ) from error
+
+
+def import_onnxruntime_training() -> ModuleType:
+    """Return the C classes of ONNX Runtime's training API, which need neither torch nor onnx.
+
+    Raises:
+        InstallationError: the installed distribution has no training API.
+    """
+    import_onnxruntime()
+    bindings = import_module("onnxruntime.capi._pybind_state")
+    if not hasattr(bindings, "Module"):
+        raise InstallationError(
+            "the installed onnxruntime has no training API; training artifacts need "
+            "exportloss[training] (onnxruntime-training-cpu 1.19.2, Python 3.11) in an "
+            "environment of its own"
+        )
+    return bindings
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,200 @@
+"""`manifest.json`: what an artifacts folder is, and the hashes that tell whether it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from exportloss.config import LossConfig
+from exportloss.errors import ArtifactError, ConfigError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "BatchNormStatistics",
+    "FileEntry",
+    "Kind",
+    "Manifest",
+    "OptimizerName",
+    "ParameterGroupNames",
+]
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "exportloss/1"
+
+Kind = Literal["ort-training", "train-step", "loss"]
+OptimizerName = Literal["sgd", "adamw"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of the folder."""
+
+    sha256: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterGroupNames:
+    """YOLOv5's three optimizer groups, trainable parameters only; weights alone decay."""
+
+    weights: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    biases: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every trainable parameter: weights, norms, biases."""
+        return self.weights + self.norms + self.biases
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchNormStatistics:
+    """Running statistics of one trained BatchNorm layer.
+
+    Attributes:
+        mean: name of the running mean.
+        var: name of the running variance.
+        count: values that a batch gives each channel, B * H * W.
+        momentum: share of the new batch, as torch counts it (0.03 in YOLOv5).
+    """
+
+    mean: str
+    var: str
+    count: int
+    momentum: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Description of an artifacts folder.
+
+    Attributes:
+        kind: what the folder holds.
+        model: name of the detector, such as `yolov5n`; empty for a loss alone.
+        names: class names in class order.
+        anchors: (nl, na, 2) width and height in input pixels.
+        strides: (nl,) input pixels per cell.
+        image_size: height and width of the pictures, pixels.
+        batch_size: pictures in a batch.
+        max_targets: target rows in a batch.
+        loss: options of the loss.
+        optimizer: which optimizer the artifact is made for; None for a loss alone.
+        groups: trainable parameters.
+        statistics: BatchNorm layers whose statistics are trained.
+        layout: for the portable step, where each tensor lies in the flat state.
+        opset: of the graphs, `ai.onnx`.
+        versions: of the packages that wrote the folder.
+        files: every file but the manifest.
+    """
+
+    kind: Kind
+    model: str = ""
+    names: tuple[str, ...]
+    anchors: tuple[tuple[tuple[float, float], ...], ...]
+    strides: tuple[float, ...]
+    image_size: tuple[int, int]
+    batch_size: int
+    max_targets: int
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerName | None = None
+    groups: ParameterGroupNames = dataclasses.field(default_factory=ParameterGroupNames)
+    statistics: tuple[BatchNormStatistics, ...] = ()
+    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    opset: int
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, FileEntry] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    def to_json(self) -> str:
+        """Return the text of `manifest.json`."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """Read and check a folder's manifest; the files themselves are not looked at.
+
+        Raises:
+            ArtifactError: the folder is no artifact, or of a format this version cannot open.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{folder} is no artifacts folder: it has no {MANIFEST_NAME}; "
+                "make one with `exportloss export`"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{path} is not readable: {error}; export again") from error
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            raise ArtifactError(f"{path} has format {found!r}; this version opens {FORMAT!r}")
+        try:
+            return _from_values(values)
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise ArtifactError(f"{path} is damaged: {error!r}; export again") from error
+
+    def verify_files(self, folder: str | Path) -> None:
+        """Compare every file's size and sha256 with the manifest.
+
+        Raises:
+            ArtifactError: a file is missing or is not the one that was exported.
+        """
+        for name, entry in self.files.items():
+            path = Path(folder) / name
+            if Path(name).name != name:
+                raise ArtifactError(f"{folder}: the manifest names {name!r}, outside the folder")
+            try:
+                found = describe_file(path)
+            except OSError as error:
+                raise ArtifactError(f"{path} is missing or unreadable: {error}") from error
+            if found != entry:
+                raise ArtifactError(
+                    f"{path} is damaged: it has {found.size} bytes of sha256 {found.sha256[:12]}, "
+                    f"the manifest says {entry.size} bytes of {entry.sha256[:12]}; export again "
+                    "or copy the folder again"
+                )
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Hash a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(sha256=digest, size=path.stat().st_size)
+
+
+def _from_values(values: dict[str, Any]) -> Manifest:
+    kind, optimizer = values["kind"], values["optimizer"]
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}, expected one of {get_args(Kind)}")
+    if optimizer not in (None, *get_args(OptimizerName)):
+        raise ValueError(f"optimizer is {optimizer!r}, expected {get_args(OptimizerName)}")
+    height, width = (int(size) for size in values["image_size"])
+    return Manifest(
+        kind=kind,
+        model=str(values["model"]),
+        names=tuple(str(name) for name in values["names"]),
+        anchors=tuple(tuple((float(w), float(h)) for w, h in level) for level in values["anchors"]),
+        strides=tuple(float(stride) for stride in values["strides"]),
+        image_size=(height, width),
+        batch_size=int(values["batch_size"]),
+        max_targets=int(values["max_targets"]),
+        loss=LossConfig(**values["loss"]),
+        optimizer=optimizer,
+        groups=ParameterGroupNames(
+            **{group: tuple(names) for group, names in values["groups"].items()}
+        ),
+        statistics=tuple(BatchNormStatistics(**entry) for entry in values["statistics"]),
+        layout=dict(values["layout"]),
+        opset=int(values["opset"]),
+        versions=dict(values["versions"]),
+        files={name: FileEntry(**entry) for name, entry in values["files"].items()},
+    )

@@ -1,0 +1,167 @@
+"""YOLOv5's SGD and torch's AdamW over numpy arrays, in place.
+
+Three parameter groups as in YOLOv5: weights (decayed), norms, biases. The arithmetic is torch's,
+operation for operation, so that both follow it to rounding.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.runtime.manifest import OptimizerName, ParameterGroupNames
+
+__all__ = ["AdamW", "Hyperparameters", "Optimizer", "Sgd", "make_optimizer"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """What may change from step to step.
+
+    Attributes:
+        lr: learning rates of the groups weights, norms, biases.
+        momentum: Nesterov momentum of SGD, first beta of AdamW.
+        weight_decay: of the weights; SGD adds it to the gradient, AdamW shrinks the weights.
+        max_norm: the gradient is scaled down to this L2 norm; infinity leaves it as it is.
+    """
+
+    lr: tuple[float, float, float]
+    momentum: float = 0.937
+    weight_decay: float = 5e-4
+    max_norm: float = math.inf
+
+
+class Optimizer(abc.ABC):
+    """Memory and update rule for a set of parameters.
+
+    Args:
+        groups: trainable parameters.
+        parameters: name -> array; their shapes are taken.
+    """
+
+    memories: ClassVar[tuple[str, ...]]
+
+    def __init__(self, groups: ParameterGroupNames, parameters: Mapping[str, Array]) -> None:
+        self._groups = groups
+        self.updates = 0
+        self.memory: dict[str, dict[str, Array]] = {
+            memory: {name: np.zeros_like(parameters[name]) for name in groups.all}
+            for memory in self.memories
+        }
+
+    def step(
+        self,
+        parameters: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        hyper: Hyperparameters,
+    ) -> None:
+        """Update the parameters in place; the gradients are used up."""
+        clip_gradients(gradients, hyper.max_norm)
+        self.updates += 1
+        groups = (self._groups.weights, self._groups.norms, self._groups.biases)
+        for names, lr, decay in zip(groups, hyper.lr, (hyper.weight_decay, 0.0, 0.0), strict=True):
+            for name in names:
+                self._update(
+                    name,
+                    parameters[name],
+                    gradients[name],
+                    lr=lr,
+                    decay=decay,
+                    momentum=hyper.momentum,
+                )
+
+    @abc.abstractmethod
+    def _update(
+        self,
+        name: str,
+        parameter: Array,
+        gradient: Array,
+        *,
+        lr: float,
+        decay: float,
+        momentum: float,
+    ) -> None: ...
+
+
+class Sgd(Optimizer):
+    """SGD with Nesterov momentum and decay in the gradient, as `torch.optim.SGD`."""
+
+    memories = ("momentum",)
+
+    def _update(
+        self,
+        name: str,
+        parameter: Array,
+        gradient: Array,
+        *,
+        lr: float,
+        decay: float,
+        momentum: float,
+    ) -> None:
+        buffer = self.memory["momentum"][name]
+        if decay:
+            gradient += np.float32(decay) * parameter
+        buffer *= np.float32(momentum)
+        buffer += gradient
+        gradient += np.float32(momentum) * buffer  # Nesterov
+        gradient *= np.float32(lr)
+        parameter -= gradient
+
+
+class AdamW(Optimizer):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), as `torch.optim.AdamW`."""
+
+    memories = ("exp_avg", "exp_avg_sq")
+    beta2 = 0.999
+    eps = 1e-8
+
+    def _update(
+        self,
+        name: str,
+        parameter: Array,
+        gradient: Array,
+        *,
+        lr: float,
+        decay: float,
+        momentum: float,
+    ) -> None:
+        mean, square = self.memory["exp_avg"][name], self.memory["exp_avg_sq"][name]
+        parameter *= np.float32(1 - lr * decay)
+        mean += np.float32(1 - momentum) * (gradient - mean)
+        square *= np.float32(self.beta2)
+        gradient *= gradient
+        gradient *= np.float32(1 - self.beta2)
+        square += gradient
+        root = np.sqrt(square)
+        root /= np.float32(math.sqrt(1 - self.beta2**self.updates))
+        root += np.float32(self.eps)
+        np.divide(mean, root, out=root)
+        root *= np.float32(lr / (1 - momentum**self.updates))
+        parameter -= root
+
+
+def make_optimizer(
+    name: OptimizerName, groups: ParameterGroupNames, parameters: Mapping[str, Array]
+) -> Optimizer:
+    """Build the optimizer that a manifest names."""
+    return {"sgd": Sgd, "adamw": AdamW}[name](groups, parameters)
+
+
+def clip_gradients(gradients: Mapping[str, Array], max_norm: float) -> None:
+    """Scale gradients in place to an L2 norm of at most `max_norm`, as `clip_grad_norm_` does."""
+    if math.isinf(max_norm):
+        return
+    # Sums in float64: numpy's float32 dot of a long vector would lose what torch keeps.
+    squares = sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values())
+    factor = max_norm / (math.sqrt(squares) + 1e-6)
+    if factor < 1:
+        for gradient in gradients.values():
+            np.multiply(gradient, np.float32(factor), out=gradient)

@@ -1,0 +1,248 @@
+"""`TrainSession`: one interface over every kind of artifact that trains."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.optimizers import Hyperparameters
+from exportloss.runtime.state import TrainState, load_state, save_state
+from exportloss.targets import pad_targets
+
+__all__ = ["Evaluation", "Items", "StepResult", "TrainSession"]
+
+Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Rates = float | tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """The three terms of the loss, with their gains, before * batch size."""
+
+    box: float
+    objectness: float
+    category: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a training step reports: (box + objectness + class) * batch size, and the terms."""
+
+    loss: float
+    items: Items
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Loss and decoded predictions with the running statistics; nothing is updated.
+
+    Attributes:
+        loss: scalar loss of the batch.
+        items: its terms.
+        predictions: (B, N, 5 + nc) centre x, centre y, width, height in pixels, objectness and
+            class probabilities, before non-maximum suppression.
+    """
+
+    loss: float
+    items: Items
+    predictions: npt.NDArray[np.float32]
+
+
+class TrainSession(abc.ABC):
+    """A detector in training on this device.
+
+    Open one with `TrainSession.open(folder)`. A session holds all of its state; `save` and
+    `resume` carry it over, between sessions and between kinds of artifact.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @staticmethod
+    def open(
+        folder: str | Path, *, device: str = "cpu", threads: int | None = None
+    ) -> TrainSession:
+        """Open an artifacts folder; every file is checked against the manifest first.
+
+        Args:
+            folder: written by `exportloss export`.
+            device: `cpu`.
+            threads: of ONNX Runtime within an operator; None takes every core.
+
+        Raises:
+            ArtifactError: the folder is no artifact, is damaged, or does not train.
+            ConfigError: the device is unknown.
+            InstallationError: the installed onnxruntime cannot run it.
+        """
+        if device != "cpu":
+            raise ConfigError(f"device is {device!r}; this version trains on 'cpu'")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; expected at least 1")
+        folder = Path(folder)
+        manifest = Manifest.read(folder)
+        manifest.verify_files(folder)
+        if manifest.kind == "ort-training":
+            from exportloss.runtime.ort_training import OrtTrainSession
+
+            return OrtTrainSession(folder, manifest, threads=threads or os.cpu_count() or 1)
+        raise ArtifactError(
+            f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "
+            "--format ort"
+        )
+
+    def step(
+        self,
+        images: Images,
+        targets: npt.ArrayLike,
+        *,
+        lr: Rates,
+        momentum: float = 0.937,
+        weight_decay: float = 5e-4,
+        max_norm: float = math.inf,
+        update: bool = True,
+    ) -> StepResult:
+        """Train on a batch.
+
+        Args:
+            images: (B, 3, H, W), uint8 in 0 to 255 or float32 in [0, 1], RGB.
+            targets: (n, 6) rows image, class, x, y, width, height, normalised.
+            lr: learning rate, one for all or one for each of weights, norms and biases.
+            momentum: of SGD; first beta of AdamW.
+            weight_decay: of the weights.
+            max_norm: gradients are scaled down to this L2 norm.
+            update: False only adds to the gradients; the next step that updates uses the sum.
+
+        Raises:
+            DataError: the images have another type or shape than the graph.
+            TargetError: a target row cannot be trained on.
+            ConfigError: a rate is negative or not finite.
+        """
+        rates = (lr, lr, lr) if isinstance(lr, (int, float)) else lr
+        hyper = Hyperparameters(
+            lr=rates, momentum=momentum, weight_decay=weight_decay, max_norm=max_norm
+        )
+        _check_hyperparameters(hyper)
+        return self._step(self._images(images), self._targets(targets), hyper if update else None)
+
+    def evaluate(self, images: Images, targets: npt.ArrayLike) -> Evaluation:
+        """Compute loss and predictions; arguments and errors as for `step`."""
+        return self._evaluate(self._images(images), self._targets(targets))
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole state to one file, atomically.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        save_state(path, self.state())
+
+    def resume(self, path: str | Path) -> Self:
+        """Continue from a saved state, bit for bit.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or of another model.
+        """
+        state = load_state(path)
+        self._check_state(state, str(path))
+        self.load_state(state)
+        return self
+
+    @abc.abstractmethod
+    def state(self) -> TrainState:
+        """Return a copy of the state."""
+
+    @abc.abstractmethod
+    def load_state(self, state: TrainState) -> None:
+        """Take over a state of the same model."""
+
+    @abc.abstractmethod
+    def export_inference(self, path: str | Path) -> None:
+        """Write the detector as a plain ONNX model: `images` in, `output0` out.
+
+        `images` is (B, 3, H, W) float32 in [0, 1], `output0` (B, N, 5 + nc) as in `Evaluation`.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+
+    @abc.abstractmethod
+    def _step(
+        self,
+        images: npt.NDArray[np.float32],
+        targets: npt.NDArray[np.float32],
+        hyper: Hyperparameters | None,
+    ) -> StepResult: ...
+
+    @abc.abstractmethod
+    def _evaluate(
+        self, images: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]
+    ) -> Evaluation: ...
+
+    def _images(self, images: Images) -> npt.NDArray[np.float32]:
+        expected = (self.manifest.batch_size, 3, *self.manifest.image_size)
+        if not isinstance(images, np.ndarray) or images.shape != expected:
+            raise DataError(
+                f"images have shape {getattr(images, 'shape', None)}; the graph was exported for "
+                f"{expected}: letterbox and batch them so, or export again"
+            )
+        if images.dtype == np.uint8:
+            return images.astype(np.float32) / np.float32(255)
+        if images.dtype == np.float32:
+            return np.ascontiguousarray(images)
+        raise DataError(f"images are {images.dtype}; expected uint8 (0 to 255) or float32 (0 to 1)")
+
+    def _targets(self, targets: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        return pad_targets(
+            targets,
+            self.manifest.max_targets,
+            batch_size=self.manifest.batch_size,
+            num_classes=self.manifest.num_classes,
+        )
+
+    def _check_state(self, state: TrainState, source: str) -> None:
+        own = self.state()
+        for what, mine, theirs in (
+            ("model", own.model, state.model),
+            *(
+                (memory, own.optimizer[memory], state.optimizer.get(memory, {}))
+                for memory in own.optimizer
+            ),
+        ):
+            if missing := sorted(set(mine) - set(theirs)):
+                raise ArtifactError(
+                    f"{source} is of another model or optimizer: it lacks {what} tensor "
+                    f"{missing[0]!r} and {len(missing) - 1} more"
+                )
+            for name, tensor in mine.items():
+                if theirs[name].shape != tensor.shape:
+                    raise ArtifactError(
+                        f"{source} is of another model: {name} has shape {theirs[name].shape}, "
+                        f"expected {tensor.shape}"
+                    )
+
+
+def _check_hyperparameters(hyper: Hyperparameters) -> None:
+    values = {
+        "lr (weights)": hyper.lr[0],
+        "lr (norms)": hyper.lr[1],
+        "lr (biases)": hyper.lr[2],
+        "momentum": hyper.momentum,
+        "weight_decay": hyper.weight_decay,
+    }
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
+    if hyper.momentum >= 1:
+        raise ConfigError(f"momentum is {hyper.momentum}; expected below 1")
+    if not hyper.max_norm > 0:
+        raise ConfigError(f"max_norm is {hyper.max_norm}; expected above 0")

@@ -1,0 +1,97 @@
+"""The state of a training: what `save` writes, `resume` reads and both kinds of artifact share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from exportloss.errors import ArtifactError
+from exportloss.runtime.files import new_file
+
+__all__ = ["TrainState", "load_state", "save_state"]
+
+Array = npt.NDArray[np.float32]
+
+_FORMAT = "exportloss-state/1"
+_OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
+_BALANCE = "balance"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+        model: parameters and statistics by the model's own names.
+        optimizer: for each kind of memory (`momentum`, or `exp_avg` and `exp_avg_sq`) a tensor
+            a trainable parameter.
+        balance: (nl,) objectness weights.
+        updates: optimizer steps done.
+    """
+
+    model: Mapping[str, Array]
+    optimizer: Mapping[str, Mapping[str, Array]]
+    balance: Array
+    updates: int
+
+
+def save_state(path: str | Path, state: TrainState) -> None:
+    """Write a state as safetensors, under the model's tensor names, with a hash of its content.
+
+    Raises:
+        ArtifactError: the file cannot be written; the one that was there is then untouched.
+    """
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in state.model.items()}
+    for memory, entries in state.optimizer.items():
+        for name, tensor in entries.items():
+            tensors[f"{_OPTIMIZER}{memory}/{name}"] = np.ascontiguousarray(tensor)
+    tensors[_BALANCE] = np.ascontiguousarray(state.balance)
+    about = {"format": _FORMAT, "updates": str(state.updates)}
+    about["sha256"] = _digest(tensors, about)
+    with new_file(path) as temporary:
+        save_file(tensors, temporary, metadata=about)
+
+
+def load_state(path: str | Path) -> TrainState:
+    """Read what `save_state` wrote.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or something else.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ArtifactError(f"{path} is no readable training state: {error}") from error
+    if about.get("format") != _FORMAT:
+        raise ArtifactError(
+            f"{path} has format {about.get('format')!r}; expected a training state, {_FORMAT!r}"
+        )
+    if about.pop("sha256", None) != _digest(tensors, about):
+        raise ArtifactError(f"{path} is damaged: its content does not match its sha256")
+    balance = tensors.pop(_BALANCE)
+    optimizer: dict[str, dict[str, Array]] = {}
+    for name in [name for name in tensors if name.startswith(_OPTIMIZER)]:
+        memory, parameter = name.removeprefix(_OPTIMIZER).split("/", 1)
+        optimizer.setdefault(memory, {})[parameter] = tensors.pop(name)
+    return TrainState(
+        model=tensors, optimizer=optimizer, balance=balance, updates=int(about["updates"])
+    )
+
+
+def _digest(tensors: Mapping[str, Array], about: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()

@@ -1,0 +1,245 @@
+"""Every implementation of the loss against the values that the original gave.
+
+`pytest tests/test_golden.py --golden DIR` runs the same checks over another folder of cases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from exportloss import YoloLoss, pad_targets
+from exportloss.balance import initial_balance
+from exportloss.eager import ComputeLoss
+from exportloss.export import export_loss, export_training_artifacts
+from exportloss.matching import match
+from exportloss.runtime import TrainSession
+from tests.golden_cases import GoldenCase, GoldenStep, Runner, StepResult, find_cases
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """A way to compute the loss, and how near it must come."""
+
+    run: Runner
+    loss_rtol: float  # of loss, items and balance
+    gradient_rtol: float  # L2 over a level
+
+
+def run_eager(case: GoldenCase) -> Iterator[StepResult]:
+    compute = ComputeLoss.from_config(case.anchors_px, case.strides, case.num_classes, case.config)
+    for step in case.steps:
+        predictions = [torch.tensor(level, requires_grad=True) for level in step.predictions]
+        targets = torch.tensor(step.targets)
+        loss, items = compute(predictions, targets)
+        gradients = torch.autograd.grad(loss.sum(), predictions)
+        tcls, *_ = compute.build_targets(predictions, targets)
+        yield StepResult(
+            loss=loss.item(),
+            items=items.numpy(),
+            gradients=tuple(gradient.numpy() for gradient in gradients),
+            balance=np.asarray(compute.balance[: case.num_levels]),
+            matches=np.asarray([len(level) for level in tcls]),
+        )
+
+
+def run_static(case: GoldenCase) -> Iterator[StepResult]:
+    yield from _run_static(case, _static_loss(case))
+
+
+def run_compiled(case: GoldenCase, backend: str) -> Iterator[StepResult]:
+    torch.compiler.reset()
+    yield from _run_static(case, torch.compile(_static_loss(case), fullgraph=True, backend=backend))
+
+
+def _static_loss(case: GoldenCase) -> YoloLoss:
+    return YoloLoss(case.anchors_px, case.strides, case.num_classes, case.config)
+
+
+def _run_static(case: GoldenCase, loss_of: Callable[..., Any]) -> Iterator[StepResult]:
+    reference = _static_loss(case)
+    balance = reference.initial_balance
+    for step in case.steps:
+        predictions = [torch.tensor(level, requires_grad=True) for level in step.predictions]
+        targets = torch.tensor(padded(case, step))
+        loss, items, balance = loss_of(predictions, targets, balance)
+        yield StepResult(
+            loss=loss.item(),
+            items=items.numpy(),
+            gradients=tuple(g.numpy() for g in torch.autograd.grad(loss, predictions)),
+            balance=balance.numpy(),
+            matches=static_matches(case, reference, targets),
+        )
+
+
+def static_matches(case: GoldenCase, loss: YoloLoss, targets: torch.Tensor) -> NDArray[np.int64]:
+    """Rows that each level trains: the slots' multiplicities."""
+    return np.asarray(
+        [
+            match(
+                targets,
+                anchors,
+                batch_size=case.batch_size,
+                grid=level.shape[2:4],
+                num_classes=case.num_classes,
+                anchor_t=case.config.anchor_t,
+            ).weight.sum()
+            for anchors, level in zip(loss.anchors, case.steps[0].predictions, strict=True)
+        ],
+        np.int64,
+    )
+
+
+def padded(case: GoldenCase, step: GoldenStep) -> NDArray[np.float32]:
+    """The step's targets with more padding than any step needs."""
+    return pad_targets(
+        step.targets,
+        case.max_rows + 10,
+        batch_size=case.batch_size,
+        num_classes=case.num_classes,
+    )
+
+
+class PredictionsAsParameters(nn.Module):
+    """A detector whose output is its parameters: their gradients are those of predictions."""
+
+    def __init__(self, predictions: tuple[NDArray[np.float32], ...]) -> None:
+        super().__init__()
+        self.levels = nn.ParameterList([torch.tensor(level) for level in predictions])
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.levels)
+
+
+def run_ort_training(case: GoldenCase) -> Iterator[StepResult]:
+    loss = _static_loss(case)
+    height, width, stride = *case.steps[0].predictions[0].shape[2:4], int(case.strides[0])
+    size = (height * stride, width * stride)
+    with tempfile.TemporaryDirectory() as scratch:
+        export_training_artifacts(
+            PredictionsAsParameters(case.steps[0].predictions),
+            loss,
+            Path(scratch) / "artifacts",
+            image_size=size,
+            batch_size=case.batch_size,
+            max_targets=case.max_rows + 10,
+        )
+        session = TrainSession.open(Path(scratch) / "artifacts")
+        for step in case.steps:
+            model = {f"levels.{i}": level for i, level in enumerate(step.predictions)}
+            session.load_state(dataclasses.replace(session.state(), model=model))
+            images = np.zeros((case.batch_size, 3, *size), np.uint8)
+            result = session.step(images, step.targets, lr=0.0, update=False)
+            gradients = session.gradients()
+            yield StepResult(
+                loss=result.loss,
+                items=np.asarray(dataclasses.astuple(result.items)),
+                gradients=tuple(gradients[name].copy() for name in model),
+                balance=session.state().balance,
+            )
+
+
+def run_loss_onnx(case: GoldenCase) -> Iterator[StepResult]:
+    """`loss.onnx` has no gradients; the test of gradients leaves it out."""
+    height, width, stride = *case.steps[0].predictions[0].shape[2:4], int(case.strides[0])
+    with tempfile.TemporaryDirectory() as scratch:
+        export_loss(
+            _static_loss(case),
+            Path(scratch) / "artifacts",
+            image_size=(height * stride, width * stride),
+            batch_size=case.batch_size,
+            max_targets=case.max_rows + 10,
+        )
+        session = onnxruntime.InferenceSession(Path(scratch) / "artifacts" / "loss.onnx")
+    balance = np.asarray(initial_balance(case.num_levels), np.float32)
+    for step in case.steps:
+        inputs = {f"predictions_{i}": level for i, level in enumerate(step.predictions)}
+        inputs |= {"targets": padded(case, step), "balance": balance}
+        loss, items, balance = session.run(None, inputs)
+        yield StepResult(loss=float(loss), items=items, gradients=(), balance=balance)
+
+
+IMPLEMENTATIONS = {
+    "eager": Implementation(run=run_eager, loss_rtol=2e-6, gradient_rtol=1e-5),
+    "static": Implementation(run=run_static, loss_rtol=2e-6, gradient_rtol=1e-5),
+    "compiled": Implementation(run=run_compiled, loss_rtol=2e-6, gradient_rtol=1e-5),
+    "loss.onnx": Implementation(run=run_loss_onnx, loss_rtol=1e-5, gradient_rtol=0),
+    "ort-training": Implementation(run=run_ort_training, loss_rtol=1e-5, gradient_rtol=1e-4),
+}
+
+
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys())
+def implementation(request: pytest.FixtureRequest) -> Implementation:
+    if request.param.run is run_compiled:
+        backend = request.config.getoption("compile_backend")
+        return dataclasses.replace(request.param, run=partial(run_compiled, backend=backend))
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def results(implementation: Implementation, golden_case: GoldenCase) -> list[StepResult]:
+    """All steps in sequence, run once for all the tests of a case."""
+    results = list(implementation.run(golden_case))
+    assert len(results) == len(golden_case.steps) > 0
+    return results
+
+
+def test_loss_and_items(implementation, golden_case, results):
+    rtol = implementation.loss_rtol
+    np.testing.assert_allclose([r.loss for r in results], golden_case.loss, rtol=rtol, atol=0)
+    np.testing.assert_allclose([r.items for r in results], golden_case.items, rtol=rtol, atol=0)
+
+
+def test_gradients(implementation, golden_case, results):
+    if implementation.run is run_loss_onnx:
+        pytest.skip("loss.onnx has no gradients")
+    for k, (result, step) in enumerate(zip(results, golden_case.steps, strict=True)):
+        for i, (got, want) in enumerate(zip(result.gradients, step.gradients, strict=True)):
+            assert got.shape == want.shape, f"step {k}, level {i}"
+            error = np.linalg.norm(got.astype(np.float64) - want)
+            bound = implementation.gradient_rtol * np.linalg.norm(want.astype(np.float64))
+            assert error <= bound, f"step {k}, level {i}: L2 error {error:.3g} over {bound:.3g}"
+
+
+def test_matches(golden_case, results):
+    if all(result.matches is None for result in results):
+        pytest.skip("the implementation does not tell its matches")
+    np.testing.assert_array_equal(
+        [result.matches for result in results], [step.matches for step in golden_case.steps]
+    )
+
+
+def test_balance(implementation, golden_case, results):
+    np.testing.assert_allclose(
+        [result.balance for result in results],
+        golden_case.balance,
+        rtol=implementation.loss_rtol,
+        atol=0,
+    )
+
+
+def test_folder_without_cases_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="no folder"):
+        find_cases(tmp_path / "missing")
+    with pytest.raises(ValueError, match=r"no loss case.*an empty folder"):
+        find_cases(tmp_path)
+    np.savez(tmp_path / "criteria.npz", pred=np.zeros(3))
+    with pytest.raises(ValueError, match=r"no loss case.*criteria\.npz"):
+        find_cases(tmp_path)
+
+
+def test_unreadable_case_is_named(tmp_path: Path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match=r"cut\.npz cannot be read"):
+        find_cases(tmp_path)
