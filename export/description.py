@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -15,7 +17,7 @@ from exportloss.export.graph import OPSET
 from exportloss.loss import YoloLoss
 from exportloss.runtime.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
 
-__all__ = ["anchors_in_pixels", "class_names", "describe", "versions"]
+__all__ = ["anchors_in_pixels", "class_names", "describe", "graph_metadata", "versions"]
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime-training-cpu", "onnxruntime")
 
@@ -69,6 +71,16 @@ def class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...
     if len(names) != num_classes:
         raise ExportError(f"got {len(names)} class names for {num_classes} classes")
     return tuple(str(name) for name in names)
+
+
+def graph_metadata(manifest: Manifest) -> dict[str, str]:
+    """Return what a graph says of itself: YOLOv5's `names` and `stride`, and who wrote it."""
+    return {
+        "names": str(dict(enumerate(manifest.names))),
+        "stride": str(int(max(manifest.strides))),
+        "producer": f"exportloss {manifest.versions['exportloss']}",
+        "loss": json.dumps(dataclasses.asdict(manifest.loss)),
+    }
 
 
 def versions() -> dict[str, str]:

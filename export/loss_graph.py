@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from exportloss.errors import ExportError
-from exportloss.export.description import anchors_in_pixels, class_names, versions
+from exportloss.export.description import (
+    anchors_in_pixels,
+    class_names,
+    graph_metadata,
+    versions,
+)
 from exportloss.export.graph import OPSET, Signature, trace_to_onnx
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
@@ -63,22 +68,21 @@ def export_loss(
             state={},
             differentiable=False,
         )
-        ir.save(model, temporary / "loss.onnx")
-        return write_artifact(
-            temporary,
-            Manifest(
-                kind="loss",
-                names=class_names(names, loss.num_classes),
-                anchors=anchors_in_pixels(loss),
-                strides=tuple(loss.strides.tolist()),
-                image_size=image_size,
-                batch_size=batch_size,
-                max_targets=max_targets,
-                loss=loss.config,
-                opset=OPSET,
-                versions=versions(),
-            ),
+        manifest = Manifest(
+            kind="loss",
+            names=class_names(names, loss.num_classes),
+            anchors=anchors_in_pixels(loss),
+            strides=tuple(loss.strides.tolist()),
+            image_size=image_size,
+            batch_size=batch_size,
+            max_targets=max_targets,
+            loss=loss.config,
+            opset=OPSET,
+            versions=versions(),
         )
+        model.metadata_props.update(graph_metadata(manifest))
+        ir.save(model, temporary / "loss.onnx")
+        return write_artifact(temporary, manifest)
 
 
 class _LossGraph(nn.Module):

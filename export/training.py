@@ -14,7 +14,7 @@ import onnx_ir as ir
 from torch import nn
 
 from exportloss.errors import ExportError
-from exportloss.export.description import describe
+from exportloss.export.description import describe, graph_metadata
 from exportloss.export.detector_graph import Detector, DetectorGraph, prepare
 from exportloss.export.graph import Signature, trace_to_onnx
 from exportloss.loss import YoloLoss
@@ -83,7 +83,9 @@ def export_training_artifacts(
         manifest = describe(
             detector, kind="ort-training", optimizer=optimizer, names=names, model_name=model
         )
-        _generate(_forward_graph(detector), detector, optimizer, temporary)
+        forward = _forward_graph(detector)
+        forward.metadata_props.update(graph_metadata(manifest))
+        _generate(forward, detector, optimizer, temporary)
         return write_artifact(temporary, manifest)
 
 

@@ -25,7 +25,7 @@ from exportloss.eager import ComputeLoss
 from exportloss.export import export_loss, export_training_artifacts
 from exportloss.matching import match
 from exportloss.runtime import TrainSession
-from tests.golden_cases import GoldenCase, GoldenStep, Runner, StepResult, find_cases
+from tests.golden_cases import GoldenCase, GoldenStep, Runner, StepResult, find_cases, load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class PredictionsAsParameters(nn.Module):
         return tuple(self.levels)
 
 
-def run_ort_training(case: GoldenCase) -> Iterator[StepResult]:
+def run_ort_training(case: GoldenCase, *, threads: int = 1) -> Iterator[StepResult]:
     loss = _static_loss(case)
     height, width, stride = *case.steps[0].predictions[0].shape[2:4], int(case.strides[0])
     size = (height * stride, width * stride)
@@ -135,7 +135,7 @@ def run_ort_training(case: GoldenCase) -> Iterator[StepResult]:
             batch_size=case.batch_size,
             max_targets=case.max_rows + 10,
         )
-        session = TrainSession.open(Path(scratch) / "artifacts")
+        session = TrainSession.open(Path(scratch) / "artifacts", threads=threads)
         for step in case.steps:
             model = {f"levels.{i}": level for i, level in enumerate(step.predictions)}
             session.load_state(dataclasses.replace(session.state(), model=model))
@@ -227,6 +227,16 @@ def test_balance(implementation, golden_case, results):
         rtol=implementation.loss_rtol,
         atol=0,
     )
+
+
+def test_ort_gives_the_same_bits_on_one_and_two_threads():
+    """Many rows in shared cells: who wins, and the order of every sum."""
+    case = load(Path(__file__).parent / "golden" / "shared_cells.npz")
+    one, two = (next(run_ort_training(case, threads=threads)) for threads in (1, 2))
+    assert one.loss == two.loss
+    np.testing.assert_array_equal(one.items, two.items)
+    for got, want in zip(two.gradients, one.gradients, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_folder_without_cases_is_refused(tmp_path: Path):
