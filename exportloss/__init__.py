@@ -17,6 +17,7 @@ from exportloss.errors import (
     InstallationError,
     TargetError,
     TooManyTargetsError,
+    TrainingError,
 )
 from exportloss.targets import pad_targets
 
@@ -36,6 +37,7 @@ __all__ = [
     "LossConfig",
     "TargetError",
     "TooManyTargetsError",
+    "TrainingError",
     "YoloLoss",
     "eager",
     "pad_targets",

@@ -12,6 +12,7 @@ __all__ = [
     "InstallationError",
     "TargetError",
     "TooManyTargetsError",
+    "TrainingError",
 ]
 
 
@@ -41,6 +42,10 @@ class ArtifactError(ExportLossError, ValueError):
 
 class ExportError(ExportLossError, RuntimeError):
     """The export was refused because its result would be wrong."""
+
+
+class TrainingError(ExportLossError, ArithmeticError):
+    """Training cannot go on: its loss is not a finite number."""
 
 
 class InstallationError(ExportLossError, ImportError):

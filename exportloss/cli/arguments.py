@@ -1,0 +1,124 @@
+"""Arguments that several commands share, under YOLOv5's names."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from exportloss.config import LossConfig
+from exportloss.errors import ConfigError
+from exportloss.runtime.manifest import OptimizerName
+
+__all__ = ["ExportSettings", "add_export_arguments", "image_size"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What to export.
+
+    Attributes:
+        weights: size of the detector, such as `yolov5n`, or a file of weights.
+        model: size of the detector in a file of weights.
+        names: class names; None for numbers.
+        num_classes: number of classes; None takes the file's.
+        loss: options of the loss.
+        image_size: height and width, pixels.
+        batch_size: pictures in a batch.
+        max_targets: target rows in a batch.
+        optimizer: which memory a session keeps.
+        freeze: number of layers, or several layer indices.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: a size or number is below 1.
+    """
+
+    weights: str
+    model: str | None = None
+    names: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    image_size: tuple[int, int] = (320, 320)
+    batch_size: int = 4
+    max_targets: int = 64
+    optimizer: OptimizerName = "sgd"
+    freeze: tuple[int, ...] = (0,)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("image size", min(self.image_size)),
+            ("batch size", self.batch_size),
+            ("max targets", self.max_targets),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; expected at least 1")
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace, **more: Any) -> ExportSettings:
+        """Take what `add_export_arguments` parsed; what was not said keeps its default.
+
+        Raises:
+            ConfigError: `--imgsz` has more than two numbers.
+        """
+        given = {
+            "image_size": image_size(options.imgsz),
+            "freeze": None if options.freeze is None else tuple(options.freeze),
+            **{
+                name: getattr(options, name)
+                for name in ("model", "batch_size", "max_targets", "optimizer", "seed")
+            },
+        }
+        said = {name: value for name, value in given.items() if value is not None}
+        return cls(weights=options.weights, **said, **more)
+
+
+def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Add what an export is fixed to; all default to None, for "not said"."""
+    parser.add_argument(
+        "--model", metavar="SIZE", help="size of the detector, where --weights is a file: yolov5n"
+    )
+    parser.add_argument(
+        *("--imgsz", "--img", "--img-size"),
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="height and width of the pictures in pixels, one number for both: multiples of 32, "
+        "of 64 for the P6 sizes (default 320)",
+    )
+    parser.add_argument(
+        *("--batch-size", "--batch"),
+        type=int,
+        metavar="N",
+        help="pictures in a batch, fixed in the graph (default 4)",
+    )
+    parser.add_argument(
+        "--max-targets",
+        type=int,
+        metavar="N",
+        help="boxes that a whole batch can have, fixed in the graph (default 64)",
+    )
+    parser.add_argument("--optimizer", type=str.lower, choices=("sgd", "adamw"), help="default sgd")
+    parser.add_argument(
+        "--freeze",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="keep layers as they are: 10 is the first ten, the backbone; several numbers are "
+        "layer indices (default 0: none)",
+    )
+
+
+def image_size(values: Sequence[int] | None) -> tuple[int, int] | None:
+    """Turn the numbers of `--imgsz` into height and width.
+
+    Raises:
+        ConfigError: there are more than two.
+    """
+    if values is None:
+        return None
+    if len(values) > 2:
+        raise ConfigError(f"--imgsz got {len(values)} numbers; expected one, or height and width")
+    return values[0], values[-1]

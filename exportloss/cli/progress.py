@@ -1,0 +1,91 @@
+"""How a run goes: a bar on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from exportloss.runtime.results import EpochResult
+from exportloss.runtime.schedule import Schedule
+from exportloss.runtime.session import Items
+from exportloss.runtime.trainer import Reporter
+
+__all__ = ["report"]
+
+
+@contextlib.contextmanager
+def report(schedule: Schedule, *, epochs_done: int = 0) -> Iterator[Reporter]:
+    """Yield what to tell of a run, and end the bar with it, whatever happens."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield Lines(console, schedule)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),  # what the others leave
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+        done = epochs_done * schedule.batches
+        task = progress.add_task(
+            "starting", total=schedule.epochs * schedule.batches, completed=done, rate=""
+        )
+        yield Bar(console, schedule, progress, task)
+
+
+class Lines:
+    """A line an epoch."""
+
+    def __init__(self, console: Console, schedule: Schedule) -> None:
+        self._console = console
+        self._schedule = schedule
+
+    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+        """Do nothing: an epoch is a line."""
+
+    def epoch_done(self, result: EpochResult, is_best: bool) -> None:
+        """Print the epoch."""
+        pictures = self._schedule.batches * self._schedule.batch_size
+        parts = [
+            _title(result.epoch, self._schedule),
+            _losses(result.train),
+            "" if result.val is None else f"val {_losses(result.val)}",
+            f"lr {result.lr[0]:.4g}",
+            f"{pictures / max(result.seconds, 1e-9):.1f} pictures/s",
+            f"{result.left_out} boxes left out" if result.left_out else "",
+            "best" if is_best else "",
+        ]
+        self._console.print("  ".join(part for part in parts if part), markup=False)
+
+
+class Bar(Lines):
+    """The same above a bar for the whole run."""
+
+    def __init__(
+        self, console: Console, schedule: Schedule, progress: Progress, task: TaskID
+    ) -> None:
+        super().__init__(console, schedule)
+        self._progress = progress
+        self._task = task
+
+    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+        """Move the bar."""
+        speed = self._progress.tasks[self._task].speed  # batches a second
+        rate = f"{speed * self._schedule.batch_size:.1f}/s" if speed else ""
+        losses = f"box {items.box:.3f} obj {items.objectness:.3f} cls {items.category:.3f}"
+        title = _title(epoch, self._schedule)
+        self._progress.update(
+            self._task, advance=1, rate=rate, description=f"{title} {losses} lr {lr:.2g}"
+        )
+
+
+def _title(epoch: int, schedule: Schedule) -> str:
+    return f"epoch {epoch}/{schedule.epochs - 1}"  # counted from 0, as in results.csv
+
+
+def _losses(items: Items) -> str:
+    return f"box {items.box:.4f}  obj {items.objectness:.4f}  cls {items.category:.4f}"

@@ -1,0 +1,217 @@
+"""`exportloss train`: train exported artifacts on a data set in YOLO layout."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from exportloss.cli.arguments import ExportSettings, image_size
+from exportloss.cli.export import export_artifacts
+from exportloss.cli.progress import report
+from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
+from exportloss.cli.weights import load_detector
+from exportloss.config import LossConfig
+from exportloss.errors import ConfigError, ExportLossError
+from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
+from exportloss.runtime.hyp import TrainingConfig, read_hyp, unused_keys
+from exportloss.runtime.installation import import_onnxruntime_training
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.results import read_results
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.schedule import MIN_WARMUP, Schedule
+from exportloss.runtime.session import TrainSession
+from exportloss.runtime.trainer import TrainResult, check_batches, check_room, train
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a detector on this device",
+        description="Train exported artifacts on a data set in YOLO layout. Needs neither torch "
+        "nor onnx when --weights is an artifacts folder.",
+        epilog="example: exportloss train --weights artifacts --data data.yaml --epochs 30",
+    )
+    add_train_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or resume; print what comes of it."""
+    resumed = None if options.resume is None else RunFolder(Path(options.resume))
+    options = fill_options(options, resumed)
+    if options.data is None or options.weights is None:
+        raise ConfigError("train needs --weights and --data (or --resume with a run's folder)")
+    data = read_data_yaml(options.data)
+    hyp = read_hyp(options.hyp)
+    source = _source(options, data, hyp)
+    plan = _plan(options, data, hyp, source)
+    # Everything that can be refused is refused before a folder is made.
+    session = detector = None
+    if isinstance(source, Manifest):
+        for batches in filter(None, (plan.train, plan.val)):
+            check_batches(batches, source, options.overflow)
+        session = TrainSession.open(options.weights, device=options.device, threads=options.threads)
+    else:
+        import_onnxruntime_training()
+        detector = load_detector(source)
+    _print_plan(plan, hyp)
+    folder = resumed or RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
+    if session is None:
+        assert isinstance(source, ExportSettings) and detector is not None
+        try:
+            export_artifacts(source, detector, {"ort": folder.artifacts}, exist_ok=True)
+        except ExportLossError:
+            with contextlib.suppress(OSError):  # it is not empty where --exist-ok was said
+                folder.path.rmdir()
+            raise
+        session = TrainSession.open(
+            folder.artifacts, device=options.device, threads=options.threads
+        )
+    if resumed is None:
+        write_options(folder, options, session, plan.schedule)
+    _print_result(_train(session, plan, folder, options, resume=resumed is not None))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    train: Batches
+    val: Batches | None
+    schedule: Schedule
+
+
+def _source(
+    options: argparse.Namespace, data: DataConfig, hyp: dict[str, Any]
+) -> Manifest | ExportSettings:
+    """Return what is in the artifacts folder, or what is to be exported into one."""
+    loss = LossConfig.from_mapping(hyp)
+    if not Path(options.weights).is_dir():
+        return ExportSettings.from_options(
+            options, names=data.names, num_classes=data.num_classes, loss=loss
+        )
+    manifest = Manifest.read(options.weights)
+    for name, held in (
+        ("imgsz", manifest.image_size),
+        ("batch_size", manifest.batch_size),
+        ("max_targets", manifest.max_targets),
+        ("optimizer", manifest.optimizer),
+        ("model", manifest.model),
+        ("freeze", "some layers or none"),
+    ):
+        said = image_size(options.imgsz) if name == "imgsz" else getattr(options, name)
+        if said not in (None, held):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {said}: the artifacts in {options.weights} were "
+                f"exported with {held}, which is fixed; leave it out, or export again"
+            )
+    for key in hyp.keys() & dataclasses.asdict(loss).keys():
+        if (said := getattr(loss, key)) != (held := getattr(manifest.loss, key)):
+            raise ConfigError(
+                f"{options.hyp} has {key} {said}: the artifacts in {options.weights} were exported "
+                f"with {held}, which is fixed; change it, or export again with this --hyp"
+            )
+    return manifest
+
+
+def _plan(
+    options: argparse.Namespace,
+    data: DataConfig,
+    hyp: dict[str, Any],
+    source: Manifest | ExportSettings,
+) -> _Plan:
+    """Read all labels, and see that the batches will fit."""
+    config = TrainingConfig.from_mapping(hyp)
+
+    def batches(split: Split, **how: Any) -> Batches:
+        found = Batches(
+            Dataset.open(data, split),
+            source.batch_size,
+            source.image_size,
+            workers=options.workers,
+            **how,
+        )
+        check_room(found, source.max_targets, options.overflow)
+        return found
+
+    train_batches = batches(
+        "train",
+        shuffle=True,
+        seed=options.seed,
+        fliplr=config.fliplr,
+        flipud=config.flipud,
+        drop_last=True,
+    )
+    return _Plan(
+        train=train_batches,
+        val=batches("val") if data.val else None,
+        schedule=Schedule(
+            epochs=options.epochs,
+            batches=len(train_batches),
+            batch_size=source.batch_size,
+            config=config,
+            optimizer=source.optimizer or "sgd",
+            cosine=options.cos_lr,
+            nominal_batch=options.nominal_batch,
+        ),
+    )
+
+
+def _train(
+    session: TrainSession,
+    plan: _Plan,
+    folder: RunFolder,
+    options: argparse.Namespace,
+    *,
+    resume: bool,
+) -> TrainResult:
+    done = len(read_results(folder.results)) if resume else 0
+    try:
+        with report(plan.schedule, epochs_done=done) as reporter:
+            return train(
+                session,
+                plan.train,
+                plan.val,
+                plan.schedule,
+                folder,
+                overflow=options.overflow,
+                resume=resume,
+                reporter=reporter,
+            )
+    except KeyboardInterrupt:
+        print(f"continue with: exportloss train --resume {folder.path}", file=sys.stderr)
+        raise
+
+
+def _print_plan(plan: _Plan, hyp: dict[str, Any]) -> None:
+    schedule = plan.schedule
+    validation = (
+        "no validation split" if plan.val is None else f"{len(plan.val.dataset)} to validate"
+    )
+    print(
+        f"{len(plan.train.dataset)} pictures to train on, {validation}; {schedule.epochs} epochs "
+        f"of {schedule.batches} batches of {schedule.batch_size}, an update every "
+        f"{min(schedule.accumulate, schedule.batches)} batches"
+    )
+    if schedule.warmup_covers_run:
+        print(
+            f"warning: warm-up takes {schedule.warmup_batches} batches (as in YOLOv5, "
+            f"{MIN_WARMUP} at least) and the run has {schedule.epochs * schedule.batches}: it "
+            "never trains at its full rate; train for more epochs"
+        )
+    if unused := unused_keys(hyp):
+        print(f"note: augmentations that this version does not do: {', '.join(unused)}")
+
+
+def _print_result(result: TrainResult) -> None:
+    folder = result.folder
+    print(f"best: epoch {result.best.epoch}, loss {result.best.loss:.4f}; {result.updates} updates")
+    for path in (folder.results, folder.last, folder.best, folder.best_onnx):
+        print(f"  {path}")

@@ -1,0 +1,132 @@
+"""Options of `exportloss train`: what was said, the defaults, and those of a run to resume."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from exportloss.cli.arguments import add_export_arguments
+from exportloss.errors import ConfigError
+from exportloss.runtime.manifest import MANIFEST_NAME
+from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
+from exportloss.runtime.schedule import Schedule
+from exportloss.runtime.session import TrainSession
+
+__all__ = ["add_train_arguments", "fill_options", "write_options"]
+
+# What is not said on the command line. There everything is None, so that a resumed run can tell
+# what was said.
+_DEFAULTS: dict[str, Any] = {
+    "data": None,
+    "weights": None,
+    "hyp": None,
+    "epochs": 100,
+    "cos_lr": False,
+    "nominal_batch": 64,
+    "overflow": "raise",
+    "project": "runs/train",
+    "name": "exp",
+    "exist_ok": False,
+    "seed": 0,
+    "device": "cpu",
+    "threads": None,
+    "workers": 2,
+    **dict.fromkeys(("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze")),
+}
+_PATHS = ("data", "hyp", "weights")
+_FREE_ON_RESUME = ("device", "threads", "workers")
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options; all default to None, for "not said"."""
+    add = parser.add_argument
+    add(
+        "--weights",
+        metavar="FOLDER|NAME|FILE",
+        help="an artifacts folder; or a size or file as for `exportloss export`, which is then "
+        "exported first and needs torch",
+    )
+    add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
+    add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its low-augmentation ones)")
+    add("--epochs", type=int, metavar="N", help="default 100")
+    add(
+        "--cos-lr",
+        action="store_const",
+        const=True,
+        help="the learning rate falls along a cosine, not a line",
+    )
+    add(
+        "--nominal-batch",
+        type=int,
+        metavar="N",
+        help="gradients are added up over about so many pictures (default 64, as in YOLOv5)",
+    )
+    add(
+        "--overflow",
+        choices=("raise", "keep-largest"),
+        help="a batch with more boxes than --max-targets is refused, or loses its smallest boxes "
+        "(default raise)",
+    )
+    add("--project", metavar="FOLDER", help="folder of the runs (default runs/train)")
+    add("--name", metavar="NAME", help="of the run: exp, then exp2, exp3, ... (default exp)")
+    add(
+        "--exist-ok",
+        action="store_const",
+        const=True,
+        help="use project/name even if it exists; its results are replaced",
+    )
+    add("--resume", metavar="RUN", help="continue a run's folder, with the options that it has")
+    add("--seed", type=int, metavar="N", help="of order, flips and random weights (default 0)")
+    add("--device", metavar="NAME", help="default cpu")
+    add("--threads", type=int, metavar="N", help="of ONNX Runtime (default: every core)")
+    add("--workers", type=int, metavar="N", help="threads that decode pictures (default 2)")
+    add_export_arguments(
+        parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
+    )
+
+
+def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argparse.Namespace:
+    """Fill in what was not said: from the run to resume, or the defaults.
+
+    Raises:
+        ConfigError: an option contradicts the run to resume.
+        ArtifactError: there is no such run.
+    """
+    said = {name: value for name in _DEFAULTS if (value := getattr(options, name)) is not None}
+    for name in _PATHS:
+        if name in said and Path(said[name]).exists():
+            said[name] = str(Path(said[name]).resolve())
+    if resumed is None:
+        return argparse.Namespace(**{**_DEFAULTS, **said})
+    saved = {**_DEFAULTS, **read_yaml(resumed.options)}
+    for name, value in said.items():
+        if name not in _FREE_ON_RESUME and value != saved[name]:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {value} is not what the run was started with "
+                f"({saved[name]}); leave it out, or start a new run"
+            )
+    saved["hyp"] = str(resumed.hyp)
+    # These are in the artifacts by now.
+    saved["model"] = saved["freeze"] = None
+    if (resumed.artifacts / MANIFEST_NAME).exists():
+        saved["weights"] = str(resumed.artifacts)
+    return argparse.Namespace(**{**saved, **said, "weights": saved["weights"]})
+
+
+def write_options(
+    folder: RunFolder, options: argparse.Namespace, session: TrainSession, schedule: Schedule
+) -> None:
+    """Write `opt.yaml` and `hyp.yaml`, from which the run can be resumed."""
+    manifest = session.manifest
+    fixed = {
+        "weights": str(session.folder.resolve()),
+        "imgsz": list(manifest.image_size),
+        "batch_size": manifest.batch_size,
+        "max_targets": manifest.max_targets,
+        "optimizer": manifest.optimizer,
+    }
+    write_yaml(folder.options, {**vars(options), **fixed})
+    hyp = {**dataclasses.asdict(schedule.config), **dataclasses.asdict(manifest.loss)}
+    write_yaml(folder.hyp, hyp)

@@ -1,0 +1,133 @@
+"""`exportloss verify`: does an artifact train as eager torch does?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from exportloss.errors import InstallationError
+
+if TYPE_CHECKING:
+    from exportloss.export.verification import Verification
+
+__all__ = ["add_parser", "print_verification", "run"]
+
+_LABELS = {
+    "loss": "loss",
+    "box": "  box",
+    "objectness": "  objectness",
+    "category": "  class",
+    "gradient": "gradient, worst",
+    "gradient_whole": "gradient, whole",
+    "parameters": "parameters",
+    "statistics": "statistics",
+    "memory": "optimizer memory",
+    "balance": "balance",
+    "free_loss": "loss, free run",
+}
+_SHOWN_STEPS = 5
+_LEAST_WIDTH = 80
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="train a few steps beside eager torch and compare every number",
+        description="Train a few steps on random pictures, with the artifact and in eager torch "
+        "from the same state, and compare loss, gradients, parameters, statistics and optimizer "
+        "memory. The exit status is 1 where a bound is broken.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="written by `exportloss export`")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--lr", type=float, default=5e-4, metavar="RATE", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of pictures and boxes (default 0)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of both engines (default: their own choice)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verify, print a table, return 0 where every bound holds and 1 otherwise."""
+    try:
+        from exportloss.export.verify import verify
+    except ModuleNotFoundError as error:
+        raise InstallationError(
+            f"verify compares with eager torch, but {error.name} is not installed; "
+            "pip install exportloss[export]"
+        ) from error
+    verification = verify(
+        options.folder,
+        steps=options.steps,
+        lr=options.lr,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    print_verification(verification)
+    return 0 if verification.passed else 1
+
+
+def print_verification(verification: Verification) -> None:
+    """Print a table of the differences, where the worst are, and whether the bounds hold."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _LEAST_WIDTH)
+    manifest = verification.manifest
+    height, width = manifest.image_size
+    console.print(
+        f"{manifest.model}, {height} x {width}, batch {manifest.batch_size}, {manifest.optimizer}: "
+        "relative differences from eager torch, step by step from the same state",
+        highlight=False,
+    )
+    console.print(_table(verification))
+    worst, labels = verification.worst, _LABELS
+    for name in ("gradient", "parameters", "statistics", "memory"):
+        tensor = getattr(worst, name).name
+        console.print(f"worst {labels[name].partition(',')[0]}: {tensor}", highlight=False)
+    if verification.kinks:
+        steps = ", ".join(str(number + 1) for number in verification.kinks)
+        console.print(
+            f"step {steps}: at a kink, where rounding decides the gradient; compared with eager "
+            "torch from a state within rounding",
+            highlight=False,
+        )
+    if verification.passed:
+        console.print("passed: every bound holds", style="green")
+    else:
+        broken = ", ".join(labels[name].strip() for name in verification.broken)
+        console.print(f"failed: over the bound in {broken}", style="red")
+
+
+def _table(verification: Verification) -> Table:
+    shown = verification.steps[:_SHOWN_STEPS]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for number in range(1, len(shown) + 1):
+        table.add_column(f"step {number}", justify="right")
+    if len(verification.steps) > len(shown):
+        table.add_column(f"worst of {len(verification.steps)}", justify="right")
+    table.add_column("bound", justify="right")
+    table.add_column("")
+    for name, label in _LABELS.items():
+        if name == "balance" and not verification.manifest.loss.autobalance:
+            continue
+        cells = [getattr(step, name).value for step in shown]
+        if len(verification.steps) > len(shown):
+            cells.append(getattr(verification.worst, name).value)
+        broken = name in verification.broken
+        table.add_row(
+            label,
+            *(f"{value:.1e}" if value else "0" for value in cells),
+            f"{getattr(verification.bounds, name):.0e}",
+            "over" if broken else "ok",
+            style="red" if broken else None,
+        )
+    return table

@@ -1,0 +1,115 @@
+"""The folder of one training run, laid out as YOLOv5's."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from exportloss.errors import ArtifactError
+from exportloss.runtime.files import new_file
+
+__all__ = ["RunFolder", "read_yaml", "write_yaml"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        """Losses and rates of every epoch."""
+        return self.path / "results.csv"
+
+    @property
+    def last(self) -> Path:
+        """State after the last epoch, to resume from."""
+        return self.path / "weights" / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """State after the epoch of the lowest loss."""
+        return self.path / "weights" / "best.safetensors"
+
+    @property
+    def best_onnx(self) -> Path:
+        """The detector of the best epoch, for inference."""
+        return self.path / "weights" / "best.onnx"
+
+    @property
+    def options(self) -> Path:
+        """Options of the command that started the run."""
+        return self.path / "opt.yaml"
+
+    @property
+    def hyp(self) -> Path:
+        """Hyperparameters of training and loss, defaults included."""
+        return self.path / "hyp.yaml"
+
+    @property
+    def artifacts(self) -> Path:
+        """What the run exported for itself, if it was started from a model's name or file."""
+        return self.path / "artifacts"
+
+    @classmethod
+    def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> RunFolder:
+        """Make `project/name`, or the first free of `name2`, `name3`, ... where that exists.
+
+        Args:
+            project: folder of runs; made where it is missing.
+            name: of the run.
+            exist_ok: use `project/name` even if it exists.
+
+        Raises:
+            ArtifactError: the folder cannot be made.
+        """
+        for number in itertools.count(1):
+            path = Path(project) / (name if number == 1 else f"{name}{number}")
+            try:
+                path.mkdir(parents=True, exist_ok=exist_ok)
+            except FileExistsError as error:
+                if exist_ok:
+                    raise ArtifactError(f"{path} is a file; choose another --name") from error
+            except OSError as error:
+                raise ArtifactError(f"{path} cannot be made: {error}") from error
+            else:
+                return cls(path)
+        raise AssertionError("unreachable: count never ends")
+
+    def clear(self) -> None:
+        """Remove the weights and results of an earlier run, so that none pass for this one's."""
+        for path in (self.last, self.best, self.best_onnx, self.results):
+            path.unlink(missing_ok=True)
+
+
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a mapping, atomically, in its order.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    with new_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read what `write_yaml` wrote.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ArtifactError(
+            f"{path.parent} is no training run: {path.name} is not readable ({error})"
+        ) from error
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{path.parent} is no training run: {path.name} is no mapping")
+    return values

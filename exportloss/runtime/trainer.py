@@ -1,0 +1,287 @@
+"""The training loop: epochs, validation, saved states and the best detector."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ConfigError, TooManyTargetsError, TrainingError
+from exportloss.runtime.loader import Batch, Batches
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.results import EpochResult, read_results, write_results
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.schedule import Schedule
+from exportloss.runtime.session import Items, TrainSession
+from exportloss.targets import pad_targets
+
+__all__ = ["Overflow", "Reporter", "TrainResult", "check_batches", "check_room", "train"]
+
+Overflow = Literal["raise", "keep-largest"]
+
+MAX_NORM = 10.0  # of the gradient, as in YOLOv5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        folder: where it wrote.
+        epochs: every epoch, those before a resume too.
+        best: the epoch of the lowest loss.
+        updates: optimizer steps.
+    """
+
+    folder: RunFolder
+    epochs: tuple[EpochResult, ...]
+    best: EpochResult
+    updates: int
+
+
+class Reporter(Protocol):
+    """Who is told how a run goes."""
+
+    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+        """Take note of a batch: how many of the epoch are done, the mean losses so far, a rate."""
+
+    def epoch_done(self, result: EpochResult, is_best: bool) -> None:
+        """Take note of an epoch, which is saved by then."""
+
+
+class _Silent:
+    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None: ...
+
+    def epoch_done(self, result: EpochResult, is_best: bool) -> None: ...
+
+
+def train(
+    session: TrainSession,
+    train_batches: Batches,
+    val_batches: Batches | None,
+    schedule: Schedule,
+    folder: RunFolder,
+    *,
+    overflow: Overflow = "raise",
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> TrainResult:
+    """Train a session to the end of a schedule.
+
+    After every epoch `results.csv` and `weights/last.safetensors` are written, and
+    `weights/best.safetensors` where the validation loss (without a validation split: the training
+    loss) is the lowest so far; at the end `weights/best.onnx`. The session keeps the last state.
+
+    Args:
+        session: fresh from its artifacts; where `resume` is set its state is replaced.
+        train_batches: order and flips of an epoch depend on its number alone.
+        val_batches: what decides on the best epoch; None for none.
+        schedule: for as many batches of the same size.
+        folder: where to write; unless `resume` is set, an earlier run's results are removed.
+        overflow: refuse batches of more target rows than the graph has, or drop the smallest
+            boxes and count them.
+        resume: continue after the last epoch that `folder` holds; the result is, bit for bit,
+            that of an uninterrupted run.
+        reporter: who is told how it goes.
+
+    Raises:
+        TooManyTargetsError: a batch could hold more target rows than the graph has; raised before
+            the first step.
+        ConfigError: session, batches and schedule do not fit together, or there is nothing left
+            to resume.
+        ArtifactError: the saved state is of another model or schedule, or cannot be written.
+        DataError: a picture cannot be decoded.
+        TrainingError: a loss is not finite; states saved before it stay.
+    """
+    reporter = reporter or _Silent()
+    manifest = session.manifest
+    if (len(train_batches), manifest.batch_size) != (schedule.batches, schedule.batch_size):
+        raise ConfigError(
+            f"the schedule is for {schedule.batches} batches of {schedule.batch_size}; the data "
+            f"set makes {len(train_batches)} and the artifacts take {manifest.batch_size}"
+        )
+    for batches in filter(None, (train_batches, val_batches)):
+        check_batches(batches, manifest, overflow)
+    results = _resume(session, schedule, folder) if resume else _start(session, folder)
+    for epoch in range(len(results), schedule.epochs):
+        started = time.monotonic()
+        train_items, left_out = _train_epoch(
+            session, train_batches, schedule, epoch, overflow=overflow, reporter=reporter
+        )
+        val_items = None
+        if val_batches is not None:
+            val_items, more_left_out = _validate(session, val_batches, epoch, overflow)
+            left_out += more_left_out
+        result = EpochResult(
+            epoch=epoch,
+            train=train_items,
+            val=val_items,
+            lr=schedule.steps(epoch)[-1].lr,
+            left_out=left_out,
+            seconds=time.monotonic() - started,
+        )
+        is_best = all(result.loss < earlier.loss for earlier in results)
+        results.append(result)
+        # The last state comes last: a run is resumed after the epoch that it holds, so whatever
+        # a crash leaves beside it is written again, the same.
+        write_results(folder.results, results)
+        if is_best:
+            session.save(folder.best)
+        session.save(folder.last)
+        reporter.epoch_done(result, is_best)
+    last = session.state()
+    session.resume(folder.best).export_inference(folder.best_onnx)
+    session.load_state(last)
+    best = min(results, key=lambda result: result.loss)
+    return TrainResult(folder=folder, epochs=tuple(results), best=best, updates=last.updates)
+
+
+def check_batches(batches: Batches, manifest: Manifest, overflow: Overflow = "raise") -> None:
+    """See before training whether batches suit the artifacts.
+
+    Raises:
+        ConfigError: they have another shape, or other classes.
+        TooManyTargetsError: as for `check_room`.
+    """
+    expected = manifest.batch_size, manifest.image_size
+    if (batches.batch_size, batches.size) != expected:
+        raise ConfigError(
+            f"batches of {batches.batch_size} pictures of {batches.size} pixels; the artifacts "
+            f"take {expected[0]} of {expected[1]}"
+        )
+    _check_names(batches.dataset.names, manifest)
+    check_room(batches, manifest.max_targets, overflow)
+
+
+def check_room(batches: Batches, max_targets: int, overflow: Overflow = "raise") -> None:
+    """See before training whether the boxes of every batch will fit the graph.
+
+    Raises:
+        TooManyTargetsError: the fullest batch that shuffling could bring has too many, and
+            `overflow` is `"raise"`.
+    """
+    counts = sorted((len(rows) for rows in batches.labels), reverse=True)
+    # Fewer pictures than a batch has are repeated.
+    fullest = sum(int(count) for count in np.resize(counts, batches.batch_size))
+    if fullest > max_targets and overflow == "raise":
+        raise TooManyTargetsError(
+            f"the {batches.batch_size} pictures with the most boxes, if they come in one batch, "
+            f"have {fullest} targets, the graph has {max_targets} slots; export with --max-targets "
+            f"{fullest}, or say --overflow keep-largest to drop the smallest boxes"
+        )
+
+
+def _check_names(names: tuple[str, ...], manifest: Manifest) -> None:
+    if len(names) != manifest.num_classes:
+        raise ConfigError(
+            f"the data set has {len(names)} classes, the artifacts {manifest.num_classes}; export "
+            "again for this data set (--data)"
+        )
+    unnamed = tuple(map(str, range(len(names))))
+    if manifest.names not in (names, unnamed):
+        index = next(i for i, name in enumerate(names) if name != manifest.names[i])
+        raise ConfigError(
+            f"class {index} is {names[index]!r} in the data set and {manifest.names[index]!r} in "
+            "the artifacts; put the names in the same order, or export again for this data set"
+        )
+
+
+def _start(session: TrainSession, folder: RunFolder) -> list[EpochResult]:
+    if updates := session.state().updates:
+        raise ConfigError(
+            f"the session has made {updates} updates already; open a new one, or resume the run "
+            "that it belongs to"
+        )
+    folder.clear()
+    return []
+
+
+def _resume(session: TrainSession, schedule: Schedule, folder: RunFolder) -> list[EpochResult]:
+    """Load the last state; return the epochs that led to it."""
+    if not folder.last.exists():  # interrupted in the first epoch
+        return _start(session, folder)
+    updates = session.resume(folder.last).state().updates
+    epochs = schedule.epochs_done(updates)
+    results = read_results(folder.results)
+    if epochs is None or len(results) < epochs:
+        raise ConfigError(
+            f"{folder.last} holds {updates} updates, which is no whole number of epochs of this "
+            f"run ({len(results)} in {folder.results.name}); was the data set or an option changed?"
+        )
+    if epochs == schedule.epochs and folder.best_onnx.exists():
+        raise ConfigError(
+            f"{folder.path} is complete, all {epochs} epochs; start a new run to train further"
+        )
+    return results[:epochs]
+
+
+def _train_epoch(
+    session: TrainSession,
+    batches: Batches,
+    schedule: Schedule,
+    epoch: int,
+    *,
+    overflow: Overflow,
+    reporter: Reporter,
+) -> tuple[Items, int]:
+    """Return the mean terms and how many rows were left out."""
+    total, left_out = np.zeros(3), 0
+    with contextlib.closing(batches.epoch(epoch)) as stream:
+        for done, (step, batch) in enumerate(zip(schedule.steps(epoch), stream, strict=True), 1):
+            targets, dropped = _fit(batch, session.manifest, overflow)
+            result = session.step(
+                batch.images,
+                targets,
+                lr=step.lr,
+                momentum=step.momentum,
+                weight_decay=schedule.weight_decay,
+                max_norm=MAX_NORM,
+                update=step.update,
+            )
+            _check_finite(result.loss, f"epoch {epoch}, batch {done} of {len(batches)}", batch)
+            total += dataclasses.astuple(result.items)
+            left_out += dropped
+            reporter.batch_done(epoch, done, Items(*(total / done).tolist()), step.lr[0])
+    return Items(*(total / len(batches)).tolist()), left_out
+
+
+def _validate(
+    session: TrainSession, batches: Batches, epoch: int, overflow: Overflow
+) -> tuple[Items, int]:
+    """Return the mean terms, with the running statistics, and how many rows were left out."""
+    total, left_out = np.zeros(3), 0
+    with contextlib.closing(batches.epoch(0)) as stream:
+        for done, batch in enumerate(stream, 1):
+            targets, dropped = _fit(batch, session.manifest, overflow)
+            result = session.evaluate(batch.images, targets)
+            _check_finite(result.loss, f"validation after epoch {epoch}, batch {done}", batch)
+            total += dataclasses.astuple(result.items)
+            left_out += dropped
+    return Items(*(total / len(batches)).tolist()), left_out
+
+
+def _fit(
+    batch: Batch, manifest: Manifest, overflow: Overflow
+) -> tuple[npt.NDArray[np.float32], int]:
+    if overflow == "raise":
+        return batch.targets, 0
+    return pad_targets(
+        batch.targets,
+        manifest.max_targets,
+        batch_size=manifest.batch_size,
+        num_classes=manifest.num_classes,
+        overflow="keep_largest",
+    )
+
+
+def _check_finite(loss: float, where: str, batch: Batch) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in {where} ({', '.join(map(str, batch.paths))}); train with a "
+            "lower lr0 or a longer warm-up. What was saved after earlier epochs stays"
+        )

@@ -1,0 +1,155 @@
+import dataclasses
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exportloss.errors import ConfigError
+from exportloss.runtime.hyp import TrainingConfig, read_hyp, unused_keys
+from exportloss.runtime.schedule import PlannedStep, Schedule
+
+CONFIG = TrainingConfig()
+
+
+def flat(schedule: Schedule) -> list[PlannedStep]:
+    return [step for epoch in range(schedule.epochs) for step in schedule.steps(epoch)]
+
+
+def test_the_rate_falls_along_a_line_or_a_cosine():
+    line = Schedule(epochs=10, batches=1000, batch_size=16)
+    cosine = dataclasses.replace(line, cosine=True)
+    assert line.factor(0) == cosine.factor(0) == 1
+    assert line.factor(4) == pytest.approx(0.6 * 0.99 + 0.01)
+    assert cosine.factor(5) == pytest.approx((1 + 0.01) / 2)
+    assert cosine.factor(2) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 5)) / 2)
+    assert line.factor(10) == pytest.approx(0.01)
+    assert cosine.factor(10) == pytest.approx(0.01)
+    (last,) = {step.lr for step in line.steps(9)}
+    assert last == pytest.approx((0.01 * 0.109,) * 3)
+
+
+def test_warm_up_by_hand():
+    schedule = Schedule(epochs=10, batches=50, batch_size=16)
+    assert schedule.warmup_batches == 150
+    first = schedule.steps(0)[0]
+    assert (first.lr, first.momentum, first.accumulate) == ((0.0, 0.0, 0.1), 0.8, 1)
+    middle = schedule.steps(1)[25]  # batch 75 of 150; the line is at 0.901
+    assert middle.lr == pytest.approx((0.004505, 0.004505, 0.054505))
+    assert middle.momentum == pytest.approx(0.8685)
+    assert middle.accumulate == 2  # between 1 and 4: 2.5, rounded to even
+    after = schedule.steps(3)[1]
+    assert after.lr == pytest.approx((0.01 * 0.703,) * 3)
+    assert (after.momentum, after.accumulate) == (0.937, 4)
+
+
+def test_adamw_keeps_its_betas_through_warm_up():
+    schedule = Schedule(epochs=10, batches=50, batch_size=16, optimizer="adamw")
+    assert {step.momentum for step in flat(schedule)} == {0.937}
+    assert schedule.steps(0)[0].lr == (0.0, 0.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "batches", "expected"), [(3, 50, 150), (3, 10, 100), (0, 1000, 100)]
+)
+def test_warm_up_lasts_a_hundred_batches_at_least(warmup_epochs, batches, expected):
+    config = dataclasses.replace(CONFIG, warmup_epochs=warmup_epochs)
+    schedule = Schedule(epochs=10, batches=batches, batch_size=16, config=config)
+    assert schedule.warmup_batches == expected
+
+
+def test_a_run_that_never_leaves_warm_up_is_told():
+    assert Schedule(epochs=10, batches=10, batch_size=16).warmup_covers_run
+    assert not Schedule(epochs=11, batches=10, batch_size=16).warmup_covers_run
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "decay"),
+    [(4, 16, 5e-4), (12, 5, 5e-4 * 60 / 64), (64, 1, 5e-4), (128, 1, 1e-3)],
+)
+def test_decay_is_for_the_pictures_that_an_update_takes(batch_size, accumulate, decay):
+    schedule = Schedule(epochs=1, batches=1, batch_size=batch_size)
+    assert schedule.accumulate == accumulate
+    assert schedule.weight_decay == pytest.approx(decay)
+
+
+def test_updates_come_with_accumulation_and_at_an_epochs_end():
+    schedule = Schedule(epochs=10, batches=50, batch_size=16)
+    updates = [index for index, step in enumerate(schedule.steps(5)) if step.update]
+    assert updates == [*range(3, 48, 4), 49]
+    early = [step.update for step in schedule.steps(0)[:9]]
+    assert early == [True] * 9  # nothing to accumulate yet
+
+
+def test_how_many_epochs_a_number_of_updates_means():
+    schedule = Schedule(epochs=4, batches=50, batch_size=16)
+    ends = [0, *itertools.accumulate(sum(s.update for s in schedule.steps(e)) for e in range(4))]
+    for updates in range(ends[-1] + 2):
+        expected = ends.index(updates) if updates in ends else None
+        assert schedule.epochs_done(updates) == expected
+
+
+@given(
+    epochs=st.integers(1, 6),
+    batches=st.integers(1, 60),
+    batch_size=st.integers(1, 130),
+    cosine=st.booleans(),
+    warmup_epochs=st.floats(0, 5),
+)
+def test_every_schedule(epochs, batches, batch_size, cosine, warmup_epochs):
+    config = dataclasses.replace(CONFIG, warmup_epochs=warmup_epochs)
+    schedule = Schedule(
+        epochs=epochs, batches=batches, batch_size=batch_size, cosine=cosine, config=config
+    )
+    steps = flat(schedule)
+    assert len(steps) == epochs * batches
+    assert all(schedule.steps(epoch)[-1].update for epoch in range(epochs))
+    for step in steps:
+        assert step.lr[0] == step.lr[1]
+        assert 0 <= step.lr[0] <= config.lr0
+        assert step.lr[0] <= step.lr[2] <= config.warmup_bias_lr
+        assert config.warmup_momentum <= step.momentum <= config.momentum
+        assert 1 <= step.accumulate <= schedule.accumulate
+    for one, two in itertools.pairwise(steps):
+        assert one.accumulate <= two.accumulate
+    for step in steps[schedule.warmup_batches :]:
+        assert step.lr[0] == pytest.approx(step.lr[2])
+
+
+@pytest.mark.parametrize("name", ["epochs", "batches", "batch_size", "nominal_batch"])
+def test_a_schedule_of_nothing_is_refused(name):
+    settings = {"epochs": 1, "batches": 1, "batch_size": 1, name: 0}
+    with pytest.raises(ConfigError, match=f"{name} is 0"):
+        Schedule(**settings)
+
+
+def test_a_hyp_file_is_read(tmp_path):
+    path = tmp_path / "hyp.yaml"
+    path.write_text("lr0: 0.02\nbox: 0.1\nfliplr: 0\nmosaic: 1.0\nmixup: 0.0\nwarmup_epochs: 1\n")
+    values = read_hyp(path)
+    config = TrainingConfig.from_mapping(values)
+    assert config == TrainingConfig(lr0=0.02, fliplr=0, warmup_epochs=1)
+    assert unused_keys(values) == ["mosaic"]
+    assert read_hyp(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr00: 0.1", "unknown key 'lr00'"),
+        ("lr0: -1", "lr0 is -1; expected a finite number >= 0"),
+        ("lr0: fast", "lr0 is 'fast'; expected a number"),
+        ("warmup_bias_lr: true", "warmup_bias_lr is True"),
+        ("lrf: .nan", "lrf is nan"),
+        ("momentum: 1.0", "momentum is 1.0; expected a number below 1"),
+        ("flipud: 2", r"flipud is 2; expected a probability in \[0, 1\]"),
+        ("just words", "expected `key: value` lines"),
+    ],
+)
+def test_a_bad_hyp_file_is_refused(tmp_path, text, message):
+    path = tmp_path / "hyp.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_hyp(path)
+    assert str(path) in str(caught.value)
