@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_DEFAULTS = {"epochs": 30, "imgsz": 160, "batch_size": 8, "lr": 0.02, "seed": 0}
+_DEFAULTS = {"epochs": 18, "imgsz": 160, "batch_size": 8, "lr": 0.02, "seed": 0}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         (("--epochs",), int, "N", "of training"),
         (("--imgsz", "--img", "--img-size"), int, "N", "side of the pictures, a multiple of 32"),
         (("--batch-size", "--batch"), int, "N", "pictures a step"),
-        (("--lr",), float, "RATE", "learning rate at its highest"),
+        (("--lr",), float, "RATE", "learning rate after warm-up, the highest"),
         (("--seed",), int, "N", "of pictures, weights and order"),
     ):
         name = names[0].removeprefix("--").replace("-", "_")
@@ -85,12 +85,16 @@ def _print_figures(result: DemoResult, seconds: float) -> None:
     first, last = result.train_losses
     before, after = result.before, result.after
     worst = result.verification.worst
+    training, validation = result.gaps("train"), result.gaps("val")
     print(
         f"""
 training loss       {first:.3f} -> {last:.3f} in {len(result.onnxruntime.epochs)} epochs
 objects found       {before.right} -> {after.right} of {after.objects}, \
 {before.wrong} -> {after.wrong} wrong boxes (validation, confidence 0.25, IoU 0.5)
-curves              differ from eager torch by {100 * result.largest_gap:.2g} % at most
+curves              training differs from eager torch by {_percent(max(training))} at most, \
+{_percent(training[-1])} in the end
+                    validation by {_percent(max(validation))} at most, \
+{_percent(validation[-1])} in the end
 one step            gradients differ by {worst.gradient_whole.value:.1e}, \
 loss by {worst.loss.value:.1e} at most
 seconds             {seconds:.0f} in all; training {result.seconds["onnxruntime"]:.0f} in ONNX \
@@ -99,3 +103,7 @@ loss curves         {result.losses}
 boxes               {result.predictions}
 detector            {result.onnxruntime.folder.best_onnx}"""
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"

@@ -124,23 +124,29 @@ def export_artifacts(
     return manifests
 
 
-def _write_ort(
-    settings: ExportSettings, model: YoloV5, loss: YoloLoss, folder: Path, exist_ok: bool
-) -> Manifest:
-    from exportloss.export import export_training_artifacts
+def _write_training(exporter: str) -> Callable[..., Manifest]:
+    """Make the writer of a kind of artifact that trains; all take the same settings."""
 
-    return export_training_artifacts(
-        model,
-        loss,
-        folder,
-        image_size=settings.image_size,
-        batch_size=settings.batch_size,
-        max_targets=settings.max_targets,
-        optimizer=settings.optimizer,
-        freeze=settings.freeze,
-        names=settings.names,
-        exist_ok=exist_ok,
-    )
+    def write(
+        settings: ExportSettings, model: YoloV5, loss: YoloLoss, folder: Path, exist_ok: bool
+    ) -> Manifest:
+        import exportloss.export
+
+        export: Callable[..., Manifest] = getattr(exportloss.export, exporter)
+        return export(
+            model,
+            loss,
+            folder,
+            image_size=settings.image_size,
+            batch_size=settings.batch_size,
+            max_targets=settings.max_targets,
+            optimizer=settings.optimizer,
+            freeze=settings.freeze,
+            names=settings.names,
+            exist_ok=exist_ok,
+        )
+
+    return write
 
 
 def _write_loss(
@@ -166,7 +172,11 @@ class _Format:
 
 
 FORMATS = {
-    "ort": _Format("ONNX Runtime training artifacts", _write_ort),
+    "ort": _Format("ONNX Runtime training artifacts", _write_training("export_training_artifacts")),
+    "step": _Format(
+        "a training step in standard operators, for any onnxruntime",
+        _write_training("export_train_step"),
+    ),
     "loss": _Format("the loss alone", _write_loss),
 }
 

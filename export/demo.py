@@ -1,0 +1,234 @@
+"""The whole way once: drawn shapes, export, fine-tuning in ONNX Runtime, eager torch beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from exportloss.config import LossConfig
+from exportloss.export.detections import Detected, detect, find, guess
+from exportloss.export.eager_session import EagerTrainSession, torch_threads
+from exportloss.export.pictures import plot_losses, relative_gap, show_predictions, total
+from exportloss.export.training import export_training_artifacts
+from exportloss.export.verification import Verification
+from exportloss.export.verify import verify
+from exportloss.loss import YoloLoss
+from exportloss.models import yolov5
+from exportloss.runtime.dataset import Dataset, read_data_yaml
+from exportloss.runtime.hyp import TrainingConfig
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.schedule import Schedule
+from exportloss.runtime.session import TrainSession
+from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
+from exportloss.runtime.trainer import Reporter, TrainResult, train
+
+__all__ = ["DemoResult", "DemoSettings", "Reporting", "demo"]
+
+Reporting = Callable[[Schedule], AbstractContextManager[Reporter]]
+
+_MODEL = "yolov5n"
+_MOST_SHAPES = 6  # on a picture
+
+# YOLOv5's 0.03 is for long runs: here the statistics would lag behind the weights for epochs.
+_BATCHNORM_MOMENTUM = 0.1
+
+_SHOWN = 8  # pictures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What to train, and how; the defaults learn the shapes in a few minutes on two cores.
+
+    Attributes:
+        epochs: of training, >= 1.
+        image_size: side of the pictures in pixels, a multiple of 32.
+        batch_size: pictures a step, >= 1.
+        train: pictures of the training split, >= 1.
+        val: pictures of the validation split, >= 1.
+        lr: learning rate after warm-up, the highest.
+        seed: of pictures, weights and order, >= 0.
+        threads: of ONNX Runtime; None takes every core. Eager torch trains on one.
+    """
+
+    epochs: int = 18
+    image_size: int = 160
+    batch_size: int = 8
+    train: int = 256
+    val: int = 32
+    lr: float = 0.02
+    seed: int = 0
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demonstration came to.
+
+    Attributes:
+        onnxruntime: the run in ONNX Runtime.
+        torch: the same run in eager torch.
+        seconds: of training and validation, by engine.
+        verification: of the artifacts.
+        before, after: objects found in the validation pictures.
+        losses, predictions: the pictures written.
+    """
+
+    onnxruntime: TrainResult
+    torch: TrainResult
+    seconds: dict[str, float]
+    verification: Verification
+    before: Detected
+    after: Detected
+    losses: Path
+    predictions: Path
+
+    def gaps(self, split: str) -> list[float]:
+        """Relative difference of the loss curves by epoch; split is `train` or `val`."""
+        return relative_gap(self.onnxruntime.epochs, self.torch.epochs, split=split)
+
+    @property
+    def train_losses(self) -> tuple[float, float]:
+        """Training loss of ONNX Runtime in the first and in the last epoch."""
+        epochs = self.onnxruntime.epochs
+        return total(epochs[0].train), total(epochs[-1].train)
+
+
+def demo(
+    folder: str | Path, settings: DemoSettings, *, say: Callable[[str], None], reporting: Reporting
+) -> DemoResult:
+    """Draw a data set, export YOLOv5n for it, and train it in ONNX Runtime and in eager torch.
+
+    Both start from the same random weights and take the same batches in the same order, with the
+    same rates. Everything is written below `folder`, under names of its own; what an earlier
+    demonstration left there is used again or replaced, and nothing else is touched.
+
+    Args:
+        folder: where to write.
+        settings: what to train, and how.
+        say: told what happens next.
+        reporting: makes the reporter of a run.
+
+    Raises:
+        ExportLossError: a setting is out of range, something cannot be written, or a package is
+            missing.
+    """
+    folder, size = Path(folder), settings.image_size
+    say(f"data set: {settings.train} + {settings.val} pictures of shapes, {size} px")
+    config = read_data_yaml(
+        make_shapes(
+            folder / f"shapes-{settings.train}-{settings.val}-{size}px-seed{settings.seed}",
+            train=settings.train,
+            val=settings.val,
+            size=size,
+            seed=settings.seed,
+        )
+    )
+    train_batches = Batches(
+        Dataset.open(config, "train"),
+        settings.batch_size,
+        (size, size),
+        shuffle=True,
+        seed=settings.seed,
+        fliplr=0.5,
+        flipud=0.5,  # a shape is a shape upside down
+        drop_last=True,
+    )
+    val_batches = Batches(Dataset.open(config, "val"), settings.batch_size, (size, size))
+    schedule = _schedule(settings, len(train_batches))
+
+    say(f"export: {_MODEL} and its loss, batches of {settings.batch_size}")
+    artifacts = folder / "artifacts"
+    _export(artifacts, settings)
+    session = TrainSession.open(artifacts, threads=settings.threads)
+    eager = EagerTrainSession(artifacts, session.manifest)
+    eager.load_state(session.state())
+    pictures = list(val_batches)
+    guesses, before = guess(session, pictures), find(detect(session, pictures), pictures)
+
+    runs, seconds = {}, {}
+    for name, title, one in (
+        ("onnxruntime", "ONNX Runtime", session),
+        ("torch", "eager torch, the same batches", eager),
+    ):
+        say(f"training: {settings.epochs} epochs in {title}")
+        started = time.monotonic()
+        # On one thread the loss of eager torch is determined, and no pool fights the decoders.
+        with reporting(schedule) as reporter, torch_threads(1):
+            runs[name] = train(
+                one,
+                train_batches,
+                val_batches,
+                schedule,
+                RunFolder(folder / name),
+                reporter=reporter,
+            )
+        seconds[name] = time.monotonic() - started
+
+    say("verification: the same steps in both")
+    verification = verify(artifacts, threads=settings.threads)
+    after = detect(session, pictures)
+    losses, predictions = folder / "loss_curves.png", folder / "predictions.png"
+    plot_losses(
+        losses,
+        runs["onnxruntime"].epochs,
+        runs["torch"].epochs,
+        title=f"{_MODEL} from random weights: ONNX Runtime and eager torch",
+    )
+    shown = slice(_SHOWN)
+    show_predictions(
+        predictions,
+        [image.transpose(1, 2, 0) for batch in pictures for image in batch.images[: batch.count]][
+            shown
+        ],
+        guesses[shown],
+        after[shown],
+        SHAPE_NAMES,
+    )
+    return DemoResult(
+        onnxruntime=runs["onnxruntime"],
+        torch=runs["torch"],
+        seconds=seconds,
+        verification=verification,
+        before=before,
+        after=find(after, pictures),
+        losses=losses,
+        predictions=predictions,
+    )
+
+
+def _schedule(settings: DemoSettings, batches: int) -> Schedule:
+    return Schedule(
+        epochs=settings.epochs,
+        batches=batches,
+        batch_size=settings.batch_size,
+        config=TrainingConfig(lr0=settings.lr, warmup_bias_lr=settings.lr),
+        cosine=True,
+        nominal_batch=settings.batch_size,  # an update a batch
+    )
+
+
+def _export(folder: Path, settings: DemoSettings) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = yolov5(_MODEL, len(SHAPE_NAMES))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = _BATCHNORM_MOMENTUM
+    loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, LossConfig())
+    export_training_artifacts(
+        model,
+        loss,
+        folder,
+        image_size=(settings.image_size, settings.image_size),
+        batch_size=settings.batch_size,
+        max_targets=_MOST_SHAPES * settings.batch_size,
+        names=SHAPE_NAMES,
+        exist_ok=True,
+    )

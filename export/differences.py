@@ -1,0 +1,76 @@
+"""Relative differences between what two engines computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Difference", "largest", "relative", "whole_l2", "worst_l2"]
+
+Tensors = Mapping[str, npt.NDArray[np.float32]]
+
+# A tensor whose norm is below this share of the norm of all is judged by that share: what is
+# smaller than float32 resolves beside the rest has no relative error worth the name. A parameter
+# that gets no gradient in either engine thus differs by 0, not by 0 / 0.
+_NEGLIGIBLE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A relative difference, >= 0, infinity or NaN, and the tensor where it is found."""
+
+    value: float
+    name: str = ""
+
+
+def relative(got: float, expected: float, *, name: str = "") -> Difference:
+    """Return |got - expected| / |expected|; infinity where only `expected` is 0."""
+    return _ratio(abs(got - expected), abs(expected), name)
+
+
+def worst_l2(got: Tensors, expected: Tensors) -> Difference:
+    """Return the largest relative L2 difference of all tensors of `expected`.
+
+    A norm below a millionth of the norm of all counts as that.
+
+    Args:
+        got: has at least the tensors of `expected`.
+        expected: the reference.
+    """
+    least = _NEGLIGIBLE * math.hypot(*map(_norm, expected.values()))
+    return largest(
+        _ratio(_norm(got[name] - tensor), max(_norm(tensor), least), name)
+        for name, tensor in expected.items()
+    )
+
+
+def whole_l2(got: Tensors, expected: Tensors, *, name: str = "") -> Difference:
+    """Return the relative L2 difference of all tensors of `expected` as one vector."""
+    return _ratio(
+        math.hypot(*(_norm(got[name] - tensor) for name, tensor in expected.items())),
+        math.hypot(*map(_norm, expected.values())),
+        name,
+    )
+
+
+def largest(differences: Iterable[Difference]) -> Difference:
+    """Return the largest difference, NaN before all; 0 where there is none."""
+    return max(
+        differences,
+        key=lambda d: math.inf if math.isnan(d.value) else d.value,
+        default=Difference(0.0),
+    )
+
+
+def _ratio(difference: float, scale: float, name: str = "") -> Difference:
+    if difference == 0:
+        return Difference(0.0, name)
+    return Difference(difference / scale if scale else math.inf, name)
+
+
+def _norm(tensor: npt.NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(tensor.astype(np.float64)))

@@ -1,0 +1,258 @@
+"""A training session in eager torch: what the sessions over artifacts are held against."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from exportloss.eager import ComputeLoss
+from exportloss.errors import ArtifactError, ConfigError
+from exportloss.loss import YoloLoss
+from exportloss.models import yolov5
+from exportloss.runtime.files import new_file
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.optimizers import AdamW, Hyperparameters
+from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
+from exportloss.runtime.state import TrainState
+
+__all__ = ["EagerTrainSession", "torch_threads"]
+
+Array = npt.NDArray[np.float32]
+
+# What torch calls the optimizer memories of `TrainState`.
+_MEMORIES = {
+    "sgd": {"momentum": "momentum_buffer"},
+    "adamw": {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
+}
+
+
+class EagerTrainSession(TrainSession):
+    """The training that an artifact was exported from, as torch does it.
+
+    Model in torch, loss with the original's dynamic shapes (`exportloss.eager`), autograd,
+    torch's own optimizers. Start it from an artifact's state: `load_state(session.state())`.
+
+    Args:
+        folder: of the artifact; nothing is read from it.
+        manifest: of the artifact: model, loss, optimizer, and what is trainable.
+        model: the module that was exported, where it is none of `exportloss.models`; copied.
+        dtype: float32, or float64 for a referee without rounding errors to speak of; states stay
+            float32.
+
+    Raises:
+        ArtifactError: the manifest names no known model and none is given, or the model lacks
+            parameters that the manifest trains.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        model: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(folder, manifest)
+        self._dtype = dtype
+        self._model = (_build(manifest) if model is None else copy.deepcopy(model)).cpu().to(dtype)
+        self._parameters = dict(self._model.named_parameters())
+        if missing := sorted(set(manifest.groups.all) - set(self._parameters)):
+            raise ArtifactError(
+                f"{folder} trains {len(missing)} parameters that the model lacks, among them "
+                f"{missing[0]!r}; pass the model that was exported"
+            )
+        statistics = {
+            name: buffer
+            for name, buffer in self._model.named_buffers()
+            if name.endswith(("running_mean", "running_var"))
+        }
+        self._tensors: dict[str, Tensor] = self._parameters | statistics
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in manifest.groups.all)
+        self._optimizer = _make_optimizer(manifest, self._parameters)
+        self._updates = 0
+        self._accumulates = False
+        described = torch.tensor(manifest.anchors), manifest.strides, manifest.num_classes
+        self._loss = ComputeLoss.from_config(*described, manifest.loss)
+        # Early in training the running statistics lag behind: evaluation then meets boxes of no
+        # size, for which the original's loss is NaN. Elsewhere the two are equal.
+        self._finite_loss = YoloLoss(*described, manifest.loss)
+
+    def state(self) -> TrainState:
+        """Return a copy of the state."""
+        assert self.manifest.optimizer is not None
+        return TrainState(
+            model={name: _to_numpy(tensor) for name, tensor in self._tensors.items()},
+            optimizer={
+                memory: {name: _to_numpy(self._memory(name, key)) for name in self._trainable}
+                for memory, key in _MEMORIES[self.manifest.optimizer].items()
+            },
+            balance=np.asarray(self._loss.balance[: self._loss.nl], np.float32),
+            updates=self._updates,
+        )
+
+    @torch.no_grad()
+    def load_state(self, state: TrainState) -> None:
+        """Take over a state of the same model."""
+        assert self.manifest.optimizer is not None
+        self._check_state(state, "the state")
+        for name, tensor in self._tensors.items():
+            tensor.copy_(torch.from_numpy(state.model[name]))
+        for name in self._trainable:
+            entry = self._optimizer.state[self._parameters[name]]
+            for memory, key in _MEMORIES[self.manifest.optimizer].items():
+                entry[key] = torch.from_numpy(state.optimizer[memory][name]).to(
+                    self._dtype, copy=True
+                )
+            entry["step"] = torch.tensor(float(state.updates))
+        self._loss.balance = state.balance.tolist()
+        self._updates = state.updates
+        self._accumulates = False
+
+    def gradients(self) -> Mapping[str, Array]:
+        """Return a copy of the gradients of the last step, by parameter.
+
+        A parameter that the loss does not reach has zeros.
+        """
+        trained = {name: self._parameters[name] for name in self._trainable}
+        return {
+            name: _to_numpy(torch.zeros_like(p) if p.grad is None else p.grad)
+            for name, p in trained.items()
+        }
+
+    def export_inference(self, path: str | Path) -> None:
+        """Write the detector as a plain ONNX model: `images` in, `output0` out."""
+        import onnx_ir as ir
+
+        from exportloss.export.graph import Signature, trace_to_onnx
+
+        example = torch.zeros(self.manifest.batch_size, 3, *self.manifest.image_size)
+        graph = trace_to_onnx(
+            _Decoded(self._model).eval(),
+            (example,),
+            Signature(inputs=["images"], outputs=["output0"]),
+            state={},
+            differentiable=False,
+        )
+        with new_file(path) as temporary:
+            ir.save(graph, temporary)
+
+    @property
+    def _trainable(self) -> tuple[str, ...]:
+        return self.manifest.groups.all
+
+    def _memory(self, name: str, key: str) -> Tensor:
+        parameter = self._parameters[name]
+        memory: Tensor | None = self._optimizer.state[parameter].get(key)
+        return torch.zeros_like(parameter) if memory is None else memory
+
+    def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
+        self._train_mode()
+        if not self._accumulates:
+            self._optimizer.zero_grad()
+        levels = self._model(torch.from_numpy(images).to(self._dtype))
+        loss, items = self._loss(levels, torch.from_numpy(targets))
+        torch.autograd.backward(loss)
+        if hyper is not None:
+            self._update(hyper)
+        # The gradients of an update stay until the next step, for `gradients`.
+        self._accumulates = hyper is None
+        return StepResult(loss=loss.item(), items=Items(*items.tolist()))
+
+    def _update(self, hyper: Hyperparameters) -> None:
+        if math.isfinite(hyper.max_norm):
+            trained = [self._parameters[name] for name in self._trainable]
+            torch.nn.utils.clip_grad_norm_(trained, hyper.max_norm)
+        decays = (hyper.weight_decay, 0.0, 0.0)
+        for group, lr, decay in zip(self._optimizer.param_groups, hyper.lr, decays, strict=True):
+            group["lr"], group["weight_decay"] = lr, decay
+            if "betas" in group:
+                group["betas"] = (hyper.momentum, group["betas"][1])
+            else:
+                group["momentum"] = hyper.momentum
+        self._optimizer.step()
+        self._updates += 1
+
+    @torch.no_grad()
+    def _evaluate(self, images: Images, targets: Array) -> Evaluation:
+        self._model.eval()
+        levels = self._model(torch.from_numpy(images).to(self._dtype))
+        balance = torch.tensor(self._loss.balance[: self._loss.nl])
+        loss, items, _ = self._finite_loss(levels, torch.from_numpy(targets), balance)
+        decode: Any = self._model.decode
+        return Evaluation(
+            loss=loss.item(),
+            items=Items(*items.tolist()),
+            predictions=_to_numpy(decode(levels)),
+        )
+
+    def _train_mode(self) -> None:
+        """Batch statistics everywhere but in BatchNorm layers that the artifact froze."""
+        self._model.train()
+        trained = {norm.mean for norm in self.manifest.statistics}
+        for name, module in self._model.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and f"{name}.running_mean" not in trained:
+                module.eval()
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use as many threads within an operator; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Decoded(nn.Module):
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> Tensor:
+        decode: Any = self.detector.decode
+        boxes: Tensor = decode(self.detector(images))
+        return boxes
+
+
+def _build(manifest: Manifest) -> nn.Module:
+    anchors = [[side for anchor in level for side in anchor] for level in manifest.anchors]
+    try:
+        model = yolov5(manifest.model, manifest.num_classes, anchors=anchors)
+    except ConfigError as error:
+        raise ArtifactError(
+            f"the artifact's model is {manifest.model!r}, which exportloss.models cannot build "
+            f"({error}); pass the model that was exported"
+        ) from error
+    for norm in manifest.statistics:
+        layer = model.get_submodule(norm.mean.removesuffix(".running_mean"))
+        assert isinstance(layer, nn.BatchNorm2d)
+        layer.momentum = norm.momentum
+    return model
+
+
+def _make_optimizer(
+    manifest: Manifest, parameters: Mapping[str, nn.Parameter]
+) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [parameters[name] for name in names], "weight_decay": 0.0}
+        for names in (manifest.groups.weights, manifest.groups.norms, manifest.groups.biases)
+    ]
+    if manifest.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=(0.9, AdamW.beta2), eps=AdamW.eps)
+    return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+
+
+def _to_numpy(tensor: Tensor) -> Array:
+    return tensor.detach().float().numpy().copy()

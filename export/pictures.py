@@ -1,0 +1,140 @@
+"""Two pictures of a training: its loss curves, and what the detector sees before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from exportloss.runtime.draw import draw_boxes, grid
+from exportloss.runtime.files import new_file
+from exportloss.runtime.images import ImageArray
+from exportloss.runtime.results import EpochResult
+from exportloss.runtime.session import Items
+
+__all__ = ["plot_losses", "relative_gap", "show_predictions", "total"]
+
+Boxes = npt.NDArray[np.float32]
+
+_TRAIN, _VAL = "#2563eb", "#ea580c"
+_SCALE = 2  # pictures are enlarged, so that labels are legible and do not cover small objects
+
+
+def total(items: Items) -> float:
+    """Return the loss of one picture: the sum of its terms."""
+    return items.box + items.objectness + items.category
+
+
+def relative_gap(
+    epochs: Sequence[EpochResult], reference: Sequence[EpochResult], *, split: str
+) -> list[float]:
+    """Return |loss - reference| / reference of every epoch; split is `train` or `val`."""
+    return [
+        abs(mine - theirs) / theirs
+        for mine, theirs in zip(_curve(epochs, split), _curve(reference, split), strict=True)
+    ]
+
+
+def plot_losses(
+    path: Path, epochs: Sequence[EpochResult], reference: Sequence[EpochResult], *, title: str
+) -> None:
+    """Draw the losses of a run over those of the same run in eager torch, and their difference.
+
+    Args:
+        path: PNG file to write.
+        epochs: of ONNX Runtime, with validation.
+        reference: of eager torch, as many.
+        title: above the plot.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # draws without a display, and without touching global settings
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    numbers = range(1, len(epochs) + 1)
+    for split, name, color in (("train", "training", _TRAIN), ("val", "validation", _VAL)):
+        upper.plot(
+            numbers,
+            _curve(reference, split),
+            color=color,
+            alpha=0.28,
+            linewidth=7,
+            solid_capstyle="round",
+            label=f"{name}, eager torch",
+        )
+        upper.plot(
+            numbers,
+            _curve(epochs, split),
+            color=color,
+            linewidth=1.6,
+            label=f"{name}, ONNX Runtime",
+        )
+        gap = relative_gap(epochs, reference, split=split)
+        lower.plot(numbers, gap, color=color, linewidth=1.4, marker="o", markersize=3)
+    upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    upper.set_ylabel("loss per picture")
+    # Validation may shoot up while the running statistics are young; that is cut off.
+    upper.set_ylim(0, 1.15 * max(_curve(reference, "train")))
+    upper.legend(frameon=False, ncols=2)
+    lower.set_yscale("log")
+    lower.set_ylabel("relative\ndifference")
+    lower.set_xlabel("epoch")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (upper, lower):
+        axes.grid(color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.02)
+    with new_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def show_predictions(
+    path: Path,
+    images: Sequence[ImageArray],
+    before: Sequence[Boxes],
+    after: Sequence[Boxes],
+    names: Sequence[str],
+    *,
+    pairs_a_row: int = 2,
+) -> None:
+    """Draw what was found in pictures before and after training, side by side.
+
+    Args:
+        path: PNG file to write.
+        images: (H, W, 3) pictures.
+        before: (n, 6) boxes for each picture, as `draw_boxes` takes them.
+        after: the same.
+        names: the classes.
+        pairs_a_row: pictures beside each other, each twice.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    cells, captions = [], []
+    for image, *both in zip(images, before, after, strict=True):
+        for boxes, caption in zip(both, ("before", "after"), strict=True):
+            cells.append(_drawn(image, boxes, names))
+            captions.append(caption)
+    picture = grid(cells, columns=2 * pairs_a_row, captions=captions)
+    with new_file(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="png", optimize=True)
+
+
+def _drawn(image: ImageArray, boxes: Boxes, names: Sequence[str]) -> ImageArray:
+    height, width = image.shape[:2]
+    size = (width * _SCALE, height * _SCALE)
+    large = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    scale = np.array((_SCALE,) * 4 + (1, 1), np.float32)
+    return draw_boxes(large, boxes * scale, names)
+
+
+def _curve(epochs: Sequence[EpochResult], split: str) -> list[float]:
+    return [total(getattr(epoch, split)) for epoch in epochs]
