@@ -3,14 +3,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A device: no torch, no onnx, the newest onnxruntime.
+DEVICE := .venv-device
+SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
 
 .PHONY: demo test check clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
 
-test: check
+test: check $(DEVICE)/.ready build/device/expected.json
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(DEVICE)/bin/python -m pytest tests/device
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -26,5 +30,15 @@ $(READY): requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(DEVICE)/.ready: requirements-device.txt pyproject.toml
+	$(PYTHON) -m venv $(DEVICE)
+	$(DEVICE)/bin/python -m pip install --quiet --requirement requirements-device.txt
+	$(DEVICE)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(DEVICE)/bin/python -m pip check
+	touch $@
+
+build/device/expected.json: $(READY) tests/device/make_artifacts.py $(SOURCES)
+	$(BIN)/python -m tests.device.make_artifacts $(@D)
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEVICE) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

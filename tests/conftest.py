@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from tests.golden_cases import GoldenCase, find_cases, load
 
 # Which match wins a shared cell is defined for the original on one thread only.
 torch.set_num_threads(1)
+
+# The tests of an environment without torch, run there by `make test`.
+collect_ignore = ["device"]
 
 DEFAULT_GOLDEN = Path(__file__).parent / "golden"
 
@@ -60,16 +64,29 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ort_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Artifacts of YOLOv5n for the drawn shapes; an export is slow, so all tests share them.
+    """Training artifacts of YOLOv5n for the drawn shapes.
 
-    64 px, batch 2, 32 targets, SGD, seed 0. To be read only: copy it before changing a file.
+    An export is slow, so all tests share them; they are to be read only. 64 px, batch 2,
+    32 targets, SGD, seed 0.
     """
     from exportloss.export import export_training_artifacts
 
+    return _export(export_training_artifacts, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def step_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The portable step of the same model with the same weights; to be read only, too."""
+    from exportloss.export.train_step import export_train_step
+
+    return _export(export_train_step, tmp_path_factory)
+
+
+def _export(export: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = yolov5("yolov5n", len(SHAPE_NAMES))
     folder = tmp_path_factory.mktemp("export") / "yolov5n"
-    export_training_artifacts(
+    export(
         model,
         YoloLoss(model.anchors_px, model.strides, model.num_classes),
         folder,

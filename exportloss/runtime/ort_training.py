@@ -14,7 +14,7 @@ from exportloss.runtime.files import new_file
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
 from exportloss.runtime.manifest import BatchNormStatistics, Manifest
 from exportloss.runtime.optimizers import Hyperparameters, make_optimizer
-from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
+from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState
 
 __all__ = ["OrtTrainSession"]
@@ -90,7 +90,7 @@ class OrtTrainSession(TrainSession):
         with new_file(path) as temporary:
             self._module.export_model_for_inferencing(str(temporary), ["output0"])
 
-    def _step(self, images: Array, targets: Array, hyper: Hyperparameters | None) -> StepResult:
+    def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         before = [self._tensors[norm.var].copy() for norm in self.manifest.statistics]
         loss, items, balance = self._run(self._module.train_step, images, targets)
         for norm, old in zip(self.manifest.statistics, before, strict=True):
@@ -101,11 +101,11 @@ class OrtTrainSession(TrainSession):
             self._module.lazy_reset_grad()
         return StepResult(loss=float(loss), items=Items(*items.tolist()))
 
-    def _evaluate(self, images: Array, targets: Array) -> Evaluation:
+    def _evaluate(self, images: Images, targets: Array) -> Evaluation:
         loss, items, _, predictions = self._run(self._module.eval_step, images, targets)
         return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
 
-    def _run(self, run: Any, images: Array, targets: Array) -> list[npt.NDArray[Any]]:
+    def _run(self, run: Any, images: Images, targets: Array) -> list[npt.NDArray[Any]]:
         outputs = self._new_vector()
         run([images, targets, self._balance], outputs)
         return [np.array(value.numpy()) for value in outputs]  # their memory is reused

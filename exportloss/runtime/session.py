@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.state import TrainState, load_state, save_state
 from exportloss.targets import pad_targets
 
-__all__ = ["Evaluation", "Items", "StepResult", "TrainSession"]
+__all__ = ["Evaluation", "Images", "Items", "StepResult", "TrainSession"]
 
-Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Images = npt.NDArray[Any]  # uint8 or float32
 Rates = float | tuple[float, float, float]
 
 
@@ -95,9 +95,13 @@ class TrainSession(abc.ABC):
             from exportloss.runtime.ort_training import OrtTrainSession
 
             return OrtTrainSession(folder, manifest, threads=threads or os.cpu_count() or 1)
+        if manifest.kind == "train-step":
+            from exportloss.runtime.portable_step import PortableTrainSession
+
+            return PortableTrainSession(folder, manifest, threads=threads or os.cpu_count() or 1)
         raise ArtifactError(
             f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "
-            "--format ort"
+            "--format step or --format ort"
         )
 
     def step(
@@ -114,7 +118,8 @@ class TrainSession(abc.ABC):
         """Train on a batch.
 
         Args:
-            images: (B, 3, H, W), uint8 in 0 to 255 or float32 in [0, 1], RGB.
+            images: (B, 3, H, W) RGB: uint8 in 0 to 255; training artifacts also take float32 in
+                [0, 1].
             targets: (n, 6) rows image, class, x, y, width, height, normalised.
             lr: learning rate, one for all or one for each of weights, norms and biases.
             momentum: of SGD; first beta of AdamW.
@@ -178,28 +183,30 @@ class TrainSession(abc.ABC):
     @abc.abstractmethod
     def _step(
         self,
-        images: npt.NDArray[np.float32],
+        images: Images,
         targets: npt.NDArray[np.float32],
         hyper: Hyperparameters | None,
     ) -> StepResult: ...
 
     @abc.abstractmethod
-    def _evaluate(
-        self, images: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]
-    ) -> Evaluation: ...
+    def _evaluate(self, images: Images, targets: npt.NDArray[np.float32]) -> Evaluation: ...
 
-    def _images(self, images: Images) -> npt.NDArray[np.float32]:
+    def _images(self, images: Images) -> Images:
+        """Check pictures and turn them into what the graph takes: float32 in [0, 1]."""
+        self._check_image_shape(images)
+        if images.dtype == np.uint8:
+            return images.astype(np.float32) / np.float32(255)
+        if images.dtype == np.float32:
+            return np.ascontiguousarray(images)
+        raise DataError(f"images are {images.dtype}; expected uint8 (0 to 255) or float32 (0 to 1)")
+
+    def _check_image_shape(self, images: Images) -> None:
         expected = (self.manifest.batch_size, 3, *self.manifest.image_size)
         if not isinstance(images, np.ndarray) or images.shape != expected:
             raise DataError(
                 f"images have shape {getattr(images, 'shape', None)}; the graph was exported for "
                 f"{expected}: letterbox and batch them so, or export again"
             )
-        if images.dtype == np.uint8:
-            return images.astype(np.float32) / np.float32(255)
-        if images.dtype == np.float32:
-            return np.ascontiguousarray(images)
-        raise DataError(f"images are {images.dtype}; expected uint8 (0 to 255) or float32 (0 to 1)")
 
     def _targets(self, targets: npt.ArrayLike) -> npt.NDArray[np.float32]:
         return pad_targets(

@@ -1,0 +1,256 @@
+"""ATen's convolution and its backward pass, which ONNX has no operator for.
+
+Each gradient has several forms, equal in value; the shape chooses the one that was measured to be
+the fastest in ONNX Runtime. Written for x (B, C, H, W), weight (O, C / g, kh, kw) and gradient
+(B, O, Ho, Wo).
+"""
+
+# ruff: noqa: PLR0917 - the signatures are ATen's
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from exportloss.errors import ExportError
+from exportloss.export.aten_registry import Translator, translates
+from exportloss.export.onnx_builder import shape_of
+
+__all__: list[str] = []
+
+aten = torch.ops.aten
+
+
+@dataclasses.dataclass(frozen=True)
+class _Geometry:
+    """How a two-dimensional convolution walks over its input; pairs are (vertical, horizontal)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a matrix product of channels."""
+        return (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+    def attributes(self) -> dict[str, Any]:
+        """As attributes of Conv and ConvTranspose."""
+        return {
+            "kernel_shape": self.kernel,
+            "strides": self.stride,
+            "pads": self.padding * 2,
+            "dilations": self.dilation,
+            "group": self.groups,
+        }
+
+
+def _geometry(
+    weight: ir.Value,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    groups: int,
+) -> _Geometry:
+    if len(shape_of(weight)) != 4 or transposed:
+        kind = "transposed" if transposed else f"{len(shape_of(weight)) - 2}-dimensional"
+        raise ExportError(f"a {kind} convolution has no translation; use torch.nn.Conv2d")
+
+    def pair(values: Sequence[int]) -> tuple[int, int]:
+        return (values[0], values[-1])  # torch gives one number where both are equal
+
+    return _Geometry(
+        (shape_of(weight)[2], shape_of(weight)[3]),
+        pair(stride),
+        pair(padding),
+        pair(dilation),
+        groups,
+    )
+
+
+@translates(aten.convolution.default)
+def _convolution(
+    t: Translator,
+    x: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    _output_padding: Sequence[int],
+    groups: int,
+) -> ir.Value:
+    geometry = _geometry(weight, stride, padding, dilation, transposed, groups)
+    return t.op("Conv", x, weight, bias, shape=t.shape, **geometry.attributes())
+
+
+@translates(aten.convolution_backward.default)
+def _convolution_backward(
+    t: Translator,
+    gradient: ir.Value,
+    x: ir.Value,
+    weight: ir.Value,
+    _bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    _output_padding: Sequence[int],
+    groups: int,
+    mask: Sequence[bool],
+) -> tuple[ir.Value | None, ...]:
+    geometry = _geometry(weight, stride, padding, dilation, transposed, groups)
+    return (
+        _input_gradient(t, gradient, x, weight, geometry) if mask[0] else None,
+        _weight_gradient(t, gradient, x, weight, geometry) if mask[1] else None,
+        t.reduce("ReduceSum", gradient, [0, 2, 3]) if mask[2] else None,
+    )
+
+
+def _input_gradient(
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+) -> ir.Value:
+    if geometry.is_pointwise:
+        channels = t.transpose(t.reshape(weight, shape_of(weight)[:2]), [1, 0])  # (C, O)
+        return t.reshape(t.matmul(channels, _flat(t, gradient)), shape_of(x))
+    # Rows and columns of x that no window reaches get no gradient.
+    unreached = [
+        size + 2 * p - d * (k - 1) - 1 - s * (steps - 1)
+        for size, steps, k, s, p, d in zip(
+            shape_of(x)[2:],
+            shape_of(gradient)[2:],
+            geometry.kernel,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            strict=True,
+        )
+    ]
+    attributes = geometry.attributes()
+    if any(unreached):
+        attributes["output_padding"] = unreached
+    return t.op("ConvTranspose", gradient, weight, shape=shape_of(x), **attributes)
+
+
+def _weight_gradient(
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+) -> ir.Value:
+    if geometry.is_pointwise:
+        return t.reshape(_products(t, _flat(t, gradient), _flat(t, x)), shape_of(weight))
+    if geometry.groups > 1:
+        return _by_columns(t, gradient, x, weight, geometry)
+    if geometry.stride == (1, 1):
+        return _by_shifts(t, gradient, x, geometry)
+    whole = all(k % s == 0 for k, s in zip(geometry.kernel, geometry.stride, strict=True))
+    if whole and geometry.dilation == (1, 1):
+        return _by_phases(t, gradient, x, weight, geometry)
+    return _by_columns(t, gradient, x, weight, geometry)
+
+
+def _by_shifts(t: Translator, gradient: ir.Value, x: ir.Value, geometry: _Geometry) -> ir.Value:
+    """A matrix product for each place of the kernel, with contiguous slices of the padded x.
+
+    Where the gradient's rows are made as long as those of the padded x, with zeros, a shift of the
+    window is a shift of the flat map.
+    """
+    (pad_y, pad_x), (step_y, step_x) = geometry.padding, geometry.dilation
+    padded = t.pad(x, {2: (pad_y, pad_y), 3: (pad_x, pad_x)})
+    row = shape_of(padded)[3]
+    _, outputs, height, width = shape_of(gradient)
+    rows = _flat(t, t.pad(gradient, {3: (0, row - width)}))
+    length = (height - 1) * row + width
+    rows = t.slice(rows, 2, 0, length)  # (B, O, L)
+    flat = _flat(t, padded)
+    places = []
+    for i in range(geometry.kernel[0]):
+        for j in range(geometry.kernel[1]):
+            start = i * step_y * row + j * step_x
+            shifted = t.slice(flat, 2, start, start + length)  # (B, C, L)
+            places.append(t.reshape(_products(t, rows, shifted), (outputs, shape_of(x)[1], 1)))
+    return t.reshape(t.concat(places, 2), (outputs, shape_of(x)[1], *geometry.kernel))
+
+
+def _by_phases(
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+) -> ir.Value:
+    """Turn the cells between two windows into channels; then the stride is 1.
+
+    With a stride of 2, say, rows and columns are even or odd: four phases of the picture. Only for
+    kernels of whole strides: others would grow.
+    """
+    (batch, channels), (height, width) = shape_of(x)[:2], shape_of(gradient)[2:]
+    s_y, s_x = geometry.stride
+    k_y, k_x = geometry.kernel[0] // s_y, geometry.kernel[1] // s_x
+    rows, columns = height + k_y - 1, width + k_x - 1
+    (pad_y, pad_x), (size_y, size_x) = geometry.padding, shape_of(x)[2:]
+    padded = t.pad(
+        x,
+        {2: (pad_y, rows * s_y - size_y - pad_y), 3: (pad_x, columns * s_x - size_x - pad_x)},
+    )
+    shape = (batch, s_y * s_x * channels, rows, columns)
+    if s_y == s_x:
+        phases = t.op("SpaceToDepth", padded, shape=shape, blocksize=s_y)
+    else:
+        apart = t.reshape(padded, (batch, channels, rows, s_y, columns, s_x))
+        phases = t.reshape(t.transpose(apart, [0, 3, 5, 1, 2, 4]), shape)
+    found = _by_shifts(t, gradient, phases, _Geometry((k_y, k_x), (1, 1), (0, 0), (1, 1), 1))
+    outputs = shape_of(weight)[0]
+    found = t.reshape(found, (outputs, s_y, s_x, channels, k_y, k_x))
+    return t.reshape(t.transpose(found, [0, 3, 4, 1, 5, 2]), shape_of(weight))
+
+
+def _by_columns(
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+) -> ir.Value:
+    """Lay out what each window sees by a convolution with one-hot kernels; one matrix product."""
+    batch, channels = shape_of(x)[:2]
+    outputs, (height, width) = shape_of(gradient)[1], shape_of(gradient)[2:]
+    places = math.prod(geometry.kernel)
+    one_hot = t.constant(np.eye(places, dtype=np.float32).reshape(places, 1, *geometry.kernel))
+    kernels = t.op(
+        "Tile",
+        one_hot,
+        t.integers([channels, 1, 1, 1]),
+        shape=(channels * places, 1, *geometry.kernel),
+    )
+    attributes = dataclasses.replace(geometry, groups=channels).attributes()
+    columns = t.op(
+        "Conv", x, kernels, shape=(batch, channels * places, height, width), **attributes
+    )
+    groups, area = geometry.groups, height * width
+    seen = t.reshape(columns, (batch, groups, channels // groups * places, area))
+    wanted = t.reshape(gradient, (batch, groups, outputs // groups, area))
+    return t.reshape(_products(t, wanted, seen), shape_of(weight))
+
+
+def _products(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
+    """Every channel of the gradient (B, ..., O, L) times every one of x (B, ..., C, L).
+
+    Summed over pictures and cells: (..., O, C).
+    """
+    if shape_of(gradient)[-2] < shape_of(x)[-2]:
+        # ONNX Runtime shares out the longer side of a product among threads. Where that is the
+        # columns, the order in which L is summed depends on the number of threads.
+        return _swapped(t, _products(t, x, gradient))
+    return t.reduce("ReduceSum", t.matmul(gradient, _swapped(t, x)), [0])
+
+
+def _swapped(t: Translator, x: ir.Value) -> ir.Value:
+    """The last two dimensions in the other order."""
+    order = list(range(len(shape_of(x))))
+    return t.transpose(x, [*order[:-2], order[-1], order[-2]])
+
+
+def _flat(t: Translator, x: ir.Value) -> ir.Value:
+    """(B, C, H, W) -> (B, C, H * W)."""
+    batch, channels, height, width = shape_of(x)
+    return t.reshape(x, (batch, channels, height * width))

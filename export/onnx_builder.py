@@ -1,0 +1,280 @@
+"""Write an ONNX graph of standard operators, every value with its type and static shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = ["Builder", "Operand", "Scalar", "dtype_of", "shape_of"]
+
+Scalar = bool | int | float
+Operand = ir.Value | Scalar
+Array = NDArray[Any]
+
+
+def shape_of(value: ir.Value) -> tuple[int, ...]:
+    """The static shape of a value."""
+    assert value.shape is not None
+    return value.shape.numpy()
+
+
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The element type of a value."""
+    assert value.dtype is not None
+    return value.dtype
+
+
+class Builder:
+    """Appends nodes to a graph in the making.
+
+    Shapes are known numbers throughout. A node that was written before, with the same inputs and
+    attributes, is not written again, so translations may ask for what others computed already.
+
+    Attributes:
+        scope: where the node being written comes from; nodes and values are named after it.
+        nodes: what was written, in order.
+        constants: values without a node, known when the graph is written.
+    """
+
+    def __init__(self) -> None:
+        self.scope = ""
+        self.nodes: list[ir.Node] = []
+        self.constants: list[ir.Value] = []
+        self._written: dict[object, tuple[ir.Value, ...]] = {}
+        self._pooled: dict[object, ir.Value] = {}
+
+    # Values
+
+    def constant(self, array: Array, *, name: str | None = None) -> ir.Value:
+        """A tensor known now; equal small ones are stored once."""
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        key = (array.dtype.str, array.shape, array.tobytes() if array.size <= 4096 else id(array))
+        if key not in self._pooled:
+            tensor = ir.tensor(array)
+            value = ir.Value(
+                name=name or f"constant_{len(self.constants)}",
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
+            )
+            self._pooled[key] = value
+            self.constants.append(value)
+        return self._pooled[key]
+
+    def scalar(self, value: Scalar, dtype: ir.DataType) -> ir.Value:
+        """A constant of no dimensions."""
+        return self.constant(np.asarray(value, dtype=dtype.numpy()))
+
+    def integers(self, values: Sequence[int]) -> ir.Value:
+        """A vector of int64, as operators take axes and shapes."""
+        return self.constant(np.asarray(values, dtype=np.int64))
+
+    def filled(self, value: Scalar, shape: Sequence[int], dtype: ir.DataType) -> ir.Value:
+        """A tensor of one repeated value, which takes no room in the file."""
+        return self.expand(self.scalar(value, dtype), shape)
+
+    def array_of(self, value: ir.Value) -> Array | None:
+        """The array behind a constant, None for all other values."""
+        return None if value.const_value is None else value.const_value.numpy()
+
+    # Nodes
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        shape: Sequence[int] | None = None,
+        dtype: ir.DataType | None = None,
+        **attributes: int | float | str | Sequence[int],
+    ) -> ir.Value:
+        """Append a node of one output.
+
+        Args:
+            op_type: an operator of the ai.onnx domain.
+            inputs: its inputs; None for an optional one that is left out.
+            shape: of the output; by default the inputs' shapes broadcast.
+            dtype: of the output; by default the first input's.
+            attributes: of the node.
+        """
+        given = [value for value in inputs if value is not None]
+        if shape is None:
+            shape = np.broadcast_shapes(*(shape_of(value) for value in given))
+        return self.ops(op_type, inputs, [shape], dtype or dtype_of(given[0]), **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        shapes: Sequence[Sequence[int]],
+        dtype: ir.DataType,
+        **attributes: int | float | str | Sequence[int],
+    ) -> tuple[ir.Value, ...]:
+        """Append a node with an output of each shape."""
+        while inputs and inputs[-1] is None:  # optional ones at the end
+            inputs = inputs[:-1]
+        frozen = tuple(
+            (key, value if isinstance(value, int | float | str) else tuple(value))
+            for key, value in sorted(attributes.items())
+        )
+        key = (op_type, tuple(id(value) for value in inputs), dtype, frozen)
+        if key not in self._written:
+            name = f"{self.scope}/{op_type}_{len(self.nodes)}".lstrip("/")
+            outputs = tuple(
+                ir.Value(
+                    name=name if len(shapes) == 1 else f"{name}:{index}",
+                    shape=ir.Shape(shape),
+                    type=ir.TensorType(dtype),
+                )
+                for index, shape in enumerate(shapes)
+            )
+            node = ir.node(op_type, inputs, dict(frozen), outputs=outputs, name=name)
+            self.nodes.append(node)
+            self._written[key] = outputs
+        return self._written[key]
+
+    def elementwise(
+        self, op_type: str, *operands: Operand, dtype: ir.DataType | None = None
+    ) -> ir.Value:
+        """Append an element-wise node; numbers take the type of the tensors beside them."""
+        like = next(value for value in operands if isinstance(value, ir.Value))
+        values = [
+            value if isinstance(value, ir.Value) else self.scalar(value, dtype_of(like))
+            for value in operands
+        ]
+        return self.op(op_type, *values, dtype=dtype or dtype_of(like))
+
+    def add(self, x: Operand, y: Operand) -> ir.Value:
+        """x + y."""
+        return self.elementwise("Add", x, y)
+
+    def sub(self, x: Operand, y: Operand) -> ir.Value:
+        """x - y."""
+        return self.elementwise("Sub", x, y)
+
+    def mul(self, x: Operand, y: Operand) -> ir.Value:
+        """x * y."""
+        return self.elementwise("Mul", x, y)
+
+    def div(self, x: Operand, y: Operand) -> ir.Value:
+        """x / y."""
+        return self.elementwise("Div", x, y)
+
+    def where(self, condition: ir.Value, x: Operand, y: Operand) -> ir.Value:
+        """X where the condition holds, y elsewhere; at least one of them is a tensor."""
+        like = x if isinstance(x, ir.Value) else y
+        assert isinstance(like, ir.Value)
+        dtype = dtype_of(like)
+        values = [v if isinstance(v, ir.Value) else self.scalar(v, dtype) for v in (x, y)]
+        return self.op("Where", condition, *values, dtype=dtype)
+
+    def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """X in another element type."""
+        if dtype_of(x) == dtype:
+            return x
+        if (array := self.array_of(x)) is not None:
+            return self.constant(array.astype(dtype.numpy()))
+        return self.op("Cast", x, dtype=dtype, to=dtype.value)
+
+    # Shapes
+
+    def reshape(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """X in another shape, all of whose dimensions are given."""
+        if shape_of(x) == tuple(shape):
+            return x
+        if (array := self.array_of(x)) is not None and array.size <= 4096:
+            return self.constant(array.reshape(shape))
+        return self.op("Reshape", x, self.integers(shape), shape=shape)
+
+    def transpose(self, x: ir.Value, order: Sequence[int]) -> ir.Value:
+        """X with its dimensions in another order."""
+        if list(order) == list(range(len(order))):
+            return x
+        shape = [shape_of(x)[axis] for axis in order]
+        kept = [axis for axis in order if shape_of(x)[axis] != 1]
+        if kept == sorted(kept):  # nothing moves in memory
+            return self.reshape(x, shape)
+        return self.op("Transpose", x, shape=shape, perm=order)
+
+    def expand(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """X repeated along dimensions of size 1, or new ones in front."""
+        if shape_of(x) == tuple(shape):
+            return x
+        return self.op("Expand", x, self.integers(shape), shape=shape)
+
+    def slice(self, x: ir.Value, axis: int, start: int, stop: int, step: int = 1) -> ir.Value:
+        """x[start:stop:step] along an axis, 0 <= start < stop <= size."""
+        size = shape_of(x)[axis]
+        if (start, stop, step) == (0, size, 1):
+            return x
+        shape = list(shape_of(x))
+        shape[axis] = math.ceil((stop - start) / step)
+        bounds = (self.integers([v]) for v in (start, stop, axis, step))
+        return self.op("Slice", x, *bounds, shape=shape)
+
+    def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Values joined along an axis."""
+        if len(values) == 1:
+            return values[0]
+        shape = list(shape_of(values[0]))
+        shape[axis] = sum(shape_of(value)[axis] for value in values)
+        return self.op("Concat", *values, shape=shape, axis=axis)
+
+    def split(self, x: ir.Value, sizes: Sequence[int], axis: int) -> tuple[ir.Value, ...]:
+        """X cut into parts of the given sizes along an axis."""
+        if len(sizes) == 1:
+            return (x,)
+        shapes = [[size if i == axis else d for i, d in enumerate(shape_of(x))] for size in sizes]
+        return self.ops("Split", (x, self.integers(sizes)), shapes, dtype_of(x), axis=axis)
+
+    def pad(self, x: ir.Value, pads: dict[int, tuple[int, int]], value: float = 0.0) -> ir.Value:
+        """X with `pads[axis]` elements before and after; negative numbers cut off.
+
+        Cutting is written as Slice, because not every runtime takes negative pads.
+        """
+        for axis, (before, after) in pads.items():
+            size = shape_of(x)[axis]
+            x = self.slice(x, axis, max(0, -before), size - max(0, -after))
+        grown = {axis: (max(0, a), max(0, b)) for axis, (a, b) in pads.items()}
+        grown = {axis: pad for axis, pad in grown.items() if any(pad)}
+        if not grown:
+            return x
+        rank = len(shape_of(x))
+        ends = [[grown.get(axis, (0, 0))[side] for axis in range(rank)] for side in (0, 1)]
+        shape = [sum(sizes) for sizes in zip(shape_of(x), *ends, strict=True)]
+        fill = self.scalar(value, dtype_of(x))
+        return self.op("Pad", x, self.integers(ends[0] + ends[1]), fill, shape=shape)
+
+    def spread(self, x: ir.Value, axis: int, step: int) -> ir.Value:
+        """X with step - 1 zeros between its elements along an axis."""
+        if step == 1:
+            return x
+        shape = shape_of(x)
+        apart = self.reshape(x, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
+        padded = self.pad(apart, {axis + 1: (0, step - 1)})
+        joined = self.reshape(padded, (*shape[:axis], shape[axis] * step, *shape[axis + 1 :]))
+        return self.slice(joined, axis, 0, (shape[axis] - 1) * step + 1)
+
+    # Reductions and products
+
+    def reduce(
+        self, op_type: str, x: ir.Value, axes: Sequence[int], *, keep: bool = False
+    ) -> ir.Value:
+        """A reduction over axes, none of them negative; `keep` leaves them with size 1."""
+        shape = [
+            1 if axis in axes else size
+            for axis, size in enumerate(shape_of(x))
+            if keep or axis not in axes
+        ]
+        if not axes:
+            return x
+        return self.op(op_type, x, self.integers(axes), shape=shape, keepdims=int(keep))
+
+    def matmul(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Matrix product of the last two dimensions, the others broadcast; both of rank >= 2."""
+        batch = np.broadcast_shapes(shape_of(x)[:-2], shape_of(y)[:-2])
+        return self.op("MatMul", x, y, shape=(*batch, shape_of(x)[-2], shape_of(y)[-1]))

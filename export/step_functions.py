@@ -1,0 +1,216 @@
+"""A detector's training and evaluation step as pure functions of flat tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from exportloss.errors import ExportError
+from exportloss.export.batch_statistics import BatchStatistics
+from exportloss.export.detector_graph import Detector
+from exportloss.export.flat_state import FlatLayout
+from exportloss.export.step_optimizers import OPTIMIZERS, Update, clip, spread
+from exportloss.export.traced_graph import region
+from exportloss.runtime.manifest import OptimizerName
+
+__all__ = ["Step"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The steps of one detector and optimizer; their state is a few flat vectors.
+
+    Attributes:
+        detector: model and loss.
+        optimizer: its update rule.
+    """
+
+    detector: Detector
+    optimizer: OptimizerName
+
+    @property
+    def parameters(self) -> FlatLayout:
+        """Layout of the trainable parameters: weights, norms, biases."""
+        groups = self.detector.groups
+        tensors = dict(self.detector.model.named_parameters())
+        return FlatLayout.of(tensors, (*groups.weights, *groups.norms, *groups.biases))
+
+    @property
+    def statistics(self) -> FlatLayout:
+        """Layout of the trained BatchNorm statistics: all means and variances."""
+        norms = self.detector.statistics
+        names = [name for norm in norms for name in (norm.mean, norm.var)]
+        return FlatLayout.of(dict(self.detector.model.named_buffers()), names)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What the steps call, by the names that the graph's nodes get."""
+        return {"": self.detector.model, "loss": self.detector.loss}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The state before the first step, by the names of the graph's inputs."""
+        model = self.detector.model
+        parameters = self.parameters.flatten(dict(model.named_parameters())).detach()
+        statistics = self.statistics.flatten(dict(model.named_buffers()))
+        rule = OPTIMIZERS[self.optimizer]
+        return {
+            "parameters": parameters,
+            **({"statistics": statistics} if statistics.numel() else {}),
+            "balance": self.detector.loss.initial_balance,
+            "updates": torch.zeros(()),
+            "gradients": torch.zeros_like(parameters),
+            **{f"optimizer_{name}": torch.zeros_like(parameters) for name in rule.memories},
+        }
+
+    def train_example(self) -> dict[str, Tensor]:
+        """Inputs of the training step by name, in order, with values that fit."""
+        return {
+            "images": self.detector.images.to(torch.uint8),
+            "targets": self.detector.targets,
+            "learning_rates": torch.zeros(3),
+            "momentum": torch.tensor(0.9),
+            "weight_decay": torch.zeros(()),
+            "max_norm": torch.tensor(torch.inf),
+            "update": torch.tensor(True),
+            **self.state,
+        }
+
+    def evaluation_example(self) -> dict[str, Tensor]:
+        """Inputs of the evaluation step by name, in order."""
+        state = {
+            k: v for k, v in self.state.items() if k in ("parameters", "statistics", "balance")
+        }
+        return {
+            "images": self.detector.images.to(torch.uint8),
+            "targets": self.detector.targets,
+            **state,
+        }
+
+    def train(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss, items and the new state; see `export_train_step` for inputs and outputs."""
+        parameters = {
+            name: tensor.detach().requires_grad_()
+            for name, tensor in self.parameters.unflatten(inputs["parameters"]).items()
+        }
+        running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
+        with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
+            levels = self._levels(_shares(inputs["images"]), parameters, running)
+        loss, items, balance = self.detector.loss(levels, inputs["targets"], inputs["balance"])
+        gradients = _gradients(loss, parameters)
+        with region("optimizer"):
+            updated = self._updated(inputs, self.parameters.flatten(gradients))
+        return {
+            "loss": loss.detach(),
+            "items": items,
+            **updated,
+            **({"new_statistics": self.statistics.flatten(statistics.updated)} if running else {}),
+            "new_balance": balance,
+        }
+
+    def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss, items and decoded predictions with the running statistics."""
+        running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
+        with torch.no_grad(), _mode(self.detector.model, training=False):
+            parameters = self.parameters.unflatten(inputs["parameters"])
+            levels = self._levels(_shares(inputs["images"]), parameters, running)
+            loss, items, _ = self.detector.loss(levels, inputs["targets"], inputs["balance"])
+            decode = getattr(self.detector.model, "decode", None)
+            decoded = {} if decode is None else {"output0": decode(levels)}
+        return {"loss": loss, "items": items, **decoded}
+
+    def inference_example(self) -> dict[str, Tensor]:
+        """Inputs of the detector alone by name, in order."""
+        vectors = {k: v for k, v in self.state.items() if k in ("parameters", "statistics")}
+        return {"images": self.detector.images, **vectors}
+
+    def infer(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Decoded predictions with the running statistics; images are floats in [0, 1]."""
+        running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
+        parameters = self.parameters.unflatten(inputs["parameters"])
+        with torch.no_grad(), _mode(self.detector.model, training=False):
+            levels = self._levels(inputs["images"], parameters, running)
+            return {"output0": self.detector.model.decode(levels)}  # type: ignore[operator]
+
+    def _levels(
+        self, images: Tensor, parameters: dict[str, Tensor], running: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        model = self.detector.model
+        # A fixed momentum has no use for the number of batches; counting would change the model.
+        counters = {
+            name: torch.zeros((), dtype=torch.int64)
+            for name, _ in model.named_buffers()
+            if name.endswith("num_batches_tracked")
+        }
+        tensors = {**parameters, **running, **counters}
+        levels: tuple[Tensor, ...] = torch.func.functional_call(model, tensors, (images,))
+        return levels
+
+    def _updated(self, inputs: dict[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+        rule = OPTIMIZERS[self.optimizer]
+        parameters, update = inputs["parameters"], inputs["update"]
+        total = inputs["gradients"] + gradient
+        updates = inputs["updates"] + 1
+        memories = [inputs[f"optimizer_{name}"] for name in rule.memories]
+        new_parameters, new_memories = rule.apply(
+            Update(
+                parameters=parameters,
+                gradient=clip(total, inputs["max_norm"]),
+                rate=spread(inputs["learning_rates"].unbind(), self._group_sizes()),
+                decay=spread(
+                    [inputs["weight_decay"], *torch.zeros(2).unbind()], self._group_sizes()
+                ),
+                momentum=inputs["momentum"],
+                updates=updates,
+            ),
+            memories,
+        )
+        return {
+            "new_parameters": torch.where(update, new_parameters, parameters),
+            "new_updates": torch.where(update, updates, inputs["updates"]),
+            "new_gradients": torch.where(update, torch.zeros_like(total), total),
+            **{
+                f"new_optimizer_{name}": torch.where(update, new, old)
+                for name, new, old in zip(rule.memories, new_memories, memories, strict=True)
+            },
+        }
+
+    def _group_sizes(self) -> list[int]:
+        sizes = dict(zip(self.parameters.names, self.parameters.sizes, strict=True))
+        groups = self.detector.groups
+        return [
+            sum(sizes[name] for name in names)
+            for names in (groups.weights, groups.norms, groups.biases)
+        ]
+
+
+def _shares(images: Tensor) -> Tensor:
+    """0 to 255 -> 0 to 1."""
+    return images.to(torch.float32) / 255
+
+
+def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    found = dict(zip(parameters, gradients, strict=True))
+    if missing := [name for name, gradient in found.items() if gradient is None]:
+        raise ExportError(
+            f"{len(missing)} trainable parameters do not reach the loss, among them "
+            f"{missing[0]!r}: freeze them, or use them"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a model in training or evaluation mode for a while."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

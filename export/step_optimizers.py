@@ -1,0 +1,105 @@
+"""YOLOv5's SGD and torch's AdamW as functions of flat vectors, to be traced."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from exportloss.runtime.manifest import OptimizerName
+
+__all__ = ["OPTIMIZERS", "Rule", "Update", "clip", "spread"]
+
+BETA2 = 0.999
+EPS = 1e-8
+
+_CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
+_ROW = 1024
+_SMALLEST_LOG = -80.0  # exp of it is still a normal number
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What an update is made of; vectors are (P,), settings scalars, 0-dimensional or (P,).
+
+    Attributes:
+        parameters: (P,) before the update.
+        gradient: (P,).
+        rate: (P,) learning rate of each parameter.
+        decay: (P,) weight decay of each parameter.
+        momentum: scalar.
+        updates: scalar, number of this update, from 1.
+    """
+
+    parameters: Tensor
+    gradient: Tensor
+    rate: Tensor
+    decay: Tensor
+    momentum: Tensor
+    updates: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An optimizer.
+
+    Attributes:
+        memories: names of the vectors that it remembers, zero at first.
+        apply: (update, memories) -> new parameters, new memories.
+    """
+
+    memories: tuple[str, ...]
+    apply: Callable[[Update, Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+
+
+def sgd(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """SGD with Nesterov momentum, the decay in the gradient, as `torch.optim.SGD`."""
+    gradient = update.gradient + update.decay * update.parameters
+    buffer = memories[0] * update.momentum + gradient
+    direction = gradient + update.momentum * buffer
+    return update.parameters - update.rate * direction, [buffer]
+
+
+def adamw(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW`, beta1 = momentum."""
+    mean, square = memories
+    mean = mean + (1 - update.momentum) * (update.gradient - mean)
+    square = square * BETA2 + (1 - BETA2) * (update.gradient * update.gradient)
+    correction1 = _one_minus_exp(update.updates * torch.log(update.momentum))
+    correction2 = _one_minus_exp(update.updates * math.log(BETA2))
+    root = torch.sqrt(square) / torch.sqrt(correction2) + EPS
+    shrunk = update.parameters * (1 - update.rate * update.decay)
+    return shrunk - (update.rate / correction1) * (mean / root), [mean, square]
+
+
+OPTIMIZERS: dict[OptimizerName, Rule] = {
+    "sgd": Rule(("momentum",), sgd),
+    "adamw": Rule(("exp_avg", "exp_avg_sq"), adamw),
+}
+
+
+def clip(gradient: Tensor, max_norm: Tensor) -> Tensor:
+    """Scale a gradient down to an L2 norm, as `torch.nn.utils.clip_grad_norm_`; inf leaves it."""
+    norm = torch.sqrt(_sum(gradient * gradient))
+    return gradient * torch.clamp(max_norm / (norm + _CLIP_EPS), max=1.0)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sum a vector by rows: runtimes add one after the other, and a million loses digits."""
+    whole = len(values) // _ROW * _ROW
+    rows = values[:whole].view(-1, _ROW).sum(dim=1)
+    return rows.sum() + values[whole:].sum()
+
+
+def spread(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Repeat each of some scalars so many times: (sum of sizes,)."""
+    parts = [value.expand(size) for value, size in zip(values, sizes, strict=True) if size]
+    return torch.cat(parts)
+
+
+def _one_minus_exp(x: Tensor) -> Tensor:
+    """1 - exp(x) for x < 0, of full precision near 0, where 1 - beta ** t has lost most of it."""
+    return -torch.expm1(torch.clamp(x, min=_SMALLEST_LOG))

@@ -1,0 +1,144 @@
+"""The portable step: a whole training step as one graph of standard operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from torch import nn
+
+from exportloss.export.aten_to_onnx import to_onnx
+from exportloss.export.description import describe, graph_metadata
+from exportloss.export.detector_graph import Detector, prepare
+from exportloss.export.step_functions import Step
+from exportloss.export.step_optimizers import OPTIMIZERS
+from exportloss.loss import YoloLoss
+from exportloss.runtime.files import new_folder, write_artifact
+from exportloss.runtime.manifest import Manifest, OptimizerName
+from exportloss.runtime.state import TrainState, save_state
+
+__all__ = ["export_train_step"]
+
+
+def export_train_step(
+    model: nn.Module,
+    loss: YoloLoss,
+    folder: str | Path,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    max_targets: int,
+    optimizer: OptimizerName = "sgd",
+    freeze: int | Sequence[int] = 0,
+    names: Sequence[str] | None = None,
+    exist_ok: bool = False,
+) -> Manifest:
+    """Write a folder whose graphs train with any ONNX runtime: no training build, no torch.
+
+    `train_step.onnx` is forward pass, loss with target building, backward pass and optimizer in
+    operators of the `ai.onnx` domain, without a dynamic dimension. P is the number of trainable
+    parameters, S that of the BatchNorm statistics.
+
+    =================== ================= =======================================================
+    input               shape             meaning
+    =================== ================= =======================================================
+    images              (B, 3, H, W)      uint8, RGB, 0 to 255
+    targets             (max_targets, 6)  as `exportloss.pad_targets` gives them
+    learning_rates      (3,)              of weights, norms and biases
+    momentum            ()                of SGD (Nesterov); first beta of AdamW
+    weight_decay        ()                of the weights
+    max_norm            ()                gradients are scaled down to this L2 norm; inf: not
+    update              ()                bool; false only adds to `gradients`
+    parameters          (P,)              flat; where each lies: `layout` in the manifest
+    statistics          (S,)              the same; absent where no BatchNorm is trained
+    balance             (nl,)             objectness weights of the levels
+    updates             ()                float, optimizer steps done
+    gradients           (P,)              added up since the last update
+    optimizer_...       (P,)              `momentum`, or `exp_avg` and `exp_avg_sq`
+    =================== ================= =======================================================
+
+    Outputs are `loss` (), `items` (3,) and the new state, `new_parameters` and so on: what the
+    next step takes. `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and
+    `balance` and gives `loss`, `items` and, where the model has a `decode`, `output0`.
+    `inference.onnx`, in that case too, is the detector alone: `images` as floats in [0, 1],
+    `parameters` and `statistics` in, `output0` out.
+    `state.safetensors` holds the model's tensors under their own names.
+
+    Args:
+        model: forward takes (B, 3, H, W) in [0, 1] and returns the raw maps of the levels. It is
+            copied, not changed. Frozen parameters (`requires_grad=False`) are constants of the
+            graph.
+        loss: the loss to train with.
+        folder: where to write; complete or absent afterwards.
+        image_size: height and width of the pictures, pixels.
+        batch_size: pictures in a batch, >= 1.
+        max_targets: target rows in a batch, >= 1.
+        optimizer: the update rule in the graph, torch's in either case.
+        freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`.
+        names: class names; default the class numbers.
+        exist_ok: replace an artifacts folder that is there.
+
+    Raises:
+        ExportError: the step would not train as torch does, or the model has an ATen operator
+            without a translation; the message names it and its module.
+        ArtifactError: the folder is in use or cannot be written.
+    """
+    with new_folder(folder, exist_ok=exist_ok) as temporary:
+        detector = prepare(
+            model,
+            loss,
+            image_size=image_size,
+            batch_size=batch_size,
+            max_targets=max_targets,
+            frozen=freeze,
+        )
+        step = Step(detector, optimizer)
+        manifest = describe(
+            detector,
+            kind="train-step",
+            optimizer=optimizer,
+            names=names,
+            model_name=model,
+            layout=_layout(step),
+        )
+        graphs = {
+            "train_step": (step.train, step.train_example()),
+            "eval_step": (step.evaluate, step.evaluation_example()),
+        }
+        if hasattr(detector.model, "decode"):
+            graphs["inference"] = (step.infer, step.inference_example())
+        for name, (function, example) in graphs.items():
+            graph = to_onnx(function, example, modules=step.modules, name=name)
+            graph.metadata_props.update(graph_metadata(manifest))
+            ir.save(graph, temporary / f"{name}.onnx")
+        save_state(temporary / "state.safetensors", _initial_state(step))
+        return write_artifact(temporary, manifest)
+
+
+def _layout(step: Step) -> dict[str, Any]:
+    """Where each tensor lies in the flat state, and what the optimizer remembers."""
+    return {
+        "parameters": step.parameters.describe(),
+        "statistics": step.statistics.describe(),
+        "memories": list(OPTIMIZERS[step.optimizer].memories),
+    }
+
+
+def _initial_state(step: Step) -> TrainState:
+    detector: Detector = step.detector
+    tensors = {
+        **dict(detector.model.named_parameters()),
+        **{k: v for k, v in detector.model.named_buffers() if k in detector.buffers},
+    }
+    zeros = step.parameters.unflatten(step.state["gradients"])
+    return TrainState(
+        model={name: tensor.detach().numpy() for name, tensor in tensors.items()},
+        optimizer={
+            memory: {name: zero.numpy() for name, zero in zeros.items()}
+            for memory in OPTIMIZERS[step.optimizer].memories
+        },
+        balance=detector.loss.initial_balance.numpy(),
+        updates=0,
+    )

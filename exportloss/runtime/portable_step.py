@@ -1,0 +1,178 @@
+"""Training with the portable step: one graph of standard operators, on any onnxruntime."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ArtifactError, DataError
+from exportloss.runtime.files import new_file
+from exportloss.runtime.frozen_model import with_initializers
+from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.optimizers import Hyperparameters
+from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
+from exportloss.runtime.state import TrainState, load_state
+
+__all__ = ["PortableTrainSession"]
+
+Array = npt.NDArray[np.float32]
+_WARNING = 3  # ONNX Runtime's severity above which it speaks
+_OPTIMIZER = "optimizer_"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flat:
+    """Where named tensors lie in a flat vector."""
+
+    entries: tuple[tuple[str, tuple[int, ...], int], ...]  # name, shape, offset
+
+    @classmethod
+    def read(cls, layout: Any) -> _Flat:
+        return cls(tuple((e["name"], tuple(e["shape"]), int(e["offset"])) for e in layout))
+
+    @property
+    def size(self) -> int:
+        if not self.entries:
+            return 0
+        _, shape, offset = self.entries[-1]
+        return offset + int(np.prod(shape, dtype=np.int64))
+
+    def cut(self, vector: Array) -> dict[str, Array]:
+        """Copy the tensors out of a vector, (size,)."""
+        return {
+            name: vector[offset : offset + int(np.prod(shape, dtype=np.int64))]
+            .reshape(shape)
+            .copy()
+            for name, shape, offset in self.entries
+        }
+
+    def join(self, tensors: Mapping[str, Array]) -> Array:
+        """Put tensors into one vector, (size,)."""
+        vector = np.empty(self.size, np.float32)
+        for name, _, offset in self.entries:
+            vector[offset : offset + tensors[name].size] = tensors[name].ravel()
+        return vector
+
+
+class PortableTrainSession(TrainSession):
+    """Runs `train_step.onnx`; the state stays in ONNX Runtime's memory between steps.
+
+    Each vector of the state has two buffers. A step reads one set and writes the other, so that
+    nothing is copied and a step that fails has changed nothing.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int) -> None:
+        super().__init__(folder, manifest)
+        self._ort = import_onnxruntime()
+        self._threads = threads
+        self._train = self._open("train_step.onnx")
+        self._evaluation: Any = None  # opened when first needed: not every device evaluates
+        layout = manifest.layout
+        self._parameters = _Flat.read(layout["parameters"])
+        self._statistics = _Flat.read(layout["statistics"])
+        self._memories: tuple[str, ...] = tuple(layout["memories"])
+        self._constants: dict[str, Array] = {}
+        self._vectors: dict[str, Any] = {}
+        self._spare: dict[str, Any] = {}
+        self.load_state(load_state(folder / "state.safetensors"))
+
+    def state(self) -> TrainState:
+        """Return a copy of the state."""
+        vectors = {name: value.numpy() for name, value in self._vectors.items()}
+        trained = self._parameters.cut(vectors["parameters"])
+        statistics = self._statistics.cut(vectors["statistics"]) if self._statistics.size else {}
+        return TrainState(
+            model=self._constants | trained | statistics,
+            optimizer={
+                memory: self._parameters.cut(vectors[_OPTIMIZER + memory])
+                for memory in self._memories
+            },
+            balance=vectors["balance"].copy(),
+            updates=int(vectors["updates"]),
+        )
+
+    def load_state(self, state: TrainState) -> None:
+        """Take over a state of the same model; gradients that had been added up are dropped."""
+        vectors = {
+            "parameters": self._parameters.join(state.model),
+            "balance": np.array(state.balance, np.float32),
+            "updates": np.array(state.updates, np.float32),
+            "gradients": np.zeros(self._parameters.size, np.float32),
+        }
+        if self._statistics.size:
+            vectors["statistics"] = self._statistics.join(state.model)
+        for memory in self._memories:
+            vectors[_OPTIMIZER + memory] = self._parameters.join(state.optimizer[memory])
+        trained = {
+            name for flat in (self._parameters, self._statistics) for name, *_ in flat.entries
+        }
+        self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
+        from_numpy = self._ort.OrtValue.ortvalue_from_numpy
+        self._vectors = {name: from_numpy(vector) for name, vector in vectors.items()}
+        self._spare = {name: from_numpy(np.empty_like(v)) for name, v in vectors.items()}
+
+    def export_inference(self, path: str | Path) -> None:
+        """Write the detector as a plain ONNX model: `images` in, `output0` out."""
+        source = self.folder / "inference.onnx"
+        if not source.is_file():
+            raise ArtifactError(
+                f"{self.folder} has no inference.onnx: its model has no `decode` to make boxes of"
+            )
+        names = ["parameters"] + (["statistics"] if self._statistics.size else [])
+        weights = {name: self._vectors[name].numpy() for name in names}
+        with new_file(path) as temporary:
+            temporary.write_bytes(with_initializers(source.read_bytes(), weights))
+
+    def _images(self, images: Images) -> Images:
+        """Check pictures; the graph divides by 255 itself."""
+        self._check_image_shape(images)
+        if images.dtype != np.uint8:
+            raise DataError(f"images are {images.dtype}; the portable step takes uint8 (0 to 255)")
+        return np.ascontiguousarray(images)
+
+    def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
+        binding = self._train.io_binding()
+        settings = hyper or Hyperparameters(lr=(0.0, 0.0, 0.0))
+        inputs = {
+            "images": images,
+            "targets": targets,
+            "learning_rates": np.array(settings.lr, np.float32),
+            "momentum": np.array(settings.momentum, np.float32),
+            "weight_decay": np.array(settings.weight_decay, np.float32),
+            "max_norm": np.array(settings.max_norm, np.float32),
+            "update": np.array(hyper is not None),
+        }
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in self._vectors.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(f"new_{name}", self._spare[name])
+        binding.bind_output("loss")
+        binding.bind_output("items")
+        self._train.run_with_iobinding(binding)
+        self._vectors, self._spare = self._spare, self._vectors
+        loss, items = (value.numpy() for value in binding.get_outputs()[-2:])  # as bound
+        return StepResult(loss=float(loss), items=Items(*items.tolist()))
+
+    def _evaluate(self, images: Images, targets: Array) -> Evaluation:
+        if self._evaluation is None:
+            self._evaluation = self._open("eval_step.onnx")
+        wanted = {value.name for value in self._evaluation.get_inputs()}
+        inputs: dict[str, Any] = {"images": images, "targets": targets}
+        inputs |= {n: v.numpy() for n, v in self._vectors.items() if n in wanted}
+        loss, items, predictions = self._evaluation.run(["loss", "items", "output0"], inputs)
+        return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+
+    def _open(self, name: str) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = _WARNING
+        return self._ort.InferenceSession(
+            str(self.folder / name), options, providers=["CPUExecutionProvider"]
+        )

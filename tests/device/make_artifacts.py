@@ -1,0 +1,96 @@
+"""Make what the device's tests run on, in the environment that has torch.
+
+    python -m tests.device.make_artifacts build/device
+
+For each of `CASES` the folder then holds an artifact, `sgd`, and the expected states,
+`sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from exportloss import YoloLoss
+from exportloss.export import export_training_artifacts
+from exportloss.export.eager_session import EagerTrainSession
+from exportloss.export.train_step import export_train_step
+from exportloss.models import yolov5
+from exportloss.runtime import TrainSession
+
+CASES: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd"},
+    "adamw": {"optimizer": "adamw"},
+    "frozen": {"optimizer": "sgd", "freeze": 10},
+}
+SETTINGS = {"lr": 2e-4, "momentum": 0.937, "weight_decay": 5e-4, "max_norm": 10.0}
+CLASSES = ("circle", "square", "triangle")
+# BatchNorm over the few cells of a smaller picture amplifies rounding.
+SIZE, BATCH, TARGETS, MAX_TARGETS, STEPS = 128, 2, 12, 16, 5
+
+Batches = dict[str, np.ndarray]
+
+
+def draw_batches() -> Batches:
+    """Noise, and boxes of all sizes; the targets are padded with zero rows."""
+    rng = np.random.default_rng(0)
+    rows = (STEPS, TARGETS)
+    targets = np.zeros((STEPS, MAX_TARGETS, 6), np.float32)
+    targets[:, :TARGETS, 0] = np.sort(rng.integers(0, BATCH, rows))
+    targets[:, :TARGETS, 1] = rng.integers(0, len(CLASSES), rows)
+    targets[:, :TARGETS, 2:4] = rng.uniform(0, 1, (*rows, 2))
+    targets[:, :TARGETS, 4:] = rng.uniform(0.05, 0.6, (*rows, 2))
+    images = rng.integers(0, 256, (STEPS, BATCH, 3, SIZE, SIZE), dtype=np.uint8)
+    return {"images": images, "targets": targets}
+
+
+def make_case(folder: Path, batches: Batches, **options: Any) -> dict[str, list[float]]:
+    """Export to `folder`, train in the references, and return their losses."""
+    torch.manual_seed(0)
+    model = yolov5("yolov5n", len(CLASSES))
+    loss = YoloLoss(model.anchors_px, model.strides, model.num_classes)
+    options |= {"image_size": (SIZE, SIZE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
+    manifest = export_train_step(model, loss, folder, names=CLASSES, **options)
+    losses = {"eager": train(EagerTrainSession(folder, manifest), folder, "eager", batches)}
+    if folder.name == "sgd":  # in training artifacts all optimizers share a graph
+        with tempfile.TemporaryDirectory() as temporary:
+            other = Path(temporary) / "artifact"
+            export_training_artifacts(model, loss, other, names=CLASSES, **options)
+            losses["ort"] = train(TrainSession.open(other, threads=1), folder, "ort", batches)
+    return losses
+
+
+def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> list[float]:
+    """Train and save the state after each step, which starts from eager torch's state."""
+    expected = folder.with_name(f"{folder.name}-expected")
+    start, losses = folder / "state.safetensors", []
+    for step, batch in enumerate(zip(batches["images"], batches["targets"], strict=True)):
+        session.resume(start)
+        losses.append(session.step(*batch, **SETTINGS).loss)
+        session.save(expected / f"{name}-{step}.safetensors")
+        start = expected / f"eager-{step}.safetensors"
+    return losses
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    for name in CASES:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = draw_batches()
+    save_file(batches, folder / "batches.safetensors")
+    losses = {name: make_case(folder / name, batches, **case) for name, case in CASES.items()}
+    expected = {"settings": SETTINGS, "losses": losses}
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,40 @@
+"""A device has numpy, onnxruntime and the runtime's own needs: nothing else, and it starts soon."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from exportloss import InstallationError
+from exportloss.runtime.installation import import_onnxruntime_training
+
+TIMED = """
+import time
+start = time.perf_counter()
+import exportloss.runtime
+print(time.perf_counter() - start)
+"""
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "onnxscript", "onnx_ir"])
+def test_absent(name):
+    assert importlib.util.find_spec(name) is None
+
+
+def test_onnxruntime_is_no_training_build():
+    with pytest.raises(InstallationError, match="has no training API"):
+        import_onnxruntime_training()
+
+
+def test_the_runtime_imports_in_under_half_a_second():
+    times = []
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", TIMED], capture_output=True, text=True, check=True
+        )
+        times.append(float(done.stdout))
+    assert statistics.median(times) < 0.5

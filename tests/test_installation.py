@@ -1,0 +1,133 @@
+"""The package as users install it: names, extras, and runtimes that get in each other's way."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import exportloss
+from exportloss import InstallationError
+from exportloss.runtime import installation
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = (
+    "exportloss",
+    "exportloss.cli",
+    "exportloss.runtime",
+    "exportloss.export",
+    "exportloss.models",
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from a copy of the sources, so that the build leaves nothing behind."""
+    sources = tmp_path_factory.mktemp("sources") / "exportloss"
+    wanted = ("exportloss", "export", "models", "pyproject.toml", "README.md", "LICENSE")
+    sources.mkdir()
+    for name in wanted:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(source, sources / name, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(source, sources / name)
+    output = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(output), str(sources)]
+    subprocess.run(command, check=True)
+    (path,) = output.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_every_module_under_our_name_only(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"exportloss", f"exportloss-{exportloss.__version__}.dist-info"}
+    for package, folder in (("export", "export"), ("models", "models")):
+        for module in (ROOT / folder).glob("*.py"):
+            assert f"exportloss/{package}/{module.name}" in names
+    assert "exportloss/py.typed" in names
+
+
+def test_wheel_imports(wheel, tmp_path):
+    """Every package imports from the wheel alone, and YOLOv5's own `models` stays importable."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "models.py").write_text("whose = 'YOLOv5'\n")
+    program = (
+        f"import sys; sys.path[:0] = [{str(tmp_path / 'site')!r}, {str(tmp_path)!r}]\n"
+        "import importlib, models\n"
+        f"for name in {PACKAGES!r}:\n"
+        "    assert '/site/' in importlib.import_module(name).__file__, name\n"
+        "print(models.whose)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.stdout == "YOLOv5\n", done.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_exist_and_are_documented(package):
+    module = importlib.import_module(package)
+    assert module.__doc__
+    for name in getattr(module, "__all__", ()):
+        value = getattr(module, name)
+        if callable(value):
+            assert value.__doc__, f"{package}.{name} has no docstring"
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'YoloLos'"):
+        exportloss.YoloLos  # noqa: B018
+
+
+def pretend_installed(monkeypatch, *names):
+    def version(name):
+        if name in names:
+            return "1.0"
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
+def test_two_runtimes_in_one_environment_are_named(monkeypatch):
+    pretend_installed(monkeypatch, "onnxruntime", "onnxruntime-training-cpu")
+    with pytest.raises(InstallationError, match="onnxruntime and onnxruntime-training-cpu are"):
+        installation.import_onnxruntime()
+
+
+def test_two_runtimes_stop_a_session_and_an_export(monkeypatch, ort_artifact, tmp_path):
+    from exportloss.cli import main
+
+    pretend_installed(monkeypatch, "onnxruntime-gpu", "onnxruntime-training-cpu")
+    with pytest.raises(InstallationError, match="overwrite each other's files"):
+        exportloss.runtime.TrainSession.open(ort_artifact)
+    arguments = ["export", "--weights", "yolov5n", "--nc", "2", "--format", "ort"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_runtime_is_named(monkeypatch):
+    pretend_installed(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InstallationError, match=r"install one of exportloss\[training\]"):
+        installation.import_onnxruntime()
+
+
+def test_runtime_without_training(monkeypatch):
+    bindings = importlib.import_module("onnxruntime.capi._pybind_state")
+    monkeypatch.delattr(bindings, "Module")
+    with pytest.raises(InstallationError, match="has no training API"):
+        installation.import_onnxruntime_training()
