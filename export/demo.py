@@ -1,12 +1,13 @@
-"""The whole way once: drawn shapes, export, fine-tuning in ONNX Runtime, eager torch beside it."""
+"""The whole way once: drawn shapes, export, training in ONNX Runtime, eager torch beside it."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from exportloss.config import LossConfig
 from exportloss.export.detections import Detected, detect, find, guess
 from exportloss.export.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.pictures import plot_losses, relative_gap, show_predictions, total
+from exportloss.export.train_step import export_train_step
 from exportloss.export.training import export_training_artifacts
 from exportloss.export.verification import Verification
 from exportloss.export.verify import verify
@@ -23,13 +25,22 @@ from exportloss.models import yolov5
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.loader import Batches
+from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import TrainSession
 from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 from exportloss.runtime.trainer import Reporter, TrainResult, train
 
-__all__ = ["DemoResult", "DemoSettings", "Reporting", "demo"]
+__all__ = ["TITLES", "DemoResult", "DemoSettings", "Engine", "Reporting", "Run", "demo"]
+
+Engine = Literal["portable", "ort-training", "eager"]
+
+TITLES: Mapping[Engine, str] = {
+    "portable": "portable step",
+    "ort-training": "training artifacts",
+    "eager": "eager torch",
+}
 
 Reporting = Callable[[Schedule], AbstractContextManager[Reporter]]
 
@@ -68,35 +79,51 @@ class DemoSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One engine's training.
+
+    Attributes:
+        result: what it wrote, and its losses.
+        seconds: of training and validation.
+        after: objects found in the validation pictures.
+    """
+
+    result: TrainResult
+    seconds: float
+    after: Detected
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoResult:
     """What the demonstration came to.
 
     Attributes:
-        onnxruntime: the run in ONNX Runtime.
-        torch: the same run in eager torch.
-        seconds: of training and validation, by engine.
-        verification: of the artifacts.
-        before, after: objects found in the validation pictures.
+        runs: the same training in the portable step, in ONNX Runtime's training artifacts and in
+            eager torch.
+        verifications: of both artifacts.
+        before: objects found in the validation pictures before training.
         losses, predictions: the pictures written.
     """
 
-    onnxruntime: TrainResult
-    torch: TrainResult
-    seconds: dict[str, float]
-    verification: Verification
+    runs: Mapping[Engine, Run]
+    verifications: Mapping[Engine, Verification]
     before: Detected
-    after: Detected
     losses: Path
     predictions: Path
 
-    def gaps(self, split: str) -> list[float]:
-        """Relative difference of the loss curves by epoch; split is `train` or `val`."""
-        return relative_gap(self.onnxruntime.epochs, self.torch.epochs, split=split)
-
     @property
-    def train_losses(self) -> tuple[float, float]:
-        """Training loss of ONNX Runtime in the first and in the last epoch."""
-        epochs = self.onnxruntime.epochs
+    def passed(self) -> bool:
+        """Whether both artifacts train as eager torch does, step by step."""
+        return all(one.passed for one in self.verifications.values())
+
+    def gaps(self, engine: Engine, split: str) -> list[float]:
+        """Relative difference from eager torch's losses by epoch; split is `train` or `val`."""
+        mine, torchs = (self.runs[name].result.epochs for name in (engine, "eager"))
+        return relative_gap(mine, torchs, split=split)
+
+    def train_losses(self, engine: Engine) -> tuple[float, float]:
+        """Training loss in the first and in the last epoch."""
+        epochs = self.runs[engine].result.epochs
         return total(epochs[0].train), total(epochs[-1].train)
 
 
@@ -144,42 +171,46 @@ def demo(
     schedule = _schedule(settings, len(train_batches))
 
     say(f"export: {_MODEL} and its loss, batches of {settings.batch_size}")
-    artifacts = folder / "artifacts"
-    _export(artifacts, settings)
-    session = TrainSession.open(artifacts, threads=settings.threads)
-    eager = EagerTrainSession(artifacts, session.manifest)
-    eager.load_state(session.state())
+    sessions: dict[Engine, TrainSession] = {
+        engine: TrainSession.open(path, threads=settings.threads)
+        for engine, path in _export(folder / "artifacts", settings).items()
+    }
+    portable = sessions["portable"]
+    sessions["eager"] = EagerTrainSession(portable.folder, portable.manifest)
+    sessions["eager"].load_state(portable.state())
     pictures = list(val_batches)
-    guesses, before = guess(session, pictures), find(detect(session, pictures), pictures)
+    guesses, before = guess(portable, pictures), find(detect(portable, pictures), pictures)
 
-    runs, seconds = {}, {}
-    for name, title, one in (
-        ("onnxruntime", "ONNX Runtime", session),
-        ("torch", "eager torch, the same batches", eager),
-    ):
-        say(f"training: {settings.epochs} epochs in {title}")
+    runs: dict[Engine, Run] = {}
+    for engine, session in sessions.items():
+        say(f"training: {settings.epochs} epochs, {TITLES[engine]}")
         started = time.monotonic()
         # On one thread the loss of eager torch is determined, and no pool fights the decoders.
         with reporting(schedule) as reporter, torch_threads(1):
-            runs[name] = train(
-                one,
+            result = train(
+                session,
                 train_batches,
                 val_batches,
                 schedule,
-                RunFolder(folder / name),
+                RunFolder(folder / engine),
                 reporter=reporter,
             )
-        seconds[name] = time.monotonic() - started
+        seconds = time.monotonic() - started
+        after = find(detect(session, pictures), pictures)
+        runs[engine] = Run(result=result, seconds=seconds, after=after)
 
-    say("verification: the same steps in both")
-    verification = verify(artifacts, threads=settings.threads)
-    after = detect(session, pictures)
+    say("verification: the same steps in eager torch, in float64")
+    verifications = {
+        engine: verify(session.folder, threads=settings.threads)
+        for engine, session in sessions.items()
+        if engine != "eager"
+    }
     losses, predictions = folder / "loss_curves.png", folder / "predictions.png"
     plot_losses(
         losses,
-        runs["onnxruntime"].epochs,
-        runs["torch"].epochs,
-        title=f"{_MODEL} from random weights: ONNX Runtime and eager torch",
+        {TITLES[engine]: runs[engine].result.epochs for engine in verifications},
+        runs["eager"].result.epochs,
+        title=f"{_MODEL} from random weights: ONNX Runtime over eager torch",
     )
     shown = slice(_SHOWN)
     show_predictions(
@@ -188,16 +219,13 @@ def demo(
             shown
         ],
         guesses[shown],
-        after[shown],
+        detect(portable, pictures)[shown],
         SHAPE_NAMES,
     )
     return DemoResult(
-        onnxruntime=runs["onnxruntime"],
-        torch=runs["torch"],
-        seconds=seconds,
-        verification=verification,
+        runs=runs,
+        verifications=verifications,
         before=before,
-        after=find(after, pictures),
         losses=losses,
         predictions=predictions,
     )
@@ -214,7 +242,8 @@ def _schedule(settings: DemoSettings, batches: int) -> Schedule:
     )
 
 
-def _export(folder: Path, settings: DemoSettings) -> None:
+def _export(folder: Path, settings: DemoSettings) -> dict[Engine, Path]:
+    """Write both kinds of artifact from the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = yolov5(_MODEL, len(SHAPE_NAMES))
@@ -222,13 +251,19 @@ def _export(folder: Path, settings: DemoSettings) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = _BATCHNORM_MOMENTUM
     loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, LossConfig())
-    export_training_artifacts(
-        model,
-        loss,
-        folder,
-        image_size=(settings.image_size, settings.image_size),
-        batch_size=settings.batch_size,
-        max_targets=_MOST_SHAPES * settings.batch_size,
-        names=SHAPE_NAMES,
-        exist_ok=True,
-    )
+    exporters: dict[Engine, Callable[..., Manifest]] = {
+        "portable": export_train_step,
+        "ort-training": export_training_artifacts,
+    }
+    for engine, export in exporters.items():
+        export(
+            model,
+            loss,
+            folder / engine,
+            image_size=(settings.image_size, settings.image_size),
+            batch_size=settings.batch_size,
+            max_targets=_MOST_SHAPES * settings.batch_size,
+            names=SHAPE_NAMES,
+            exist_ok=True,
+        )
+    return {engine: folder / engine for engine in exporters}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = ["plot_losses", "relative_gap", "show_predictions", "total"]
 Boxes = npt.NDArray[np.float32]
 
 _TRAIN, _VAL = "#2563eb", "#ea580c"
+_STYLES = ("solid", "dashed", "dotted")
 _SCALE = 2  # pictures are enlarged, so that labels are legible and do not cover small objects
 
 
@@ -39,14 +40,18 @@ def relative_gap(
 
 
 def plot_losses(
-    path: Path, epochs: Sequence[EpochResult], reference: Sequence[EpochResult], *, title: str
+    path: Path,
+    runs: Mapping[str, Sequence[EpochResult]],
+    reference: Sequence[EpochResult],
+    *,
+    title: str,
 ) -> None:
-    """Draw the losses of a run over those of the same run in eager torch, and their difference.
+    """Draw the losses of runs over those of the same run in eager torch, and their differences.
 
     Args:
         path: PNG file to write.
-        epochs: of ONNX Runtime, with validation.
-        reference: of eager torch, as many.
+        runs: name -> epochs, with validation; up to three.
+        reference: of eager torch, as many epochs.
         title: above the plot.
 
     Raises:
@@ -58,7 +63,7 @@ def plot_losses(
     figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display, and without touching global settings
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    numbers = range(1, len(epochs) + 1)
+    numbers = range(1, len(reference) + 1)
     for split, name, color in (("train", "training", _TRAIN), ("val", "validation", _VAL)):
         upper.plot(
             numbers,
@@ -69,15 +74,13 @@ def plot_losses(
             solid_capstyle="round",
             label=f"{name}, eager torch",
         )
-        upper.plot(
-            numbers,
-            _curve(epochs, split),
-            color=color,
-            linewidth=1.6,
-            label=f"{name}, ONNX Runtime",
-        )
-        gap = relative_gap(epochs, reference, split=split)
-        lower.plot(numbers, gap, color=color, linewidth=1.4, marker="o", markersize=3)
+        for (run, epochs), style in zip(runs.items(), _STYLES, strict=False):
+            line = {"color": color, "linestyle": style}
+            upper.plot(
+                numbers, _curve(epochs, split), linewidth=1.6, label=f"{name}, {run}", **line
+            )
+            gap = relative_gap(epochs, reference, split=split)
+            lower.plot(numbers, gap, linewidth=1.4, marker="o", markersize=3, **line)
     upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
     upper.set_ylabel("loss per picture")
     # Validation may shoot up while the running statistics are young; that is cut off.

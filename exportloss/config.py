@@ -93,6 +93,24 @@ class LossConfig:
         """The criterion in force: `"bce"` with `fl_gamma > 0` is focal, as in YOLOv5."""
         return "focal" if self.criterion == "bce" and self.fl_gamma > 0 else self.criterion
 
+    def scaled(self, *, levels: int, num_classes: int, image_size: tuple[int, int]) -> LossConfig:
+        """Scale the gains to a model and picture size, as YOLOv5's training command does.
+
+        A hyperparameter file is written for 3 levels, 80 classes and 640 pixels.
+
+        Args:
+            levels: of the model, nl.
+            num_classes: of the model.
+            image_size: height and width, pixels; the longer side counts.
+        """
+        by_level = 3 / levels
+        return dataclasses.replace(
+            self,
+            box=self.box * by_level,
+            cls=self.cls * num_classes / 80 * by_level,
+            obj=self.obj * (max(image_size) / 640) ** 2 * by_level,
+        )
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "the mapping") -> LossConfig:
         """Take the loss keys out of a YOLOv5 `hyp` mapping; its training keys are passed over.

@@ -30,6 +30,7 @@ class ExportSettings:
         optimizer: which memory a session keeps.
         freeze: number of layers, or several layer indices.
         seed: of random weights.
+        scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
 
     Raises:
         ConfigError: a size or number is below 1.
@@ -46,6 +47,7 @@ class ExportSettings:
     optimizer: OptimizerName = "sgd"
     freeze: tuple[int, ...] = (0,)
     seed: int = 0
+    scale_gains: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -68,7 +70,14 @@ class ExportSettings:
             "freeze": None if options.freeze is None else tuple(options.freeze),
             **{
                 name: getattr(options, name)
-                for name in ("model", "batch_size", "max_targets", "optimizer", "seed")
+                for name in (
+                    "model",
+                    "batch_size",
+                    "max_targets",
+                    "optimizer",
+                    "seed",
+                    "scale_gains",
+                )
             },
         }
         said = {name: value for name, value in given.items() if value is not None}
@@ -99,6 +108,12 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help="boxes that a whole batch can have, fixed in the graph (default 64)",
+    )
+    parser.add_argument(
+        "--scale-gains",
+        action=argparse.BooleanOptionalAction,
+        help="scale the gains box, cls and obj to the model's levels and classes and to the "
+        "picture size, as YOLOv5's train.py does (default), or take them as they are written",
     )
     parser.add_argument("--optimizer", type=str.lower, choices=("sgd", "adamw"), help="default sgd")
     parser.add_argument(

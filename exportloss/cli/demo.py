@@ -6,6 +6,9 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+
 from exportloss.cli.progress import report
 from exportloss.cli.verify import print_verification
 from exportloss.errors import InstallationError
@@ -76,32 +79,43 @@ def run(options: argparse.Namespace) -> int:
         say=lambda text: print(f"\n== {text}", flush=True),
         reporting=report,
     )
-    print_verification(result.verification)
+    for verification in result.verifications.values():
+        print_verification(verification)
     _print_figures(result, time.monotonic() - started)
-    return 0 if result.verification.passed else 1
+    return 0 if result.passed else 1
 
 
 def _print_figures(result: DemoResult, seconds: float) -> None:
-    first, last = result.train_losses
-    before, after = result.before, result.after
-    worst = result.verification.worst
-    training, validation = result.gaps("train"), result.gaps("val")
+    from exportloss.export.demo import TITLES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for title in ("training loss", "objects found", "wrong boxes", "from eager torch", "seconds"):
+        table.add_column(title, justify="right")
+    found = result.before
+    table.add_row("before training", "", f"{found.right} of {found.objects}", str(found.wrong))
+    for engine, run in result.runs.items():
+        first, last = result.train_losses(engine)
+        table.add_row(
+            TITLES[engine],
+            f"{first:.3f} -> {last:.3f}",
+            f"{run.after.right} of {run.after.objects}",
+            str(run.after.wrong),
+            "" if engine == "eager" else _percent(result.gaps(engine, "train")[-1]),
+            f"{run.seconds:.0f}",
+        )
+    console = Console()
+    console.print()
+    console.print(table)
     print(
         f"""
-training loss       {first:.3f} -> {last:.3f} in {len(result.onnxruntime.epochs)} epochs
-objects found       {before.right} -> {after.right} of {after.objects}, \
-{before.wrong} -> {after.wrong} wrong boxes (validation, confidence 0.25, IoU 0.5)
-curves              training differs from eager torch by {_percent(max(training))} at most, \
-{_percent(training[-1])} in the end
-                    validation by {_percent(max(validation))} at most, \
-{_percent(validation[-1])} in the end
-one step            gradients differ by {worst.gradient_whole.value:.1e}, \
-loss by {worst.loss.value:.1e} at most
-seconds             {seconds:.0f} in all; training {result.seconds["onnxruntime"]:.0f} in ONNX \
-Runtime, {result.seconds["torch"]:.0f} in eager torch on one thread
-loss curves         {result.losses}
-boxes               {result.predictions}
-detector            {result.onnxruntime.folder.best_onnx}"""
+objects found: in the validation pictures, confidence 0.25, IoU 0.5
+from eager torch: difference of the training loss in the last epoch; eager torch has one thread
+
+seconds      {seconds:.0f} in all
+loss curves  {result.losses}
+boxes        {result.predictions}
+detector     {result.runs["portable"].result.folder.best_onnx}"""
     )
 
 

@@ -109,11 +109,20 @@ def export_artifacts(
     from exportloss.loss import YoloLoss
 
     model = detector.model
-    loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, settings.loss)
+    config = settings.loss
+    if settings.scale_gains:
+        config = config.scaled(
+            levels=len(model.strides),
+            num_classes=model.num_classes,
+            image_size=settings.image_size,
+        )
+    loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, config)
     height, width = settings.image_size
     print(
         f"{model.name}: {model.num_classes} classes, pictures of {height} x {width}, batches of "
-        f"{settings.batch_size}, up to {settings.max_targets} targets\nweights: {detector.about}"
+        f"{settings.batch_size}, up to {settings.max_targets} targets\nweights: {detector.about}\n"
+        f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}"
+        + (", scaled to model and picture size" if settings.scale_gains else "")
     )
     manifests = {}
     for name, folder in folders.items():

@@ -112,8 +112,14 @@ def _source(
                 f"--{name.replace('_', '-')} {said}: the artifacts in {options.weights} were "
                 f"exported with {held}, which is fixed; leave it out, or export again"
             )
+    scaled = loss.scaled(
+        levels=len(manifest.strides),
+        num_classes=manifest.num_classes,
+        image_size=manifest.image_size,
+    )
     for key in hyp.keys() & dataclasses.asdict(loss).keys():
-        if (said := getattr(loss, key)) != (held := getattr(manifest.loss, key)):
+        said, held = getattr(loss, key), getattr(manifest.loss, key)
+        if held not in (said, getattr(scaled, key)):
             raise ConfigError(
                 f"{options.hyp} has {key} {said}: the artifacts in {options.weights} were exported "
                 f"with {held}, which is fixed; change it, or export again with this --hyp"

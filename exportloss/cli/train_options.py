@@ -34,6 +34,7 @@ _DEFAULTS: dict[str, Any] = {
     "threads": None,
     "workers": 2,
     **dict.fromkeys(("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze")),
+    "scale_gains": True,
 }
 _PATHS = ("data", "hyp", "weights")
 _FREE_ON_RESUME = ("device", "threads", "workers")

@@ -11,13 +11,46 @@ from exportloss.errors import ArtifactError
 from exportloss.runtime.files import new_file
 from exportloss.runtime.session import Items
 
-__all__ = ["COLUMNS", "EpochResult", "read_results", "write_results"]
+__all__ = [
+    "COLUMNS",
+    "EpochResult",
+    "Scores",
+    "best_epoch",
+    "read_results",
+    "write_results",
+]
 
+_METRICS = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
+_TERMS = ("box", "obj", "cls")
 COLUMNS = (
     "epoch",
-    *(f"{split}/{term}_loss" for split in ("train", "val") for term in ("box", "obj", "cls")),
+    *(f"train/{term}_loss" for term in _TERMS),
+    *(f"metrics/{metric}" for metric in _METRICS),
+    *(f"val/{term}_loss" for term in _TERMS),
     *("x/lr0", "x/lr1", "x/lr2"),
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How good the detector is on the validation pictures, means over the classes, in [0, 1].
+
+    Attributes:
+        precision: at the confidence of the best F1.
+        recall: at the same.
+        map50: mean average precision at IoU 0.5.
+        map50_95: the same over IoU 0.5 to 0.95.
+    """
+
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+
+    @property
+    def fitness(self) -> float:
+        """What YOLOv5 chooses the best epoch by: 0.1 mAP50 + 0.9 mAP50-95."""
+        return 0.1 * self.map50 + 0.9 * self.map50_95
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,23 +61,41 @@ class EpochResult:
         epoch: counted from 0, as YOLOv5 does.
         train: mean terms of the loss over the training batches, while they were trained on.
         val: mean terms over the validation batches at the end; None without a validation split.
+        scores: on the validation pictures; None without a validation split, or boxes.
         lr: learning rates of the weights, norms and biases in the last batch.
         left_out: target rows that did not fit into `max_targets`; not in the file.
         seconds: how long it took; not in the file.
+        waited: of them, how long the training steps waited for pictures; not in the file.
     """
 
     epoch: int
     train: Items
     val: Items | None
+    scores: Scores | None = None
     lr: tuple[float, float, float]
     left_out: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
     @property
     def loss(self) -> float:
-        """What the best epoch has least of: box + objectness + class, of validation if any."""
+        """Box + objectness + class, of validation if any."""
         items = self.val or self.train
         return items.box + items.objectness + items.category
+
+    @property
+    def fitness(self) -> float:
+        """What is best where it is highest; 0 without scores."""
+        return 0.0 if self.scores is None else self.scores.fitness
+
+
+def best_epoch(results: Sequence[EpochResult]) -> EpochResult:
+    """Return the epoch of the highest fitness; of equal ones that of the lowest loss.
+
+    Args:
+        results: at least one.
+    """
+    return min(results, key=lambda result: (-result.fitness, result.loss, result.epoch))
 
 
 def write_results(path: Path, results: Sequence[EpochResult]) -> None:
@@ -60,10 +111,14 @@ def write_results(path: Path, results: Sequence[EpochResult]) -> None:
         writer.writerow(COLUMNS)
         for result in results:
             weights, norms, biases = result.lr
-            val = ("", "", "") if result.val is None else dataclasses.astuple(result.val)
-            writer.writerow(
-                (result.epoch, *dataclasses.astuple(result.train), *val, biases, weights, norms)
+            val = ("",) * len(_TERMS) if result.val is None else dataclasses.astuple(result.val)
+            scores = (
+                ("",) * len(_METRICS)
+                if result.scores is None
+                else dataclasses.astuple(result.scores)
             )
+            train = dataclasses.astuple(result.train)
+            writer.writerow((result.epoch, *train, *scores, *val, biases, weights, norms))
 
 
 def read_results(path: Path) -> list[EpochResult]:
@@ -82,14 +137,16 @@ def read_results(path: Path) -> list[EpochResult]:
 
 
 def _parse(row: dict[str, str]) -> EpochResult:
-    train, val = (
-        [row[f"{split}/{term}_loss"] for term in ("box", "obj", "cls")]
-        for split in ("train", "val")
-    )
+    train, val = ([row[f"{split}/{term}_loss"] for term in _TERMS] for split in ("train", "val"))
+    scores = [row[f"metrics/{metric}"] for metric in _METRICS]
     biases, weights, norms = (float(row[f"x/lr{group}"]) for group in range(3))
+    precision, recall, map50, map50_95 = (float(score or "nan") for score in scores)
     return EpochResult(
         epoch=int(row["epoch"]),
         train=Items(*map(float, train)),
         val=Items(*map(float, val)) if any(val) else None,
+        scores=Scores(precision=precision, recall=recall, map50=map50, map50_95=map50_95)
+        if any(scores)
+        else None,
         lr=(weights, norms, biases),
     )

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -14,10 +15,17 @@ import numpy.typing as npt
 from exportloss.errors import ConfigError, TooManyTargetsError, TrainingError
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.results import EpochResult, read_results, write_results
+from exportloss.runtime.results import (
+    EpochResult,
+    Scores,
+    best_epoch,
+    read_results,
+    write_results,
+)
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.session import Items, TrainSession
+from exportloss.runtime.session import Evaluation, Items, TrainSession
+from exportloss.runtime.validate import validate
 from exportloss.targets import pad_targets
 
 __all__ = ["Overflow", "Reporter", "TrainResult", "check_batches", "check_room", "train"]
@@ -34,14 +42,16 @@ class TrainResult:
     Attributes:
         folder: where it wrote.
         epochs: every epoch, those before a resume too.
-        best: the epoch of the lowest loss.
+        best: the epoch of the highest fitness, without a validation split of the lowest loss.
         updates: optimizer steps.
+        stopped_early: whether patience ran out before the epochs did.
     """
 
     folder: RunFolder
     epochs: tuple[EpochResult, ...]
     best: EpochResult
     updates: int
+    stopped_early: bool
 
 
 class Reporter(Protocol):
@@ -68,14 +78,16 @@ def train(
     folder: RunFolder,
     *,
     overflow: Overflow = "raise",
+    patience: int = 0,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
-    """Train a session to the end of a schedule.
+    """Train a session to the end of a schedule, or until it gets no better.
 
-    After every epoch `results.csv` and `weights/last.safetensors` are written, and
-    `weights/best.safetensors` where the validation loss (without a validation split: the training
-    loss) is the lowest so far; at the end `weights/best.onnx`. The session keeps the last state.
+    After every epoch the detector, its moving average where the artifacts keep one, is validated,
+    `results.csv` and `weights/last.safetensors` are written, and `weights/best.safetensors` where
+    the fitness (without a validation split: the training loss) is the best so far; at the end
+    `weights/best.onnx`. The session keeps the last state.
 
     Args:
         session: fresh from its artifacts; where `resume` is set its state is replaced.
@@ -85,6 +97,7 @@ def train(
         folder: where to write; unless `resume` is set, an earlier run's results are removed.
         overflow: refuse batches of more target rows than the graph has, or drop the smallest
             boxes and count them.
+        patience: stop after so many epochs without a better one; 0 never stops early.
         resume: continue after the last epoch that `folder` holds; the result is, bit for bit,
             that of an uninterrupted run.
         reporter: who is told how it goes.
@@ -107,26 +120,19 @@ def train(
         )
     for batches in filter(None, (train_batches, val_batches)):
         check_batches(batches, manifest, overflow)
-    results = _resume(session, schedule, folder) if resume else _start(session, folder)
-    for epoch in range(len(results), schedule.epochs):
-        started = time.monotonic()
-        train_items, left_out = _train_epoch(
-            session, train_batches, schedule, epoch, overflow=overflow, reporter=reporter
+    results = _resume(session, schedule, folder, patience) if resume else _start(session, folder)
+    while len(results) < schedule.epochs and not is_exhausted(results, patience):
+        result = _epoch(
+            session,
+            train_batches,
+            val_batches,
+            schedule,
+            len(results),
+            overflow=overflow,
+            reporter=reporter,
         )
-        val_items = None
-        if val_batches is not None:
-            val_items, more_left_out = _validate(session, val_batches, epoch, overflow)
-            left_out += more_left_out
-        result = EpochResult(
-            epoch=epoch,
-            train=train_items,
-            val=val_items,
-            lr=schedule.steps(epoch)[-1].lr,
-            left_out=left_out,
-            seconds=time.monotonic() - started,
-        )
-        is_best = all(result.loss < earlier.loss for earlier in results)
         results.append(result)
+        is_best = best_epoch(results) is result
         # The last state comes last: a run is resumed after the epoch that it holds, so whatever
         # a crash leaves beside it is written again, the same.
         write_results(folder.results, results)
@@ -135,10 +141,49 @@ def train(
         session.save(folder.last)
         reporter.epoch_done(result, is_best)
     last = session.state()
-    session.resume(folder.best).export_inference(folder.best_onnx)
+    session.resume(folder.best).export_inference(folder.best_onnx, ema=manifest.ema)
     session.load_state(last)
-    best = min(results, key=lambda result: result.loss)
-    return TrainResult(folder=folder, epochs=tuple(results), best=best, updates=last.updates)
+    return TrainResult(
+        folder=folder,
+        epochs=tuple(results),
+        best=best_epoch(results),
+        updates=last.updates,
+        stopped_early=len(results) < schedule.epochs,
+    )
+
+
+def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:
+    """Whether the last `patience` epochs, 1 or more, brought nothing better."""
+    return bool(patience and results) and (
+        results[-1].epoch - best_epoch(results).epoch >= patience
+    )
+
+
+def _epoch(
+    session: TrainSession,
+    train_batches: Batches,
+    val_batches: Batches | None,
+    schedule: Schedule,
+    epoch: int,
+    *,
+    overflow: Overflow,
+    reporter: Reporter,
+) -> EpochResult:
+    started = time.monotonic()
+    train_items, left_out = _train_epoch(
+        session, train_batches, schedule, epoch, overflow=overflow, reporter=reporter
+    )
+    result = EpochResult(
+        epoch=epoch,
+        train=train_items,
+        val=None,
+        lr=schedule.steps(epoch)[-1].lr,
+        left_out=left_out,
+        waited=train_batches.waited,
+    )
+    if val_batches is not None:
+        result = _validate(session, val_batches, result, overflow)
+    return dataclasses.replace(result, seconds=time.monotonic() - started)
 
 
 def check_batches(batches: Batches, manifest: Manifest, overflow: Overflow = "raise") -> None:
@@ -201,7 +246,9 @@ def _start(session: TrainSession, folder: RunFolder) -> list[EpochResult]:
     return []
 
 
-def _resume(session: TrainSession, schedule: Schedule, folder: RunFolder) -> list[EpochResult]:
+def _resume(
+    session: TrainSession, schedule: Schedule, folder: RunFolder, patience: int
+) -> list[EpochResult]:
     """Load the last state; return the epochs that led to it."""
     if not folder.last.exists():  # interrupted in the first epoch
         return _start(session, folder)
@@ -213,11 +260,13 @@ def _resume(session: TrainSession, schedule: Schedule, folder: RunFolder) -> lis
             f"{folder.last} holds {updates} updates, which is no whole number of epochs of this "
             f"run ({len(results)} in {folder.results.name}); was the data set or an option changed?"
         )
-    if epochs == schedule.epochs and folder.best_onnx.exists():
+    results = results[:epochs]
+    finished = epochs == schedule.epochs or is_exhausted(results, patience)
+    if finished and folder.best_onnx.exists():
         raise ConfigError(
             f"{folder.path} is complete, all {epochs} epochs; start a new run to train further"
         )
-    return results[:epochs]
+    return results
 
 
 def _train_epoch(
@@ -251,18 +300,33 @@ def _train_epoch(
 
 
 def _validate(
-    session: TrainSession, batches: Batches, epoch: int, overflow: Overflow
-) -> tuple[Items, int]:
-    """Return the mean terms, with the running statistics, and how many rows were left out."""
-    total, left_out = np.zeros(3), 0
+    session: TrainSession, batches: Batches, result: EpochResult, overflow: Overflow
+) -> EpochResult:
+    """Add what the detector, with its running statistics, makes of the validation pictures."""
+    manifest, left_out = session.manifest, 0
+
+    def evaluate(batch: Batch) -> Evaluation:
+        nonlocal left_out
+        targets, dropped = _fit(batch, manifest, overflow)
+        left_out += dropped
+        evaluation = session.evaluate(batch.images, targets, ema=manifest.ema)
+        _check_finite(evaluation.loss, f"validation after epoch {result.epoch}", batch)
+        return evaluation
+
     with contextlib.closing(batches.epoch(0)) as stream:
-        for done, batch in enumerate(stream, 1):
-            targets, dropped = _fit(batch, session.manifest, overflow)
-            result = session.evaluate(batch.images, targets)
-            _check_finite(result.loss, f"validation after epoch {epoch}, batch {done}", batch)
-            total += dataclasses.astuple(result.items)
-            left_out += dropped
-    return Items(*(total / len(batches)).tolist()), left_out
+        validation = validate(evaluate, stream, num_classes=manifest.num_classes)
+    metrics = validation.metrics
+    return dataclasses.replace(
+        result,
+        val=validation.items,
+        scores=Scores(
+            precision=metrics.precision,
+            recall=metrics.recall,
+            map50=metrics.map50,
+            map50_95=metrics.map50_95,
+        ),
+        left_out=result.left_out + left_out,
+    )
 
 
 def _fit(
