@@ -19,7 +19,7 @@ from exportloss.export.pictures import plot_losses, relative_gap, show_predictio
 from exportloss.export.train_step import export_train_step
 from exportloss.export.training import export_training_artifacts
 from exportloss.export.verification import Verification
-from exportloss.export.verify import verify
+from exportloss.export.verify import verify_all
 from exportloss.loss import YoloLoss
 from exportloss.models import yolov5
 from exportloss.runtime.dataset import Dataset, read_data_yaml
@@ -200,11 +200,9 @@ def demo(
         runs[engine] = Run(result=result, seconds=seconds, after=after)
 
     say("verification: the same steps in eager torch, in float64")
-    verifications = {
-        engine: verify(session.folder, threads=settings.threads)
-        for engine, session in sessions.items()
-        if engine != "eager"
-    }
+    engines = [engine for engine in sessions if engine != "eager"]
+    verified = verify_all([sessions[engine].folder for engine in engines], threads=settings.threads)
+    verifications = dict(zip(engines, verified, strict=True))
     losses, predictions = folder / "loss_curves.png", folder / "predictions.png"
     plot_losses(
         losses,

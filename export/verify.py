@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.session import TrainSession
 from exportloss.runtime.state import TrainState
 
-__all__ = ["verify"]
+__all__ = ["verify", "verify_all"]
 
 Array = npt.NDArray[np.float32]
 
@@ -73,31 +73,85 @@ def verify(
         ConfigError: an argument is out of range, or no batch suits these weights.
         InstallationError: the installed onnxruntime cannot run it.
     """
-    for name, value, least in (("steps", steps, 1), ("seed", seed, 0)):
+    return verify_all([folder], steps=steps, lr=lr, seed=seed, threads=threads, model=model)[0]
+
+
+def verify_all(
+    folders: Sequence[str | Path],
+    *,
+    steps: int = 5,
+    lr: float = 5e-4,
+    seed: int = 0,
+    threads: int | None = None,
+    model: nn.Module | None = None,
+) -> tuple[Verification, ...]:
+    """Verify several artifacts of one detector, on the same batches and in the time of one.
+
+    Arguments and errors as for `verify`.
+
+    Raises:
+        ConfigError: there is no folder, or the artifacts are of different trainings.
+    """
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("seed", seed, 0),
+        ("folders", len(folders), 1),
+    ):
         if value < least:
             raise ConfigError(f"{name} is {value}; expected at least {least}")
-    session = TrainSession.open(folder, threads=threads)
-    manifest = session.manifest
-    eager = EagerTrainSession(session.folder, manifest, model=model, dtype=torch.float64)
-    start = session.state()
+    sessions = [TrainSession.open(folder, threads=threads) for folder in folders]
+    manifest = sessions[0].manifest
+    for session in sessions[1:]:
+        if _training(session.manifest) != _training(manifest):
+            raise ConfigError(
+                f"{session.folder} trains another detector, or otherwise, than "
+                f"{sessions[0].folder}; verify them one by one"
+            )
+    eager = EagerTrainSession(sessions[0].folder, manifest, model=model, dtype=torch.float64)
+    start = sessions[0].state()
     eager.load_state(start)
     bounds = Bounds.of(manifest.optimizer)
+    rows: list[_Reference] = []
+    found: list[list[StepDifferences]] = [[] for _ in sessions]
     with torch_threads(threads):
-        rows = [
-            _same_state(session, eager, bounds, lr=lr, seed=(seed, step)) for step in range(steps)
-        ]
-    session.load_state(start)
-    free = [session.step(row.batch.images, row.batch.targets, lr=lr).loss for row in rows]
-    return Verification(
-        manifest=manifest,
-        bounds=bounds,
-        steps=tuple(
-            # In the first run eager torch went its own way already.
-            dataclasses.replace(row.differences, free_loss=relative(loss, row.eager_loss))
-            for row, loss in zip(rows, free, strict=True)
-        ),
-        passed_over=sum(row.passed_over for row in rows),
+        for step in range(steps):
+            reference = _reference(eager, bounds, lr=lr, seed=(seed, step))
+            for session, differences in zip(sessions, found, strict=True):
+                differences.append(_same_state(session, reference, lr=lr))
+            rows.append(reference.without_state())
+    return tuple(
+        Verification(
+            manifest=session.manifest,
+            bounds=bounds,
+            steps=tuple(_free_run(session, start, rows, differences, lr=lr)),
+            passed_over=sum(row.passed_over for row in rows),
+        )
+        for session, differences in zip(sessions, found, strict=True)
     )
+
+
+def _training(manifest: Manifest) -> tuple[object, ...]:
+    """What two artifacts have in common that train alike from the same state."""
+    return (
+        *(manifest.model, manifest.names, manifest.anchors, manifest.strides, manifest.loss),
+        *(manifest.image_size, manifest.batch_size, manifest.max_targets),
+        *(manifest.optimizer, manifest.groups, manifest.statistics),
+    )
+
+
+def _free_run(
+    session: TrainSession,
+    start: TrainState,
+    rows: Sequence[_Reference],
+    differences: Sequence[StepDifferences],
+    *,
+    lr: float,
+) -> Iterator[StepDifferences]:
+    """Add how far the loss is off where each engine goes its own way, as eager torch did."""
+    session.load_state(start)
+    for row, difference in zip(rows, differences, strict=True):
+        loss = session.step(row.batch.images, row.batch.targets, lr=lr).loss
+        yield dataclasses.replace(difference, free_loss=relative(loss, row.eager_loss))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +161,18 @@ class _Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
+class _Reference:
+    """A step of eager torch."""
+
     batch: _Batch
-    differences: StepDifferences
     eager_loss: float
     passed_over: int
+    before: TrainState | None
+    expected: Step | None
+
+    def without_state(self) -> _Reference:
+        """What the free run needs: of a large detector, the rest is gigabytes."""
+        return dataclasses.replace(self, before=None, expected=None)
 
 
 def _random_batch(manifest: Manifest, seed: Sequence[int]) -> _Batch:
@@ -128,33 +189,33 @@ def _random_batch(manifest: Manifest, seed: Sequence[int]) -> _Batch:
     return _Batch(rng.integers(0, 256, shape, dtype=np.uint8), targets)
 
 
-def _same_state(
-    session: TrainSession,
-    eager: EagerTrainSession,
-    bounds: Bounds,
-    *,
-    lr: float,
-    seed: tuple[int, int],
-) -> _Row:
-    """Step in both from the eager state, which then goes on."""
+def _reference(
+    eager: EagerTrainSession, bounds: Bounds, *, lr: float, seed: tuple[int, int]
+) -> _Reference:
+    """Step in eager torch, which then goes on, with a batch that it can be a reference for."""
     before = eager.state()
     for draw in range(_MOST_DRAWS):
         batch = _random_batch(eager.manifest, (*seed, draw))
         expected = _eager_step(eager, before, batch, lr=lr)
+        after = eager.state()
         if not _jumps(eager, before, batch, expected.gradients, bounds):
-            break
-    else:
-        raise ConfigError(
-            f"the gradient of {eager.manifest.model} jumps under rounding errors for each of "
-            f"{_MOST_DRAWS} random batches, so that nothing can be verified with these weights; "
-            "try another seed, a larger batch or other weights"
-        )
-    expected = _eager_step(eager, before, batch, lr=lr)
+            eager.load_state(after)
+            return _Reference(batch, expected.result.loss, draw, before, expected)
+    raise ConfigError(
+        f"the gradient of {eager.manifest.model} jumps under rounding errors for each of "
+        f"{_MOST_DRAWS} random batches, so that nothing can be verified with these weights; "
+        "try another seed, a larger batch or other weights"
+    )
+
+
+def _same_state(session: TrainSession, reference: _Reference, *, lr: float) -> StepDifferences:
+    """Step from the state that eager torch stepped from."""
+    before, batch, expected = reference.before, reference.batch, reference.expected
+    assert before is not None and expected is not None
     gradients = _gradients(session, before, batch)
     session.load_state(before)
     result = session.step(batch.images, batch.targets, lr=lr)
-    got = Step.of(result, gradients, session.state())
-    return _Row(batch, compare(got, expected), expected.result.loss, draw)
+    return compare(Step.of(result, gradients, session.state()), expected)
 
 
 def _jumps(
