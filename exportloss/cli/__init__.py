@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 
 import exportloss
-from exportloss.cli import demo, export, train, verify
+from exportloss.cli import demo, detect, export, train, val, verify
 from exportloss.errors import ExportLossError
 
 __all__ = ["main"]
 
-_COMMANDS = (export, train, verify, demo)
+_COMMANDS = (export, train, val, detect, verify, demo)
 _REFUSED, _INTERRUPTED = 2, 130
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from exportloss.errors import ConfigError
 from exportloss.runtime.images import ImageArray
 
-__all__ = ["class_color", "draw_boxes", "grid"]
+__all__ = ["class_color", "class_name", "draw_boxes", "grid"]
 
 Color = tuple[int, int, int]
 
@@ -38,12 +38,19 @@ def class_color(index: int) -> Color:
     return _PALETTE[index % len(_PALETTE)]
 
 
+def class_name(names: Sequence[str], index: int) -> str:
+    """Return the name of a class, or `class 7` for one without a name."""
+    return names[index] if 0 <= index < len(names) else f"class {index}"
+
+
 def draw_boxes(
     image: ImageArray,
     boxes: npt.NDArray[np.floating],
     names: Sequence[str],
     *,
+    show_names: bool = True,
     show_confidence: bool = True,
+    line_width: int | None = None,
 ) -> ImageArray:
     """Draw detections with their class and confidence.
 
@@ -53,20 +60,24 @@ def draw_boxes(
             `non_max_suppression`. A box is clipped to the picture, or left out when nothing of it
             is inside.
         names: the classes; one without a name is shown by its number.
-        show_confidence: write it behind the class; false for true boxes.
+        show_names: write the class, and behind it the confidence, on each box.
+        show_confidence: false for true boxes.
+        line_width: of the boxes, pixels, >= 1; None suits it to the picture.
 
     Returns:
         A new (H, W, 3) picture.
 
     Raises:
-        ConfigError: `boxes` has another shape.
+        ConfigError: `boxes` has another shape, or `line_width` is below 1.
     """
+    if line_width is not None and line_width < 1:
+        raise ConfigError(f"line_width is {line_width}; expected at least 1")
     if boxes.ndim != 2 or boxes.shape[1] != 6:
         raise ConfigError(f"boxes have shape {boxes.shape}; expected (n, 6)")
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
-    line = max(2, round(max(height, width) / 240))
+    line = line_width or max(2, round(max(height, width) / 240))
     font = ImageFont.load_default(size=max(11, round(max(height, width) / 34)))
     # The most confident last, on top.
     for x1, y1, x2, y2, confidence, label in boxes[np.argsort(boxes[:, 4], kind="stable")]:
@@ -74,12 +85,12 @@ def draw_boxes(
         top, bottom = np.clip((y1, y2), 0, height - 1)
         if not (left < right and top < bottom):
             continue
-        index = int(label)
-        name = names[index] if 0 <= index < len(names) else f"class {index}"
-        text = f"{name} {confidence:.2f}" if show_confidence else name
-        color = class_color(index)
+        color = class_color(int(label))
         draw.rectangle((left, top, right, bottom), outline=color, width=line)
-        _tag(draw, (float(left), float(top)), text, font, color)
+        if show_names:
+            name = class_name(names, int(label))
+            text = f"{name} {confidence:.2f}" if show_confidence else name
+            _tag(draw, (float(left), float(top)), text, font, color)
     return np.array(canvas)
 
 

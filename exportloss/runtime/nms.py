@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ConfigError
 
-__all__ = ["non_max_suppression"]
+__all__ = ["check_thresholds", "non_max_suppression"]
 
 FloatArray = npt.NDArray[np.float32]
+_Flags = npt.NDArray[np.bool_]
 
-# Bounds the work on an untrained model, which finds an object everywhere.
-_MAX_CANDIDATES = 30_000
+_BLOCK = 256  # candidates compared at a time
 
 
 def non_max_suppression(
@@ -23,13 +25,15 @@ def non_max_suppression(
     max_det: int = 300,
     agnostic: bool = False,
     multi_label: bool = False,
+    classes: Collection[int] | None = None,
+    max_candidates: int = 30_000,
 ) -> list[FloatArray]:
     """Keep the most confident of boxes that overlap, in YOLOv5's sense.
 
     Confidence is objectness times class probability. Greedy: a box is dropped when its IoU with a
     more confident kept one exceeds `iou_thres`. Of equal confidences the earlier row wins. Rows
-    with a NaN or infinity are no detections; of one picture the 30 000 most confident are looked
-    at.
+    with a NaN or infinity are no detections. The defaults are those of YOLOv5's `detect`; its
+    `val` takes 0.001, 0.6 and, for more than one class, `multi_label`.
 
     Args:
         predictions: (B, N, 5 + nc) rows x, y, width, height in pixels (x, y the centre),
@@ -40,64 +44,107 @@ def non_max_suppression(
         agnostic: boxes of different classes suppress each other too.
         multi_label: a row may yield a box for every class above the threshold, instead of the
             best class only.
+        classes: the only ones of interest; None for all.
+        max_candidates: only so many boxes of a picture are looked at, the most confident, >= 1;
+            bounds the work on an untrained model, which finds an object everywhere.
 
     Returns:
         One (n, 6) array a picture: x1, y1, x2, y2 in pixels, confidence, class; the most
         confident first, n <= max_det.
 
     Raises:
-        ConfigError: a threshold is out of range, or `predictions` has another shape.
+        ConfigError: a threshold or limit is out of range, or `predictions` has another shape.
     """
     if predictions.ndim != 3 or predictions.shape[2] < 6:
         raise ConfigError(
             f"predictions have shape {predictions.shape}; expected (batch, rows, 5 + classes)"
         )
+    check_thresholds(conf_thres=conf_thres, iou_thres=iou_thres, max_det=max_det)
+    if max_candidates < 1:
+        raise ConfigError(f"max_candidates is {max_candidates}; expected at least 1")
+    kept = []
+    for rows in predictions:
+        found = _candidates(rows, conf_thres, multi_label, classes, max_candidates)
+        kept.append(found[_suppress(found, iou_thres, max_det, agnostic)])
+    return kept
+
+
+def check_thresholds(*, conf_thres: float, iou_thres: float, max_det: int) -> None:
+    """See before anything is run whether `non_max_suppression` will take these.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
     for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}; expected a number in [0, 1]")
     if max_det < 1:
         raise ConfigError(f"max_det is {max_det}; expected at least 1")
-    kept = []
-    for rows in predictions:
-        found = _candidates(rows, conf_thres, multi_label)
-        found = found[np.argsort(-found[:, 4], kind="stable")[:_MAX_CANDIDATES]]
-        kept.append(found[_suppress(found, iou_thres, max_det, agnostic)])
-    return kept
 
 
-def _candidates(rows: FloatArray, conf_thres: float, multi_label: bool) -> FloatArray:
-    """Return (n, 6) x1, y1, x2, y2, confidence, class of all that exceed the threshold."""
+def _candidates(
+    rows: FloatArray,
+    conf_thres: float,
+    multi_label: bool,
+    classes: Collection[int] | None,
+    most: int,
+) -> FloatArray:
+    """Return (n, 6) boxes that exceed the threshold, the most confident first."""
     rows = rows[(rows[:, 4] > conf_thres) & np.isfinite(rows).all(axis=1)]
     confidence = rows[:, 4:5] * rows[:, 5:]  # (n, nc)
-    if multi_label:
-        index, label = np.nonzero(confidence > conf_thres)
-    else:
-        label = confidence.argmax(axis=1)
-        index = np.flatnonzero(confidence[np.arange(len(rows)), label] > conf_thres)
-        label = label[index]
+    exceeds = confidence > conf_thres
+    if not multi_label:
+        exceeds &= np.arange(confidence.shape[1]) == confidence.argmax(axis=1, keepdims=True)
+    if classes is not None:
+        exceeds &= np.isin(np.arange(confidence.shape[1]), list(classes))
+    flat = np.flatnonzero(exceeds)
+    order = _most_confident(confidence.ravel()[flat], most)
+    index, label = np.divmod(flat[order], confidence.shape[1])
     centre, half = rows[index, :2], rows[index, 2:4] / 2
     columns = (centre - half, centre + half, confidence[index, label, None], label[:, None])
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
+def _most_confident(confidence: FloatArray, most: int) -> npt.NDArray[np.intp]:
+    """Return the order of the `most` highest; of equal ones the earlier comes first."""
+    chosen = np.arange(len(confidence))
+    if len(confidence) > most:
+        least = np.partition(confidence, -most)[-most]
+        above = np.flatnonzero(confidence > least)
+        equal = np.flatnonzero(confidence == least)[: most - len(above)]
+        chosen = np.sort(np.concatenate((above, equal)))
+    return chosen[np.argsort(-confidence[chosen], kind="stable")]
+
+
 def _suppress(
     found: FloatArray, iou_thres: float, max_det: int, agnostic: bool
 ) -> npt.NDArray[np.intp]:
-    """Return the indices to keep of `found` (n, 6), which is sorted by confidence."""
-    top_left, bottom_right, label = found[:, :2], found[:, 2:4], found[:, 5]
-    area = (bottom_right - top_left).prod(axis=1)
-    left = np.arange(len(found))
-    kept: list[np.intp] = []
-    while left.size and len(kept) < max_det:
-        best, left = left[0], left[1:]
-        kept.append(best)
-        overlap = np.minimum(bottom_right[best], bottom_right[left]) - np.maximum(
-            top_left[best], top_left[left]
-        )
-        inter = overlap.clip(min=0).prod(axis=1)
-        # Multiplied out, so that two boxes without area divide nothing by nothing.
-        suppressed = inter > iou_thres * (area[best] + area[left] - inter)
-        if not agnostic:
-            suppressed &= label[left] == label[best]
-        left = left[~suppressed]
-    return np.array(kept, dtype=np.intp)
+    """Return the indices to keep of `found` (n, 6), which is sorted by confidence.
+
+    Block by block, so that the work ends with the last box to keep: of thousands of candidates
+    the first few hundred often settle it.
+    """
+    kept = np.zeros(0, np.intp)
+    for start in range(0, len(found), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(found)))
+        block = block[~_overlap(found[block], found[kept], iou_thres, agnostic).any(axis=1)]
+        rivals = _overlap(found[block], found[block], iou_thres, agnostic)
+        alive = np.ones(len(block), np.bool_)
+        for index in range(len(block)):
+            if alive[index]:
+                alive[index + 1 :] &= ~rivals[index, index + 1 :]
+        kept = np.concatenate((kept, block[alive]))
+        if len(kept) >= max_det:
+            break
+    return kept[:max_det]
+
+
+def _overlap(some: FloatArray, others: FloatArray, iou_thres: float, agnostic: bool) -> _Flags:
+    """Return (n, m) whether two boxes are too much alike for both to stay."""
+    sides = np.minimum(some[:, None, 2:4], others[:, 2:4])  # (n, m, 2)
+    sides -= np.maximum(some[:, None, :2], others[:, :2])
+    inter = sides.clip(min=0).prod(axis=2)
+    area, other_area = ((boxes[:, 2:4] - boxes[:, :2]).prod(axis=1) for boxes in (some, others))
+    # Multiplied out, so that two boxes without area divide nothing by nothing.
+    alike: _Flags = inter > iou_thres * (area[:, None] + other_area - inter)
+    return alike if agnostic else alike & (some[:, None, 5] == others[:, 5])

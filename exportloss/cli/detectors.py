@@ -1,0 +1,104 @@
+"""What `val` and `detect` share: their common options, and the detector that is meant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from exportloss.errors import ArtifactError
+from exportloss.runtime.inference import Detector
+from exportloss.runtime.manifest import MANIFEST_NAME
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.session import TrainSession
+
+__all__ = ["Opened", "add_detector_arguments", "add_folder_arguments", "open_detector"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A detector; its file or folder; and the session it runs in, for artifacts that train."""
+
+    detector: Detector
+    path: Path
+    session: TrainSession | None = None
+
+
+def add_detector_arguments(
+    parser: argparse.ArgumentParser, *, conf_thres: float, iou_thres: float
+) -> None:
+    """Add which detector, on what, and what counts as found."""
+    add = parser.add_argument
+    add(
+        "--weights",
+        required=True,
+        metavar="FILE|FOLDER",
+        help="an .onnx file (a run's, or one that YOLOv5 exported), a run's folder for its "
+        "weights/best.onnx, or an artifacts folder",
+    )
+    add(
+        *("--imgsz", "--img", "--img-size"),
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="height and width to letterbox pictures to, one number for both, where the file takes "
+        "any (default: the file's, or 640)",
+    )
+    add(
+        "--conf-thres",
+        type=float,
+        default=conf_thres,
+        metavar="X",
+        help="confidence that counts as found (default %(default)s)",
+    )
+    add(
+        "--iou-thres",
+        type=float,
+        default=iou_thres,
+        metavar="X",
+        help="of two boxes that overlap more the less confident is dropped (default %(default)s)",
+    )
+    add(
+        "--max-det",
+        type=int,
+        default=300,
+        metavar="N",
+        help="most detections a picture (default %(default)s)",
+    )
+    add("--device", default="cpu", metavar="NAME", help="cpu, or a GPU: cuda, 0 (default cpu)")
+    add("--threads", type=int, metavar="N", help="of ONNX Runtime (default: every core)")
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
+    """Add where results go."""
+    add = parser.add_argument
+    add("--project", default=project, metavar="FOLDER", help="default %(default)s")
+    add("--name", default="exp", metavar="NAME", help="exp, then exp2, exp3, ... (default exp)")
+    add("--exist-ok", action="store_true", help="write into project/name even if it exists")
+
+
+def open_detector(weights: str, *, device: str = "cpu", threads: int | None = None) -> Opened:
+    """Open what `--weights` names.
+
+    Raises:
+        ArtifactError: it is no detector, or damaged.
+        ConfigError: the device is unknown.
+        InstallationError: the installed onnxruntime cannot run it.
+    """
+    path = Path(weights)
+    if (path / MANIFEST_NAME).exists():
+        session = TrainSession.open(path, device=device, threads=threads)
+        return Opened(detector=Detector.from_session(session), path=path, session=session)
+    if path.is_dir():
+        path = RunFolder(path).best_onnx
+        if not path.is_file():
+            raise ArtifactError(
+                f"{weights} is neither a finished run (it has no weights/best.onnx) nor an "
+                f"artifacts folder (it has no {MANIFEST_NAME})"
+            )
+    elif path.is_file() and path.suffix != ".onnx":
+        raise ArtifactError(
+            f"{weights} does not end in .onnx; expected a detector's ONNX file, or the folder of a "
+            "run or of artifacts"
+        )
+    return Opened(detector=Detector.open(path, device=device, threads=threads), path=path)

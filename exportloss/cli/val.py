@@ -1,0 +1,252 @@
+"""`exportloss val`: how good is a detector on labelled pictures?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from exportloss.cli.arguments import image_size
+from exportloss.cli.detectors import (
+    Opened,
+    add_detector_arguments,
+    add_folder_arguments,
+    open_detector,
+)
+from exportloss.errors import ConfigError
+from exportloss.runtime.dataset import Dataset, read_data_yaml
+from exportloss.runtime.detection_files import coco_results, write_json, write_labels
+from exportloss.runtime.loader import Batch, Batches
+from exportloss.runtime.metrics import Metrics
+from exportloss.runtime.mosaics import write_batch
+from exportloss.runtime.nms import check_thresholds
+from exportloss.runtime.plots import matplotlib_missing, plot_confusion_matrix, plot_curves
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.session import Evaluation, TrainSession
+from exportloss.runtime.sources import unique_stems
+from exportloss.runtime.validate import (
+    BatchDetections,
+    Predict,
+    Validation,
+    true_boxes,
+    validate,
+)
+from exportloss.targets import pad_targets
+
+__all__ = ["add_parser", "print_metrics", "run"]
+
+_BATCH_SIZE = 8
+_DRAWN_BATCHES = 3
+_FEW_CLASSES = 50  # are always listed, as in YOLOv5
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "val",
+        help="precision, recall and mAP of a detector",
+        description="Run a detector over a split of a data set and print precision, recall, mAP50 "
+        "and mAP50-95 for each class: pycocotools' numbers. Writes a confusion matrix, curves "
+        "(with matplotlib) and pictures. Needs neither torch nor onnx.",
+        epilog="example: exportloss val --weights runs/train/exp --data data.yaml",
+    )
+    parser.add_argument("--data", required=True, metavar="YAML", help="data set, as for train")
+    parser.add_argument(
+        "--task",
+        choices=("train", "val", "test"),
+        default="val",
+        help="split of the data set (default val)",
+    )
+    add_detector_arguments(parser, conf_thres=0.001, iou_thres=0.6)
+    parser.add_argument(
+        *("--batch-size", "--batch"),
+        type=int,
+        metavar="N",
+        help=f"pictures at a time, where the file takes any number (default {_BATCH_SIZE})",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="threads that decode (default 2)"
+    )
+    parser.add_argument(
+        "--save-txt", action="store_true", help="write a YOLO label file a picture, into labels/"
+    )
+    parser.add_argument(
+        "--save-conf", action="store_true", help="with the confidence at the end of its lines"
+    )
+    parser.add_argument(
+        "--save-json",
+        action="store_true",
+        help="write NAME_predictions.json, COCO's results format; categories are class numbers",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="list the classes even if there are 50 or more"
+    )
+    add_folder_arguments(parser, "runs/val")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Validate, print a table, and write what was asked for."""
+    config = read_data_yaml(options.data)
+    opened = open_detector(options.weights, device=options.device, threads=options.threads)
+    detector = opened.detector
+    _check_names(detector.names, config.names)
+    batches = Batches(
+        Dataset.open(config, options.task),
+        detector.check_batch(options.batch_size, default=_BATCH_SIZE),
+        detector.check_size(image_size(options.imgsz)),
+        workers=options.workers,
+    )
+    thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
+    check_thresholds(**thresholds)
+    folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path
+    writer = _Writer(folder, batches.dataset, options)
+    predict, left_out = _predict(opened)
+    console = Console()
+    with contextlib.closing(batches.epoch(0)) as stream:
+        validation = validate(
+            predict,
+            track(
+                stream,
+                description=options.task,
+                total=len(batches),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            ),
+            num_classes=config.num_classes,
+            tell=writer,
+            **thresholds,
+        )
+    print_metrics(
+        validation.metrics,
+        config.names,
+        verbose=options.verbose or len(config.names) < _FEW_CLASSES,
+    )
+    _print_more(validation, left_out())
+    if options.save_json:
+        write_json(folder / f"{opened.path.stem}_predictions.json", writer.results)
+    if (missing := matplotlib_missing()) is not None:
+        print(missing)
+    else:
+        plot_confusion_matrix(folder / "confusion_matrix.png", validation.confusion, config.names)
+        plot_curves(folder, validation.metrics, config.names)
+    print(f"written to {folder}")
+    return 0
+
+
+class _Writer:
+    """Writes label files and pictures as batches come, and keeps COCO's results."""
+
+    def __init__(self, folder: Path, dataset: Dataset, options: argparse.Namespace) -> None:
+        self.results: list[dict[str, Any]] = []
+        self._folder = folder
+        self._names = dataset.names
+        self._stems = iter(unique_stems(dataset.images))
+        self._options = options
+
+    def __call__(self, found: BatchDetections) -> None:
+        batch, number = found.batch, found.number
+        if number < _DRAWN_BATCHES:
+            path = self._folder / f"val_batch{number}_labels.jpg"
+            write_batch(path, batch, true_boxes(batch), self._names, show_confidence=False)
+            # Like YOLOv5, those that a person would want to see.
+            sure = [boxes[boxes[:, 4] > 0.25] for boxes in found.on_canvas]
+            write_batch(path.with_stem(f"val_batch{number}_pred"), batch, sure, self._names)
+        for boxes, letterbox in zip(found.on_picture, batch.letterboxes, strict=False):
+            stem = next(self._stems)
+            if self._options.save_txt and len(boxes):
+                write_labels(
+                    self._folder / "labels" / f"{stem}.txt",
+                    boxes,
+                    letterbox.source,
+                    with_confidence=self._options.save_conf,
+                )
+            if self._options.save_json:
+                self.results += coco_results(boxes, int(stem) if stem.isdecimal() else stem)
+
+
+def _check_names(own: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a data set of another number of classes; say so where names differ."""
+    if own and len(own) != len(names):
+        raise ConfigError(
+            f"the detector has {len(own)} classes, the data set {len(names)}; use the data set "
+            "that it was trained on"
+        )
+    unnamed = list(map(str, range(len(own))))
+    for index, (mine, theirs) in enumerate(zip(own, names, strict=False)):
+        if mine != theirs and list(own) != unnamed:
+            print(f"note: class {index} is {mine!r} in the detector, {theirs!r} in the data set")
+            break
+
+
+def _predict(opened: Opened) -> tuple[Predict, Callable[[], int]]:
+    """Return how to predict, and a count of the boxes that its loss leaves out so far."""
+    detector, session = opened.detector, opened.session
+    left_out: list[int] = []
+
+    def evaluate(session: TrainSession, batch: Batch) -> Evaluation:
+        manifest = session.manifest
+        targets, dropped = pad_targets(
+            batch.targets,
+            manifest.max_targets,
+            batch_size=manifest.batch_size,
+            num_classes=manifest.num_classes,
+            overflow="keep_largest",
+        )
+        left_out.append(dropped)
+        return session.evaluate(batch.images, targets)
+
+    if session is None:
+        return lambda batch: detector.predict(batch.images), lambda: 0
+    return lambda batch: evaluate(session, batch), lambda: sum(left_out)
+
+
+def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = True) -> None:
+    """Print YOLOv5's table: all classes, then each that the labels have.
+
+    Args:
+        metrics: of a validation.
+        names: the classes of the data set.
+        verbose: False leaves out the single classes.
+    """
+    header = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+    width = max(20, *(len(names[one.index]) for one in metrics.classes), len("all")) + 2
+    print(f"{header[0]:>{width}}" + "".join(f"{title:>11}" for title in header[1:]))
+
+    def row(name: str, counts: tuple[int, int], *shares: float) -> None:
+        cells = (*(f"{count:>11}" for count in counts), *(f"{share:>11.3g}" for share in shares))
+        print(f"{name:>{width}}" + "".join(cells))
+
+    row(
+        "all",
+        (metrics.pictures, metrics.objects),
+        *(metrics.precision, metrics.recall, metrics.map50, metrics.map50_95),
+    )
+    if verbose and len(names) > 1:
+        for one in metrics.classes:
+            row(
+                names[one.index],
+                (one.pictures, one.objects),
+                *(one.precision, one.recall, one.ap50, one.ap50_95),
+            )
+
+
+def _print_more(validation: Validation, left_out: int) -> None:
+    if validation.metrics.objects == 0:
+        print("warning: the labels have no object; there is nothing to judge by")
+    if (items := validation.items) is not None:
+        dropped = f" ({left_out} boxes beyond --max-targets left out)" if left_out else ""
+        print(
+            f"loss: box {items.box:.4f}  obj {items.objectness:.4f}  cls {items.category:.4f}"
+            f"{dropped}"
+        )
+    print(
+        f"a picture took {validation.inference_ms:.1f} ms in the detector, "
+        f"{validation.nms_ms:.1f} ms in non-maximum suppression"
+    )

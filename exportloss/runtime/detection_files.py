@@ -1,0 +1,105 @@
+"""Detections in the formats that others read: YOLO label files, COCO's results, cut-outs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from exportloss.runtime.boxes import to_centres
+from exportloss.runtime.files import new_file
+from exportloss.runtime.images import ImageArray
+
+__all__ = ["coco_results", "crop", "write_json", "write_labels", "write_picture"]
+
+Boxes = npt.NDArray[np.floating]
+
+_CROP_GAIN, _CROP_PAD = 1.02, 10  # as YOLOv5 cuts out: a little more than the box
+_JPEG_QUALITY = 95
+
+
+def write_labels(
+    path: Path, boxes: Boxes, source: tuple[int, int], *, with_confidence: bool = False
+) -> None:
+    """Write a YOLO label file: a line `class x y width height [confidence]` a box.
+
+    Args:
+        path: file to write.
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the picture, confidence, class.
+        source: height and width of the picture, pixels.
+        with_confidence: whether a line ends in it.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    height, width = source
+    shares = to_centres(boxes) / (width, height, width, height)
+    lines = []
+    for (*_, confidence, label), row in zip(boxes.tolist(), shares.tolist(), strict=True):
+        values = [*row, confidence] if with_confidence else row
+        lines.append(" ".join((str(int(label)), *(f"{value:.6f}" for value in values))) + "\n")
+    with new_file(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def coco_results(boxes: Boxes, image_id: int | str) -> list[dict[str, Any]]:
+    """Return the entries of COCO's results format, as pycocotools' `loadRes` takes them.
+
+    Args:
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the picture, confidence, class.
+        image_id: of the picture; categories are the data set's class numbers.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(label),
+            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(confidence, 7),
+        }
+        for x1, y1, x2, y2, confidence, label in boxes.tolist()
+    ]
+
+
+def crop(image: ImageArray, box: Boxes) -> ImageArray:
+    """Cut a box out of a picture, with a margin of 2 % and 10 pixels.
+
+    Args:
+        image: (H, W, 3).
+        box: x1, y1, x2, y2, ... in its pixels, clipped to it.
+
+    Returns:
+        (h, w, 3) of at least one pixel.
+    """
+    height, width = image.shape[:2]
+    centre, size = (box[:2] + box[2:4]) / 2, (box[2:4] - box[:2]) * _CROP_GAIN + _CROP_PAD
+    left, top = np.clip(np.floor(centre - size / 2), 0, (width - 1, height - 1)).astype(int)
+    right, bottom = np.ceil(centre + size / 2).astype(int)
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def write_picture(path: Path, image: ImageArray) -> None:
+    """Write (H, W, 3) RGB in the format that the suffix names.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    options = {"quality": _JPEG_QUALITY} if kind in ("JPEG", "WEBP") else {}
+    with new_file(path) as temporary:
+        Image.fromarray(image).save(temporary, format=kind, **options)
+
+
+def write_json(path: Path, values: Sequence[Any]) -> None:
+    """Write a list, an entry a line.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    lines = ",\n".join(json.dumps(value, ensure_ascii=False) for value in values)
+    with new_file(path) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -1,0 +1,247 @@
+"""A trained detector: pictures in, boxes out."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ArtifactError, ConfigError
+from exportloss.runtime.images import ImageArray, letterbox
+from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.nms import non_max_suppression
+from exportloss.runtime.session import TrainSession
+
+__all__ = ["Detector"]
+
+Boxes = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32]
+
+_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_WARNING = 3  # ONNX Runtime then prints errors only
+_LONGEST_METADATA = 1_000_000  # characters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A detector that is not trained any more, from an ONNX file or a session.
+
+    Attributes:
+        predict: decoded rows (B, N, 5 + nc), as in `Evaluation`, of (B, 3, H, W) uint8 RGB.
+        names: the classes; empty where the file does not say.
+        stride: height and width of a picture must be multiples of this.
+        batch_size: pictures that `predict` takes at once; None for any number.
+        image_size: height and width that it takes; None for any.
+    """
+
+    predict: Callable[[ImageArray], Rows]
+    names: tuple[str, ...] = ()
+    stride: int = 32
+    batch_size: int | None = None
+    image_size: tuple[int, int] | None = None
+
+    @classmethod
+    def open(cls, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> Detector:
+        """Open an inference file: ours, or one that YOLOv5's `export.py` wrote.
+
+        Args:
+            path: ONNX with one input (B, 3, H, W) in [0, 1], float32 or float16, and a first
+                output (B, N, 5 + nc); metadata `names` and `stride` are read where they are.
+            device: `cpu`, or `cuda` or a number for a GPU that the installed onnxruntime drives.
+            threads: of ONNX Runtime within an operator; None takes every core.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or no such detector.
+            ConfigError: the device is unknown, or `threads` below 1.
+            InstallationError: there is no onnxruntime.
+        """
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; expected at least 1")
+        if not Path(path).is_file():
+            raise ArtifactError(f"{path}: no such file; expected a detector's .onnx file")
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = _WARNING
+        providers = _providers(ort, device)
+        try:
+            session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise ArtifactError(f"{path} is no ONNX file that can be run: {error}") from error
+        return _from_onnx(session, str(path))
+
+    @classmethod
+    def from_session(cls, session: TrainSession) -> Detector:
+        """Use a detector in training, with the running statistics, as it is at each call."""
+        manifest = session.manifest
+        nothing = np.zeros((0, 6), np.float32)
+        return cls(
+            predict=lambda images: session.evaluate(images, nothing).predictions,
+            names=manifest.names,
+            stride=int(max(manifest.strides)),
+            batch_size=manifest.batch_size,
+            image_size=manifest.image_size,
+        )
+
+    def check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """Return the size of picture to use: the wanted one, the file's, or 640 x 640.
+
+        Raises:
+            ConfigError: the file takes another size only, or the size does not fit the stride.
+        """
+        if self.image_size is not None:
+            if size not in (None, self.image_size):
+                raise ConfigError(
+                    f"the image size is {size}; the detector takes {self.image_size} only: leave "
+                    "--imgsz out, or export it for another size"
+                )
+            return self.image_size
+        size = size or (640, 640)
+        if min(size) < 1 or any(side % self.stride for side in size):
+            near = tuple(max(math.ceil(side / self.stride), 1) * self.stride for side in size)
+            raise ConfigError(
+                f"the image size is {size}; expected multiples of the stride, {self.stride}, such "
+                f"as {near}"
+            )
+        return size
+
+    def check_batch(self, batch_size: int | None, *, default: int) -> int:
+        """Return how many pictures to take at once: the wanted number, the file's, or the default.
+
+        Raises:
+            ConfigError: it is below 1, or the file takes another number only.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"the batch size is {batch_size}; expected at least 1")
+        if batch_size not in (None, self.batch_size) and self.batch_size is not None:
+            raise ConfigError(
+                f"the batch size is {batch_size}; the detector takes {self.batch_size} only: "
+                "leave --batch-size out"
+            )
+        return batch_size or self.batch_size or default
+
+    def detect(
+        self,
+        images: Sequence[ImageArray],
+        *,
+        size: tuple[int, int] | None = None,
+        conf_thres: float = 0.25,
+        iou_thres: float = 0.45,
+        max_det: int = 300,
+        agnostic: bool = False,
+        classes: Collection[int] | None = None,
+    ) -> list[Boxes]:
+        """Find objects in pictures of any size.
+
+        Args:
+            images: (H, W, 3) RGB, as from `load_image`; they are letterboxed here.
+            size: height and width to letterbox to; None takes the file's, or 640 x 640.
+            conf_thres: as for `non_max_suppression`, like the rest.
+            iou_thres: see there.
+            max_det: see there.
+            agnostic: see there.
+            classes: see there.
+
+        Returns:
+            One (n, 6) array a picture: x1, y1, x2, y2 in its pixels, confidence, class; the most
+            confident first.
+
+        Raises:
+            ConfigError: a setting is out of range, or does not suit the file.
+        """
+        size = self.check_size(size)
+        step = self.batch_size or max(len(images), 1)
+        found = []
+        for start in range(0, len(images), step):
+            placed = [letterbox(image, size) for image in images[start : start + step]]
+            canvases = [canvas.transpose(2, 0, 1) for canvas, _ in placed]
+            canvases += canvases[:1] * ((self.batch_size or 0) - len(canvases))  # fill the batch
+            rows = self.predict(np.ascontiguousarray(canvases))[: len(placed)]
+            boxes = non_max_suppression(
+                rows,
+                conf_thres=conf_thres,
+                iou_thres=iou_thres,
+                max_det=max_det,
+                agnostic=agnostic,
+                classes=classes,
+            )
+            found += [box.unmap_boxes(one) for one, (_, box) in zip(boxes, placed, strict=True)]
+        return found
+
+
+def _from_onnx(session: Any, path: str) -> Detector:
+    inputs, output = session.get_inputs(), session.get_outputs()[0]
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _INPUT_TYPES:
+        described = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
+        raise ArtifactError(
+            f"{path} takes {described}; expected images alone, (B, 3, H, W), float32 or float16"
+        )
+    columns = output.shape[-1] if output.shape else None
+    if len(output.shape) != 3 or (isinstance(columns, int) and columns < 6):
+        raise ArtifactError(
+            f"{path} gives {output.name} {output.shape}; expected (B, N, 5 + classes): a YOLOv5 "
+            "detector, without non-maximum suppression in the file"
+        )
+    name, dtype = inputs[0].name, _INPUT_TYPES[inputs[0].type]
+    batch, _, *sides = (side if isinstance(side, int) else None for side in inputs[0].shape)
+    height, width = sides
+    metadata = session.get_modelmeta().custom_metadata_map
+
+    def predict(images: ImageArray) -> Rows:
+        scaled = (images.astype(np.float32) / np.float32(255)).astype(dtype, copy=False)
+        rows: Rows = session.run([output.name], {name: scaled})[0]
+        return rows.astype(np.float32, copy=False)
+
+    return Detector(
+        predict=predict,
+        names=_names(metadata.get("names", "")),
+        stride=_stride(metadata.get("stride", "")),
+        batch_size=batch,
+        image_size=None if height is None or width is None else (height, width),
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Read the classes, a dictionary or list in Python's notation; () for anything else."""
+    if len(text) > _LONGEST_METADATA:
+        return ()
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return ()
+    if isinstance(value, dict) and set(value) == set(range(len(value))):
+        value = [value[index] for index in range(len(value))]
+    if not isinstance(value, list | tuple):
+        return ()
+    # Names are printed: a file must not command the terminal.
+    return tuple("".join(c if c.isprintable() else "?" for c in str(name)) for name in value)
+
+
+def _stride(text: str) -> int:
+    """Read the stride; YOLOv5's 32 for anything but a positive whole number."""
+    match = re.fullmatch(r"(\d{1,4})(\.0)?", text.strip())
+    return int(match[1]) or 32 if match else 32
+
+
+def _providers(ort: ModuleType, device: str) -> list[Any]:
+    """Return ONNX Runtime's execution providers for a device."""
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    match = re.fullmatch(r"(?:cuda(?::(\d+))?|(\d+))", device)
+    if match is None:
+        raise ConfigError(f"device is {device!r}; expected cpu, cuda, or the number of a GPU")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise ConfigError(
+            f"device is {device!r}, but the installed onnxruntime drives no GPU; install "
+            "exportloss[gpu], or say --device cpu"
+        )
+    number = int(match[1] or match[2] or 0)
+    return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]

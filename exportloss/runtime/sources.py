@@ -1,0 +1,87 @@
+"""The pictures that somebody means by a path."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+from exportloss.errors import DataError
+from exportloss.runtime.dataset import IMAGE_SUFFIXES
+
+__all__ = ["find_pictures", "unique_stems"]
+
+
+def find_pictures(source: str | Path) -> tuple[Path, ...]:
+    """Find pictures by the name of one, a folder, a pattern, or a text file of names.
+
+    A folder is not searched below; a pattern such as `folder/**/*.jpg` is. The lines of a text
+    file are relative to its folder, or absolute. Hidden files are passed over.
+
+    Returns:
+        At least one path, sorted by name but for a text file's, which keep their order.
+
+    Raises:
+        DataError: nothing is there, or no picture among what is.
+    """
+    path = Path(source)
+    if path.is_dir():
+        pictures = sorted(one for one in path.iterdir() if _is_picture(one))
+        hint = f"; for its subfolders say '{path}/**/*.jpg'"
+    elif path.is_file():
+        pictures = _listed(path) if path.suffix.lower() == ".txt" else [path]
+        hint = ""
+    else:
+        matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 - takes absolute patterns
+        pictures = sorted(one for one in map(Path, matches) if _is_picture(one))
+        hint = ""
+        if not matches:
+            raise DataError(
+                f"{source}: no such file or folder; expected a picture, a folder of pictures, a "
+                "pattern such as 'folder/*.jpg', or a text file of picture paths"
+            )
+    if not pictures:
+        raise DataError(
+            f"{source}: no picture found; expected files that end in "
+            f"{' '.join(sorted(IMAGE_SUFFIXES))}{hint}"
+        )
+    if path.is_file() and pictures == [path] and not _is_picture(path):
+        raise DataError(
+            f"{source} is no picture of a known format; expected a file that ends in "
+            f"{' '.join(sorted(IMAGE_SUFFIXES))}, or a .txt of picture paths"
+        )
+    return tuple(pictures)
+
+
+def unique_stems(paths: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return each file's name without suffix, numbered where another one had it before."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 2
+        while stem in taken:
+            stem, number = f"{path.stem}-{number}", number + 1
+        taken.add(stem)
+        stems.append(stem)
+    return tuple(stems)
+
+
+def _is_picture(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def _listed(source: Path) -> list[Path]:
+    try:
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: not readable as a list of picture paths: {error}") from error
+    entries = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    pictures = [(number, source.parent / entry) for number, entry in entries]
+    for number, path in pictures:
+        if not _is_picture(path):
+            raise DataError(
+                f"{source}:{number}: {path} is no picture that exists; paths are relative to the "
+                "list's folder"
+            )
+    return [Path(os.path.normpath(path)) for _, path in pictures]
