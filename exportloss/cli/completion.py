@@ -1,0 +1,41 @@
+"""`exportloss completion`: what a shell needs to complete the command's options."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+from exportloss.errors import InstallationError
+
+__all__ = ["add_parser", "run"]
+
+_SHELLS = ("bash", "zsh", "tcsh")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "completion",
+        help="print a script with which a shell completes commands and options",
+        description="Print a script that teaches a shell this command's commands and options. "
+        "Needs shtab (pip install exportloss[completion]).",
+        epilog="example: exportloss completion bash > "
+        "~/.local/share/bash-completion/completions/exportloss",
+    )
+    parser.add_argument("shell", choices=_SHELLS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the script."""
+    from exportloss.cli import make_parser
+
+    try:
+        shtab = import_module("shtab")
+    except ModuleNotFoundError as error:
+        raise InstallationError(
+            "completion scripts are made by shtab, which is not installed; "
+            "pip install exportloss[completion]"
+        ) from error
+    print(shtab.complete(make_parser(), shell=options.shell))
+    return 0
