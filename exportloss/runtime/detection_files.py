@@ -59,7 +59,7 @@ def coco_results(boxes: Boxes, image_id: int | str) -> list[dict[str, Any]]:
             "image_id": image_id,
             "category_id": int(label),
             "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(confidence, 7),
+            "score": confidence,  # rounded, it would rank otherwise where others are near
         }
         for x1, y1, x2, y2, confidence, label in boxes.tolist()
     ]

@@ -67,10 +67,10 @@ def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequenc
     """
     shares, count = confusion.shares, confusion.num_classes + 1
     side = float(np.clip(2.5 + 0.75 * count, 6, 18))
-    with _figure(path, side * 1.12, side) as figure:
+    with _figure(path, side * 1.08, side) as figure:
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        labels = (*names, "background")
+        labels = (*map(_plain, names), "background")
         font = float(np.clip(220 / count, 4, 11))
         axes.set_xticks(range(count), labels, rotation=90 if count > 6 else 0, fontsize=font)
         axes.set_yticks(range(count), labels, fontsize=font)
@@ -87,7 +87,7 @@ def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequenc
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.set_title("Confusion matrix: shares of each true class", loc="left", fontsize=12)
-        figure.colorbar(image, ax=axes, shrink=0.8).outline.set_visible(False)
+        figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02).outline.set_visible(False)
 
 
 def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[Path, ...]:
@@ -108,7 +108,7 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
     if not metrics.classes:
         return ()
     curves = metrics.curves
-    present = [(one.index, names[one.index]) for one in metrics.classes]
+    present = [(one.index, _plain(names[one.index])) for one in metrics.classes]
     paths = {name: folder / f"{name}_curve.png" for name in ("PR", "F1", "P", "R")}
     with _figure(paths["PR"], 9, 6) as figure:
         _lines(
@@ -205,7 +205,9 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
         counts = np.bincount(classes, minlength=len(names))
         drawn = bars.bar(range(len(names)), counts, color=[_hex(i) for i in range(len(names))])
         if len(names) <= _MOST_WRITTEN:
-            bars.set_xticks(range(len(names)), names, rotation=90 if len(names) > 5 else 0)
+            bars.set_xticks(
+                range(len(names)), map(_plain, names), rotation=90 if len(names) > 5 else 0
+            )
             bars.bar_label(drawn, fontsize=8)
         bars.set_ylabel("objects")
         _tidy(bars)
@@ -215,7 +217,7 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
             (sizes, rows[:, 3:5], ("width", "height")),
         ):
             if len(rows):
-                axes.hist2d(*columns.T, bins=50, range=((0, 1), (0, 1)), cmap="Blues", cmin=1)
+                axes.hist2d(*columns.T, bins=40, range=((0, 1), (0, 1)), cmap="Blues", cmin=1)
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1)
             axes.set_xlabel(title[0])
@@ -232,7 +234,9 @@ def _outlines(axes: Axes, rows: Array) -> None:
     for label, _, _, width, height in rows:
         corner = (0.5 - width / 2, 0.5 - height / 2)
         color = _hex(int(label))
-        axes.add_patch(Rectangle(corner, width, height, fill=False, color=color, linewidth=0.5))
+        axes.add_patch(
+            Rectangle(corner, width, height, fill=False, color=color, linewidth=0.6, alpha=0.6)
+        )
     axes.set_aspect("equal")
     axes.set_axis_off()
 
@@ -259,6 +263,7 @@ def _lines(
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(titles[0])
     axes.set_ylabel(titles[1])
+    axes.set_title("at IoU 0.5", loc="left", fontsize=10)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     _tidy(axes)
     return axes
@@ -268,6 +273,10 @@ def _tidy(axes: Axes) -> None:
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain(name: str) -> str:
+    return name.replace("$", r"\$")  # which would start a formula
 
 
 def _hex(index: int) -> str:

@@ -73,6 +73,8 @@ def validate(
 ) -> Validation:
     """Run a detector over labelled pictures and judge what it finds, in pixels of the files.
 
+    Like YOLOv5 it clips detections and labels to the picture.
+
     Args:
         predict: the detector.
         batches: of the data set, without augmentation, such as `Batches`.

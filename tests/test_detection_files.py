@@ -1,0 +1,51 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exportloss.runtime.detection_files import (
+    coco_results,
+    crop,
+    write_json,
+    write_labels,
+    write_picture,
+)
+from exportloss.runtime.labels import read_labels
+
+BOXES = np.array([[10, 20, 30, 60, 0.875, 1], [0, 0, 100, 80, 0.25, 0]], np.float32)
+
+
+def test_label_files_are_what_the_reader_takes(tmp_path):
+    path = tmp_path / "labels" / "a.txt"
+    write_labels(path, BOXES, (80, 100))
+    expected = [[1, 0.2, 0.5, 0.2, 0.5], [0, 0.5, 0.5, 1, 1]]
+    np.testing.assert_allclose(read_labels(path, 2), expected, atol=1e-6)
+    write_labels(path, BOXES, (80, 100), with_confidence=True)
+    assert path.read_text().splitlines()[0] == "1 0.200000 0.500000 0.200000 0.500000 0.875000"
+
+
+def test_coco_results(tmp_path):
+    results = coco_results(BOXES, 7) + coco_results(BOXES[:1], "ä")
+    first = {"image_id": 7, "category_id": 1, "bbox": [10, 20, 20, 40], "score": 0.875}
+    assert results[0] == first
+    write_json(tmp_path / "r.json", results)
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == results
+    write_json(tmp_path / "r.json", [])
+    assert json.loads((tmp_path / "r.json").read_text()) == []
+
+
+def test_crops_have_a_margin_and_end_at_the_border():
+    image = np.arange(80 * 100 * 3, dtype=np.uint32).reshape(80, 100, 3).astype(np.uint8)
+    np.testing.assert_array_equal(crop(image, BOXES[0]), image[14:66, 4:36])
+    np.testing.assert_array_equal(crop(image, BOXES[1]), image)
+    corner = crop(image, np.array([100, 80, 100, 80, 0.5, 0]))
+    assert corner.size > 0
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".bmp", ".tif", ".webp"])
+def test_pictures_in_every_format(tmp_path, suffix):
+    image = np.full((20, 30, 3), (200, 100, 50), np.uint8)
+    write_picture(tmp_path / f"a{suffix}", image)
+    with Image.open(tmp_path / f"a{suffix}") as written:
+        np.testing.assert_allclose(np.asarray(written.convert("RGB")), image, atol=4)

@@ -1,0 +1,63 @@
+import pytest
+from PIL import Image
+
+from exportloss.errors import DataError
+from exportloss.runtime.sources import find_pictures, unique_stems
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.png", "a.JPG", ".hidden.png", "below/c.webp", "we[i]rd.bmp"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (4, 4)).save(path, format="png")
+    (tmp_path / "photos" / "notes.md").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def names(paths, folder):
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def test_a_picture_a_folder_or_a_pattern(folder):
+    photos = folder / "photos"
+    assert names(find_pictures(photos / "b.png"), photos) == ["b.png"]
+    assert names(find_pictures(photos / "we[i]rd.bmp"), photos) == ["we[i]rd.bmp"]
+    assert names(find_pictures(photos), photos) == ["a.JPG", "b.png", "we[i]rd.bmp"]
+    assert names(find_pictures(f"{photos}/*.png"), photos) == ["b.png"]
+    everything = ["a.JPG", "b.png", "below/c.webp", "we[i]rd.bmp"]
+    assert names(find_pictures(f"{photos}/**/*"), photos) == everything
+
+
+def test_a_list_keeps_its_order(folder):
+    text = f"photos/b.png\r\n\n./photos/below/../a.JPG\n{folder}/photos/b.png\n"
+    (folder / "list.txt").write_text("\ufeff" + text)
+    found = names(find_pictures(folder / "list.txt"), folder)
+    assert found == ["photos/b.png", "photos/a.JPG", "photos/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gone", "no such file or folder"),
+        ("gone/*.jpg", "no such file or folder"),
+        ("empty", r"no picture found; .* for its subfolders say '.*empty/\*\*/\*.jpg'"),
+        ("photos/*.md", "no picture found"),
+        ("photos/notes.md", "no picture of a known format"),
+        ("bad.txt", r"bad.txt:2: .*gone.png is no picture that exists"),
+        ("empty.txt", "no picture found"),
+        ("binary.txt", "not readable as a list"),
+    ],
+)
+def test_nothing_to_look_at(folder, source, message):
+    (folder / "bad.txt").write_text("photos/b.png\ngone.png\n")
+    (folder / "empty.txt").write_text("\n")
+    (folder / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=message):
+        find_pictures(folder / source)
+
+
+def test_stems_are_unique(tmp_path):
+    paths = [tmp_path / name for name in ("a.jpg", "a.png", "b/a.jpg", "a-2.jpg", "c.jpg")]
+    assert unique_stems(tuple(paths)) == ("a", "a-2", "a-3", "a-2-2", "c")
