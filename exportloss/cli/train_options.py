@@ -128,6 +128,7 @@ def write_options(
         "max_targets": manifest.max_targets,
         "optimizer": manifest.optimizer,
     }
-    write_yaml(folder.options, {**vars(options), **fixed})
     hyp = {**dataclasses.asdict(schedule.config), **dataclasses.asdict(manifest.loss)}
     write_yaml(folder.hyp, hyp)
+    # The options come last: where they are, the run can be resumed.
+    write_yaml(folder.options, {**vars(options), **fixed})
