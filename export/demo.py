@@ -179,7 +179,8 @@ def demo(
     sessions["eager"] = EagerTrainSession(portable.folder, portable.manifest)
     sessions["eager"].load_state(portable.state())
     pictures = list(val_batches)
-    guesses, before = guess(portable, pictures), find(detect(portable, pictures), pictures)
+    before = find(detect(portable, pictures), pictures, num_classes=len(SHAPE_NAMES))
+    guesses = guess(portable, pictures)
 
     runs: dict[Engine, Run] = {}
     for engine, session in sessions.items():
@@ -196,7 +197,7 @@ def demo(
                 reporter=reporter,
             )
         seconds = time.monotonic() - started
-        after = find(detect(session, pictures), pictures)
+        after = find(detect(session, pictures), pictures, num_classes=len(SHAPE_NAMES))
         runs[engine] = Run(result=result, seconds=seconds, after=after)
 
     say("verification: the same steps in eager torch, in float64")

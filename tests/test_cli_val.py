@@ -1,18 +1,13 @@
-import contextlib
-import io
+import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from exportloss.cli import main
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.images import load_image
 from exportloss.runtime.labels import read_labels
 from tests.bright_detector import make_spots, write_bright_detector
+from tests.coco_numbers import coco_map
 from tests.test_cli_train import command
 
 NAMES = {0: "green", 1: "blue"}
@@ -20,6 +15,11 @@ NAMES = {0: "green", 1: "blue"}
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
+    """A data set; matplotlib is missing in this process, since plots take long."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "matplotlib" else find_spec(name)
+    )
     monkeypatch.chdir(tmp_path)
     return make_spots(tmp_path / "spots")
 
@@ -43,35 +43,6 @@ def rows(text):
     return table
 
 
-def coco_metrics(data, results):
-    """mAP50-95 and mAP50 of pycocotools for a results file, from the label files."""
-    dataset = Dataset.open(read_data_yaml(data), "val")
-    annotations = []
-    for image, labels in zip(dataset.images, dataset.labels, strict=True):
-        height, width = load_image(image).shape[:2]
-        for label, x, y, w, h in read_labels(labels, dataset.num_classes).tolist():
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": int(image.stem), "bbox": box}
-                | {"category_id": int(label), "area": box[2] * box[3], "iscrowd": 0}
-            )
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
-            "info": {},
-            "images": [{"id": int(image.stem)} for image in dataset.images],
-            "categories": [{"id": label} for label in range(dataset.num_classes)],
-            "annotations": annotations,
-        }
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(str(results)), "bbox")
-        evaluation.params.maxDets = [1, 10, 300]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., 0, -1]
-    return precision.mean(), precision[0].mean()
-
-
 def test_where_there_is_neither_torch_nor_onnx_the_table_has_pycocotools_numbers(
     data, weights, tmp_path
 ):
@@ -82,7 +53,7 @@ def test_where_there_is_neither_torch_nor_onnx_the_table_has_pycocotools_numbers
     assert done.stdout.splitlines()[-1] == "written to runs/val/exp"
     table = rows(done.stdout)
     assert list(table) == ["all", "green", "blue"]
-    ap, ap50 = coco_metrics(data, folder / "best_predictions.json")
+    ap50, ap = coco_map(data, folder / "best_predictions.json")
     assert 0.1 < ap < ap50 < 0.9
     assert table["all"][:2] == [6, 18]
     assert table["all"][4:] == pytest.approx([ap50, ap], rel=2e-3)  # three digits are printed
@@ -108,11 +79,7 @@ def test_a_run_folder_stands_for_its_best_detector(data, weights, tmp_path, caps
     assert [path.name for path in (tmp_path / "runs" / "val").iterdir()] == ["x"]
 
 
-def test_without_matplotlib_it_says_what_to_install(data, weights, tmp_path, capsys, monkeypatch):
-    find_spec = sys.modules["importlib.util"].find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "matplotlib" else find_spec(name)
-    )
+def test_without_matplotlib_it_says_what_to_install(data, weights, tmp_path, capsys):
     assert main(["val", "--weights", str(weights), "--data", str(data), "--imgsz", "64"]) == 0
     assert "no plots: matplotlib is not installed; pip install matplotlib" in (
         capsys.readouterr().out

@@ -1,15 +1,11 @@
-import contextlib
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.metrics import IOU_THRESHOLDS, MetricsAccumulator
+from exportloss.runtime.metrics import MetricsAccumulator
+from tests.coco_numbers import coco_precision
 
 NONE = np.zeros((0, 6))
 
@@ -50,38 +46,14 @@ def accumulate(pictures, classes, **options):
     return accumulator.result()
 
 
-def coco_precision(pictures, classes, max_det):
-    """(T, 101, C) of pycocotools, -1 for a class without objects; all areas."""
-    annotations, results = [], []
-    for image, (detections, labels) in enumerate(pictures):
-        for label, x1, y1, x2, y2 in labels.tolist():
-            box = [x1, y1, x2 - x1, y2 - y1]
-            annotations.append(
-                {"image_id": image, "category_id": int(label), "bbox": box, "iscrowd": 0}
-                | {"id": len(annotations) + 1, "area": box[2] * box[3]}
-            )
-        for x1, y1, x2, y2, confidence, label in detections.tolist():
-            box = [x1, y1, x2 - x1, y2 - y1]
-            results.append(
-                {"image_id": image, "category_id": int(label), "bbox": box, "score": confidence}
-            )
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
-            "info": {},
-            "images": [{"id": image} for image in range(len(pictures))],
-            "categories": [{"id": label} for label in range(classes)],
-            "annotations": annotations,
-        }
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluation.params.maxDets = [max_det]
-        evaluation.params.areaRng = evaluation.params.areaRng[:1]
-        evaluation.params.areaRngLbl = ["all"]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    np.testing.assert_array_equal(evaluation.params.iouThrs, IOU_THRESHOLDS)
-    return evaluation.eval["precision"][..., 0, 0]
+def precision_of_coco(pictures, classes, max_det):
+    results = [
+        {"image_id": image, "category_id": int(label), "score": confidence}
+        | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for image, (detections, _) in enumerate(pictures)
+        for x1, y1, x2, y2, confidence, label in detections.tolist()
+    ]
+    return coco_precision([labels for _, labels in pictures], results, classes, max_det)
 
 
 @settings(deadline=None, max_examples=25)
@@ -95,7 +67,7 @@ def coco_precision(pictures, classes, max_det):
 def test_average_precision_is_that_of_pycocotools(seed, pictures, classes, max_det, whole):
     drawn = random_pictures(seed, pictures, classes, whole=whole)
     metrics = accumulate(drawn, classes, max_det=max_det)
-    precision = coco_precision(drawn, classes, max_det)
+    precision = precision_of_coco(drawn, classes, max_det)
     present = sorted({int(label) for _, labels in drawn for label in labels[:, 0]})
     assert [one.index for one in metrics.classes] == present
     for one in metrics.classes:
@@ -112,7 +84,7 @@ def test_average_precision_is_that_of_pycocotools(seed, pictures, classes, max_d
 def test_average_precision_is_that_of_pycocotools_on_many_pictures():
     drawn = random_pictures(0, 400, 20)
     metrics = accumulate(drawn, 20)
-    precision = coco_precision(drawn, 20, 300)
+    precision = precision_of_coco(drawn, 20, 300)
     assert metrics.map50 == pytest.approx(precision[0].mean(), abs=1e-6)
     assert metrics.map50_95 == pytest.approx(precision.mean(), abs=1e-6)
     assert 0.05 < metrics.map50_95 < metrics.map50 < 0.95

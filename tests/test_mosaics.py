@@ -6,7 +6,7 @@ import pytest
 from exportloss.runtime.draw import class_color
 from exportloss.runtime.images import letterbox, load_image
 from exportloss.runtime.loader import Batch
-from exportloss.runtime.mosaics import draw_batch, write_batch
+from exportloss.runtime.mosaics import draw_batch, surest, write_batch
 
 
 def make_batch(count, height, width):
@@ -48,3 +48,16 @@ def test_pictures_beyond_the_boxes_are_left_out(tmp_path):
     write_batch(tmp_path / "four.jpg", batch, [nothing] * 4, ["a"], show_confidence=False)
     sizes = [load_image(tmp_path / name).shape[1] for name in ("one.jpg", "four.jpg")]
     assert sizes[1] > 1.8 * sizes[0]
+
+
+def test_the_surest_are_confident_and_apart():
+    boxes = np.array(
+        [
+            [0, 0, 10, 10, 0.9, 0],
+            [0, 0, 10, 9, 0.8, 1],  # the same place
+            [20, 0, 30, 10, 0.3, 1],
+            [40, 0, 50, 10, 0.2, 1],  # not sure
+        ],
+        np.float32,
+    )
+    np.testing.assert_array_equal(surest(boxes), boxes[[0, 2]])

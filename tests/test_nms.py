@@ -7,19 +7,30 @@ from exportloss.errors import ConfigError
 from exportloss.runtime.nms import non_max_suppression
 
 
-def reference(rows, *, conf_thres, iou_thres, max_det, agnostic, multi_label):
+def reference(
+    rows,
+    *,
+    conf_thres,
+    iou_thres,
+    max_det=300,
+    agnostic=False,
+    multi_label=False,
+    classes=None,
+    max_candidates=30_000,
+):
     """The definition, box by box."""
     found = []
-    for x, y, w, h, objectness, *classes in rows.tolist():
+    for x, y, w, h, objectness, *probabilities in rows.tolist():
         if not objectness > conf_thres:
             continue
-        scores = [np.float32(objectness) * np.float32(p) for p in classes]
+        scores = [np.float32(objectness) * np.float32(p) for p in probabilities]
         chosen = range(len(scores)) if multi_label else [scores.index(max(scores))]
         corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-        found += [(*corners, scores[c], c) for c in chosen if scores[c] > conf_thres]
+        wanted = [c for c in chosen if classes is None or c in classes]
+        found += [(*corners, scores[c], c) for c in wanted if scores[c] > conf_thres]
     found.sort(key=lambda box: -box[4])
     kept = []
-    for box in found:
+    for box in found[:max_candidates]:
         rivals = [other for other in kept if agnostic or other[5] == box[5]]
         if all(iou(box, other) <= iou_thres for other in rivals):
             kept.append(box)
@@ -46,15 +57,17 @@ def random_predictions(seed, batch, rows, classes):
 @given(
     seed=st.integers(0, 2**32),
     rows=st.integers(0, 40),
-    classes=st.integers(1, 4),
+    count=st.integers(1, 4),
     conf_thres=st.sampled_from([0.0, 0.25, 0.6]),
     iou_thres=st.sampled_from([0.0, 0.2, 0.45, 0.7, 1.0]),
     max_det=st.sampled_from([1, 3, 300]),
     agnostic=st.booleans(),
     multi_label=st.booleans(),
+    classes=st.sampled_from([None, (), (0,), [3, 1]]),
+    max_candidates=st.sampled_from([1, 10, 30_000]),
 )
-def test_agrees_with_the_definition(seed, rows, classes, **options):
-    predictions = random_predictions(seed, 2, rows, classes)
+def test_agrees_with_the_definition(seed, rows, count, **options):
+    predictions = random_predictions(seed, 2, rows, count)
     found = non_max_suppression(predictions, **options)
     assert len(found) == 2
     for one, picture in zip(found, predictions, strict=True):
@@ -62,6 +75,19 @@ def test_agrees_with_the_definition(seed, rows, classes, **options):
         expected = reference(picture, **options)
         assert one.shape == expected.shape
         np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("max_candidates", [700, 30_000])
+def test_agrees_with_the_definition_over_many_boxes(agnostic, max_candidates):
+    predictions = random_predictions(0, 1, 400, 3)
+    predictions[..., :2] *= 10
+    options = {"conf_thres": 0.001, "iou_thres": 0.6, "multi_label": True}
+    options |= {"agnostic": agnostic, "max_candidates": max_candidates}
+    (found,) = non_max_suppression(predictions, **options)
+    expected = reference(predictions[0], **options)
+    assert len(found) == len(expected) == 300
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def rows_of(*rows):
@@ -120,7 +146,13 @@ def test_nothing_found_keeps_the_columns():
 
 @pytest.mark.parametrize(
     "options",
-    [{"conf_thres": 1.1}, {"iou_thres": -0.1}, {"iou_thres": float("nan")}, {"max_det": 0}],
+    [
+        {"conf_thres": 1.1},
+        {"iou_thres": -0.1},
+        {"iou_thres": float("nan")},
+        {"max_det": 0},
+        {"max_candidates": 0},
+    ],
 )
 def test_refuses_settings_out_of_range(options):
     with pytest.raises(ConfigError, match=next(iter(options))):

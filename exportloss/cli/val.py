@@ -23,7 +23,7 @@ from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.detection_files import coco_results, write_json, write_labels
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.metrics import Metrics
-from exportloss.runtime.mosaics import write_batch
+from exportloss.runtime.mosaics import surest, write_batch
 from exportloss.runtime.nms import check_thresholds
 from exportloss.runtime.plots import matplotlib_missing, plot_confusion_matrix, plot_curves
 from exportloss.runtime.run_folder import RunFolder
@@ -155,8 +155,7 @@ class _Writer:
         if number < _DRAWN_BATCHES:
             path = self._folder / f"val_batch{number}_labels.jpg"
             write_batch(path, batch, true_boxes(batch), self._names, show_confidence=False)
-            # Like YOLOv5, those that a person would want to see.
-            sure = [boxes[boxes[:, 4] > 0.25] for boxes in found.on_canvas]
+            sure = list(map(surest, found.on_canvas))
             write_batch(path.with_stem(f"val_batch{number}_pred"), batch, sure, self._names)
         for boxes, letterbox in zip(found.on_picture, batch.letterboxes, strict=False):
             stem = next(self._stems)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from exportloss.errors import ConfigError
 
-__all__ = ["check_thresholds", "non_max_suppression"]
+__all__ = ["check_thresholds", "non_max_suppression", "suppress"]
 
 FloatArray = npt.NDArray[np.float32]
 _Flags = npt.NDArray[np.bool_]
@@ -65,7 +65,7 @@ def non_max_suppression(
     kept = []
     for rows in predictions:
         found = _candidates(rows, conf_thres, multi_label, classes, max_candidates)
-        kept.append(found[_suppress(found, iou_thres, max_det, agnostic)])
+        kept.append(suppress(found, iou_thres, max_det=max_det, agnostic=agnostic))
     return kept
 
 
@@ -116,10 +116,10 @@ def _most_confident(confidence: FloatArray, most: int) -> npt.NDArray[np.intp]:
     return chosen[np.argsort(-confidence[chosen], kind="stable")]
 
 
-def _suppress(
-    found: FloatArray, iou_thres: float, max_det: int, agnostic: bool
-) -> npt.NDArray[np.intp]:
-    """Return the indices to keep of `found` (n, 6), which is sorted by confidence.
+def suppress(
+    found: FloatArray, iou_thres: float, *, max_det: int = 300, agnostic: bool = False
+) -> FloatArray:
+    """Return the boxes to keep of `found` (n, 6), which is sorted by confidence.
 
     Block by block, so that the work ends with the last box to keep: of thousands of candidates
     the first few hundred often settle it.
@@ -136,7 +136,7 @@ def _suppress(
         kept = np.concatenate((kept, block[alive]))
         if len(kept) >= max_det:
             break
-    return kept[:max_det]
+    return found[kept[:max_det]]
 
 
 def _overlap(some: FloatArray, others: FloatArray, iou_thres: float, agnostic: bool) -> _Flags:

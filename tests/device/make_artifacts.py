@@ -4,6 +4,8 @@
 
 For each of `CASES` the folder then holds an artifact, `sgd`, and the expected states,
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
+For `val` and `detect` there are `bright.onnx` and the data set `spots`, and pycocotools' numbers
+for them in `expected.json`.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ import torch
 from safetensors.numpy import save_file
 
 from exportloss import YoloLoss
+from exportloss.cli import main as command
 from exportloss.export import export_training_artifacts
 from exportloss.export.eager_session import EagerTrainSession
 from exportloss.export.train_step import export_train_step
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
+from tests.bright_detector import make_spots, write_bright_detector
+from tests.coco_numbers import coco_map
 
 CASES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
@@ -80,6 +85,19 @@ def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> l
     return losses
 
 
+def make_detections(folder: Path) -> dict[str, float]:
+    """Write a detector and a data set, and return what pycocotools says of the detections."""
+    shutil.rmtree(folder / "spots", ignore_errors=True)
+    data = make_spots(folder / "spots")
+    weights = write_bright_detector(folder / "bright.onnx", names={0: "green", 1: "blue"})
+    with tempfile.TemporaryDirectory() as temporary:
+        options = ["--imgsz", "64", "--project", temporary, "--save-json"]
+        if command(["val", "--weights", str(weights), "--data", str(data), *options]):
+            raise RuntimeError("val failed")
+        ap50, ap = coco_map(data, Path(temporary) / "exp" / "bright_predictions.json")
+    return {"map50": ap50, "map50_95": ap}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     for name in CASES:
@@ -88,7 +106,7 @@ def main(folder: Path) -> None:
     batches = draw_batches()
     save_file(batches, folder / "batches.safetensors")
     losses = {name: make_case(folder / name, batches, **case) for name, case in CASES.items()}
-    expected = {"settings": SETTINGS, "losses": losses}
+    expected = {"settings": SETTINGS, "losses": losses, "coco": make_detections(folder)}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
