@@ -127,7 +127,10 @@ class MetricsAccumulator:
         self.num_classes = num_classes
         self.max_det = max_det
         self._seen = 0
-        self._classes = [_Class() for _ in range(num_classes)]
+        self._objects = np.zeros(num_classes, np.int64)
+        self._pictures = np.zeros(num_classes, np.int64)
+        # Of each picture: confidence (n,), class (n,), right or not (n, T).
+        self._found: list[tuple[Array, Array, _Flags]] = []
 
     def add(self, detections: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> None:
         """Add a picture.
@@ -146,16 +149,25 @@ class MetricsAccumulator:
         detections = self._checked("detections", detections, columns=6, label=5)
         labels = self._checked("labels", labels, columns=5, label=0)
         self._seen += 1
-        for index in np.unique(np.concatenate((detections[:, 5], labels[:, 0]))).astype(int):
-            found = detections[detections[:, 5] == index]
-            found = found[np.argsort(-found[:, 4], kind="stable")[: self.max_det]]
-            true = labels[labels[:, 0] == index, 1:]
-            self._classes[index].add(found[:, 4], _match(box_iou(found[:, :4], true)), len(true))
+        detections = detections[np.argsort(-detections[:, 4], kind="stable")]
+        detections = detections[_rank(detections[:, 5]) < self.max_det]
+        found, true = detections[:, 5], labels[:, 0]
+        # Classes do not meet, so one pass matches them all.
+        overlap = box_iou(detections[:, :4], labels[:, 1:]) * (found[:, None] == true)
+        self._found.append((detections[:, 4], found, _match(overlap)))
+        counts = np.bincount(true.astype(int), minlength=self.num_classes)
+        self._objects += counts
+        self._pictures += counts > 0
 
     def result(self) -> Metrics:
         """Return the metrics of the pictures so far; more can be added after."""
-        present = [index for index, one in enumerate(self._classes) if one.objects]
-        results = [self._classes[index].result() for index in present]
+        present = np.flatnonzero(self._objects).tolist()
+        results = []
+        if present:
+            confidence, label, right = map(np.concatenate, zip(*self._found, strict=True))
+            for index in present:
+                chosen = label == index
+                results.append(_curves(confidence[chosen], right[chosen], self._objects[index]))
         curves = Curves(
             confidence=_CONFIDENCES,
             precision=_stack([one.precision for one in results], len(_CONFIDENCES)),
@@ -167,8 +179,8 @@ class MetricsAccumulator:
         classes = tuple(
             ClassMetrics(
                 index=index,
-                pictures=self._classes[index].pictures,
-                objects=self._classes[index].objects,
+                pictures=int(self._pictures[index]),
+                objects=int(self._objects[index]),
                 precision=float(one.precision[best]),
                 recall=float(one.recall[best]),
                 ap50=float(one.interpolated[0].mean()),
@@ -179,7 +191,7 @@ class MetricsAccumulator:
         return Metrics(
             classes=classes,
             pictures=self._seen,
-            objects=sum(one.objects for one in classes),
+            objects=int(self._objects.sum()),
             precision=_mean([one.precision for one in classes]),
             recall=_mean([one.recall for one in classes]),
             map50=_mean([one.ap50 for one in classes]),
@@ -211,33 +223,27 @@ class _ClassCurves:
     interpolated: Array  # (T, 101)
 
 
-class _Class:
-    """Detections of one class, picture by picture."""
+def _curves(confidence: Array, right: _Flags, objects: int) -> _ClassCurves:
+    """Draw the curves of one class from its D detections, in the order of their pictures."""
+    order = np.argsort(-confidence, kind="stable")
+    confidence = confidence[order]
+    found = np.cumsum(right[order], axis=0)  # (D, T)
+    recall = found / objects
+    precision = found / np.arange(1, len(found) + 1)[:, None]
+    return _ClassCurves(
+        precision=_above(confidence, precision[:, 0], at_none=1.0),
+        recall=_above(confidence, recall[:, 0], at_none=0.0),
+        interpolated=_interpolate(recall, precision),
+    )
 
-    def __init__(self) -> None:
-        self.pictures = 0
-        self.objects = 0
-        self._confidences: list[Array] = []
-        self._right: list[_Flags] = []
 
-    def add(self, confidences: Array, right: _Flags, objects: int) -> None:
-        self._confidences.append(confidences)
-        self._right.append(right)
-        self.objects += objects
-        self.pictures += objects > 0
-
-    def result(self) -> _ClassCurves:
-        confidence = np.concatenate(self._confidences)
-        order = np.argsort(-confidence, kind="stable")
-        confidence = confidence[order]
-        found = np.cumsum(np.concatenate(self._right)[order], axis=0)  # (D, T)
-        recall = found / self.objects
-        precision = found / np.arange(1, len(found) + 1)[:, None]
-        return _ClassCurves(
-            precision=_above(confidence, precision[:, 0], at_none=1.0),
-            recall=_above(confidence, recall[:, 0], at_none=0.0),
-            interpolated=_interpolate(recall, precision),
-        )
+def _rank(classes: Array) -> npt.NDArray[np.intp]:
+    """Return how many of the same class come before each."""
+    order = np.argsort(classes, kind="stable")
+    _, start, counts = np.unique(classes[order], return_index=True, return_counts=True)
+    rank = np.empty(len(classes), np.intp)
+    rank[order] = np.arange(len(classes)) - np.repeat(start, counts)
+    return rank
 
 
 def _match(iou: Array) -> _Flags:
