@@ -37,7 +37,7 @@ $(DEVICE)/.ready: requirements-device.txt pyproject.toml
 	$(DEVICE)/bin/python -m pip check
 	touch $@
 
-build/device/expected.json: $(READY) tests/device/make_artifacts.py $(SOURCES)
+build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/bright_detector.py $(SOURCES)
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
 clean:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from exportloss.runtime.mosaics import surest, write_batch
 from exportloss.runtime.nms import check_thresholds
 from exportloss.runtime.plots import matplotlib_missing, plot_confusion_matrix, plot_curves
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.session import Evaluation, TrainSession
+from exportloss.runtime.session import Evaluation
 from exportloss.runtime.sources import unique_stems
 from exportloss.runtime.validate import (
     BatchDetections,
@@ -106,11 +106,11 @@ def run(options: argparse.Namespace) -> int:
     check_thresholds(**thresholds)
     folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path
     writer = _Writer(folder, batches.dataset, options)
-    predict, left_out = _predict(opened)
+    left_out: list[int] = []
     console = Console()
     with contextlib.closing(batches.epoch(0)) as stream:
         validation = validate(
-            predict,
+            _predict(opened, left_out),
             track(
                 stream,
                 description=options.task,
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         config.names,
         verbose=options.verbose or len(config.names) < _FEW_CLASSES,
     )
-    _print_more(validation, left_out())
+    _print_more(validation, sum(left_out))
     if options.save_json:
         write_json(folder / f"{opened.path.stem}_predictions.json", writer.results)
     if (missing := matplotlib_missing()) is not None:
@@ -184,13 +184,19 @@ def _check_names(own: Sequence[str], names: Sequence[str]) -> None:
             break
 
 
-def _predict(opened: Opened) -> tuple[Predict, Callable[[], int]]:
-    """Return how to predict, and a count of the boxes that its loss leaves out so far."""
-    detector, session = opened.detector, opened.session
-    left_out: list[int] = []
+def _predict(opened: Opened, left_out: list[int]) -> Predict:
+    """Return how to predict, with the loss where there is a session.
 
-    def evaluate(session: TrainSession, batch: Batch) -> Evaluation:
-        manifest = session.manifest
+    Args:
+        opened: the detector.
+        left_out: takes, for each batch, how many boxes its loss had no room for.
+    """
+    detector, session = opened.detector, opened.session
+    if session is None:
+        return lambda batch: detector.predict(batch.images)
+    manifest = session.manifest
+
+    def evaluate(batch: Batch) -> Evaluation:
         targets, dropped = pad_targets(
             batch.targets,
             manifest.max_targets,
@@ -201,9 +207,7 @@ def _predict(opened: Opened) -> tuple[Predict, Callable[[], int]]:
         left_out.append(dropped)
         return session.evaluate(batch.images, targets)
 
-    if session is None:
-        return lambda batch: detector.predict(batch.images), lambda: 0
-    return lambda batch: evaluate(session, batch), lambda: sum(left_out)
+    return evaluate
 
 
 def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = True) -> None:
