@@ -1,16 +1,24 @@
 """YOLOv5's detectors in torch, with YOLOv5's parameter names."""
 
+from exportloss.models.checkpoint import Checkpoint, read_checkpoint
 from exportloss.models.freeze import FrozenBatchNorm2d, freeze
 from exportloss.models.groups import ParameterGroups, parameter_groups
 from exportloss.models.layers import Detect
+from exportloss.models.state_dict import save_state_dict
+from exportloss.models.transfer import Transferred, transfer
 from exportloss.models.yolov5 import YoloV5, yolov5
 
 __all__ = [
+    "Checkpoint",
     "Detect",
     "FrozenBatchNorm2d",
     "ParameterGroups",
+    "Transferred",
     "YoloV5",
     "freeze",
     "parameter_groups",
+    "read_checkpoint",
+    "save_state_dict",
+    "transfer",
     "yolov5",
 ]

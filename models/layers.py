@@ -60,6 +60,7 @@ class C3(nn.Module):
         self.cv1 = Conv(c1, hidden)
         self.cv2 = Conv(c1, hidden)
         self.cv3 = Conv(2 * hidden, c2)
+        self.shortcut = shortcut
         self.m = nn.Sequential(*(Bottleneck(hidden, shortcut=shortcut) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from exportloss.errors import ConfigError
 from exportloss.models.layers import C3, SPPF, Concat, Conv, Detect
 
-__all__ = ["YoloV5", "yolov5"]
+__all__ = ["YoloV5", "name_by_shape", "yolov5"]
 
 Anchors = Sequence[Sequence[float]]
 
@@ -28,6 +28,11 @@ class _Family:
     widths: tuple[int, ...]  # channels of the stages, at strides 2, 4, 8, ...
     repeats: tuple[int, ...]  # bottlenecks of the stages from stride 4 on
     anchors: tuple[tuple[float, ...], ...]  # w, h, w, h, ... in pixels, from stride 8 on
+
+    @property
+    def num_layers(self) -> int:
+        """Stem, stages and pooling; for each step up 4 layers, for each step down 3; the head."""
+        return 1 + 2 * len(self.repeats) + 1 + (4 + 3) * (len(self.anchors) - 1) + 1
 
 
 _P5 = _Family(
@@ -69,6 +74,7 @@ class YoloV5(nn.Module):
 
     Attributes:
         model: the layers, under YOLOv5's indices; the last one is `Detect`.
+        sources: for each layer the indices of those it takes its input from; () is the one before.
     """
 
     def __init__(
@@ -80,7 +86,7 @@ class YoloV5(nn.Module):
         super().__init__()
         self.model = nn.Sequential(*layers)
         self._name = name
-        self._sources = tuple(sources)  # per layer: whose outputs it takes; () is the one before
+        self.sources = tuple(sources)
         self._saved = frozenset(index for taken in sources for index in taken)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -100,7 +106,7 @@ class YoloV5(nn.Module):
         self._check(images)
         x = images
         saved: dict[int, Tensor] = {}
-        for index, (layer, taken) in enumerate(zip(self.model, self._sources, strict=True)):
+        for index, (layer, taken) in enumerate(zip(self.model, self.sources, strict=True)):
             x = layer(*(saved[source] for source in taken)) if taken else layer(x)
             if index in self._saved:
                 saved[index] = x
@@ -199,6 +205,18 @@ def yolov5(name: str, num_classes: int = 80, *, anchors: Anchors | None = None) 
     return YoloV5(full_name, layers, sources)
 
 
+def name_by_shape(*, num_layers: int, stem: int) -> str | None:
+    """Return which model has so many layers, and `stem` channels after the first; None: none."""
+    for name, (family, width, _) in _MODELS.items():
+        if (num_layers, stem) == (family.num_layers, _scaled(family.widths[0], width)):
+            return name
+    return None
+
+
+def _scaled(channels: int, width: float) -> int:
+    return math.ceil(channels * width / 8) * 8
+
+
 def _check_anchors(anchors: Anchors, *, num_levels: int, model: str) -> None:
     lengths = [len(level) for level in anchors]
     if len(anchors) != num_levels or len(set(lengths)) != 1 or not lengths[0] or lengths[0] % 2:
@@ -245,7 +263,7 @@ def _build(
         last = len(layers) - 1
         return add(Concat(), channels[last] + channels[other], (last, other))
 
-    widths = [math.ceil(w * width / 8) * 8 for w in family.widths]
+    widths = [_scaled(channels, width) for channels in family.widths]
     add(Conv(3, widths[0], 6, 2, padding=2), widths[0])
     stages = []
     for out, repeats in zip(widths[1:], family.repeats, strict=True):

@@ -1,0 +1,254 @@
+"""YOLOv5's checkpoints and other files of weights, read into one form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from exportloss.errors import ArtifactError
+from exportloss.models.pickled_model import modules_of, tensors_of
+from exportloss.models.torch_file import StandIn, load_torch_file
+from exportloss.models.yolov5 import name_by_shape
+from exportloss.runtime.state import load_state
+
+__all__ = ["SUFFIXES", "Checkpoint", "read_checkpoint"]
+
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+_EMA = "ema/"
+_NOT_WEIGHTS = (_EMA, "optimizer/", "balance")  # in the states that training saves
+_OURS, _OUR_STATE = "exportloss-", "exportloss-state/"  # how `format` in their metadata begins
+_ANCHORS_A_LEVEL = 3  # where the file has no anchors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights of a YOLOv5 detector, and what their file says of it.
+
+    Attributes:
+        path: the file.
+        what: which of its weights these are, in words.
+        model: size of the detector, such as `yolov5n6`.
+        num_classes: number of classes, nc.
+        tensors: float32, counters int64, by YOLOv5's names.
+        names: nc class names; None where the file has none.
+        anchors: for each level w, h, w, h, ... in pixels; None where the file has none.
+        strides: pixels a cell of each level covers; None where the file does not say.
+        yaml: YOLOv5's description of the model (`depth_multiple`, `backbone`, ...); empty where
+            the file has none.
+        classes: of a whole model the class of each module, by the module's path.
+    """
+
+    path: Path
+    what: str
+    model: str
+    num_classes: int
+    tensors: Mapping[str, Tensor]
+    names: tuple[str, ...] | None = None
+    anchors: tuple[tuple[float, ...], ...] | None = None
+    strides: tuple[float, ...] | None = None
+    yaml: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a file of weights; nothing in it is executed.
+
+    It may be a checkpoint of YOLOv5 v6.0 to v7.0 (a whole pickled model, of which the moving
+    average is taken where there is one), a state dict by YOLOv5's names (.pt, .pth, .safetensors)
+    or a state that training saved.
+
+    Raises:
+        ArtifactError: the file is missing, unreadable or refused, or holds no YOLOv5 detector.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path}: no such file; expected weights ({', '.join(SUFFIXES)}) or a size such as "
+            "yolov5n"
+        )
+    if path.suffix not in SUFFIXES:
+        raise ArtifactError(f"{path} is no file of weights; expected {', '.join(SUFFIXES)}")
+    try:
+        contents = (_read_safetensors if path.suffix == SUFFIXES[-1] else _read_torch)(path)
+        return _interpret(path, contents)
+    except ArtifactError as error:
+        if str(path) in str(error):
+            raise
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What a file holds, of which nothing is checked yet."""
+
+    what: str
+    tensors: Mapping[str, Tensor]
+    names: Any = None
+    anchors: Any = None
+    strides: Any = None
+    yaml: Any = None
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _read_safetensors(path: Path) -> _Contents:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"not readable as weights: {error}") from error
+    if not about.get("format", "").startswith(_OURS):
+        return _Contents(what="a state dict", tensors=tensors)
+    what = "a state dict"
+    if about["format"].startswith(_OUR_STATE):
+        load_state(path)  # compares its content with its hash
+        what = "a training state"
+    said: dict[str, Any] = {}
+    for key in ("names", "anchors", "strides"):
+        try:
+            said[key] = json.loads(about[key]) if key in about else None
+        except ValueError as error:
+            raise ArtifactError(f"its metadata {key!r} is no JSON: {error}") from error
+    averaged = {name.removeprefix(_EMA): t for name, t in tensors.items() if name.startswith(_EMA)}
+    weights = {n: t for n, t in tensors.items() if not n.startswith(_NOT_WEIGHTS)}
+    if averaged:
+        what = "the moving average of a training state"
+    return _Contents(what=what, tensors=weights | averaged, **said)
+
+
+def _read_torch(path: Path) -> _Contents:
+    value = load_torch_file(path)
+    what = "a state dict"
+    if isinstance(value, Mapping) and ("model" in value or "ema" in value):
+        averaged = isinstance(value.get("ema"), (StandIn, Mapping))
+        value = value["ema"] if averaged else value.get("model")
+        what = "the moving average of a checkpoint" if averaged else "a checkpoint"
+    if isinstance(value, StandIn):
+        modules = modules_of(value)
+        return _Contents(
+            what=what,
+            tensors=tensors_of(modules),
+            names=value.attributes.get("names"),
+            strides=value.attributes.get("stride"),
+            yaml=value.attributes.get("yaml"),
+            classes={name: type(module).__name__ for name, module in modules.items()},
+        )
+    if isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    ):
+        return _Contents(what=what, tensors=value)
+    raise ArtifactError(
+        f"no weights: expected YOLOv5's checkpoint or tensors by name, got {_describe(value)}"
+    )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"a dictionary of {', '.join(map(str, list(value)[:3])) or 'nothing'}"
+    return type(value).__name__
+
+
+def _interpret(path: Path, contents: _Contents) -> Checkpoint:
+    tensors = {name: _checked(name, tensor) for name, tensor in contents.tensors.items()}
+    model, head = _identify(tensors)
+    anchors = _anchors(contents.anchors, tensors.get(f"{head}.anchors"))
+    outputs = tensors[f"{head}.m.0.bias"].numel()
+    na = _ANCHORS_A_LEVEL if anchors is None else anchors.shape[1]
+    num_classes = outputs // na - 5
+    if outputs % na or num_classes < 1:
+        raise ArtifactError(f"its head has {outputs} outputs; expected {na} x (5 + classes)")
+    strides = contents.strides
+    return Checkpoint(
+        path=path,
+        what=contents.what,
+        model=model,
+        num_classes=num_classes,
+        tensors=tensors,
+        names=_class_names(contents.names, num_classes),
+        anchors=None if anchors is None else tuple(map(tuple, anchors.flatten(1).tolist())),
+        strides=None if strides is None else tuple(_numbers("strides", strides, 1).tolist()),
+        yaml=contents.yaml if isinstance(contents.yaml, Mapping) else {},
+        classes=contents.classes,
+    )
+
+
+def _identify(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Return the name of the model and that of its head, `model.24`."""
+    if "model.0.conv.conv.weight" in tensors:
+        raise ArtifactError(
+            "its first layer is a Focus, as in YOLOv5 v5.0 and before; expected a detector of "
+            "v6.0 to v7.0, which begins with a convolution of 6 x 6"
+        )
+    # Only the head has a convolution with a bias of its own.
+    heads = [m for name in tensors if (m := re.fullmatch(r"(model\.(\d{1,3}))\.m\.0\.bias", name))]
+    stem = tensors.get("model.0.conv.weight")
+    if len(heads) != 1 or stem is None:
+        raise ArtifactError(
+            "it holds no YOLOv5 detector: expected tensors such as 'model.0.conv.weight' and "
+            f"'model.24.m.0.bias', got {', '.join(map(repr, list(tensors)[:3])) or 'none'}"
+        )
+    layers, channels = int(heads[0][2]) + 1, stem.numel() // (3 * 6 * 6)
+    model = name_by_shape(num_layers=layers, stem=channels)
+    if model is None:
+        raise ArtifactError(
+            f"it is none of YOLOv5's detectors: it has {layers} layers, the first of {channels} "
+            "channels; expected size n, s, m, l or x, or its P6 form"
+        )
+    return model, heads[0][1]
+
+
+def _checked(name: str, tensor: Tensor) -> Tensor:
+    """Return the tensor as float32 or int64, once it is an ordinary one of the file's size."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise ArtifactError(f"{name!r} is no plain tensor; expected one with its values")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ArtifactError(f"{name!r} has shape {tuple(tensor.shape)} but fewer values")
+    if tensor.is_floating_point():
+        return tensor.detach().float().contiguous()
+    if tensor.is_complex():
+        raise ArtifactError(f"{name!r} is {tensor.dtype}; expected floating point or integers")
+    return tensor.detach().long().contiguous()
+
+
+def _anchors(pixels: Any, cells: Tensor | None) -> Tensor | None:
+    """Return anchors (nl, na, 2) in pixels, from pixels or from cells of their level."""
+    if cells is not None:
+        cells = _numbers("anchors", cells, 3)
+        pixels = (
+            cells * torch.tensor([8.0 * 2**level for level in range(len(cells))])[:, None, None]
+        )
+    return None if pixels is None else _numbers("anchors", pixels, 3)
+
+
+def _numbers(what: str, value: Any, dimensions: int) -> Tensor:
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ArtifactError(f"its {what} are no array of numbers: {error}") from error
+    if numbers.ndim != dimensions or not (numbers.isfinite() & (numbers > 0)).all():
+        raise ArtifactError(
+            f"its {what} have shape {tuple(numbers.shape)}; expected {dimensions} dimensions of "
+            "finite numbers above 0"
+        )
+    return numbers
+
+
+def _class_names(value: Any, num_classes: int) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        value = [value.get(index) for index in range(len(value))]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(n, (str, int)) for n in value):
+        raise ArtifactError("its class names are neither a list of text nor numbered from 0")
+    if len(value) != num_classes:
+        raise ArtifactError(f"it names {len(value)} classes; its head has {num_classes}")
+    return tuple(str(name).encode(errors="replace").decode() for name in value)

@@ -1,0 +1,56 @@
+"""Weights written for YOLOv5 and others: a state dict in a file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from exportloss.errors import ConfigError
+from exportloss.models.yolov5 import YoloV5
+from exportloss.runtime.files import new_file
+
+__all__ = ["save_state_dict"]
+
+_FORMAT = "exportloss-weights/1"
+
+
+def save_state_dict(model: YoloV5, path: str | Path, *, names: Sequence[str] | None = None) -> None:
+    """Write a detector's tensors by YOLOv5's names, float32, `anchors` and counters included.
+
+    A `.pt` holds a plain dictionary, which `torch.load(path, weights_only=True)` reads and
+    YOLOv5's `model.load_state_dict` takes. A `.safetensors` says in its metadata also what they
+    are of: `model`, and as JSON `names`, `anchors` (nl, na, 2) in pixels and `strides`.
+
+    Args:
+        model: the detector.
+        path: ends in `.pt` or `.safetensors`; replaced if it is there.
+        names: class names; default the class numbers.
+
+    Raises:
+        ConfigError: the path ends otherwise.
+        ArtifactError: the file cannot be written.
+    """
+    path = Path(path)
+    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    if path.suffix == ".pt":
+        buffer = io.BytesIO()
+        torch.save(tensors, buffer)
+        content = buffer.getvalue()
+    elif path.suffix == ".safetensors":
+        about = {
+            "format": _FORMAT,
+            "model": model.name,
+            "names": json.dumps(list(names or map(str, range(model.num_classes)))),
+            "anchors": json.dumps(model.anchors_px.tolist()),
+            "strides": json.dumps(model.strides),
+        }
+        content = safetensors.torch.save(tensors, metadata=about)
+    else:
+        raise ConfigError(f"{path}: expected a file that ends in .pt or .safetensors")
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,104 @@
+"""A detector with the weights of a checkpoint, for the same classes or others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from exportloss.errors import ArtifactError, ConfigError
+from exportloss.models.checkpoint import Checkpoint
+from exportloss.models.layers import C3
+from exportloss.models.yolov5 import YoloV5, yolov5
+
+__all__ = ["Transferred", "transfer"]
+
+_OPTIONAL = (".num_batches_tracked", ".anchors")  # a state that training saved has none
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transferred:
+    """A detector, and how many of its `total` tensors are the checkpoint's."""
+
+    model: YoloV5
+    taken: int
+    total: int
+
+
+def transfer(checkpoint: Checkpoint, num_classes: int | None = None) -> Transferred:
+    """Build the checkpoint's detector and give it every tensor that fits, as YOLOv5 does.
+
+    For the checkpoint's own number of classes that is all of them, bit for bit. For another the
+    head's convolutions start anew, from torch's default generator. The anchors stay those of the
+    checkpoint, which its other layers have learnt to serve.
+
+    Args:
+        checkpoint: what `read_checkpoint` returns.
+        num_classes: number of classes, >= 1; default the checkpoint's.
+
+    Raises:
+        ArtifactError: the checkpoint is of another architecture.
+        ConfigError: `num_classes` is below 1.
+    """
+    try:
+        model = yolov5(checkpoint.model, checkpoint.num_classes, anchors=checkpoint.anchors)
+    except ConfigError as error:  # about its anchors
+        raise ArtifactError(f"{checkpoint.path}: {error}") from error
+    _check(checkpoint, model)
+    if num_classes not in (None, checkpoint.num_classes):
+        model = yolov5(checkpoint.model, num_classes, anchors=checkpoint.anchors)
+    own = model.state_dict()
+    taken = {
+        name: tensor
+        for name, tensor in checkpoint.tensors.items()
+        if own[name].shape == tensor.shape
+    }
+    model.load_state_dict({**own, **taken})
+    return Transferred(model=model, taken=len(taken), total=len(own))
+
+
+def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
+    """Compare strides, tensors, modules and the way they are connected with the model's."""
+
+    def compare(what: str, got: object, expected: object) -> None:
+        if got != expected:
+            raise ArtifactError(
+                f"{checkpoint.path} is no {model.name} of YOLOv5 v6.0 to v7.0: {what} is {got}, "
+                f"expected {expected}"
+            )
+
+    strides = tuple(map(float, model.strides))
+    compare("its stride", checkpoint.strides or strides, strides)
+    given, own = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (checkpoint.tensors, model.state_dict())
+    )
+    for name in (*own, *given):
+        if name in given or not name.endswith(_OPTIONAL):
+            compare(repr(name), given.get(name, "missing"), own.get(name, "nothing"))
+    for path, module in model.named_modules():
+        if path and path in checkpoint.classes:
+            compare(repr(path), checkpoint.classes[path], type(module).__name__)
+    if checkpoint.yaml:
+        try:
+            wiring = _wiring(checkpoint.yaml)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ArtifactError(
+                f"{checkpoint.path}: its yaml describes no layers: {error!r}"
+            ) from error
+        for index, (layer, taken) in enumerate(zip(model.model, model.sources, strict=True)):
+            shortcut = layer.shortcut if isinstance(layer, C3) else True
+            expected = (taken or (index - 1,), shortcut)
+            compare(f"the input and shortcut of layer {index}", wiring.get(index), expected)
+
+
+def _wiring(yaml: Mapping[str, Any]) -> dict[int, tuple[tuple[int, ...], bool]]:
+    """Return for each layer the indices of its inputs, and whether its blocks have a shortcut."""
+    wiring = {}
+    for index, (inputs, _, module, options) in enumerate([*yaml["backbone"], *yaml["head"]]):
+        taken = tuple(
+            index + one if one < 0 else one
+            for one in (inputs if isinstance(inputs, (list, tuple)) else [inputs])
+        )
+        wiring[index] = taken, bool(options[1]) if module == "C3" and len(options) > 1 else True
+    return wiring
