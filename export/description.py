@@ -17,7 +17,14 @@ from exportloss.export.graph import OPSET
 from exportloss.loss import YoloLoss
 from exportloss.runtime.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
 
-__all__ = ["anchors_in_pixels", "class_names", "describe", "graph_metadata", "versions"]
+__all__ = [
+    "anchors_in_pixels",
+    "class_names",
+    "describe",
+    "graph_metadata",
+    "inference_metadata",
+    "versions",
+]
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime-training-cpu", "onnxruntime")
 
@@ -73,12 +80,19 @@ def class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...
     return tuple(str(name) for name in names)
 
 
-def graph_metadata(manifest: Manifest) -> dict[str, str]:
-    """Return what a graph says of itself: YOLOv5's `names` and `stride`, and who wrote it."""
+def inference_metadata(names: Sequence[str], strides: Sequence[float]) -> dict[str, str]:
+    """Return what a detector's graph says of itself, as YOLOv5 reads it, and who wrote it."""
     return {
-        "names": str(dict(enumerate(manifest.names))),
-        "stride": str(int(max(manifest.strides))),
-        "producer": f"exportloss {manifest.versions['exportloss']}",
+        "names": str(dict(enumerate(names))),
+        "stride": str(int(max(strides))),
+        "producer": f"exportloss {exportloss.__version__}",
+    }
+
+
+def graph_metadata(manifest: Manifest) -> dict[str, str]:
+    """Return what an artifact's graph says of itself: as for inference, and the loss."""
+    return {
+        **inference_metadata(manifest.names, manifest.strides),
         "loss": json.dumps(dataclasses.asdict(manifest.loss)),
     }
 

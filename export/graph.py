@@ -42,6 +42,7 @@ def trace_to_onnx(
     *,
     state: Mapping[str, str],
     differentiable: bool,
+    any_batch: bool = False,
 ) -> ir.Model:
     """Export a module with its state as named initializers.
 
@@ -55,13 +56,15 @@ def trace_to_onnx(
         state: parameters and statistics to keep, from the name in the module to that in the graph.
         differentiable: the graph is for a gradient builder: `detach` becomes a stop-gradient, and
             operators for which ONNX Runtime has no gradient kernel are written in others.
+        any_batch: the first dimension of the only input, `batch`, is free.
 
     Raises:
         ExportError: torch cannot trace the module, or the graph would compute something else.
     """
     with _quiet():
         try:
-            traced = torch.export.export(module, example_inputs, strict=False)
+            free = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
+            traced = torch.export.export(module, example_inputs, dynamic_shapes=free, strict=False)
             if differentiable:
                 _refuse_no_grad(traced.graph_module)
             program = torch.onnx.export(
@@ -72,6 +75,7 @@ def trace_to_onnx(
                 opset_version=OPSET,
                 input_names=list(signature.inputs),
                 output_names=list(signature.outputs),
+                dynamic_shapes=({0: "batch"},) if any_batch else None,
                 custom_translation_table=_DIFFERENTIABLE if differentiable else None,
                 verbose=False,
             )

@@ -2,6 +2,7 @@ import re
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,10 +10,11 @@ from safetensors.torch import save_file
 from exportloss.cli import main
 from exportloss.cli.arguments import ExportSettings
 from exportloss.cli.weights import load_detector
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, ConfigError
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.shapes import SHAPE_NAMES
+from tests.yolov5_files import save_checkpoint
 
 
 def random_detector(num_classes, seed=5, **options):
@@ -26,12 +28,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     state = random_detector(3).state_dict()
     save_file(state, folder / "three.safetensors")
-    torch.save(random_detector(3).half().state_dict(), folder / "half.pt")
-    torch.save({"model": random_detector(3)}, folder / "whole.pt")
-    torch.save({"epoch": 1}, folder / "numbers.pt")
-    torch.save({"layer.weight": torch.zeros(1)}, folder / "other.pt")
-    (folder / "text.pt").write_text("hello")
-    (folder / "text.safetensors").write_text("hello")
+    save_checkpoint(folder / "best.pt", random_detector(3), names=["red", "green", "blue"])
     return folder
 
 
@@ -42,7 +39,7 @@ def exported(files, shapes, tmp_path_factory):
     hyp = output.parent / "hyp.yaml"
     hyp.write_text("box: 0.1\nlr0: 0.02\n")
     arguments = (
-        *("--weights", files / "three.safetensors", "--model", "n", "--data", shapes),
+        *("--weights", files / "three.safetensors", "--data", shapes),
         *("--img", 64, 96, "--batch", 2, "--max-targets", 16, "--optimizer", "AdamW"),
         *("--freeze", 10, "--hyp", hyp, "--format", "loss,ort", "--output", output),
     )
@@ -85,6 +82,7 @@ def test_what_was_written_is_printed(exported):
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(model.get_parameter(name).numel() for name in manifest.groups.all)
     assert f"{total:,} parameters, {total - trained:,} of them frozen, adamw" in text
+    assert "transferred 343 of 349 tensors from" in text
     assert "the head starts anew, for 4 classes instead of 3" in text
     for name in manifest.files:
         assert re.search(rf"^  {re.escape(name)} +[\d,.]+ kB$", text, re.MULTILINE)
@@ -113,65 +111,103 @@ def test_a_size_gets_random_weights_by_seed():
     assert not torch.equal(zero.state_dict()[name], one.state_dict()[name])
 
 
-def test_a_file_says_its_classes(files):
-    model = load(files / "three.safetensors", model="yolov5n").model
-    assert model.num_classes == 3
-    for name, tensor in random_detector(3).state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+def test_a_file_says_its_size_and_classes(files):
+    detector = load(files / "best.pt")
+    assert detector.model.name == "yolov5n"
+    assert detector.names == ("red", "green", "blue")
+    state = random_detector(3).half().float().state_dict()
+    for name, tensor in detector.model.state_dict().items():
+        torch.testing.assert_close(tensor, state[name], rtol=0, atol=0)
 
 
-def test_half_precision_is_widened(files):
-    model = load(files / "half.pt", model="yolov5n").model
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    expected = random_detector(3).state_dict()["model.9.cv1.conv.weight"]
-    torch.testing.assert_close(
-        model.state_dict()["model.9.cv1.conv.weight"], expected.half().float(), rtol=0, atol=0
-    )
-
-
-def test_a_files_anchors_are_taken(tmp_path):
-    anchors = [[10, 10, 20, 20], [30, 30, 40, 40], [50, 50, 60, 60]]  # two a level
-    model = random_detector(3, anchors=anchors)
-    save_file(model.state_dict(), tmp_path / "two.safetensors")
-    loaded = load(tmp_path / "two.safetensors", model="yolov5n", num_classes=5).model
-    assert loaded.num_classes == 5
-    torch.testing.assert_close(loaded.anchors_px, model.anchors_px)
+def test_its_names_are_not_those_of_other_classes(files):
+    assert load(files / "best.pt", num_classes=3, names=("a", "b", "c")).names == ("a", "b", "c")
+    assert load(files / "best.pt", num_classes=2).names == ("0", "1")
+    assert load(files / "three.safetensors").names == ("0", "1", "2")
 
 
 def test_a_saved_training_state_is_a_file_of_weights(ort_artifact, tmp_path):
     session = TrainSession.open(ort_artifact, threads=1)
     session.save(tmp_path / "last.safetensors")
-    detector = load(tmp_path / "last.safetensors", model="yolov5n")
-    assert "it has no anchors: YOLOv5's own are used" in detector.about
+    detector = load(tmp_path / "last.safetensors")
+    assert "a training state" in detector.about
     state = detector.model.state_dict()
     for name, tensor in session.state().model.items():
         np.testing.assert_array_equal(state[name].numpy(), tensor)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("gone.pt", "gone.pt: no such file"),
-        ("whole.pt", "holds Python objects, such as a whole YOLOv5 model"),
-        ("numbers.pt", "is no state dict; expected tensors by name"),
-        ("other.pt", "no YOLOv5 detector: .* got layer.weight"),
-        ("text.pt", "not readable as weights"),
-        ("text.safetensors", "not readable as weights"),
-    ],
-)
-def test_what_is_no_file_of_weights(files, name, message):
-    with pytest.raises(ArtifactError, match=message):
-        load(files / name, model="yolov5n")
+def test_a_damaged_training_state_is_noticed(ort_artifact, tmp_path):
+    path = tmp_path / "last.safetensors"
+    TrainSession.open(ort_artifact, threads=1).save(path)
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="does not match its sha256"):
+        load(path)
 
 
-def test_a_file_of_another_size_or_with_a_gap(files, tmp_path):
-    with pytest.raises(ArtifactError, match=r"does not fit yolov5s: model\.0\.\S+ has \(16,"):
-        load(files / "three.safetensors", model="yolov5s")
-    state = random_detector(3).state_dict()
-    del state["model.9.cv1.conv.weight"]
-    save_file(state, tmp_path / "gap.safetensors")
-    with pytest.raises(ArtifactError, match=r"model\.9\.cv1\.conv\.weight has nothing there"):
-        load(tmp_path / "gap.safetensors", model="yolov5n")
+def test_the_size_can_be_insisted_on(files):
+    assert load(files / "best.pt", model="n").model.name == "yolov5n"
+    with pytest.raises(ConfigError, match=r"--model yolov5s: .*best\.pt is a yolov5n"):
+        load(files / "best.pt", model="yolov5s")
+
+
+@pytest.fixture(scope="module")
+def written(files, tmp_path_factory):
+    """The formats that are files, from a checkpoint that knows its classes."""
+    output = tmp_path_factory.mktemp("out") / "files"
+    arguments = ("--weights", files / "best.pt", "--img", 64, "--output", output)
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.setattr("builtins.print", lambda *values, **_: lines.append(" ".join(values)))
+        formats = ("--format", "pt,safetensors,onnx", "--nms", "--conf-thres", 0, "--max-det", 5)
+        assert main(["export", *map(str, (*arguments, *formats))]) == 0
+    return output, "\n".join(lines)
+
+
+def test_files_are_named_after_the_weights(written):
+    output, text = written
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("best.onnx", "best.pt", "best.safetensors")
+    ]
+    for path in output.iterdir():
+        assert f"\n{path} (" in text
+
+
+def test_state_dicts_go_back(written, files):
+    output, _ = written
+    for name in ("best.pt", "best.safetensors"):
+        detector = load(output / name)
+        expected = load(files / "best.pt").model.state_dict()
+        for key, tensor in detector.model.state_dict().items():
+            assert torch.equal(tensor, expected[key]), key
+    assert load(output / "best.safetensors").names == ("red", "green", "blue")
+
+
+def test_the_inference_model_runs(written):
+    output, _ = written
+    session = onnxruntime.InferenceSession(output / "best.onnx")
+    images = np.random.default_rng(0).random((2, 3, 64, 64), np.float32)
+    (detections,) = session.run(["detections"], {"images": images})
+    assert detections.shape == (10, 7)
+    np.testing.assert_array_equal(detections[:, 0], [0] * 5 + [1] * 5)
+    names = session.get_modelmeta().custom_metadata_map["names"]
+    assert names == "{0: 'red', 1: 'green', 2: 'blue'}"
+
+
+def test_files_are_not_overwritten_unasked(written, files, ort_artifact, tmp_path, capsys):
+    output, _ = written
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    def refused(weights, folder, *options):
+        arguments = ("--weights", weights, "--output", folder, "--format", "pt", *options)
+        assert main(["export", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    assert "best.pt exists already" in refused(files / "best.pt", output)
+    assert "is what --weights is read from" in refused(output / "best.pt", output, "--exist-ok")
+    assert "is an artifacts folder" in refused(files / "best.pt", ort_artifact, "--exist-ok")
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
 @pytest.fixture
@@ -187,7 +223,11 @@ def words(files, shapes, tmp_path, monkeypatch):
     [
         ("--weights yolov5n", "how many classes? say --data data.yaml, or --nc 80"),
         ("--weights yolov5q --nc 4", "no model 'yolov5q'; choose one of yolov5n"),
-        ("--weights FILE", "say --model yolov5n"),
+        ("--weights FILE --model s", "is a yolov5n; leave it out"),
+        ("--weights gone.pt", "gone.pt: no such file"),
+        ("--weights FILE --format onnx --conf-thres 0.3", "--conf-thres is for --nms"),
+        ("--weights FILE --format onnx --nms --conf-thres 3", "conf_thres is 3.0"),
+        ("--weights FILE --nms", "say --format onnx as well"),
         ("--weights yolov5n --nc 0", "--nc is 0"),
         ("--weights yolov5n --data DATA --nc 3", "--nc is 3 but DATA names 4 classes"),
         ("--weights yolov5n --data gone.yaml", "gone.yaml: no such file"),

@@ -20,7 +20,7 @@ class ExportSettings:
 
     Attributes:
         weights: size of the detector, such as `yolov5n`, or a file of weights.
-        model: size of the detector in a file of weights.
+        model: size that a file of weights must be of; None takes any.
         names: class names; None for numbers.
         num_classes: number of classes; None takes the file's.
         loss: options of the loss.
@@ -87,7 +87,9 @@ class ExportSettings:
 def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
     """Add what an export is fixed to; all default to None, for "not said"."""
     parser.add_argument(
-        "--model", metavar="SIZE", help="size of the detector, where --weights is a file: yolov5n"
+        "--model",
+        metavar="SIZE",
+        help="refuse a file of --weights that is of another size than, say, yolov5n",
     )
     parser.add_argument(
         *("--imgsz", "--img", "--img-size"),

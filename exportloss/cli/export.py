@@ -1,50 +1,57 @@
-"""`exportloss export`: from a detector to a folder of files that train."""
+"""`exportloss export`: from a detector to files that train, detect, or go back to YOLOv5."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exportloss.cli.arguments import ExportSettings, add_export_arguments
-from exportloss.cli.weights import LoadedDetector, load_detector
+from exportloss.cli.formats import FILES, FOLDERS, about_formats
+from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.dataset import read_data_yaml
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:
-    from exportloss.loss import YoloLoss
+    from exportloss.export import NmsSettings
     from exportloss.models import YoloV5
 
-__all__ = ["FORMATS", "ExportSettings", "add_parser", "export_artifacts", "run"]
+__all__ = ["ExportSettings", "add_parser", "export_artifacts", "run"]
+
+_NMS = ("conf_thres", "iou_thres", "max_det")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "export",
-        help="write a detector and its loss as files that train",
-        description="Write a YOLOv5 detector and its loss as files that train without PyTorch.",
-        epilog="example: exportloss export --weights yolov5n --data data.yaml --imgsz 320 "
-        "--batch-size 4 --output artifacts",
+        help="write a detector as files that train, or detect",
+        description="Write a YOLOv5 detector: with its loss, as files that train without PyTorch; "
+        "or by itself, for inference or for YOLOv5.",
+        epilog="examples: exportloss export --weights yolov5n --data data.yaml --imgsz 320 "
+        "--batch-size 4 --output artifacts; "
+        "exportloss export --weights best.pt --format onnx --imgsz 640 --output .",
     )
     parser.add_argument(
         "--weights",
         required=True,
         metavar="NAME|FILE",
-        help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6), with random weights, or a "
-        ".safetensors or .pt file of YOLOv5's tensors by name, with --model",
+        help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6), with random weights; or a file: a "
+        "checkpoint of YOLOv5 (.pt), a state dict (.pt, .safetensors), the weights of a run",
     )
-    parser.add_argument("--data", metavar="YAML", help="data set to take the class names from")
+    parser.add_argument(
+        "--data", metavar="YAML", help="data set to take the class names from (default: the file's)"
+    )
     parser.add_argument(
         *("--nc", "--num-classes"),
         type=int,
         metavar="N",
-        help="number of classes, where there is no --data",
+        help="number of classes, where there is no --data (default: the file's)",
     )
     parser.add_argument("--hyp", metavar="YAML", help="YOLOv5 hyperparameters, for the loss")
     add_export_arguments(parser.add_argument_group("fixed in the exported graphs"))
@@ -53,17 +60,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=_formats,
         default=("ort",),
         metavar="NAMES",
-        help="what to write, several with commas, each into a folder of its own: "
-        + "; ".join(f"{name}: {one.about}" for name, one in FORMATS.items())
-        + " (default ort)",
+        help=f"what to write, several with commas: {about_formats()} (default ort)",
     )
     parser.add_argument(
-        "--output", default="artifacts", metavar="FOLDER", help="default %(default)s"
+        "--output",
+        default="artifacts",
+        metavar="FOLDER",
+        help="ort, step and loss are this folder, or with other formats one in it by their name; "
+        "pt, safetensors and onnx are files in it, named after the weights (default %(default)s)",
     )
-    parser.add_argument("--exist-ok", action="store_true", help="replace artifacts that are there")
+    parser.add_argument("--exist-ok", action="store_true", help="replace what is there")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of random weights (default 0)"
     )
+    nms = parser.add_argument_group("for --format onnx")
+    nms.add_argument(
+        "--nms",
+        action="store_true",
+        help="append non-maximum suppression: the output is detections (n, 7), picture, x1, y1, "
+        "x2, y2, confidence, class",
+    )
+    nms.add_argument(
+        "--conf-thres", type=float, metavar="P", help="least confidence (default 0.25)"
+    )
+    nms.add_argument("--iou-thres", type=float, metavar="P", help="most overlap (default 0.45)")
+    nms.add_argument("--max-det", type=int, metavar="N", help="most boxes a picture (default 300)")
     parser.set_defaults(run=run)
 
 
@@ -78,15 +99,22 @@ def run(options: argparse.Namespace) -> int:
     )
     output = Path(options.output)
     folders = {
-        name: output / name if len(options.format) > 1 else output for name in options.format
+        name: output / name if len(options.format) > 1 else output
+        for name in options.format
+        if name in FOLDERS
     }
-    for folder in folders.values():
-        if (folder / MANIFEST_NAME).exists() and not options.exist_ok:
-            raise ArtifactError(
-                f"{folder} exists already; choose another --output, or say --exist-ok"
-            )
+    files = {name: _file(options.weights, output, name) for name in options.format if name in FILES}
+    _check_places(options, folders, files)
+    wants_nms = _wants_nms(options)
     detector = load_detector(settings)
-    manifests = export_artifacts(settings, detector, folders, exist_ok=options.exist_ok)
+    manifests = export_artifacts(
+        settings,
+        detector,
+        folders,
+        files=files,
+        nms=_nms_settings(options) if wants_nms else None,
+        exist_ok=options.exist_ok,
+    )
     for name, manifest in manifests.items():
         if manifest.optimizer is not None:
             data = options.data or "data.yaml"
@@ -97,11 +125,16 @@ def run(options: argparse.Namespace) -> int:
 def export_artifacts(
     settings: ExportSettings,
     detector: LoadedDetector,
-    folders: dict[str, Path],
+    folders: Mapping[str, Path],
     *,
+    files: Mapping[str, Path] | None = None,
+    nms: NmsSettings | None = None,
     exist_ok: bool = False,
 ) -> dict[str, Manifest]:
-    """Export each format into its folder, and print what was written.
+    """Export each format into its folder or file, and print what was written.
+
+    Returns:
+        The manifests of the folders, by format.
 
     Raises:
         ExportLossError: a setting is wrong, or the export was refused.
@@ -124,80 +157,66 @@ def export_artifacts(
         f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}"
         + (", scaled to model and picture size" if settings.scale_gains else "")
     )
+    for name, path in (files or {}).items():
+        started = time.monotonic()
+        FILES[name].write(settings, detector, nms, path)
+        print(f"{path} ({time.monotonic() - started:.1f} s)")
     manifests = {}
     for name, folder in folders.items():
         started = time.monotonic()
-        manifest = FORMATS[name].write(settings, model, loss, folder, exist_ok)
+        manifest = FOLDERS[name].write(settings, detector, loss, folder, exist_ok)
         _print_folder(folder, manifest, model, time.monotonic() - started)
         manifests[name] = manifest
     return manifests
 
 
-def _write_training(exporter: str) -> Callable[..., Manifest]:
-    """Make the writer of a kind of artifact that trains; all take the same settings."""
+def _formats(text: str) -> tuple[str, ...]:
+    names, known = tuple(text.split(",")), (*FOLDERS, *FILES)
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"no format {name!r}; choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(names))
 
-    def write(
-        settings: ExportSettings, model: YoloV5, loss: YoloLoss, folder: Path, exist_ok: bool
-    ) -> Manifest:
-        import exportloss.export
 
-        export: Callable[..., Manifest] = getattr(exportloss.export, exporter)
-        return export(
-            model,
-            loss,
-            folder,
-            image_size=settings.image_size,
-            batch_size=settings.batch_size,
-            max_targets=settings.max_targets,
-            optimizer=settings.optimizer,
-            freeze=settings.freeze,
-            names=settings.names,
-            exist_ok=exist_ok,
+def _file(weights: str, output: Path, suffix: str) -> Path:
+    """Name a file after the weights: of `runs/best.safetensors` or `n` best.onnx, yolov5n.onnx."""
+    stem = (
+        Path(weights).stem if is_file_name(weights) else f"yolov5{weights.removeprefix('yolov5')}"
+    )
+    return output / f"{stem}.{suffix}"
+
+
+def _check_places(
+    options: argparse.Namespace, folders: Mapping[str, Path], files: Mapping[str, Path]
+) -> None:
+    """See that nothing is overwritten unasked, and the weights that are read not at all."""
+    for path in files.values():
+        if all(map(os.path.exists, (path, options.weights))) and path.samefile(options.weights):
+            raise ArtifactError(f"{path} is what --weights is read from; choose another --output")
+        if (path.parent / MANIFEST_NAME).exists():
+            raise ArtifactError(f"{path.parent} is an artifacts folder; choose another --output")
+    taken = [folder for folder in folders.values() if (folder / MANIFEST_NAME).exists()]
+    taken += [path for path in files.values() if path.exists()]
+    if taken and not options.exist_ok:
+        raise ArtifactError(
+            f"{taken[0]} exists already; choose another --output, or say --exist-ok"
         )
 
-    return write
+
+def _wants_nms(options: argparse.Namespace) -> bool:
+    said = [name for name in _NMS if getattr(options, name) is not None]
+    if options.nms and "onnx" not in options.format:
+        raise ConfigError("--nms is part of an inference model; say --format onnx as well")
+    if said and not options.nms:
+        raise ConfigError(f"--{said[0].replace('_', '-')} is for --nms; say that as well")
+    return bool(options.nms)
 
 
-def _write_loss(
-    settings: ExportSettings, model: YoloV5, loss: YoloLoss, folder: Path, exist_ok: bool
-) -> Manifest:
-    from exportloss.export import export_loss
+def _nms_settings(options: argparse.Namespace) -> NmsSettings:
+    from exportloss.export import NmsSettings
 
-    return export_loss(
-        loss,
-        folder,
-        image_size=settings.image_size,
-        batch_size=settings.batch_size,
-        max_targets=settings.max_targets,
-        names=settings.names,
-        exist_ok=exist_ok,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format:
-    about: str
-    write: Callable[[ExportSettings, YoloV5, YoloLoss, Path, bool], Manifest]
-
-
-FORMATS = {
-    "ort": _Format("ONNX Runtime training artifacts", _write_training("export_training_artifacts")),
-    "step": _Format(
-        "a training step in standard operators, for any onnxruntime",
-        _write_training("export_train_step"),
-    ),
-    "loss": _Format("the loss alone", _write_loss),
-}
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    for name in names:
-        if name not in FORMATS:
-            raise argparse.ArgumentTypeError(
-                f"no format {name!r}; choose from {', '.join(FORMATS)}"
-            )
-    return tuple(dict.fromkeys(names))
+    said = {name: value for name in _NMS if (value := getattr(options, name)) is not None}
+    return NmsSettings(**said)
 
 
 def _classes(data: str | None, nc: int | None) -> tuple[tuple[str, ...] | None, int | None]:
