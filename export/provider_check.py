@@ -1,0 +1,403 @@
+"""Tell what a provider would do with a graph, node by node, from tables of its kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from exportloss.errors import ArtifactError, ConfigError
+from exportloss.export.provider_rules import RULES, Verdict, remedy_for, type_name
+from exportloss.export.provider_tables import (
+    ANY_FLOAT,
+    PROVIDERS,
+    Kernel,
+    ProviderName,
+    ProviderTable,
+    provider_table,
+)
+
+__all__ = ["CheckResult", "OperatorUse", "Trouble", "check"]
+
+_NAMED_NODES = 3
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Something that a provider cannot do, or does otherwise than expected.
+
+    Attributes:
+        name: what it is.
+        verdict: what becomes of the nodes.
+        why: what the provider does.
+        remedy: what to do about it.
+        count: of nodes that have it.
+        nodes: names of a few of them.
+    """
+
+    name: str
+    verdict: Verdict
+    why: str
+    remedy: str
+    count: int = 1
+    nodes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperatorUse:
+    """Nodes of one operator with the same types and troubles.
+
+    Attributes:
+        operator: its name, with the domain in front where that is not `ai.onnx`.
+        version: of the operator, the opset in which it last changed; None if not known.
+        types: element types of its inputs and outputs, in the order of the operator.
+        count: of nodes.
+        verdict: what becomes of them.
+        troubles: names of what is wrong with them.
+    """
+
+    operator: str
+    version: int | None
+    types: tuple[str, ...]
+    count: int
+    verdict: Verdict
+    troubles: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What a provider does with a graph.
+
+    Attributes:
+        provider: it was held against.
+        product: name and version behind the table.
+        source: of the table.
+        opset: of the graph.
+        operators: in use, in the order of their names.
+        troubles: the worst first.
+    """
+
+    provider: ProviderName
+    product: str
+    source: str
+    opset: int
+    operators: tuple[OperatorUse, ...]
+    troubles: tuple[Trouble, ...]
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes there are."""
+        return sum(use.count for use in self.operators)
+
+    @property
+    def fallbacks(self) -> int:
+        """How many nodes run on the CPU instead."""
+        return self._count(Verdict.FALLBACK)
+
+    @property
+    def unsupported(self) -> int:
+        """How many nodes run nowhere."""
+        return self._count(Verdict.UNSUPPORTED)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the provider runs the whole graph."""
+        return all(trouble.verdict <= Verdict.NOTE for trouble in self.troubles)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in types that JSON has; verdicts by their names in small letters."""
+        plain = dataclasses.asdict(self)
+        for entry in (*plain["operators"], *plain["troubles"]):
+            entry["verdict"] = entry["verdict"].name.lower()
+        counts = {name: getattr(self, name) for name in ("nodes", "fallbacks", "unsupported")}
+        return {"passed": self.passed, **counts, **plain}
+
+    def _count(self, verdict: Verdict) -> int:
+        return sum(use.count for use in self.operators if use.verdict == verdict)
+
+
+def check(model: str | Path | onnx.ModelProto | ir.Model, *, provider: ProviderName) -> CheckResult:
+    """Tell what a provider has kernels for in a graph, and what is known to go wrong.
+
+    Nothing is run: the answer comes from lists of kernels, which tell operators and types, and from
+    rules on attributes. Nodes in the bodies of If, Loop and Scan are counted too.
+
+    Args:
+        model: the graph, or a file of it; it is not changed.
+        provider: `cuda` and `cpu` are ONNX Runtime's, `web` is onnxruntime-web's WebAssembly,
+            `tensorrt` is TensorRT behind ONNX Runtime or alone.
+
+    Raises:
+        ConfigError: there is no such provider.
+        ArtifactError: the file is missing or is no ONNX model.
+    """
+    if provider not in PROVIDERS:
+        raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+    return _Check(_completed(_loaded(model)), provider).result()
+
+
+def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
+    if isinstance(model, ir.Model):
+        return model
+    if isinstance(model, onnx.ModelProto):
+        return ir.from_proto(model)
+    path = Path(model)
+    try:
+        loaded = ir.load(path)
+        if not loaded.opset_imports:
+            raise ValueError("it names no opset")
+        return loaded
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # protobuf's and onnx_ir's own, of many kinds
+        raise ArtifactError(f"{path} is no ONNX model: {error}") from error
+
+
+def _completed(model: ir.Model) -> ir.Model:
+    """The model with its functions written out and a type for every value, where ONNX infers it."""
+    nodes = list(model.graph.all_nodes())
+    untyped = any(value.type is None for node in nodes for value in node.outputs)
+    if not model.functions and not untyped:
+        return model
+    copy = ir.from_proto(ir.to_proto(model))
+    passes.InlinePass()(copy)
+    passes.ShapeInferencePass()(copy)
+    return copy
+
+
+class _Check:
+    """One graph against one provider."""
+
+    def __init__(self, model: ir.Model, provider: ProviderName) -> None:
+        self.provider = provider
+        self.table = provider_table(provider)
+        self.model = model
+        imports = model.opset_imports
+        self.opset = max(imports.get(domain, 0) for domain in _STANDARD_DOMAINS)
+        self.outer = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+
+    def result(self) -> CheckResult:
+        """Judge every node, then the graph as a whole."""
+        uses: Counter[tuple[Any, ...]] = Counter()
+        found: dict[Trouble, list[str]] = defaultdict(list)
+        whole = list(self._of_graph())
+        for node in self.model.graph.all_nodes():
+            troubles = list(self._of_node(node))
+            for trouble in troubles:
+                found[trouble].append(node.name or node.op_type)
+            verdict = max((trouble.verdict for trouble in troubles), default=Verdict.RUNS)
+            schema = _schema(node, self.opset)
+            version = None if schema is None else int(schema.since_version)
+            names = tuple(trouble.name for trouble in troubles)
+            uses[_operator(node), version, _types_of(node), verdict, names] += 1
+        troubles = whole + [
+            dataclasses.replace(trouble, count=len(names), nodes=tuple(names[:_NAMED_NODES]))
+            for trouble, names in found.items()
+        ]
+        keys = ("operator", "version", "types", "verdict", "troubles")
+        operators = [
+            OperatorUse(count=count, **dict(zip(keys, key, strict=True)))
+            for key, count in uses.items()
+        ]
+        return CheckResult(
+            provider=self.provider,
+            product=self.table.product,
+            source=self.table.source,
+            opset=self.opset,
+            operators=tuple(sorted(operators, key=lambda use: (use.operator, use.types))),
+            troubles=tuple(sorted(troubles, key=lambda t: (-t.verdict, -t.count, t.name))),
+        )
+
+    def _of_graph(self) -> Iterator[Trouble]:
+        oldest, newest = self.table.opsets
+        if not oldest <= self.opset <= newest:
+            yield Trouble(
+                name=f"opset {self.opset}",
+                verdict=Verdict.UNSUPPORTED,
+                why=f"the table of {self.table.product} holds opsets {oldest} to {newest}",
+                remedy="export for opset 18, which exportloss does, or take a newer runtime and "
+                "its table",
+                count=len(list(self.model.graph.all_nodes())),
+            )
+        if dynamic := [v.name or "" for v in self._values() if not _is_static(v)]:
+            on_tensorrt = self.provider == "tensorrt"
+            yield Trouble(
+                name="dynamic shapes",
+                verdict=Verdict.UNSUPPORTED if on_tensorrt else Verdict.NOTE,
+                why="an engine is built for a range of shapes that has to be told beforehand"
+                if on_tensorrt
+                else "memory cannot be planned ahead, and no CUDA graph can be captured",
+                remedy="export with fixed shapes"
+                + on_tensorrt * ", or give a profile (trtexec --minShapes, --optShapes, ...)",
+                count=len(dynamic),
+                nodes=tuple(dynamic[:_NAMED_NODES]),
+            )
+        if self.provider == "web":
+            yield from self._of_webgpu()
+
+    def _values(self) -> Iterator[ir.Value]:
+        yield from self.model.graph.inputs
+        for node in self.model.graph.all_nodes():
+            yield from node.outputs
+
+    def _of_webgpu(self) -> Iterator[Trouble]:
+        table = provider_table("webgpu")
+        left = Counter(
+            node.op_type
+            for node in self.model.graph.all_nodes()
+            if node.op_type != "Constant" and not self._fitting(node, table)[0]
+        )
+        if left:
+            yield Trouble(
+                name="WebGPU lacks operators",
+                verdict=Verdict.NOTE,
+                why=f"{table.product} leaves them to WebAssembly, with copies: "
+                + ", ".join(sorted(left)),
+                remedy="nothing, where the WebAssembly provider runs the whole graph",
+                count=sum(left.values()),
+            )
+
+    def _of_node(self, node: ir.Node) -> Iterator[Trouble]:
+        if node.domain not in _STANDARD_DOMAINS:
+            yield Trouble(
+                name=f"operators of {node.domain}",
+                verdict=Verdict.UNSUPPORTED,
+                why="they are ONNX Runtime's or a plugin's own and in no table here; gradients of "
+                "ONNX Runtime's training artifacts exist in its training build alone"
+                if node.domain == "com.microsoft"
+                else "they are a plugin's own and in no table here",
+                remedy="export the portable step, which has operators of ai.onnx only",
+            )
+            return
+        has_kernel, missing = self._fitting(node, self.table)
+        if not has_kernel and not self._is_folded(node):
+            yield self._no_kernel(node, missing)
+        yield from self._of_uint8(node)
+        for rule in RULES:
+            if (
+                self.provider in rule.providers
+                and node.op_type in rule.operators
+                and rule.applies(node)
+            ):
+                yield Trouble(
+                    name=rule.name, verdict=rule.verdict, why=rule.why, remedy=rule.remedy
+                )
+        if restriction := self.table.undecided.get(node.op_type):
+            yield Trouble(
+                name=f"{node.op_type} is restricted",
+                verdict=Verdict.NOTE,
+                why=f"{self.table.product}: {restriction}",
+                remedy="hold the model against it",
+            )
+
+    def _is_folded(self, node: ir.Node) -> bool:
+        """ONNX Runtime makes constants of these when it loads a graph."""
+        return node.op_type == "Constant" and self.provider != "tensorrt"
+
+    def _fitting(self, node: ir.Node, table: ProviderTable) -> tuple[bool, tuple[str, ...]]:
+        """Whether there is a kernel for a node, and if not, for which types there is none."""
+        schema = _schema(node, self.opset)
+        if schema is None:
+            return False, ()
+        version = int(schema.since_version)
+        kernels = [
+            kernel
+            for kernel in table.kernels.get(node.op_type, ())
+            if kernel.versions[0] <= version <= kernel.versions[1]
+        ]
+        misses = [_misfits(node, schema, kernel) for kernel in kernels]
+        if not misses:
+            return False, ()
+        fewest = min(misses, key=len)
+        return not fewest, fewest
+
+    def _no_kernel(self, node: ir.Node, types: tuple[str, ...]) -> Trouble:
+        of_types = f" of {' and '.join(types)}" if types else ""
+        on_cpu = self.provider == "cuda" and self._fitting(node, provider_table("cpu"))[0]
+        has = f"has no kernel for {node.op_type}{of_types}"
+        return Trouble(
+            name=f"{node.op_type}{of_types}",
+            verdict=Verdict.FALLBACK if on_cpu else Verdict.UNSUPPORTED,
+            why=f"{self.table.product} {has}"
+            + on_cpu * ": it runs on the CPU, with copies to it and back",
+            remedy=remedy_for(node.op_type, types),
+        )
+
+    def _of_uint8(self, node: ir.Node) -> Iterator[Trouble]:
+        if self.provider != "tensorrt":
+            return
+        inner = [value for value in node.outputs if id(value) not in self.outer]
+        if any(type_name(value) == "uint8" for value in inner):
+            yield Trouble(
+                name="uint8 inside the graph",
+                verdict=Verdict.UNSUPPORTED,
+                why="TensorRT takes uint8 for inputs and outputs of the graph only",
+                remedy="Cast a uint8 input first of all, and to uint8 last of all",
+            )
+
+
+def _misfits(node: ir.Node, schema: onnx.defs.OpSchema, kernel: Kernel) -> tuple[str, ...]:
+    """Types of a node that a kernel does not take."""
+    wrong: dict[str, None] = {}
+    for variable, name, type_ in _typed(node, schema):
+        for allowed in (kernel.types.get(variable), kernel.types.get(name)):
+            if allowed is not None and type_ not in allowed:
+                wrong[type_] = None
+        if ANY_FLOAT in kernel.types and _may_be_float(schema, variable):
+            if type_ not in kernel.types[ANY_FLOAT]:
+                wrong[type_] = None
+    return tuple(wrong)
+
+
+def _typed(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[str, str, str]]:
+    """Type variable, parameter and element type of the inputs and outputs whose type is known."""
+    sides: Iterable[tuple[Any, Any]] = (
+        (node.inputs, schema.inputs),
+        (node.outputs, schema.outputs),
+    )
+    for values, parameters in sides:
+        for index, value in enumerate(values):
+            if not parameters:
+                break
+            parameter = parameters[min(index, len(parameters) - 1)]
+            type_ = type_name(value)
+            if type_ is not None and parameter.is_homogeneous:
+                yield parameter.type_str, parameter.name, type_
+
+
+def _may_be_float(schema: onnx.defs.OpSchema, variable: str) -> bool:
+    return any(
+        "tensor(float)" in constraint.allowed_type_strs
+        for constraint in schema.type_constraints
+        if constraint.type_param_str == variable
+    )
+
+
+def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
+    if node.domain not in _STANDARD_DOMAINS:
+        return None
+    try:
+        return onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _operator(node: ir.Node) -> str:
+    return node.op_type if node.domain in _STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+
+
+def _types_of(node: ir.Node) -> tuple[str, ...]:
+    values = (*node.inputs, *node.outputs)
+    return tuple(dict.fromkeys(name for value in values if (name := type_name(value))))
+
+
+def _is_static(value: ir.Value) -> bool:
+    is_tensor = value.type is None or isinstance(value.type, ir.TensorType)
+    return not is_tensor or (value.shape is not None and value.shape.is_static())

@@ -1,0 +1,353 @@
+"""What providers do with a node beyond having a kernel: attributes, constants and shapes.
+
+Sources: the column "Restrictions" of onnx-tensorrt's docs/operators.md and the checks of its parser
+(onnxOpCheckers.cpp, onnxOpImporters.cpp, TensorRT 10.15) with the types of its ScatterElements
+plugin; `CUDAExecutionProvider::GetCapability` of ONNX Runtime; the race of ScatterND was measured on
+ONNX Runtime 1.32.0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any
+
+import onnx_ir as ir
+
+from exportloss.export.provider_tables import ProviderName
+
+__all__ = ["REMEDIES", "RULES", "Rule", "Verdict", "remedy_for", "type_name"]
+
+
+class Verdict(IntEnum):
+    """What becomes of a node, from good to bad."""
+
+    RUNS = 0
+    NOTE = 1  # it runs; something is to be known about it
+    FALLBACK = 2  # on the CPU, with copies to it and back
+    UNSUPPORTED = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A trouble that is not in the tables.
+
+    Attributes:
+        name: what is wrong, in a few words.
+        providers: that have the trouble.
+        operators: it is met in.
+        applies: whether a node has it.
+        verdict: what becomes of such a node.
+        why: what the provider does.
+        remedy: what to do about it.
+    """
+
+    name: str
+    providers: Sequence[ProviderName]
+    operators: Sequence[str]
+    applies: Callable[[ir.Node], bool]
+    verdict: Verdict = Verdict.UNSUPPORTED
+    why: str
+    remedy: str
+
+
+def type_name(value: ir.Value | None) -> str | None:
+    """Element type of a tensor as the tables have it, such as `float32`; None if not known."""
+    if value is None or not isinstance(value.type, ir.TensorType):
+        return None
+    name = value.type.dtype.name.lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _attribute(node: ir.Node, name: str, default: Any) -> Any:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _shape(node: ir.Node, index: int) -> tuple[int, ...] | None:
+    """Static shape of an input, None if not known."""
+    value = _input(node, index)
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return value.shape.numpy()
+
+
+def _rank(node: ir.Node) -> int | None:
+    value = _input(node, 0)
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    if value.const_value is not None:
+        return value.const_value
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Constant":
+        return producer.attributes["value"].as_tensor() if "value" in producer.attributes else None
+    return None
+
+
+def _computed(index: int) -> Callable[[ir.Node], bool]:
+    """Whether an input that has to be a constant is none."""
+
+    def applies(node: ir.Node) -> bool:
+        value = _input(node, index)
+        if value is None:
+            return False
+        producer = value.producer()
+        is_constant = producer is not None and producer.op_type == "Constant"
+        return not (is_constant or value.const_value is not None)
+
+    return applies
+
+
+def _reduces(node: ir.Node) -> bool:
+    return bool(_attribute(node, "reduction", "none") != "none")
+
+
+def _adds_floats(node: ir.Node) -> bool:
+    is_float = (type_name(_input(node, 0)) or "").startswith(("float", "bfloat"))
+    return is_float and _attribute(node, "reduction", "none") in ("add", "mul")
+
+
+def _has_output(first: int) -> Callable[[ir.Node], bool]:
+    """Whether a node gives an output from a place on."""
+    return lambda node: any(value.name for value in node.outputs[first:])
+
+
+def _is_dilated(node: ir.Node) -> bool:
+    return any(step != 1 for step in _attribute(node, "dilations", ()))
+
+
+def _is_not_2d_or_3d(node: ir.Node) -> bool:
+    return _rank(node) not in (None, 4, 5)
+
+
+def _is_asymmetric(node: ir.Node) -> bool:
+    pads = list(_attribute(node, "pads", ()))
+    half = len(pads) // 2
+    automatic = _attribute(node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    return automatic or pads[:half] != pads[half:]
+
+
+def _scatters_more_than_there_is(node: ir.Node) -> bool:
+    data, indices = _shape(node, 0), _shape(node, 1)
+    if _reduces(node) or data is None or indices is None:
+        return False
+    return any(i > d for i, d in zip(indices, data, strict=True))
+
+
+def _is_odd_resize(node: ir.Node) -> bool:
+    allowed = {
+        "mode": ("nearest", ("nearest", "linear")),
+        "coordinate_transformation_mode": (
+            "half_pixel",
+            (
+                "half_pixel",
+                "pytorch_half_pixel",
+                "tf_half_pixel_for_nn",
+                "asymmetric",
+                "align_corners",
+            ),
+        ),
+        "antialias": (0, (0,)),
+        "keep_aspect_ratio_policy": ("stretch", ("stretch",)),
+    }
+    return any(
+        _attribute(node, name, default) not in values for name, (default, values) in allowed.items()
+    )
+
+
+def _is_long_or_unsorted(node: ir.Node) -> bool:
+    value = _input(node, 1)
+    count = None if value is None else _constant(value)
+    longest = math.inf if count is None else count.numpy().max(initial=0)
+    return bool(_attribute(node, "sorted", 1) != 1 or longest >= 3840)
+
+
+def _drops(node: ir.Node) -> bool:
+    value = _input(node, 2)
+    if value is None:
+        return False
+    flag = _constant(value)
+    return flag is None or bool(flag.numpy().any())
+
+
+_REDUCTIONS = tuple(
+    f"Reduce{kind}" for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+)
+_TENSORRT: tuple[ProviderName, ...] = ("tensorrt",)
+_ON_CPU: tuple[ProviderName, ...] = ("cpu", "web")
+_ON_GPU: tuple[ProviderName, ...] = ("cuda", "tensorrt")
+_CONSTANTS = {
+    1: ("Squeeze", "Unsqueeze", "CumSum", "OneHot", *_REDUCTIONS),
+}
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        name="ScatterND with a reduction",
+        providers=_ON_CPU,
+        operators=("ScatterND",),
+        applies=_reduces,
+        why="ONNX Runtime's CPU kernel races where two indices are equal and there is more than "
+        "one thread: results are wrong and change from run to run",
+        remedy="use ScatterElements with the same reduction",
+    ),
+    Rule(
+        name="ScatterND with a reduction",
+        providers=_TENSORRT,
+        operators=("ScatterND",),
+        applies=_reduces,
+        why="TensorRT's parser refuses it",
+        remedy="use ScatterElements with the same reduction",
+    ),
+    Rule(
+        name="scattered sums",
+        providers=_ON_GPU,
+        operators=("ScatterND", "ScatterElements"),
+        applies=_adds_floats,
+        verdict=Verdict.NOTE,
+        why="floats are summed by atomic operations in no fixed order: the last bits may differ "
+        "from run to run where two indices are equal",
+        remedy="nothing, or write the sum as a matrix product where bits must repeat",
+    ),
+    Rule(
+        name="ScatterElements with a reduction and indices that are not int64",
+        providers=_TENSORRT,
+        operators=("ScatterElements",),
+        applies=lambda node: _reduces(node) and type_name(_input(node, 1)) not in (None, "int64"),
+        why="TensorRT runs it by its plugin ScatterElements, which takes int64 indices only",
+        remedy="Cast the indices to int64",
+    ),
+    Rule(
+        name="ScatterElements with more indices than data",
+        providers=_TENSORRT,
+        operators=("ScatterElements", "Scatter"),
+        applies=_scatters_more_than_there_is,
+        why="TensorRT's parser wants no dimension of the indices to be larger than the data's",
+        remedy="write the indices in parts; with a reduction there is no such limit",
+    ),
+    Rule(
+        name="MaxPool with indices",
+        providers=_TENSORRT,
+        operators=("MaxPool",),
+        applies=_has_output(1),
+        why="TensorRT's MaxPool gives the maxima only",
+        remedy="find the places by comparing with the maxima, as exportloss's backward pass does",
+    ),
+    Rule(
+        name="dilated pooling",
+        providers=_TENSORRT,
+        operators=("AveragePool", "LpPool", "MaxPool"),
+        applies=_is_dilated,
+        why="TensorRT pools without dilation only",
+        remedy="slice the input with a step and take the maximum of the slices",
+    ),
+    Rule(
+        name="pooling over one dimension",
+        providers=_TENSORRT,
+        operators=("AveragePool", "MaxPool"),
+        applies=_is_not_2d_or_3d,
+        why="TensorRT pools over two or three dimensions only",
+        remedy="Reshape to two dimensions, one of size 1",
+    ),
+    Rule(
+        name="BatchNormalization in training mode",
+        providers=_TENSORRT,
+        operators=("BatchNormalization",),
+        applies=lambda node: bool(_attribute(node, "training_mode", 0)) or _has_output(1)(node),
+        why="TensorRT normalizes with given statistics only",
+        remedy="compute mean and variance with ReduceMean, as exportloss's training step does",
+    ),
+    Rule(
+        name="LayerNormalization with statistics",
+        providers=_TENSORRT,
+        operators=("LayerNormalization",),
+        applies=_has_output(1),
+        why="TensorRT gives the normalized tensor only",
+        remedy="compute mean and deviation with ReduceMean",
+    ),
+    Rule(
+        name="Dropout in training mode",
+        providers=_TENSORRT,
+        operators=("Dropout",),
+        applies=_drops,
+        why="TensorRT takes Dropout only where it does nothing",
+        remedy="export without it, or multiply with a mask that is an input",
+    ),
+    Rule(
+        name="axes or depth that are computed",
+        providers=_TENSORRT,
+        operators=_CONSTANTS[1],
+        applies=_computed(1),
+        why="TensorRT needs them when it builds the engine",
+        remedy="make them constants of the graph",
+    ),
+    Rule(
+        name="Resize in a mode that TensorRT lacks",
+        providers=_TENSORRT,
+        operators=("Resize",),
+        applies=_is_odd_resize,
+        why="TensorRT resizes by nearest or linear, stretching, without antialiasing",
+        remedy="write it as a product with constant matrices",
+    ),
+    Rule(
+        name="TopK that is long or unsorted",
+        providers=_TENSORRT,
+        operators=("TopK",),
+        applies=_is_long_or_unsorted,
+        why="TensorRT wants sorted results and fewer than 3840 of them, known beforehand",
+        remedy="take fewer candidates",
+    ),
+    Rule(
+        name="grids that are not 4D",
+        providers=_TENSORRT,
+        operators=("GridSample",),
+        applies=lambda node: _rank(node) not in (None, 4),
+        why="TensorRT's GridSample takes 4D input only",
+        remedy="Reshape to 4D",
+    ),
+    Rule(
+        name="ConvTranspose with uneven padding",
+        providers=("cuda",),
+        operators=("ConvTranspose",),
+        applies=_is_asymmetric,
+        verdict=Verdict.FALLBACK,
+        why="cuDNN pads both sides alike; ONNX Runtime leaves other nodes to the CPU",
+        remedy="pad evenly and cut with Slice",
+    ),
+    Rule(
+        name="shape or path that depends on data",
+        providers=_ON_GPU,
+        operators=("Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Unique"),
+        applies=lambda _: True,
+        verdict=Verdict.NOTE,
+        why="the host waits for the device, memory is not planned ahead, and a CUDA graph cannot "
+        "capture it",
+        remedy="write it with masks and fixed shapes",
+    ),
+)
+
+REMEDIES = {
+    "Atan": "write it with other operators: a polynomial after reducing the argument, as "
+    "exportloss's loss does",
+    "Clip": "use Max and Min",
+    "NonZero": "keep the shape and use the condition as a mask, with Where",
+    "Pad": "Concat with constants, or pad in float32 and Cast back",
+}
+
+
+def remedy_for(operator: str, types: Sequence[str]) -> str:
+    """What to do where there is no kernel for an operator, or none for the types."""
+    if "float64" in types:
+        return "export in float32"
+    if operator in REMEDIES:
+        return REMEDIES[operator]
+    if types:
+        return "Cast to a type that it takes"
+    return "write it with other operators"
