@@ -7,16 +7,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from exportloss.errors import ExportError
+from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.description import (
     anchors_in_pixels,
     class_names,
     graph_metadata,
     versions,
 )
-from exportloss.export.graph import OPSET, Signature, trace_to_onnx
+from exportloss.export.graph import OPSET
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.manifest import Manifest
@@ -57,17 +58,7 @@ def export_loss(
     if max_targets < 1:
         raise ExportError(f"max_targets is {max_targets}; expected at least 1")
     with new_folder(folder, exist_ok=exist_ok) as temporary:
-        model = trace_to_onnx(
-            _LossGraph(loss),
-            (*predictions, torch.zeros(max_targets, 6), loss.initial_balance),
-            Signature(
-                inputs=[f"predictions_{i}" for i in range(len(predictions))]
-                + ["targets", "balance"],
-                outputs=["loss", "items", "new_balance"],
-            ),
-            state={},
-            differentiable=False,
-        )
+        model = _loss_graph(loss, predictions, max_targets)
         manifest = Manifest(
             kind="loss",
             names=class_names(names, loss.num_classes),
@@ -85,17 +76,16 @@ def export_loss(
         return write_artifact(temporary, manifest)
 
 
-class _LossGraph(nn.Module):
-    """The loss with its prediction maps as arguments of their own."""
+def _loss_graph(loss: YoloLoss, predictions: Sequence[Tensor], max_targets: int) -> ir.Model:
+    levels = {f"predictions_{i}": level for i, level in enumerate(predictions)}
 
-    def __init__(self, loss: YoloLoss) -> None:
-        super().__init__()
-        self.loss = loss
+    def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        maps = [inputs[name] for name in levels]
+        value, items, balance = loss(maps, inputs["targets"], inputs["balance"])
+        return {"loss": value, "items": items, "new_balance": balance}
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        *predictions, targets, balance = inputs
-        outputs: tuple[Tensor, ...] = self.loss(predictions, targets, balance)
-        return outputs
+    example = {**levels, "targets": torch.zeros(max_targets, 6), "balance": loss.initial_balance}
+    return to_onnx(compute, example, name="loss", modules={"loss": loss})
 
 
 def _example_predictions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,114 +13,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from exportloss.errors import ArtifactError, ConfigError
-from exportloss.export.provider_rules import RULES, Verdict, remedy_for, type_name
-from exportloss.export.provider_tables import (
-    ANY_FLOAT,
-    PROVIDERS,
-    Kernel,
-    ProviderName,
-    ProviderTable,
-    provider_table,
-)
+from exportloss.export.kernel_lookup import STANDARD_DOMAINS, missing_types, schema_of
+from exportloss.export.node_facts import type_name
+from exportloss.export.provider_result import CheckResult, OperatorUse, Trouble
+from exportloss.export.provider_rules import RULES, Verdict, remedy_for
+from exportloss.export.provider_tables import PROVIDERS, ProviderName, provider_table
 
-__all__ = ["CheckResult", "OperatorUse", "Trouble", "check"]
+__all__ = ["check"]
 
 _NAMED_NODES = 3
-_STANDARD_DOMAINS = ("", "ai.onnx")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """Something that a provider cannot do, or does otherwise than expected.
-
-    Attributes:
-        name: what it is.
-        verdict: what becomes of the nodes.
-        why: what the provider does.
-        remedy: what to do about it.
-        count: of nodes that have it.
-        nodes: names of a few of them.
-    """
-
-    name: str
-    verdict: Verdict
-    why: str
-    remedy: str
-    count: int = 1
-    nodes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OperatorUse:
-    """Nodes of one operator with the same types and troubles.
-
-    Attributes:
-        operator: its name, with the domain in front where that is not `ai.onnx`.
-        version: of the operator, the opset in which it last changed; None if not known.
-        types: element types of its inputs and outputs, in the order of the operator.
-        count: of nodes.
-        verdict: what becomes of them.
-        troubles: names of what is wrong with them.
-    """
-
-    operator: str
-    version: int | None
-    types: tuple[str, ...]
-    count: int
-    verdict: Verdict
-    troubles: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckResult:
-    """What a provider does with a graph.
-
-    Attributes:
-        provider: it was held against.
-        product: name and version behind the table.
-        source: of the table.
-        opset: of the graph.
-        operators: in use, in the order of their names.
-        troubles: the worst first.
-    """
-
-    provider: ProviderName
-    product: str
-    source: str
-    opset: int
-    operators: tuple[OperatorUse, ...]
-    troubles: tuple[Trouble, ...]
-
-    @property
-    def nodes(self) -> int:
-        """How many nodes there are."""
-        return sum(use.count for use in self.operators)
-
-    @property
-    def fallbacks(self) -> int:
-        """How many nodes run on the CPU instead."""
-        return self._count(Verdict.FALLBACK)
-
-    @property
-    def unsupported(self) -> int:
-        """How many nodes run nowhere."""
-        return self._count(Verdict.UNSUPPORTED)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the provider runs the whole graph."""
-        return all(trouble.verdict <= Verdict.NOTE for trouble in self.troubles)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, in types that JSON has; verdicts by their names in small letters."""
-        plain = dataclasses.asdict(self)
-        for entry in (*plain["operators"], *plain["troubles"]):
-            entry["verdict"] = entry["verdict"].name.lower()
-        counts = {name: getattr(self, name) for name in ("nodes", "fallbacks", "unsupported")}
-        return {"passed": self.passed, **counts, **plain}
-
-    def _count(self, verdict: Verdict) -> int:
-        return sum(use.count for use in self.operators if use.verdict == verdict)
 
 
 def check(model: str | Path | onnx.ModelProto | ir.Model, *, provider: ProviderName) -> CheckResult:
@@ -162,14 +63,21 @@ def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
 
 def _completed(model: ir.Model) -> ir.Model:
     """The model with its functions written out and a type for every value, where ONNX infers it."""
-    nodes = list(model.graph.all_nodes())
-    untyped = any(value.type is None for node in nodes for value in node.outputs)
-    if not model.functions and not untyped:
+    if not model.functions and not any(_untyped(model)):
         return model
     copy = ir.from_proto(ir.to_proto(model))
     passes.InlinePass()(copy)
-    passes.ShapeInferencePass()(copy)
-    return copy
+    try:
+        return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(copy)))
+    except onnx.shape_inference.InferenceError:
+        return copy  # types that are not known are told
+
+
+def _untyped(model: ir.Model) -> Iterator[ir.Node]:
+    """Nodes with an output whose type is not known."""
+    for node in model.graph.all_nodes():
+        if any(value.type is None and value.name for value in node.outputs):
+            yield node
 
 
 class _Check:
@@ -180,7 +88,7 @@ class _Check:
         self.table = provider_table(provider)
         self.model = model
         imports = model.opset_imports
-        self.opset = max(imports.get(domain, 0) for domain in _STANDARD_DOMAINS)
+        self.opset = max(imports.get(domain, 0) for domain in STANDARD_DOMAINS)
         self.outer = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
 
     def result(self) -> CheckResult:
@@ -188,12 +96,14 @@ class _Check:
         uses: Counter[tuple[Any, ...]] = Counter()
         found: dict[Trouble, list[str]] = defaultdict(list)
         whole = list(self._of_graph())
+        is_held = self._holds_opset()
         for node in self.model.graph.all_nodes():
             troubles = list(self._of_node(node))
             for trouble in troubles:
                 found[trouble].append(node.name or node.op_type)
-            verdict = max((trouble.verdict for trouble in troubles), default=Verdict.RUNS)
-            schema = _schema(node, self.opset)
+            verdicts = [trouble.verdict for trouble in troubles]
+            verdict = max(verdicts, default=Verdict.RUNS) if is_held else Verdict.UNSUPPORTED
+            schema = schema_of(node, self.opset)
             version = None if schema is None else int(schema.since_version)
             names = tuple(trouble.name for trouble in troubles)
             uses[_operator(node), version, _types_of(node), verdict, names] += 1
@@ -215,9 +125,13 @@ class _Check:
             troubles=tuple(sorted(troubles, key=lambda t: (-t.verdict, -t.count, t.name))),
         )
 
-    def _of_graph(self) -> Iterator[Trouble]:
+    def _holds_opset(self) -> bool:
         oldest, newest = self.table.opsets
-        if not oldest <= self.opset <= newest:
+        return oldest <= self.opset <= newest
+
+    def _of_graph(self) -> Iterator[Trouble]:
+        if not self._holds_opset():
+            oldest, newest = self.table.opsets
             yield Trouble(
                 name=f"opset {self.opset}",
                 verdict=Verdict.UNSUPPORTED,
@@ -226,7 +140,17 @@ class _Check:
                 "its table",
                 count=len(list(self.model.graph.all_nodes())),
             )
-        if dynamic := [v.name or "" for v in self._values() if not _is_static(v)]:
+        if untyped := [node.name or node.op_type for node in _untyped(self.model)]:
+            yield Trouble(
+                name="types that are not known",
+                verdict=Verdict.NOTE,
+                why="ONNX infers no types here, so only operators and attributes were held "
+                "against the table",
+                remedy="write the types into the graph's value_info",
+                count=len(untyped),
+                nodes=tuple(untyped[:_NAMED_NODES]),
+            )
+        if dynamic := [v.name for v in self._values() if v.name and not _is_static(v)]:
             on_tensorrt = self.provider == "tensorrt"
             yield Trouble(
                 name="dynamic shapes",
@@ -252,7 +176,7 @@ class _Check:
         left = Counter(
             node.op_type
             for node in self.model.graph.all_nodes()
-            if node.op_type != "Constant" and not self._fitting(node, table)[0]
+            if node.op_type != "Constant" and missing_types(node, table, self.opset) != ()
         )
         if left:
             yield Trouble(
@@ -265,7 +189,7 @@ class _Check:
             )
 
     def _of_node(self, node: ir.Node) -> Iterator[Trouble]:
-        if node.domain not in _STANDARD_DOMAINS:
+        if node.domain not in STANDARD_DOMAINS:
             yield Trouble(
                 name=f"operators of {node.domain}",
                 verdict=Verdict.UNSUPPORTED,
@@ -276,9 +200,9 @@ class _Check:
                 remedy="export the portable step, which has operators of ai.onnx only",
             )
             return
-        has_kernel, missing = self._fitting(node, self.table)
-        if not has_kernel and not self._is_folded(node):
-            yield self._no_kernel(node, missing)
+        missing = missing_types(node, self.table, self.opset)
+        if missing != () and not self._is_folded(node):
+            yield self._no_kernel(node, missing or ())
         yield from self._of_uint8(node)
         for rule in RULES:
             if (
@@ -301,26 +225,11 @@ class _Check:
         """ONNX Runtime makes constants of these when it loads a graph."""
         return node.op_type == "Constant" and self.provider != "tensorrt"
 
-    def _fitting(self, node: ir.Node, table: ProviderTable) -> tuple[bool, tuple[str, ...]]:
-        """Whether there is a kernel for a node, and if not, for which types there is none."""
-        schema = _schema(node, self.opset)
-        if schema is None:
-            return False, ()
-        version = int(schema.since_version)
-        kernels = [
-            kernel
-            for kernel in table.kernels.get(node.op_type, ())
-            if kernel.versions[0] <= version <= kernel.versions[1]
-        ]
-        misses = [_misfits(node, schema, kernel) for kernel in kernels]
-        if not misses:
-            return False, ()
-        fewest = min(misses, key=len)
-        return not fewest, fewest
-
     def _no_kernel(self, node: ir.Node, types: tuple[str, ...]) -> Trouble:
         of_types = f" of {' and '.join(types)}" if types else ""
-        on_cpu = self.provider == "cuda" and self._fitting(node, provider_table("cpu"))[0]
+        on_cpu = (
+            self.provider == "cuda" and missing_types(node, provider_table("cpu"), self.opset) == ()
+        )
         has = f"has no kernel for {node.op_type}{of_types}"
         return Trouble(
             name=f"{node.op_type}{of_types}",
@@ -343,54 +252,8 @@ class _Check:
             )
 
 
-def _misfits(node: ir.Node, schema: onnx.defs.OpSchema, kernel: Kernel) -> tuple[str, ...]:
-    """Types of a node that a kernel does not take."""
-    wrong: dict[str, None] = {}
-    for variable, name, type_ in _typed(node, schema):
-        for allowed in (kernel.types.get(variable), kernel.types.get(name)):
-            if allowed is not None and type_ not in allowed:
-                wrong[type_] = None
-        if ANY_FLOAT in kernel.types and _may_be_float(schema, variable):
-            if type_ not in kernel.types[ANY_FLOAT]:
-                wrong[type_] = None
-    return tuple(wrong)
-
-
-def _typed(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[str, str, str]]:
-    """Type variable, parameter and element type of the inputs and outputs whose type is known."""
-    sides: Iterable[tuple[Any, Any]] = (
-        (node.inputs, schema.inputs),
-        (node.outputs, schema.outputs),
-    )
-    for values, parameters in sides:
-        for index, value in enumerate(values):
-            if not parameters:
-                break
-            parameter = parameters[min(index, len(parameters) - 1)]
-            type_ = type_name(value)
-            if type_ is not None and parameter.is_homogeneous:
-                yield parameter.type_str, parameter.name, type_
-
-
-def _may_be_float(schema: onnx.defs.OpSchema, variable: str) -> bool:
-    return any(
-        "tensor(float)" in constraint.allowed_type_strs
-        for constraint in schema.type_constraints
-        if constraint.type_param_str == variable
-    )
-
-
-def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
-    if node.domain not in _STANDARD_DOMAINS:
-        return None
-    try:
-        return onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
-    except onnx.defs.SchemaError:
-        return None
-
-
 def _operator(node: ir.Node) -> str:
-    return node.op_type if node.domain in _STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+    return node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 def _types_of(node: ir.Node) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 Sources: the column "Restrictions" of onnx-tensorrt's docs/operators.md and the checks of its parser
 (onnxOpCheckers.cpp, onnxOpImporters.cpp, TensorRT 10.15) with the types of its ScatterElements
-plugin; `CUDAExecutionProvider::GetCapability` of ONNX Runtime; the race of ScatterND was measured on
-ONNX Runtime 1.32.0.
+plugin; `CUDAExecutionProvider::GetCapability` of ONNX Runtime; the race of ScatterND was measured
+on ONNX Runtime 1.32.0.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any
 
 import onnx_ir as ir
 
+from exportloss.export.node_facts import (
+    array_of,
+    attribute,
+    input_at,
+    is_constant,
+    rank_of,
+    shape_at,
+    type_name,
+)
 from exportloss.export.provider_tables import ProviderName
 
-__all__ = ["REMEDIES", "RULES", "Rule", "Verdict", "remedy_for", "type_name"]
+__all__ = ["RULES", "Rule", "Verdict", "remedy_for"]
 
 
 class Verdict(IntEnum):
@@ -53,66 +61,18 @@ class Rule:
     remedy: str
 
 
-def type_name(value: ir.Value | None) -> str | None:
-    """Element type of a tensor as the tables have it, such as `float32`; None if not known."""
-    if value is None or not isinstance(value.type, ir.TensorType):
-        return None
-    name = value.type.dtype.name.lower()
-    return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-def _attribute(node: ir.Node, name: str, default: Any) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _shape(node: ir.Node, index: int) -> tuple[int, ...] | None:
-    """Static shape of an input, None if not known."""
-    value = _input(node, index)
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return value.shape.numpy()
-
-
-def _rank(node: ir.Node) -> int | None:
-    value = _input(node, 0)
-    return None if value is None or value.shape is None else len(value.shape)
-
-
-def _constant(value: ir.Value) -> ir.TensorProtocol | None:
-    if value.const_value is not None:
-        return value.const_value
-    producer = value.producer()
-    if producer is not None and producer.op_type == "Constant":
-        return producer.attributes["value"].as_tensor() if "value" in producer.attributes else None
-    return None
-
-
-def _computed(index: int) -> Callable[[ir.Node], bool]:
-    """Whether an input that has to be a constant is none."""
-
-    def applies(node: ir.Node) -> bool:
-        value = _input(node, index)
-        if value is None:
-            return False
-        producer = value.producer()
-        is_constant = producer is not None and producer.op_type == "Constant"
-        return not (is_constant or value.const_value is not None)
-
-    return applies
+def _computes_second_input(node: ir.Node) -> bool:
+    value = input_at(node, 1)
+    return value is not None and not is_constant(value)
 
 
 def _reduces(node: ir.Node) -> bool:
-    return bool(_attribute(node, "reduction", "none") != "none")
+    return bool(attribute(node, "reduction", "none") != "none")
 
 
 def _adds_floats(node: ir.Node) -> bool:
-    is_float = (type_name(_input(node, 0)) or "").startswith(("float", "bfloat"))
-    return is_float and _attribute(node, "reduction", "none") in ("add", "mul")
+    is_float = (type_name(input_at(node, 0)) or "").startswith(("float", "bfloat"))
+    return is_float and attribute(node, "reduction", "none") in ("add", "mul")
 
 
 def _has_output(first: int) -> Callable[[ir.Node], bool]:
@@ -121,22 +81,22 @@ def _has_output(first: int) -> Callable[[ir.Node], bool]:
 
 
 def _is_dilated(node: ir.Node) -> bool:
-    return any(step != 1 for step in _attribute(node, "dilations", ()))
+    return any(step != 1 for step in attribute(node, "dilations", ()))
 
 
 def _is_not_2d_or_3d(node: ir.Node) -> bool:
-    return _rank(node) not in (None, 4, 5)
+    return rank_of(node) not in (None, 4, 5)
 
 
 def _is_asymmetric(node: ir.Node) -> bool:
-    pads = list(_attribute(node, "pads", ()))
+    pads = list(attribute(node, "pads", ()))
     half = len(pads) // 2
-    automatic = _attribute(node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    automatic = attribute(node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     return automatic or pads[:half] != pads[half:]
 
 
 def _scatters_more_than_there_is(node: ir.Node) -> bool:
-    data, indices = _shape(node, 0), _shape(node, 1)
+    data, indices = shape_at(node, 0), shape_at(node, 1)
     if _reduces(node) or data is None or indices is None:
         return False
     return any(i > d for i, d in zip(indices, data, strict=True))
@@ -159,23 +119,21 @@ def _is_odd_resize(node: ir.Node) -> bool:
         "keep_aspect_ratio_policy": ("stretch", ("stretch",)),
     }
     return any(
-        _attribute(node, name, default) not in values for name, (default, values) in allowed.items()
+        attribute(node, name, default) not in values for name, (default, values) in allowed.items()
     )
 
 
 def _is_long_or_unsorted(node: ir.Node) -> bool:
-    value = _input(node, 1)
-    count = None if value is None else _constant(value)
-    longest = math.inf if count is None else count.numpy().max(initial=0)
-    return bool(_attribute(node, "sorted", 1) != 1 or longest >= 3840)
+    count = array_of(input_at(node, 1))
+    longest = math.inf if count is None else count.max(initial=0)
+    return bool(attribute(node, "sorted", 1) != 1 or longest >= 3840)
 
 
 def _drops(node: ir.Node) -> bool:
-    value = _input(node, 2)
-    if value is None:
+    if input_at(node, 2) is None:
         return False
-    flag = _constant(value)
-    return flag is None or bool(flag.numpy().any())
+    flag = array_of(input_at(node, 2))
+    return flag is None or bool(flag.any())
 
 
 _REDUCTIONS = tuple(
@@ -184,9 +142,6 @@ _REDUCTIONS = tuple(
 _TENSORRT: tuple[ProviderName, ...] = ("tensorrt",)
 _ON_CPU: tuple[ProviderName, ...] = ("cpu", "web")
 _ON_GPU: tuple[ProviderName, ...] = ("cuda", "tensorrt")
-_CONSTANTS = {
-    1: ("Squeeze", "Unsqueeze", "CumSum", "OneHot", *_REDUCTIONS),
-}
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -220,7 +175,7 @@ RULES: tuple[Rule, ...] = (
         name="ScatterElements with a reduction and indices that are not int64",
         providers=_TENSORRT,
         operators=("ScatterElements",),
-        applies=lambda node: _reduces(node) and type_name(_input(node, 1)) not in (None, "int64"),
+        applies=lambda node: _reduces(node) and type_name(input_at(node, 1)) not in (None, "int64"),
         why="TensorRT runs it by its plugin ScatterElements, which takes int64 indices only",
         remedy="Cast the indices to int64",
     ),
@@ -260,7 +215,7 @@ RULES: tuple[Rule, ...] = (
         name="BatchNormalization in training mode",
         providers=_TENSORRT,
         operators=("BatchNormalization",),
-        applies=lambda node: bool(_attribute(node, "training_mode", 0)) or _has_output(1)(node),
+        applies=lambda node: bool(attribute(node, "training_mode", 0)) or _has_output(1)(node),
         why="TensorRT normalizes with given statistics only",
         remedy="compute mean and variance with ReduceMean, as exportloss's training step does",
     ),
@@ -283,8 +238,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="axes or depth that are computed",
         providers=_TENSORRT,
-        operators=_CONSTANTS[1],
-        applies=_computed(1),
+        operators=("Squeeze", "Unsqueeze", "CumSum", "OneHot", *_REDUCTIONS),
+        applies=_computes_second_input,
         why="TensorRT needs them when it builds the engine",
         remedy="make them constants of the graph",
     ),
@@ -308,7 +263,7 @@ RULES: tuple[Rule, ...] = (
         name="grids that are not 4D",
         providers=_TENSORRT,
         operators=("GridSample",),
-        applies=lambda node: _rank(node) not in (None, 4),
+        applies=lambda node: rank_of(node) not in (None, 4),
         why="TensorRT's GridSample takes 4D input only",
         remedy="Reshape to 4D",
     ),
@@ -333,7 +288,7 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
-REMEDIES = {
+_REMEDIES = {
     "Atan": "write it with other operators: a polynomial after reducing the argument, as "
     "exportloss's loss does",
     "Clip": "use Max and Min",
@@ -346,8 +301,8 @@ def remedy_for(operator: str, types: Sequence[str]) -> str:
     """What to do where there is no kernel for an operator, or none for the types."""
     if "float64" in types:
         return "export in float32"
-    if operator in REMEDIES:
-        return REMEDIES[operator]
+    if operator in _REMEDIES:
+        return _REMEDIES[operator]
     if types:
         return "Cast to a type that it takes"
     return "write it with other operators"

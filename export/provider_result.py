@@ -1,0 +1,105 @@
+"""What a check of a graph against a provider finds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from exportloss.export.provider_rules import Verdict
+from exportloss.export.provider_tables import ProviderName
+
+__all__ = ["CheckResult", "OperatorUse", "Trouble"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Something that a provider cannot do, or does otherwise than expected.
+
+    Attributes:
+        name: what it is.
+        verdict: what becomes of the nodes.
+        why: what the provider does.
+        remedy: what to do about it.
+        count: of nodes that have it.
+        nodes: names of a few of them.
+    """
+
+    name: str
+    verdict: Verdict
+    why: str
+    remedy: str
+    count: int = 1
+    nodes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperatorUse:
+    """Nodes of one operator with the same types and troubles.
+
+    Attributes:
+        operator: its name, with the domain in front where that is not `ai.onnx`.
+        version: of the operator, the opset in which it last changed; None if not known.
+        types: element types of its inputs and outputs, in the order of the operator.
+        count: of nodes.
+        verdict: what becomes of them.
+        troubles: names of what is wrong with them.
+    """
+
+    operator: str
+    version: int | None
+    types: tuple[str, ...]
+    count: int
+    verdict: Verdict
+    troubles: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What a provider does with a graph.
+
+    Attributes:
+        provider: it was held against.
+        product: name and version behind the table.
+        source: of the table.
+        opset: of the graph.
+        operators: in use, in the order of their names.
+        troubles: the worst first.
+    """
+
+    provider: ProviderName
+    product: str
+    source: str
+    opset: int
+    operators: tuple[OperatorUse, ...]
+    troubles: tuple[Trouble, ...]
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes there are."""
+        return sum(use.count for use in self.operators)
+
+    @property
+    def fallbacks(self) -> int:
+        """How many nodes run on the CPU instead."""
+        return self._count(Verdict.FALLBACK)
+
+    @property
+    def unsupported(self) -> int:
+        """How many nodes run nowhere."""
+        return self._count(Verdict.UNSUPPORTED)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the provider runs the whole graph."""
+        return all(trouble.verdict <= Verdict.NOTE for trouble in self.troubles)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in types that JSON has; verdicts by their names in small letters."""
+        plain = dataclasses.asdict(self)
+        for entry in (*plain["operators"], *plain["troubles"]):
+            entry["verdict"] = entry["verdict"].name.lower()
+        counts = {name: getattr(self, name) for name in ("nodes", "fallbacks", "unsupported")}
+        return {"passed": self.passed, **counts, **plain}
+
+    def _count(self, verdict: Verdict) -> int:
+        return sum(use.count for use in self.operators if use.verdict == verdict)

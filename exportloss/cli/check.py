@@ -1,0 +1,104 @@
+"""`exportloss check`: will a provider run the whole graph?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from exportloss.errors import InstallationError
+
+if TYPE_CHECKING:
+    from exportloss.export.provider_result import CheckResult
+
+__all__ = ["add_parser", "print_check", "run"]
+
+_PROVIDERS = ("cuda", "tensorrt", "web", "cpu")
+_LEAST_WIDTH = 100
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "check",
+        help="tell what a provider has no kernel for in a graph, without running it",
+        description="Hold a graph against the list of a provider's kernels and what is known to go "
+        "wrong with it. No GPU is needed. The exit status is 1 where a node would fall back to "
+        "the CPU or is unsupported.",
+        epilog="example: exportloss check artifacts/train_step.onnx --for cuda",
+    )
+    parser.add_argument("file", metavar="FILE.onnx", help="the graph")
+    parser.add_argument(
+        "--for",
+        dest="provider",
+        required=True,
+        choices=_PROVIDERS,
+        help="ONNX Runtime's cuda or cpu, TensorRT, or onnxruntime-web (WebAssembly, with what "
+        "WebGPU would leave to it)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--verbose", action="store_true", help="tell every operator in use")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check, print, return 0 where the provider runs the whole graph and 1 otherwise."""
+    try:
+        from exportloss.export.provider_check import check
+    except ModuleNotFoundError as error:
+        raise InstallationError(
+            f"check reads graphs with onnx, but {error.name} is not installed; "
+            "pip install exportloss[export]"
+        ) from error
+    result = check(options.file, provider=options.provider)
+    if options.json:
+        print(json.dumps({"file": options.file, **result.to_json()}, indent=1))
+    else:
+        print_check(options.file, result, verbose=options.verbose)
+    return 0 if result.passed else 1
+
+
+def print_check(name: str, result: CheckResult, *, verbose: bool = False) -> None:
+    """Print counts and troubles, and every operator where that is asked for."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _LEAST_WIDTH)
+    console.print(f"{name}, opset {result.opset}, for {result.product}")
+    if verbose:
+        console.print(_operators(result))
+    if result.troubles:
+        console.print(_troubles(result))
+    good = result.nodes - result.fallbacks - result.unsupported
+    console.print(
+        f"{result.nodes} nodes: {good} run, {result.fallbacks} fall back to the CPU, "
+        f"{result.unsupported} unsupported"
+    )
+    if result.passed:
+        console.print("passed: the whole graph runs there", style="green")
+    else:
+        console.print("failed: see above", style="red")
+
+
+def _troubles(result: CheckResult) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "what", "nodes", "why", "what to do"):
+        table.add_column(column, justify="right" if column == "nodes" else "left")
+    for trouble in result.troubles:
+        what = f"{trouble.name}: {trouble.nodes[0]}" if trouble.nodes else trouble.name
+        verdict = trouble.verdict.name.lower()
+        table.add_row(verdict, what, str(trouble.count), trouble.why, trouble.remedy)
+    return table
+
+
+def _operators(result: CheckResult) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("operator", "version", "types", "nodes", ""):
+        table.add_column(column, justify="right" if column in ("version", "nodes") else "left")
+    for use in result.operators:
+        version = "" if use.version is None else str(use.version)
+        verdict = use.verdict.name.lower()
+        table.add_row(use.operator, version, " ".join(use.types), str(use.count), verdict)
+    return table
