@@ -1,0 +1,181 @@
+"""What `exportloss check` says of small graphs, and how it says it."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from exportloss import ArtifactError, ConfigError
+from exportloss.cli import main
+from exportloss.export import check
+from exportloss.export.provider_rules import RULES, Verdict
+from tests.provider_troubles import TROUBLES, Case, graph
+
+PLAIN = "(float[4] x) => (float[4] y) { y = Neg(x) }"
+FALLS_BACK = "(float[4] x) => (float[4] y) { z = Atan(x) y = Neg(z) }"
+GRADIENT = """(float[4] x, float[4] y) => (float[4] z) { z = com.microsoft.SigmoidGrad(x, y) }"""
+
+
+@pytest.mark.parametrize("case", TROUBLES, ids=lambda case: f"{case.provider}: {case.name}")
+def test_trouble_is_caught(case: Case):
+    result = check(graph(case.bad), provider=case.provider)
+    trouble = next(trouble for trouble in result.troubles if trouble.name == case.name)
+    assert trouble.verdict == case.verdict
+    assert trouble.why and trouble.remedy and trouble.count >= 1
+    assert result.passed == (max(t.verdict for t in result.troubles) <= Verdict.NOTE)
+    if case.good is not None:
+        without = check(graph(case.good), provider=case.provider)
+        assert case.name not in {trouble.name for trouble in without.troubles}
+        assert without.passed, without.troubles
+
+
+def test_every_rule_has_a_case():
+    cases = {(case.name, case.provider) for case in TROUBLES}
+    assert {(rule.name, provider) for rule in RULES for provider in rule.providers} <= cases
+
+
+@pytest.mark.parametrize(
+    ("provider", "newest"), [("cuda", 26), ("tensorrt", 24), ("web", 28), ("cpu", 28)]
+)
+def test_opset_newer_than_the_provider(provider, newest):
+    assert check(graph(PLAIN, opset=newest), provider=provider).passed
+    result = check(graph(PLAIN, opset=newest + 1), provider=provider)
+    assert (result.passed, result.unsupported) == (False, 1)
+    assert result.troubles[0].name == f"opset {newest + 1}"
+    assert not check(graph(PLAIN, opset=8), provider=provider).passed
+
+
+def test_version_of_an_operator_that_is_newer_than_its_kernel():
+    """Attention has kernels from opset 23 on; no kernel of an open range takes a later version."""
+    text = "(float[1,1,2,4] x) => (float[1,1,2,4] y) { y = Attention(x, x, x) }"
+    assert check(graph(text, opset=23), provider="cuda").passed
+    assert not check(graph(text, opset=22), provider="cuda").passed
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "web", "cpu"])
+def test_operators_of_another_domain(provider):
+    model = graph(GRADIENT, imports=', "com.microsoft": 1')
+    result = check(model, provider=provider)
+    assert (result.passed, result.unsupported) == (False, 1)
+    assert result.troubles[0].name == "operators of com.microsoft"
+    assert "training build" in result.troubles[0].why
+    assert result.operators[0].operator == "com.microsoft.SigmoidGrad"
+
+
+def test_counts_and_groups():
+    text = """(float[4] x, int64[4] i) => (float[4] y, int64[4] j)
+    { a = Atan(x) b = Atan(a) y = Neg(b) j = Neg(i) }"""
+    result = check(graph(text), provider="cuda")
+    assert (result.nodes, result.fallbacks, result.unsupported) == (4, 2, 0)
+    assert [(use.operator, use.types, use.count, use.verdict) for use in result.operators] == [
+        ("Atan", ("float32",), 2, Verdict.FALLBACK),
+        ("Neg", ("float32",), 1, Verdict.RUNS),
+        ("Neg", ("int64",), 1, Verdict.RUNS),
+    ]
+    assert [(trouble.name, trouble.count) for trouble in result.troubles] == [("Atan", 2)]
+
+
+def test_types_are_inferred_and_functions_written_out():
+    """Neither the middle value nor the function's body says its type."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18, "own": 1]>
+        g (double[4] x) => (double[4] y) { z = own.twice(x) y = Neg(z) }
+        <domain: "own", opset_import: ["": 18]> twice (a) => (b) { b = Add(a, a) }"""
+    )
+    result = check(model, provider="tensorrt")
+    assert {trouble.name for trouble in result.troubles} == {"Add of float64", "Neg of float64"}
+    assert [node.op_type for node in model.graph.node] == ["twice", "Neg"]
+
+
+def test_types_that_cannot_be_inferred_are_told():
+    text = """(float[4] x, float[3] u) => (float[4] y)
+    { z = com.microsoft.Inverse(x) y = Neg(z) }"""
+    result = check(graph(text, imports=', "com.microsoft": 1'), provider="cuda")
+    assert "types that are not known" in {trouble.name for trouble in result.troubles}
+
+
+def test_restrictions_that_a_graph_does_not_tell_are_named():
+    text = "(bool c, float[4] x) => (float[4] y) { y = RandomNormalLike(x) }"
+    result = check(graph(text), provider="tensorrt")
+    assert result.passed
+    assert [trouble.name for trouble in result.troubles] == ["RandomNormalLike is restricted"]
+
+
+def test_constants_are_folded_by_onnx_runtime():
+    text = "() => (float[1] y) { c = Constant<value_floats = [1.0]>() y = Neg(c) }"
+    assert check(graph(text), provider="cuda").passed
+
+
+def test_bad_input(tmp_path: Path):
+    with pytest.raises(ConfigError, match="provider is 'rocm'; expected one of cuda, tensorrt"):
+        check(graph(PLAIN), provider="rocm")  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match="cannot be read: No such file"):
+        check(tmp_path / "missing.onnx", provider="cuda")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ArtifactError, match=r"text\.onnx is no ONNX model"):
+        check(tmp_path / "text.onnx", provider="cuda")
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(ArtifactError, match=r"empty\.onnx is no ONNX model"):
+        check(tmp_path / "empty.onnx", provider="cuda")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Files of a graph that runs and one that falls back, by name."""
+    graphs = {"plain": PLAIN, "atan": FALLS_BACK}
+    for name, text in graphs.items():
+        onnx.save(graph(text), tmp_path / f"{name}.onnx")
+    return {name: str(tmp_path / f"{name}.onnx") for name in graphs}
+
+
+def test_exit_status(files: dict[str, str], capsys):
+    assert main(["check", files["plain"], "--for", "cuda"]) == 0
+    assert "passed" in capsys.readouterr().out
+    assert main(["check", files["atan"], "--for", "cuda"]) == 1
+    shown = capsys.readouterr().out
+    assert "2 nodes: 1 run, 1 fall back to the CPU, 0 unsupported" in shown
+    assert "polynomial" in " ".join(shown.split()) and "Neg" not in shown
+    assert main(["check", files["atan"], "--for", "tensorrt"]) == 0
+    assert main(["check", files["atan"] + "x", "--for", "cuda"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_verbose_shows_every_operator(files: dict[str, str], capsys):
+    main(["check", files["atan"], "--for", "cuda", "--verbose"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["Neg", "13", "float32", "1", "runs"] in rows
+    assert ["Atan", "7", "float32", "1", "fallback"] in rows
+
+
+def test_json(files: dict[str, str], capsys):
+    assert main(["check", files["atan"], "--for", "cuda", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] is False
+    assert (found["nodes"], found["fallbacks"], found["unsupported"]) == (2, 1, 0)
+    assert found["provider"] == "cuda" and "1.31.1" in found["product"] and found["source"]
+    assert found["operators"][0] == {
+        "operator": "Atan",
+        "version": 7,
+        "types": ["float32"],
+        "count": 1,
+        "verdict": "fallback",
+        "troubles": ["Atan"],
+    }
+    assert set(found["troubles"][0]) == {"name", "verdict", "why", "remedy", "count", "nodes"}
+
+
+def test_onnx_that_is_missing_is_named(files: dict[str, str], capsys, monkeypatch):
+    real = builtins.__import__
+
+    def without(name: str, *arguments: object, **options: object) -> object:
+        if name == "exportloss.export.provider_check":
+            raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
+        return real(name, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert main(["check", files["plain"], "--for", "cuda"]) == 2
+    assert "onnx is not installed; pip install exportloss[export]" in capsys.readouterr().err
