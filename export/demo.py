@@ -21,7 +21,7 @@ from exportloss.export.training import export_training_artifacts
 from exportloss.export.verification import Verification
 from exportloss.export.verify import verify_all
 from exportloss.loss import YoloLoss
-from exportloss.models import yolov5
+from exportloss.models import read_checkpoint, transfer, yolov5
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.loader import Batches
@@ -34,12 +34,13 @@ from exportloss.runtime.trainer import Reporter, TrainResult, train
 
 __all__ = ["TITLES", "DemoResult", "DemoSettings", "Engine", "Reporting", "Run", "demo"]
 
-Engine = Literal["portable", "ort-training", "eager"]
+Engine = Literal["portable", "ort-training", "eager", "eager-float64"]
 
 TITLES: Mapping[Engine, str] = {
     "portable": "portable step",
     "ort-training": "training artifacts",
     "eager": "eager torch",
+    "eager-float64": "eager torch, float64",
 }
 
 Reporting = Callable[[Schedule], AbstractContextManager[Reporter]]
@@ -65,6 +66,9 @@ class DemoSettings:
         val: pictures of the validation split, >= 1.
         lr: learning rate after warm-up, the highest.
         seed: of pictures, weights and order, >= 0.
+        weights: a file to start from, as `read_checkpoint` takes it; None for random weights.
+        float64: train in eager torch in double precision, too: where it leaves float32, so does
+            every engine.
         threads: of ONNX Runtime; None takes every core. Eager torch trains on one.
     """
 
@@ -75,6 +79,8 @@ class DemoSettings:
     val: int = 32
     lr: float = 0.02
     seed: int = 0
+    weights: str | None = None
+    float64: bool = False
     threads: int | None = None
 
 
@@ -92,14 +98,20 @@ class Run:
     seconds: float
     after: Detected
 
+    @property
+    def map50(self) -> float | None:
+        """Mean average precision at IoU 0.5 after the last epoch."""
+        scores = self.result.epochs[-1].scores
+        return None if scores is None else scores.map50
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoResult:
     """What the demonstration came to.
 
     Attributes:
-        runs: the same training in the portable step, in ONNX Runtime's training artifacts and in
-            eager torch.
+        runs: the same training in the portable step, in ONNX Runtime's training artifacts, in
+            eager torch and, if asked for, there in float64.
         verifications: of both artifacts.
         before: objects found in the validation pictures before training.
         losses, predictions: the pictures written.
@@ -176,8 +188,12 @@ def demo(
         for engine, path in _export(folder / "artifacts", settings).items()
     }
     portable = sessions["portable"]
-    sessions["eager"] = EagerTrainSession(portable.folder, portable.manifest)
-    sessions["eager"].load_state(portable.state())
+    dtypes: dict[Engine, torch.dtype] = {"eager": torch.float32}
+    if settings.float64:
+        dtypes["eager-float64"] = torch.float64
+    for engine, dtype in dtypes.items():
+        sessions[engine] = EagerTrainSession(portable.folder, portable.manifest, dtype=dtype)
+        sessions[engine].load_state(portable.state())
     pictures = list(val_batches)
     before = find(detect(portable, pictures), pictures, num_classes=len(SHAPE_NAMES))
     guesses = guess(portable, pictures)
@@ -201,15 +217,16 @@ def demo(
         runs[engine] = Run(result=result, seconds=seconds, after=after)
 
     say("verification: the same steps in eager torch, in float64")
-    engines = [engine for engine in sessions if engine != "eager"]
+    engines = [engine for engine in sessions if engine not in dtypes]
     verified = verify_all([sessions[engine].folder for engine in engines], threads=settings.threads)
     verifications = dict(zip(engines, verified, strict=True))
     losses, predictions = folder / "loss_curves.png", folder / "predictions.png"
     plot_losses(
         losses,
-        {TITLES[engine]: runs[engine].result.epochs for engine in verifications},
+        {TITLES[engine]: run.result.epochs for engine, run in runs.items() if engine != "eager"},
         runs["eager"].result.epochs,
-        title=f"{_MODEL} from random weights: ONNX Runtime over eager torch",
+        title=f"{_MODEL} from {'random' if settings.weights is None else 'trained'} weights: "
+        "ONNX Runtime over eager torch",
     )
     shown = slice(_SHOWN)
     show_predictions(
@@ -245,7 +262,10 @@ def _export(folder: Path, settings: DemoSettings) -> dict[Engine, Path]:
     """Write both kinds of artifact from the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = yolov5(_MODEL, len(SHAPE_NAMES))
+        if settings.weights is None:
+            model = yolov5(_MODEL, len(SHAPE_NAMES))
+        else:
+            model = transfer(read_checkpoint(settings.weights), len(SHAPE_NAMES)).model
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = _BATCHNORM_MOMENTUM
