@@ -22,6 +22,7 @@ from exportloss.export.verification import Verification
 from exportloss.export.verify import verify_all
 from exportloss.loss import YoloLoss
 from exportloss.models import read_checkpoint, transfer, yolov5
+from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.loader import Batches
@@ -175,8 +176,7 @@ def demo(
         (size, size),
         shuffle=True,
         seed=settings.seed,
-        fliplr=0.5,
-        flipud=0.5,  # a shape is a shape upside down
+        augment=Augmentation(fliplr=0.5, flipud=0.5),  # a shape is a shape upside down
         drop_last=True,
     )
     val_batches = Batches(Dataset.open(config, "val"), settings.batch_size, (size, size))

@@ -135,18 +135,12 @@ class LossConfig:
             ConfigError: the file cannot be read, is no mapping, or holds an unknown key; the
                 message suggests the near one.
         """
-        import yaml
+        from exportloss.reading import read_yaml_mapping
 
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: not readable as YAML: {error}") from error
-        if not isinstance(values, Mapping):
-            raise ConfigError(
-                f"{path}: expected `key: value` lines of hyperparameters, "
-                f"got {type(values).__name__}"
-            )
-        return cls.from_mapping(values, source=str(path))
+        read = read_yaml_mapping(
+            Path(path), expected="`key: value` lines of hyperparameters", error=ConfigError
+        )
+        return cls.from_mapping(read.values, source=str(path))
 
 
 def _check_type(name: str, value: object, default: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in paths
     ]
     metafunc.parametrize("golden_case", params, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for the tests, so that they leave the user's alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPORTLOSS_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import yaml
 
 import exportloss
 from exportloss.cli import main
+from exportloss.cli.progress import _waiting
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
 from tests.training_runs import assert_same_run
@@ -40,7 +41,7 @@ def command(*arguments, cwd, code=DEVICE):
 def device_run(ort_artifact, shapes, tmp_path_factory):
     """A run of the command where there is neither torch nor onnx."""
     cwd = tmp_path_factory.mktemp("device")
-    (cwd / "hyp.yaml").write_text("lr0: 0.02\nbox: 0.05\nfliplr: 0.25\nhsv_h: 0.1\n")
+    (cwd / "hyp.yaml").write_text("lr0: 0.02\nbox: 0.05\nfliplr: 0.25\ncopy_paste: 0.1\n")
     options = ("--epochs", 2, "--hyp", "hyp.yaml", "--cos-lr", "--seed", 3, "--threads", 1)
     done = command("train", "--weights", ort_artifact, "--data", shapes, *options, cwd=cwd)
     assert done.returncode == 0, done.stderr
@@ -52,9 +53,10 @@ def test_the_command_trains_without_torch_and_onnx(device_run, ort_artifact, sha
     lines = done.stdout.splitlines()
     assert lines[0].startswith("8 pictures to train on, 3 to validate; 2 epochs of 4 batches")
     assert "warm-up takes 100 batches" in lines[1]
-    assert "augmentations that this version does not do: hsv_h" in lines[2]
-    assert [line[:9] for line in lines[3:5]] == ["epoch 0/1", "epoch 1/1"]
-    assert "pictures/s" in lines[3]
+    assert "augmentations that this version does not do: copy_paste" in lines[2]
+    assert lines[3].startswith("mosaics make batches of ")
+    assert [line[:9] for line in lines[4:6]] == ["epoch 0/1", "epoch 1/1"]
+    assert "pictures/s" in lines[4]
     assert "runs/train/exp/weights/best.onnx" in lines[-1]
     options = yaml.safe_load(folder.options.read_text())
     assert options["weights"] == str(ort_artifact)
@@ -86,6 +88,26 @@ def test_a_device_cannot_export(shapes, tmp_path):
     assert done.returncode == 2
     assert "exportloss[export]" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_bad_pictures_are_left_out_on_request(ort_artifact, shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = shutil.copytree(shapes.parent, tmp_path / "shapes")
+    bad = min((root / "labels" / "train").iterdir())
+    bad.write_text("0 .5 .5 .1\n")
+    options = ["train", "--weights", str(ort_artifact), "--data", str(root / "data.yaml")]
+    options += ["--epochs", "1", "--cache"]
+    assert main(options) == 2
+    assert f"{bad}:1: 4 columns" in capsys.readouterr().err
+    assert main([*options, "--skip-bad"]) == 0
+    printed = capsys.readouterr().out
+    assert "7 pictures to train on" in printed
+    assert f"1 bad pictures are left out:\n  {bad}:1: 4 columns" in printed
+
+
+def test_waiting_for_pictures_is_said():
+    assert _waiting(0.05) == ""
+    assert _waiting(0.12).startswith("waited 12% of the time for pictures")
 
 
 @pytest.fixture

@@ -19,13 +19,16 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_reads_every_key(tmp_path):
-    path = write_yaml(tmp_path, "path: set\ntrain: a\nval: [b, c.txt]\nnc: 2\nnames: [cat, dog]\n")
+    path = write_yaml(
+        tmp_path, "path: set\ntrain: a\nval: [b, c.txt]\ntest: d\nnc: 2\nnames: [cat, dog]\n"
+    )
     root = tmp_path / "set"
     assert read_data_yaml(path) == DataConfig(
         source=path,
         root=root,
         train=(root / "a",),
         val=(root / "b", root / "c.txt"),
+        test=(root / "d",),
         names=("cat", "dog"),
     )
 
@@ -137,7 +140,8 @@ def test_an_empty_split_is_refused(tmp_path):
 
 
 def test_a_split_that_the_yaml_lacks(tmp_path):
-    with pytest.raises(DataError, match="no `val:`"):
-        open_split(tmp_path, "train: images", "val")
-    with pytest.raises(ConfigError, match="'test'"):
-        open_split(tmp_path, "train: images", "test")
+    for split in ("val", "test"):
+        with pytest.raises(DataError, match=f"no `{split}:`"):
+            open_split(tmp_path, "train: images", split)
+    with pytest.raises(ConfigError, match="'validation'"):
+        open_split(tmp_path, "train: images", "validation")

@@ -1,3 +1,5 @@
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,19 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exportloss.errors import DataError
-from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.labels import check_dataset, read_labels
+from exportloss.runtime.labels import MAX_LABEL_BYTES, MAX_LABEL_LINES, read_labels
 
 
 def write(folder: Path, text: str | bytes, name: str = "a.txt") -> Path:
     path = folder / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
-
-
-def dataset(*labels: Path) -> Dataset:
-    images = tuple(path.with_suffix(".jpg") for path in labels)
-    return Dataset(images=images, labels=labels, names=("a", "b", "c"))
 
 
 def test_values(tmp_path):
@@ -45,10 +41,10 @@ def test_missing_and_empty_are_pictures_without_objects(tmp_path, text):
     [
         ("1 .5 .5 .1", "4 columns, expected 5"),
         ("1 .5 .5 .1 .1 .9", "6 columns, expected 5"),
-        (
-            "1 .1 .1 .2 .1 .2 .2 .1 .2",
-            "9 columns, expected 5 (class x y width height); convert polygons",
-        ),
+        ("1 .1 .1 .2 .1 .2 .2 .1", "8 columns, expected 5 (class x y width height), or a class"),
+        ("1 .1 .1 .2 .1 1.2 .2", "x 1.2, expected a share of the picture in [0, 1]"),
+        ("1 .1 .1 .2 .1 .3 .1", "height 0, expected a size above 0"),
+        ("1 1e309 .5 .1 .1", "x 1e309 is not finite"),
         ("1,.5,.5,.1,.1", "1 columns, expected 5"),
         ("cat .5 .5 .1 .1", "class 'cat' is not a number"),
         ("1 .5 half .1 .1", "y 'half' is not a number"),
@@ -58,10 +54,10 @@ def test_missing_and_empty_are_pictures_without_objects(tmp_path, text):
         ("3 .5 .5 .1 .1", "class 3, expected a whole number in [0, 3)"),
         ("-1 .5 .5 .1 .1", "class -1, expected a whole number in [0, 3)"),
         ("1 1.01 .5 .1 .1", "x 1.01, expected a share of the picture in [0, 1]"),
-        ("1 .5 -.2 .1 .1", "y -.2, expected a share of the picture in [0, 1]"),
+        ("1 .5 -.2 .1 .1", "y -0.2, expected a share of the picture in [0, 1]"),
         ("1 .5 .5 .1 320", "height 320, expected a share of the picture in [0, 1]"),
         ("1 .5 .5 0 .1", "width 0, expected a size above 0"),
-        ("1 .5 .5 .1 -.1", "height -.1, expected a size above 0"),
+        ("1 .5 .5 .1 -.1", "height -0.1, expected a size above 0"),
         ("1 .5 .5 1e-60 .1", "width 1e-60, expected a size above 0"),
         ("1 .5 .5 .1 \udcff", "height '\\ufffd' is not a number"),
     ],
@@ -72,7 +68,7 @@ def test_a_bad_line_is_named(tmp_path, line, what):
     with pytest.raises(DataError) as caught:
         read_labels(path, 3)
     assert f"{path}:3: {what}" in str(caught.value)
-    assert str(caught.value).startswith("1 bad label line;")
+    assert str(caught.value).startswith("1 problem in the data set;")
 
 
 def test_every_bad_line_is_named(tmp_path):
@@ -81,7 +77,7 @@ def test_every_bad_line_is_named(tmp_path):
     with pytest.raises(DataError) as caught:
         read_labels(path, 3)
     message = str(caught.value)
-    assert "5 bad label lines" in message
+    assert "5 problems" in message
     for number in range(1, 9):
         assert (f"{path}:{number}: " in message) == (number in bad)
 
@@ -90,39 +86,56 @@ def test_a_long_listing_is_cut(tmp_path):
     with pytest.raises(DataError) as caught:
         read_labels(write(tmp_path, "bad\n" * 27), 3)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("27 bad label lines")
+    assert lines[0].startswith("27 problems")
     assert lines[20].split(": ")[0].endswith(":20")
     assert lines[21:] == ["and 7 more"]
 
 
 def test_a_folder_in_the_place_of_a_label_file(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(DataError, match=r"a\.txt: the label file cannot be read"):
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read"):
         read_labels(tmp_path / "a.txt", 3)
 
 
-def test_check_dataset_returns_the_labels_of_each_picture(tmp_path):
-    first = write(tmp_path, "1 .5 .5 .1 .1\n2 .5 .5 .1 .1", "1.txt")
-    labels = check_dataset(dataset(first, tmp_path / "2.txt", write(tmp_path, "", "3.txt")))
-    assert [len(rows) for rows in labels] == [2, 0, 0]
-    np.testing.assert_array_equal(labels[0], read_labels(first, 3))
+def test_a_line_that_is_there_twice_counts_once(tmp_path):
+    text = "1 .5 .5 .1 .1\n0 .5 .5 .1 .1\n1 0.5 0.50 .1 .1\n2 .5 .5 .1 .1"
+    assert read_labels(write(tmp_path, text), 3)[:, 0].tolist() == [1, 0, 2]
 
 
-def test_check_dataset_collects_over_files(tmp_path):
-    good = write(tmp_path, "1 .5 .5 .1 .1", "good.txt")
-    one = write(tmp_path, "1 .5 .5 .1 .1\nbad", "one.txt")
-    two = write(tmp_path, "7 .5 .5 .1 .1\n0 .5 .5 .1 .1\n0 .5 .5 .1 0", "two.txt")
+def test_a_polygon_becomes_the_box_around_it(tmp_path):
+    labels = read_labels(write(tmp_path, "1 .25 .5 .75 .25 .5 1\n0 .5 .5 .1 .1"), 3)
+    np.testing.assert_allclose(labels, [[1, 0.5, 0.625, 0.5, 0.75], [0, 0.5, 0.5, 0.1, 0.1]])
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"x" * (MAX_LABEL_BYTES + 1), "bytes, more than the 4 MiB"),
+        (b"\n" * MAX_LABEL_LINES + b"0 .5 .5 .1 .1", f":{MAX_LABEL_LINES + 1}: more than"),
+        (b"0 .5 .5 .1 " + b"9" * 100_000, ":1: height 99999"),
+    ],
+)
+def test_what_is_too_long_is_refused_in_few_words(tmp_path, content, what):
     with pytest.raises(DataError) as caught:
-        check_dataset(dataset(good, one, two))
-    first, *listing = str(caught.value).splitlines()
-    assert first.startswith("3 bad label lines")
-    assert [line.split(": ")[0] for line in listing] == [f"{one}:2", f"{two}:1", f"{two}:3"]
+        read_labels(write(tmp_path, content), 3)
+    assert what in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
-def test_labels_that_lie_elsewhere_are_noticed(tmp_path):
-    with pytest.raises(DataError, match="none of 2 pictures has a label file"):
-        check_dataset(dataset(tmp_path / "1.txt", tmp_path / "2.txt"))
-    check_dataset(dataset(tmp_path / "1.txt", write(tmp_path, "", "2.txt")))
+def test_a_file_as_large_as_allowed_is_read(tmp_path):
+    row = b"0 .5 .5 .1 .1\n"
+    content = row + b"\n" * (MAX_LABEL_LINES - 1) + b" " * (MAX_LABEL_BYTES - MAX_LABEL_LINES + 1)
+    content = content[:MAX_LABEL_BYTES]
+    with pytest.raises(DataError, match="more than 20000 lines"):
+        read_labels(write(tmp_path, content), 3)
+    content = row + b" " * (MAX_LABEL_BYTES - len(row))
+    assert len(read_labels(write(tmp_path, content), 3)) == 1
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="no regular file"):
+        read_labels(tmp_path / "a.txt", 3)
 
 
 share = st.floats(0, 1, width=32)
@@ -133,5 +146,29 @@ side = st.floats(2**-20, 1, width=32)
 def test_what_is_written_is_read(tmp_path_factory, rows):
     text = "\n".join(" ".join(map(repr, row)) for row in rows)
     path = write(tmp_path_factory.getbasetemp(), text, "round_trip.txt")
-    expected = np.array(rows, dtype=np.float32).reshape(-1, 5)
+    expected = np.array(list(dict.fromkeys(rows)), dtype=np.float32).reshape(-1, 5)
     np.testing.assert_array_equal(read_labels(path, 80), expected)
+
+
+piece = st.sampled_from(
+    [*"0 0 1 .5 .5 .5 .1 .1 nan inf 1e309 -1 2 9 1_0 ٣ cat".split(), "\0", "\ufeff", "\ud800"]
+)
+line = st.lists(piece, max_size=9).map(" ".join)
+text = st.lists(line, max_size=6).flatmap(
+    lambda lines: st.sampled_from(["\n", "\r\n", "\r"]).map(lambda end: end.join(lines))
+)
+content = st.binary(max_size=200) | text.map(lambda text: text.encode(errors="surrogatepass"))
+
+
+@given(content)
+def test_any_bytes_are_labels_or_an_error_with_file_and_line(tmp_path_factory, content):
+    path = write(tmp_path_factory.getbasetemp(), content, "any.txt")
+    try:
+        rows = read_labels(path, 3)
+    except DataError as error:
+        assert re.search(rf"^{re.escape(str(path))}:\d+: .", str(error), re.MULTILINE)
+    else:
+        assert np.isin(rows[:, 0], [0, 1, 2]).all()
+        assert (
+            (rows[:, 1:] >= 0) & (rows[:, 1:] <= 1) & (rows[:, 1:] >= [0, 0, 1e-38, 1e-38])
+        ).all()

@@ -1,4 +1,5 @@
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,9 +9,26 @@ from PIL import Image
 
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime import loader
+from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.images import letterbox, load_image
 from exportloss.runtime.loader import Batch, Batches
+from exportloss.targets import pad_targets
+
+ALL = Augmentation(
+    hsv_h=0.1,
+    hsv_s=0.7,
+    hsv_v=0.4,
+    degrees=10,
+    translate=0.1,
+    scale=0.5,
+    shear=5,
+    perspective=0.0005,
+    flipud=0.5,
+    fliplr=0.5,
+    mosaic=0.7,
+    mixup=0.5,
+)
 
 
 def make(folder: Path, count: int, size: tuple[int, int] = (24, 32)) -> Dataset:
@@ -95,7 +113,7 @@ def test_a_small_data_set_is_repeated_to_fill_a_batch(tmp_path, drop_last):
 
 def test_an_epoch_depends_on_seed_and_number_alone(tmp_path):
     dataset = make(tmp_path, 8)
-    options = {"shuffle": True, "fliplr": 0.5, "flipud": 0.5}
+    options = {"shuffle": True, "augment": ALL}
     batches = Batches(dataset, 2, (32, 32), seed=3, **options)
     zero, one = list(batches.epoch(0)), list(batches.epoch(1))
     again = Batches(dataset, 2, (32, 32), seed=3, workers=5, **options)
@@ -117,7 +135,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(tmp_path):
 def test_flips_turn_pictures_and_boxes(tmp_path, option, axis, column):
     dataset = make(tmp_path, 4)
     (plain,) = Batches(dataset, 4, (32, 48))
-    (flipped,) = Batches(dataset, 4, (32, 48), **{option: 1.0})
+    (flipped,) = Batches(dataset, 4, (32, 48), augment=Augmentation(**{option: 1.0}))
     np.testing.assert_array_equal(flipped.images, np.flip(plain.images, axis))
     assert flipped.images.flags.c_contiguous
     expected = plain.targets.copy()
@@ -127,7 +145,7 @@ def test_flips_turn_pictures_and_boxes(tmp_path, option, axis, column):
 
 def test_flips_come_with_their_probability(tmp_path):
     dataset = make(tmp_path, 1, size=(8, 8))
-    batches = Batches(dataset, 400, (8, 8), fliplr=0.25)
+    batches = Batches(dataset, 400, (8, 8), augment=Augmentation(fliplr=0.25))
     (batch,) = batches
     plain = load_image(dataset.images[0]).transpose(2, 0, 1)
     share = (batch.images != plain).any(axis=(1, 2, 3)).mean()
@@ -136,8 +154,8 @@ def test_flips_come_with_their_probability(tmp_path):
 
 def test_a_damaged_picture_is_raised_in_its_batch(tmp_path):
     dataset = make(tmp_path, 8)
-    dataset.images[5].write_bytes(b"damaged")
     epoch = Batches(dataset, 2, (32, 32)).epoch(0)
+    dataset.images[5].write_bytes(b"damaged since it was checked")
     assert [next(epoch).paths for _ in range(2)] == [dataset.images[:2], dataset.images[2:4]]
     with pytest.raises(DataError, match=r"05\.png"):
         next(epoch)
@@ -171,7 +189,7 @@ def test_an_epoch_left_early_ends_its_threads(tmp_path):
 def test_bad_labels_are_refused_before_the_first_batch(tmp_path):
     dataset = make(tmp_path, 3)
     dataset.labels[1].write_text("9 .5 .5 .1 .1\n0 .5 .5 .1 .1 .1")
-    with pytest.raises(DataError, match="2 bad label lines"):
+    with pytest.raises(DataError, match="2 problems"):
         Batches(dataset, 2, (32, 32))
 
 
@@ -182,11 +200,76 @@ def test_bad_labels_are_refused_before_the_first_batch(tmp_path):
         ({"size": (32, 0)}, "size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"workers": 0}, "workers is 0"),
-        ({"fliplr": 1.5}, "fliplr is 1.5"),
-        ({"flipud": float("nan")}, "flipud is nan"),
+        ({"cache": "disk"}, "cache is 'disk'"),
+        ({"on_bad": "pass"}, "on_bad is 'pass'"),
     ],
 )
 def test_bad_settings(tmp_path, arguments, message):
     settings = {"batch_size": 2, "size": (32, 32), **arguments}
     with pytest.raises(ConfigError, match=message):
         Batches(make(tmp_path, 1), **settings)
+
+
+def test_an_augmented_epoch_can_be_counted_without_decoding(tmp_path, monkeypatch):
+    batches = Batches(make(tmp_path, 9), 3, (32, 48), shuffle=True, augment=ALL)
+    expected = [len(batch.targets) for batch in batches.epoch(2)]
+    assert len(set(expected)) > 1
+    monkeypatch.setattr(loader, "load_picture", None)
+    assert batches.target_counts(2, batches=9) == expected
+    assert batches.target_counts(2, batches=2) == expected[:2]
+
+
+def test_augmented_batches_have_the_one_shape_and_good_targets(tmp_path):
+    batches = Batches(make(tmp_path, 9), 3, (32, 48), shuffle=True, augment=ALL)
+    assert batches.most_pictures == 8
+    for batch in batches.epoch(1):
+        assert batch.images.shape == (3, 3, 32, 48)
+        assert batch.letterboxes == ()
+        pad_targets(batch.targets, 99, batch_size=3, num_classes=4)
+        assert (batch.targets[:, 4:] * (48, 32) > 2).all()
+
+
+@pytest.mark.parametrize("augment", [None, ALL])
+def test_pictures_kept_in_memory_are_the_same(tmp_path, monkeypatch, augment):
+    dataset = make(tmp_path, 5)
+    options = {"shuffle": True, "augment": augment}
+    plain = [list(Batches(dataset, 2, (32, 48), **options).epoch(e)) for e in (0, 1)]
+    kept = Batches(dataset, 2, (32, 48), cache="ram", **options)
+    assert_same(list(kept.epoch(0)), plain[0])
+    if augment is None:
+        monkeypatch.setattr(loader, "load_picture", None)  # all were seen
+    assert_same(list(kept.epoch(1)), plain[1])
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    dataset = make(tmp_path, 5)
+    monkeypatch.setattr(loader, "_available_memory", lambda: 5 * 24 * 32 * 3)
+    with pytest.raises(ConfigError, match='cache "ram" needs'):
+        Batches(dataset, 2, (24, 32), cache="ram")
+    Batches(dataset, 2, (12, 16), cache="ram")
+    Batches(dataset, 2, (24, 32))
+
+
+def test_waiting_is_measured(tmp_path, monkeypatch):
+    load = loader.load_picture
+
+    def slow(*args, **kwargs):
+        time.sleep(0.05)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(loader, "load_picture", slow)
+    batches = Batches(make(tmp_path, 4), 2, (32, 32), workers=2)
+    started = time.perf_counter()
+    waited = [batch.waited for batch in batches]
+    assert 0.05 < waited[0] <= sum(waited) < time.perf_counter() - started
+
+
+def test_bad_pictures_and_labels_are_left_out_on_request(tmp_path):
+    dataset = make(tmp_path, 8)
+    dataset.images[2].write_bytes(b"damaged")
+    dataset.labels[5].write_text("9 .5 .5 .1 .1")
+    batches = Batches(dataset, 2, (32, 32), on_bad="skip")
+    assert batches.skipped == 2
+    assert len(batches.left_out) == 2
+    good = [path for i, path in enumerate(dataset.images) if i not in (2, 5)]
+    assert paths(list(batches)) == good

@@ -126,11 +126,13 @@ def test_a_schedule_of_nothing_is_refused(name):
 
 def test_a_hyp_file_is_read(tmp_path):
     path = tmp_path / "hyp.yaml"
-    path.write_text("lr0: 0.02\nbox: 0.1\nfliplr: 0\nmosaic: 1.0\nmixup: 0.0\nwarmup_epochs: 1\n")
+    path.write_text(
+        "lr0: 0.02\nbox: 0.1\nfliplr: 0\nmosaic: 0.5\ncopy_paste: 0.1\nwarmup_epochs: 1\n"
+    )
     values = read_hyp(path)
     config = TrainingConfig.from_mapping(values)
-    assert config == TrainingConfig(lr0=0.02, fliplr=0, warmup_epochs=1)
-    assert unused_keys(values) == ["mosaic"]
+    assert config == TrainingConfig(lr0=0.02, fliplr=0, mosaic=0.5, warmup_epochs=1)
+    assert unused_keys(values) == ["copy_paste"]
     assert read_hyp(None) == {}
 
 
@@ -143,7 +145,11 @@ def test_a_hyp_file_is_read(tmp_path):
         ("warmup_bias_lr: true", "warmup_bias_lr is True"),
         ("lrf: .nan", "lrf is nan"),
         ("momentum: 1.0", "momentum is 1.0; expected a number below 1"),
-        ("flipud: 2", r"flipud is 2; expected a probability in \[0, 1\]"),
+        ("flipud: 2", r"flipud is 2; expected a number in \[0, 1\]"),
+        ("degrees: 200", r"degrees is 200; expected a number in \[0, 180\]"),
+        ("mosaic: 1.5", r"mosaic is 1.5; expected a number in \[0, 1\]"),
+        ("fliplr: 0.5\nlr0: 0x1" + "0" * 200, ":2: not readable as YAML: a number of 203 digits"),
+        ("# none\nhsv_h: red", ":2: hsv_h is 'red'; expected a number"),
         ("just words", "expected `key: value` lines"),
     ],
 )

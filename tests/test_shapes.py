@@ -6,8 +6,8 @@ from PIL import Image
 
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime import shapes
+from exportloss.runtime.check import check_dataset
 from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.labels import check_dataset
 from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes, render
 
 SMALL = {"train": 3, "val": 2, "size": 64}
@@ -25,7 +25,7 @@ def test_makes_a_data_set_in_yolo_layout(tmp_path):
     assert config.names == SHAPE_NAMES
     for split, count in (("train", 3), ("val", 2)):
         dataset = Dataset.open(config, split)
-        labels = check_dataset(dataset)
+        labels = check_dataset(dataset).labels
         assert len(dataset) == count
         assert all(label.is_file() for label in dataset.labels)
         assert all(1 <= len(rows) <= 6 for rows in labels)

@@ -7,11 +7,12 @@ import pytest
 
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError, TrainingError
 from exportloss.runtime import TrainSession
+from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.trainer import check_batches, check_room
+from exportloss.runtime.trainer import check_batches, check_room, drops_boxes
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, assert_same_state, make_run
 
 
@@ -184,6 +185,52 @@ def test_too_many_boxes_are_refused_before_the_first_step(session, run, monkeypa
     monkeypatch.setattr(session, "step", None)
     with pytest.raises(TooManyTargetsError, match=f"--max-targets {fullest}"):
         run.train(session)
+
+
+def test_mosaics_lose_boxes_unless_that_is_forbidden(run):
+    """With the bound that chance cannot pass: any picture can be among the others."""
+    counts = sorted(map(len, run.train_batches.labels))
+    plain = counts[-1] + counts[-2]
+    for augment, others in ((Augmentation(mosaic=0.5), 3), (Augmentation(mosaic=1, mixup=1), 7)):
+        mosaics = Batches(run.train_batches.dataset, 2, (64, 64), augment=augment)
+        check_room(mosaics, 1)
+        check_room(mosaics, 1, "keep-largest")
+        fullest = plain + 2 * others * counts[-1]
+        check_room(mosaics, fullest, "raise")
+        with pytest.raises(
+            TooManyTargetsError, match=f"in mosaics of {others + 1}, have {fullest}"
+        ):
+            check_room(mosaics, fullest - 1, "raise")
+        assert drops_boxes(mosaics, "auto")
+        assert not drops_boxes(mosaics, "raise")
+    assert not drops_boxes(run.train_batches, "auto")
+
+
+def test_a_mosaic_run_counts_what_it_leaves_out_and_how_long_it_waits(session, run):
+    mosaics = Batches(
+        run.train_batches.dataset,
+        2,
+        (64, 64),
+        shuffle=True,
+        augment=Augmentation(mosaic=1),
+        drop_last=True,
+    )
+    counts = mosaics.target_counts(0, batches=4)
+    most = sorted(counts)[-2]
+    session.manifest = dataclasses.replace(session.manifest, max_targets=most)
+    graph_step, graph = session.step, dataclasses.replace(session.manifest, max_targets=32)
+
+    def step(*args, **kwargs):
+        session.manifest = graph  # which has room for more
+        result = graph_step(*args, **kwargs)
+        session.manifest = dataclasses.replace(graph, max_targets=most)
+        return result
+
+    session.step = step
+    schedule = dataclasses.replace(run.schedule, epochs=1)
+    result = run.but(train_batches=mosaics, val_batches=None, schedule=schedule).train(session)
+    assert result.epochs[0].left_out == sum(max(count - most, 0) for count in counts) > 0
+    assert 0 < result.epochs[0].waiting < 1
 
 
 def test_repeated_pictures_count(run):

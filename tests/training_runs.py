@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from exportloss.runtime import TrainSession
+from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.loader import Batches
@@ -61,7 +62,12 @@ class Run:
 def make_run(shapes: Path, project: Path) -> Run:
     data = read_data_yaml(shapes)
     train_batches = Batches(
-        Dataset.open(data, "train"), 2, (64, 64), shuffle=True, fliplr=0.5, drop_last=True
+        Dataset.open(data, "train"),
+        2,
+        (64, 64),
+        shuffle=True,
+        augment=Augmentation(fliplr=0.5),
+        drop_last=True,
     )
     return Run(
         train_batches,

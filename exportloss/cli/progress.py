@@ -15,6 +15,8 @@ from exportloss.runtime.trainer import Reporter
 
 __all__ = ["report"]
 
+_MOST_WAITING = 0.05  # of the time, before it is worth a word
+
 
 @contextlib.contextmanager
 def report(schedule: Schedule, *, epochs_done: int = 0) -> Iterator[Reporter]:
@@ -57,6 +59,7 @@ class Lines:
             f"lr {result.lr[0]:.4g}",
             f"{pictures / max(result.seconds, 1e-9):.1f} pictures/s",
             f"{result.left_out} boxes left out" if result.left_out else "",
+            _waiting(result.waiting),
             "best" if is_best else "",
         ]
         self._console.print("  ".join(part for part in parts if part), markup=False)
@@ -85,6 +88,12 @@ class Bar(Lines):
 
 def _title(epoch: int, schedule: Schedule) -> str:
     return f"epoch {epoch}/{schedule.epochs - 1}"  # counted from 0, as in results.csv
+
+
+def _waiting(share: float) -> str:
+    if share <= _MOST_WAITING:
+        return ""
+    return f"waited {share:.0%} of the time for pictures (--cache ram or more --workers may help)"
 
 
 def _losses(items: Items) -> str:

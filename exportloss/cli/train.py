@@ -22,12 +22,16 @@ from exportloss.runtime.installation import import_onnxruntime_training
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.results import read_results
+from exportloss.runtime.room import check_batches, check_room, drops_boxes
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import MIN_WARMUP, Schedule
 from exportloss.runtime.session import TrainSession
-from exportloss.runtime.trainer import TrainResult, check_batches, check_room, train
+from exportloss.runtime.trainer import TrainResult, train
 
 __all__ = ["add_parser", "run"]
+
+_LISTED = 20  # problems with the data
+_SAMPLED = 100  # batches, to tell how full mosaics are
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         import_onnxruntime_training()
         detector = load_detector(source)
     _print_plan(plan, hyp)
+    _print_data(plan, source.max_targets, options)
     folder = resumed or RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
     if session is None:
         assert isinstance(source, ExportSettings) and detector is not None
@@ -142,6 +147,8 @@ def _plan(
             source.batch_size,
             source.image_size,
             workers=options.workers,
+            cache=options.cache,
+            on_bad="skip" if options.skip_bad else "raise",
             **how,
         )
         check_room(found, source.max_targets, options.overflow)
@@ -151,8 +158,7 @@ def _plan(
         "train",
         shuffle=True,
         seed=options.seed,
-        fliplr=config.fliplr,
-        flipud=config.flipud,
+        augment=config.augmentation,
         drop_last=True,
     )
     return _Plan(
@@ -214,6 +220,29 @@ def _print_plan(plan: _Plan, hyp: dict[str, Any]) -> None:
         )
     if unused := unused_keys(hyp):
         print(f"note: augmentations that this version does not do: {', '.join(unused)}")
+
+
+def _print_data(plan: _Plan, max_targets: int, options: argparse.Namespace) -> None:
+    for batches in filter(None, (plan.train, plan.val)):
+        if batches.left_out:
+            listed = "\n  ".join(batches.left_out[:_LISTED])
+            more = f"\n  and {len(batches.left_out) - _LISTED} more"
+            print(
+                f"warning: {batches.skipped} bad pictures are left out:\n  {listed}"
+                + (more if len(batches.left_out) > _LISTED else "")
+            )
+    if plan.train.most_pictures > 1 and drops_boxes(plan.train, options.overflow):
+        counts = plan.train.target_counts(0, batches=_SAMPLED)
+        lost = sum(max(count - max_targets, 0) for count in counts) / max(sum(counts), 1)
+        print(
+            f"mosaics make batches of {min(counts)} to {max(counts)} boxes, {max_targets} fit: "
+            + (
+                f"{lost:.1%} are left out, the smallest; export with --max-targets {max(counts)} "
+                "to keep about all"
+                if lost
+                else "none is left out"
+            )
+        )
 
 
 def _print_result(result: TrainResult) -> None:

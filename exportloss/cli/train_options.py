@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from exportloss.cli.arguments import add_export_arguments
 from exportloss.errors import ConfigError
+from exportloss.runtime.loader import Cache
 from exportloss.runtime.manifest import MANIFEST_NAME
+from exportloss.runtime.room import Overflow
 from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import TrainSession
@@ -25,7 +27,8 @@ _DEFAULTS: dict[str, Any] = {
     "epochs": 100,
     "cos_lr": False,
     "nominal_batch": 64,
-    "overflow": "raise",
+    "overflow": "auto",
+    "skip_bad": False,
     "project": "runs/train",
     "name": "exp",
     "exist_ok": False,
@@ -33,11 +36,12 @@ _DEFAULTS: dict[str, Any] = {
     "device": "cpu",
     "threads": None,
     "workers": 2,
+    "cache": "none",
     **dict.fromkeys(("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze")),
     "scale_gains": True,
 }
 _PATHS = ("data", "hyp", "weights")
-_FREE_ON_RESUME = ("device", "threads", "workers")
+_FREE_ON_RESUME = ("device", "threads", "workers", "cache")
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +54,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "exported first and needs torch",
     )
     add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
-    add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its low-augmentation ones)")
+    add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its hyp.scratch-low)")
     add("--epochs", type=int, metavar="N", help="default 100")
     add(
         "--cos-lr",
@@ -66,9 +70,15 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--overflow",
-        choices=("raise", "keep-largest"),
+        choices=get_args(Overflow),
         help="a batch with more boxes than --max-targets is refused, or loses its smallest boxes "
-        "(default raise)",
+        "(default auto: mosaics lose them, counted; all others are refused)",
+    )
+    add(
+        "--skip-bad",
+        action="store_const",
+        const=True,
+        help="leave out pictures that are damaged or have bad labels, instead of refusing",
     )
     add("--project", metavar="FOLDER", help="folder of the runs (default runs/train)")
     add("--name", metavar="NAME", help="of the run: exp, then exp2, exp3, ... (default exp)")
@@ -79,10 +89,22 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="use project/name even if it exists; its results are replaced",
     )
     add("--resume", metavar="RUN", help="continue a run's folder, with the options that it has")
-    add("--seed", type=int, metavar="N", help="of order, flips and random weights (default 0)")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of all that is random (default 0)",
+    )
     add("--device", metavar="NAME", help="default cpu")
     add("--threads", type=int, metavar="N", help="of ONNX Runtime (default: every core)")
     add("--workers", type=int, metavar="N", help="threads that decode pictures (default 2)")
+    add(
+        "--cache",
+        nargs="?",
+        const="ram",
+        choices=get_args(Cache),
+        help="keep decoded pictures in memory",
+    )
     add_export_arguments(
         parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
     )

@@ -6,15 +6,16 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import yaml
+from typing import Literal, get_args
 
 from exportloss.errors import ConfigError, DataError
+from exportloss.reading import YamlMapping, excerpt, read_bounded, read_yaml_mapping
 
 __all__ = ["IMAGE_SUFFIXES", "DataConfig", "Dataset", "Split", "label_path", "read_data_yaml"]
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
+
+MAX_LIST_BYTES = 1 << 28  # some two million paths
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -31,6 +32,7 @@ class DataConfig:
         train: absolute paths of the training split, each a folder of pictures or a text file of
             picture paths; empty where the file names none.
         val: the same for the validation split.
+        test: the same for the test split.
         names: the classes, in the order of their numbers; at least one.
     """
 
@@ -39,6 +41,7 @@ class DataConfig:
     train: tuple[Path, ...]
     val: tuple[Path, ...]
     names: tuple[str, ...]
+    test: tuple[Path, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -55,11 +58,13 @@ class Dataset:
         labels: label files, one a picture; one that does not exist means a picture without
             objects.
         names: the classes, in the order of their numbers.
+        sources: the folders and lists that the pictures were found in, where there are such.
     """
 
     images: tuple[Path, ...]
     labels: tuple[Path, ...]
     names: tuple[str, ...]
+    sources: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,13 +78,13 @@ class Dataset:
     def open(cls, config: DataConfig, split: Split) -> Dataset:
         """Find the pictures of a split; folders are searched with their subfolders.
 
-        Hidden files and folders are passed over. The lines of a text file are relative to its
-        folder, or absolute.
+        Links to folders are followed, hidden files and folders passed over. The lines of a text
+        file are relative to its folder, or absolute.
 
         Raises:
             DataError: the yaml names no such split, a file or folder is missing, a listed picture
                 is missing or of another format, or there is no picture.
-            ConfigError: `split` is neither `"train"` nor `"val"`.
+            ConfigError: there can be no split of this name.
         """
         if split not in get_args(Split):
             raise ConfigError(f"split is {split!r}; expected one of {get_args(Split)}")
@@ -96,7 +101,12 @@ class Dataset:
                 f"{', '.join(map(str, sources))}: no picture found for `{split}:` of "
                 f"{config.source}; expected files that end in {' '.join(sorted(IMAGE_SUFFIXES))}"
             )
-        return cls(images=images, labels=tuple(map(label_path, images)), names=config.names)
+        return cls(
+            images=images,
+            labels=tuple(map(label_path, images)),
+            names=config.names,
+            sources=sources,
+        )
 
 
 def label_path(image: Path) -> Path:
@@ -114,88 +124,91 @@ def label_path(image: Path) -> Path:
 
 
 def read_data_yaml(path: str | Path) -> DataConfig:
-    """Read a YOLOv5 `data.yaml`: `names`, and optionally `path`, `train`, `val`, `nc`.
+    """Read a YOLOv5 `data.yaml`: `names`, and optionally `path`, `train`, `val`, `test`, `nc`.
 
-    `path` is absolute or relative to the yaml's folder, and that folder where it is left out;
-    `train` and `val` are relative to it. Other keys are passed over. Whether the pictures exist
-    is for `Dataset.open` to say: an export needs the classes only.
+    `path` is absolute or relative to the yaml's folder, and that folder where it is left out; the
+    splits are relative to it. Two habits of data sets in the wild are understood where the folder
+    that was meant exists: a `path` relative to the working folder, and a split that starts with a
+    `../` too many. Other keys are passed over. Whether the pictures exist is for `Dataset.open`
+    to say: an export needs the classes only.
 
     Raises:
-        DataError: the file is missing or no YAML mapping, has no usable `names`, its `nc`
-            disagrees with them, or a split is neither a path nor a list of paths.
+        DataError: the file is missing, too large or no YAML mapping, has no usable `names`, its
+            `nc` disagrees with them, or a split is neither a path nor a list of paths.
     """
-    source = Path(path)
-    try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise DataError(f"{source}: no such file; expected the data set's yaml file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{source}: not readable as YAML: {error}") from error
-    if not isinstance(values, Mapping):
-        raise DataError(
-            f"{source}: expected the lines `train:`, `val:` and `names:`, "
-            f"got {type(values).__name__}"
-        )
-    folder = values.get("path") or "."
+    read = read_yaml_mapping(
+        Path(path),
+        expected="the data set's yaml file, with the lines `train:`, `val:` and `names:`",
+        error=DataError,
+    )
+    folder = read.values.get("path") or "."
     if not isinstance(folder, str):
-        raise DataError(f"{source}: `path` is {folder!r}; expected a folder")
-    root = Path(os.path.abspath(source.parent / folder))  # noqa: PTH100 - keeps symlinks
+        raise DataError(
+            f"{read.where('path')}: `path` is {excerpt(repr(folder))}; expected a folder"
+        )
+    root = _first_existing(read.source.parent / folder, Path(folder))
     return DataConfig(
-        source=source,
+        source=read.source,
         root=root,
-        train=_split(values.get("train"), "train", source, root),
-        val=_split(values.get("val"), "val", source, root),
-        names=_names(values, source),
+        train=_split(read, "train", root),
+        val=_split(read, "val", root),
+        test=_split(read, "test", root),
+        names=_names(read),
     )
 
 
-def _split(value: object, key: str, source: Path, root: Path) -> tuple[Path, ...]:
+def _first_existing(path: Path, *others: Path) -> Path:
+    """Return the first that exists, or else the first, as an absolute path that keeps links."""
+    found = next((each for each in (path, *others) if os.path.exists(each)), path)  # noqa: PTH110
+    return Path(os.path.abspath(found))  # noqa: PTH100
+
+
+def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
+    value = read.values.get(key)
     paths = []
     for entry in value if isinstance(value, list) else [] if value is None else [value]:
         if not isinstance(entry, str) or not entry:
             raise DataError(
-                f"{source}: `{key}` holds {entry!r}; expected a folder, a text file, or a list "
-                "of these"
+                f"{read.where(key)}: `{key}` holds {excerpt(repr(entry))}; expected a folder, a "
+                "text file, or a list of these"
             )
-        paths.append(Path(os.path.abspath(root / entry)))  # noqa: PTH100
+        paths.append(_first_existing(root / entry, root / entry.removeprefix("../")))
     return tuple(paths)
 
 
-def _names(values: Mapping[Any, Any], source: Path) -> tuple[str, ...]:
-    names = values.get("names")
+def _names(read: YamlMapping) -> tuple[str, ...]:
+    where, names = read.where("names"), read.values.get("names")
     if not isinstance(names, (list, Mapping)) or not names:
         raise DataError(
-            f"{source}: `names` is {names!r}; expected the classes, such as `names: [cat, dog]`"
+            f"{where}: `names` is {excerpt(repr(names))}; expected the classes, such as "
+            "`names: [cat, dog]`"
         )
     if isinstance(names, Mapping):
         if set(names) != set(range(len(names))):
             raise DataError(
-                f"{source}: the keys of `names` are {', '.join(map(repr, names))}; expected "
-                f"0 to {len(names) - 1}, each once"
+                f"{where}: the keys of `names` are {excerpt(', '.join(map(repr, names)))}; "
+                f"expected 0 to {len(names) - 1}, each once"
             )
         names = [names[index] for index in range(len(names))]
     for index, name in enumerate(names):
         # YAML reads `no` and `off` as false: that would name a class "False".
         if isinstance(name, bool) or not isinstance(name, (str, int, float)):
             raise DataError(
-                f"{source}: name {index} is {name!r}; expected a word, in quotation marks where "
-                "YAML takes it for something else"
+                f"{where}: name {index} is {excerpt(repr(name))}; expected a word, in quotation "
+                "marks where YAML takes it for something else"
             )
-    if "nc" in values and values["nc"] != len(names):
+    if "nc" in read.values and (nc := read.values["nc"]) != len(names):
         raise DataError(
-            f"{source}: `nc` is {values['nc']!r} but `names` has {len(names)}; correct one, or "
-            "leave `nc` out"
+            f"{read.where('nc')}: `nc` is {excerpt(repr(nc))} but `names` has {len(names)}; "
+            "correct one, or leave `nc` out"
         )
     return tuple(map(str, names))
 
 
 def _images(source: Path, split: str, config: DataConfig) -> Iterator[Path]:
-    if source.is_dir():
-        for path in source.rglob("*"):
-            hidden = any(part.startswith(".") for part in path.relative_to(source).parts)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file():
-                yield path
-    elif source.is_file():
+    if os.path.isdir(source):  # noqa: PTH112 - unlike Path's, these never raise
+        yield from _images_below(source, split, config)
+    elif os.path.isfile(source):  # noqa: PTH113
         yield from _listed_images(source)
     else:
         raise DataError(
@@ -204,20 +217,50 @@ def _images(source: Path, split: str, config: DataConfig) -> Iterator[Path]:
         )
 
 
+def _images_below(source: Path, split: str, config: DataConfig) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename}: the folder cannot be read (`{split}:` of {config.source}): "
+            f"{error.strerror}"
+        ) from error
+
+    ancestors: dict[str, frozenset[str]] = {}  # by folder, links resolved; a loop ends there
+    for folder, subfolders, files in os.walk(source, onerror=refuse, followlinks=True):
+        resolved = os.path.realpath(folder)
+        above = ancestors.pop(folder, frozenset())
+        if resolved in above:
+            subfolders.clear()
+            continue
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in subfolders:
+            ancestors[os.path.join(folder, name)] = above | {resolved}  # noqa: PTH118
+        for name in files:
+            path = Path(folder, name)
+            is_picture = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            if is_picture and os.path.isfile(path):  # noqa: PTH113
+                yield path
+
+
 def _listed_images(source: Path) -> list[Path]:
+    content = read_bounded(source, MAX_LIST_BYTES, error=DataError)
     try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: not readable as a list of picture paths: {error}") from error
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{source}:{number}: not readable as a list of picture paths: {error.reason}"
+        ) from error
     images, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not (entry := line.strip()):
             continue
         image = Path(os.path.abspath(source.parent / entry))  # noqa: PTH100
         if image.suffix.lower() not in IMAGE_SUFFIXES:
-            problems.append(f"{source}:{number}: {entry!r} is no picture of a known format")
-        elif not image.is_file():
-            problems.append(f"{source}:{number}: {image} does not exist")
+            problems.append(
+                f"{source}:{number}: {excerpt(entry)!r} is no picture of a known format"
+            )
+        elif not os.path.isfile(image):  # noqa: PTH113
+            problems.append(f"{source}:{number}: {excerpt(image, 200)} does not exist")
         images.append(image)
     if problems:
         more = f"\nand {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""

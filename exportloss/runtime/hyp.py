@@ -8,18 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
+from exportloss.reading import read_yaml_mapping
+from exportloss.runtime.augment import Augmentation
 
 __all__ = ["TrainingConfig", "read_hyp", "unused_keys"]
 
-# Augmentations that this version does not do, and keys that concern YOLOv5's own tools.
-_UNUSED = frozenset(
-    """iou_t anchors hsv_h hsv_s hsv_v degrees translate scale shear perspective mosaic mixup
-    copy_paste""".split()
-)
+# `copy_paste` needs outlines of objects; `anchors` is for YOLOv5's own search for anchors.
+_UNUSED = frozenset({"anchors", "copy_paste"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +31,8 @@ class TrainingConfig:
         warmup_epochs: epochs of warm-up, >= 0; it lasts 100 batches at least.
         warmup_momentum: momentum at the start of warm-up, in [0, 1).
         warmup_bias_lr: learning rate of the biases at the start of warm-up, >= 0.
-        fliplr: probability of a mirrored picture, in [0, 1].
-        flipud: probability of an upside-down picture, in [0, 1].
+        hsv_h, hsv_s, hsv_v, degrees, translate, scale, shear, perspective, flipud, fliplr,
+            mosaic, mixup: as in `Augmentation`.
 
     Raises:
         ConfigError: a value is no number or out of range.
@@ -48,8 +45,18 @@ class TrainingConfig:
     warmup_epochs: float = 3.0
     warmup_momentum: float = 0.8
     warmup_bias_lr: float = 0.1
-    fliplr: float = 0.5
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
     flipud: float = 0.0
+    fliplr: float = 0.5
+    mosaic: float = 1.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -59,8 +66,13 @@ class TrainingConfig:
                 raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
             if name in ("momentum", "warmup_momentum") and value >= 1:
                 raise ConfigError(f"{name} is {value}; expected a number below 1")
-            if name in ("fliplr", "flipud") and value > 1:
-                raise ConfigError(f"{name} is {value}; expected a probability in [0, 1]")
+        _ = self.augmentation  # which checks its own values
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What pictures are put through."""
+        names = (field.name for field in dataclasses.fields(Augmentation))
+        return Augmentation(**{name: getattr(self, name) for name in names})
 
     @classmethod
     def from_mapping(
@@ -87,12 +99,14 @@ def read_hyp(path: str | Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    LossConfig.from_yaml(path)  # reads and checks
-    values: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    TrainingConfig.from_mapping(values, source=str(path))
-    return values
+    read = read_yaml_mapping(Path(path), expected="`key: value` lines", error=ConfigError)
+    for key, value in read.values.items():
+        if key != "criterion":  # which cannot be judged alone
+            TrainingConfig.from_mapping({key: value}, source=read.where(key))
+    TrainingConfig.from_mapping(read.values, source=str(path))
+    return dict(read.values)
 
 
 def unused_keys(values: Mapping[str, Any]) -> list[str]:
     """Name the settings of a hyperparameter file that are in use there but not here."""
-    return [key for key, value in values.items() if key in _UNUSED - {"iou_t"} and value]
+    return [key for key, value in values.items() if key in _UNUSED and value]

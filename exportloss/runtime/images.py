@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from exportloss.errors import ConfigError, DataError
 
-__all__ = ["ImageArray", "Letterbox", "letterbox", "load_image"]
+__all__ = [
+    "PADDING",
+    "ImageArray",
+    "Letterbox",
+    "inspect_picture",
+    "letterbox",
+    "load_image",
+    "load_picture",
+]
 
 ImageArray = npt.NDArray[np.uint8]
+
+PADDING = 114  # YOLOv5's grey
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 def load_image(path: str | Path) -> ImageArray:
@@ -29,6 +43,54 @@ def load_image(path: str | Path) -> ImageArray:
         DataError: the file is missing, damaged, cut short, no picture, of floating-point pixels,
             or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
+    with _opened(path) as file:
+        return np.array(_to_rgb(ImageOps.exif_transpose(file)))
+
+
+def load_picture(path: str | Path, size: tuple[int, int], *, draft: bool = False) -> Image.Image:
+    """Decode a picture at the size that it has when it is letterboxed.
+
+    Args:
+        path: as for `load_image`.
+        size: (height, width) of the canvas, pixels.
+        draft: let the decoder halve large JPEGs as often as it can, which is faster and not the
+            same to the last digit.
+
+    Returns:
+        The picture in RGB, of the size `Letterbox.fit(source, size).scaled`.
+
+    Raises:
+        DataError: as for `load_image`.
+    """
+    with _opened(path) as file:
+        full = None
+        if draft and (full := _jpeg_size(file)):
+            height, width = Letterbox.fit(full, size).scaled
+            file.draft(None, (width, height) if full == file.size[::-1] else (height, width))
+        image = _to_rgb(ImageOps.exif_transpose(file))
+        return _resized(image, Letterbox.fit(full or image.size[::-1], size))
+
+
+def inspect_picture(path: str | Path) -> tuple[int, int]:
+    """Decode a picture to see that it can be decoded; JPEGs at an eighth, which is faster.
+
+    Returns:
+        Its (height, width) as it is meant to be seen, pixels.
+
+    Raises:
+        DataError: as for `load_image`.
+    """
+    with _opened(path) as file:
+        full = _jpeg_size(file)
+        file.draft(None, (1, 1))
+        image = ImageOps.exif_transpose(file)
+        _refuse_floats(image)
+        return full or (image.height, image.width)
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open a picture; whatever goes wrong with it until the end of the block is a DataError."""
     try:
         with Image.open(path) as file:
             limit = Image.MAX_IMAGE_PIXELS
@@ -37,7 +99,7 @@ def load_image(path: str | Path) -> ImageArray:
                 raise Image.DecompressionBombError(
                     f"{file.width} x {file.height} is more than {limit} pixels"
                 )
-            return _to_rgb(ImageOps.exif_transpose(file))
+            yield file
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such picture; correct the path") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -51,15 +113,32 @@ def load_image(path: str | Path) -> ImageArray:
         ) from error
 
 
-def _to_rgb(image: Image.Image) -> ImageArray:
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion saturates it.
-        grey = (np.clip(np.asarray(image), 0, 65535) // 256).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+def _jpeg_size(file: Image.Image) -> tuple[int, int] | None:
+    """Return the (height, width) of a JPEG once it is turned upright; None for other formats."""
+    if file.format not in ("JPEG", "MPO"):
+        return None
+    is_turned = file.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return file.size if is_turned else file.size[::-1]
+
+
+def _refuse_floats(image: Image.Image) -> None:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point; expected 8 or 16 bits")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    _refuse_floats(image)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion saturates it.
+        grey = (np.clip(np.asarray(image), 0, 65535) // 256).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
     if "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    return image.convert("RGB")
+
+
+def _resized(image: Image.Image, box: Letterbox) -> Image.Image:
+    size = box.scaled[::-1]
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +157,40 @@ class Letterbox:
     size: tuple[int, int]
     ratio: tuple[float, float]
     pad: tuple[int, int]
+
+    @classmethod
+    def fit(
+        cls, source: tuple[int, int], size: tuple[int, int], *, scale_up: bool = True
+    ) -> Letterbox:
+        """Return where a picture lies that is scaled to fit a canvas, aspect kept, and centred.
+
+        Args:
+            source: (height, width) of the picture, at least one pixel.
+            size: (height, width) of the canvas, the same.
+            scale_up: whether a picture smaller than the canvas is enlarged.
+        """
+        height, width = source
+        scale = min(size[0] / height, size[1] / width)
+        if not scale_up:
+            scale = min(scale, 1.0)
+        scaled = max(round(height * scale), 1), max(round(width * scale), 1)
+        return cls(
+            source=source,
+            size=size,
+            ratio=(scaled[0] / height, scaled[1] / width),
+            pad=((size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2),
+        )
+
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """(height, width) of the picture on the canvas, pixels."""
+        return round(self.source[0] * self.ratio[0]), round(self.source[1] * self.ratio[1])
+
+    def place(self, picture: Image.Image, color: int = PADDING) -> Image.Image:
+        """Draw a picture, scaled already, on a canvas of grey."""
+        canvas = Image.new("RGB", self.size[::-1], (color,) * 3)
+        canvas.paste(picture, self.pad[::-1])
+        return canvas
 
     def map_labels(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Move normalised boxes from the picture to the canvas.
@@ -114,7 +227,7 @@ class Letterbox:
 
 
 def letterbox(
-    image: ImageArray, size: tuple[int, int], *, color: int = 114, scale_up: bool = True
+    image: ImageArray, size: tuple[int, int], *, color: int = PADDING, scale_up: bool = True
 ) -> tuple[ImageArray, Letterbox]:
     """Scale a picture to fit a canvas, aspect kept, and centre it on grey.
 
@@ -137,20 +250,6 @@ def letterbox(
         raise ConfigError(f"size is {size}; expected a height and width of at least 1 pixel")
     if not 0 <= color <= 255:
         raise ConfigError(f"color is {color}; expected a grey value in [0, 255]")
-    height, width = image.shape[:2]
-    scale = min(size[0] / height, size[1] / width)
-    if not scale_up:
-        scale = min(scale, 1.0)
-    scaled = max(round(height * scale), 1), max(round(width * scale), 1)
-    top, left = (size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2
-    if scaled != (height, width):
-        resized = Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR)
-        image = np.asarray(resized)
-    canvas = np.full((*size, 3), color, dtype=np.uint8)
-    canvas[top : top + scaled[0], left : left + scaled[1]] = image
-    return canvas, Letterbox(
-        source=(height, width),
-        size=size,
-        ratio=(scaled[0] / height, scaled[1] / width),
-        pad=(top, left),
-    )
+    box = Letterbox.fit(image.shape[:2], size, scale_up=scale_up)
+    canvas = box.place(_resized(Image.fromarray(image), box), color)
+    return np.array(canvas), box

@@ -1,7 +1,8 @@
-"""Label files in YOLO format: a line an object, `class x y width height`."""
+"""Label files in YOLO format: a line an object, `class x y width height`, or a polygon."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import DataError
-from exportloss.runtime.dataset import Dataset
+from exportloss.reading import excerpt, read_bounded
 
-__all__ = ["LabelArray", "check_dataset", "read_labels"]
+__all__ = [
+    "MAX_LABEL_BYTES",
+    "MAX_LABEL_LINES",
+    "LabelArray",
+    "parse_labels",
+    "read_label_file",
+    "read_labels",
+    "refuse",
+]
 
 LabelArray = npt.NDArray[np.float32]
+
+MAX_LABEL_BYTES = 1 << 22  # of one file
+MAX_LABEL_LINES = 20_000
 
 _COLUMNS = ("class", "x", "y", "width", "height")
 _LISTED = 20
@@ -25,7 +37,9 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 def read_labels(path: str | Path, num_classes: int) -> LabelArray:
     """Read one label file.
 
-    A byte order mark, Windows line ends and blank lines are accepted.
+    A byte order mark, Windows line ends and blank lines are accepted. As in YOLOv5 a polygon,
+    `class x1 y1 x2 y2 x3 y3 ...`, becomes the box around it, and a line that is there twice
+    counts once.
 
     Args:
         path: the label file; a missing or empty one is a picture without objects.
@@ -36,74 +50,103 @@ def read_labels(path: str | Path, num_classes: int) -> LabelArray:
         shares of the picture's width and height, sizes above 0.
 
     Raises:
-        DataError: names every bad line as `file:line: what`, the first twenty of them in full.
+        DataError: the file is larger than `MAX_LABEL_BYTES`, or has bad lines: all are named as
+            `file:line: what`, the first twenty in full.
     """
-    labels, problems = _parse(Path(path), num_classes)
-    _refuse(problems)
+    path = Path(path)
+    labels, problems = parse_labels(path, read_label_file(path) or b"", num_classes)
+    refuse(problems)
     return labels
 
 
-def check_dataset(dataset: Dataset) -> tuple[LabelArray, ...]:
-    """Read the labels of every picture, before anything is spent on training.
-
-    Returns:
-        One array a picture, as from `read_labels`, in the order of `dataset.images`.
+def read_label_file(path: Path) -> bytes | None:
+    """Read the bytes of a label file; None where there is none.
 
     Raises:
-        DataError: names the bad lines of all files in one message, the first twenty in full; or
-            no picture has a label file, which means that they lie elsewhere.
+        DataError: it is larger than `MAX_LABEL_BYTES` or cannot be read.
     """
-    labels: list[LabelArray] = []
-    problems: list[str] = []
-    for path in dataset.labels:
-        rows, bad = _parse(path, dataset.num_classes)
-        labels.append(rows)
-        problems += bad
-    _refuse(problems)
-    if not any(map(len, labels)) and not any(path.exists() for path in dataset.labels):
-        raise DataError(
-            f"none of {len(dataset)} pictures has a label file; the labels of "
-            f"{dataset.images[0]} were looked for in {dataset.labels[0]}; put them there (an "
-            "empty file for a picture without objects)"
-        )
-    return tuple(labels)
-
-
-def _parse(path: Path, num_classes: int) -> tuple[LabelArray, list[str]]:
-    """Return the good rows, and a `file:line: what` for every bad one."""
-    rows: list[list[float]] = []
-    problems: list[str] = []
     try:
-        # Bytes that are no text become characters that are no number: the line is named below.
-        with path.open(encoding="utf-8-sig", errors="replace") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not (columns := line.split()):
-                    continue
-                try:
-                    rows.append(_parse_row(columns, num_classes))
-                except ValueError as error:
-                    problems.append(f"{path}:{number}: {error}")
+        return read_bounded(path, MAX_LABEL_BYTES, error=DataError)
     except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise DataError(f"{path}: the label file cannot be read: {error}") from error
-    return np.array(rows, dtype=np.float32).reshape(-1, 5), problems
+        return None
+
+
+def parse_labels(
+    path: Path, content: bytes, num_classes: int
+) -> tuple[LabelArray, tuple[str, ...]]:
+    """Parse the bytes of a label file; `path` is for the messages.
+
+    Returns:
+        The good rows as from `read_labels`, and a `file:line: what` for every bad line.
+    """
+    rows: dict[tuple[float, ...], None] = {}  # in order, each once
+    problems: list[str] = []
+    # Bytes that are no text become characters that are no number: the line is named below.
+    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="replace")
+    for number, line in enumerate(lines, start=1):
+        if number > MAX_LABEL_LINES:
+            problems.append(
+                f"{path}:{number}: more than {MAX_LABEL_LINES} lines; is it a label file?"
+            )
+            break
+        if not (columns := line.split()):
+            continue
+        try:
+            rows[tuple(_parse_row(columns, num_classes))] = None
+        except ValueError as error:
+            problems.append(f"{path}:{number}: {error}")
+    return np.array(list(rows), dtype=np.float32).reshape(-1, 5), tuple(problems)
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise a DataError that lists problems, the first twenty in full; pass where there are none.
+
+    Args:
+        problems: each a `file: what` or `file:line: what`.
+    """
+    if not problems:
+        return
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    more = f"\nand {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    listing = "\n".join(problems[:_LISTED])
+    raise DataError(
+        f"{count} in the data set; correct or remove what is named here, or leave it out "
+        f"(--skip-bad):\n{listing}{more}"
+    )
 
 
 def _parse_row(columns: Sequence[str], num_classes: int) -> list[float]:
-    if len(columns) != 5:
-        hint = "; convert polygons to boxes" if len(columns) > 6 else ""
-        raise ValueError(f"{len(columns)} columns, expected 5 ({' '.join(_COLUMNS)}){hint}")
-    row = [_number(name, text) for name, text in zip(_COLUMNS, columns, strict=True)]
+    is_polygon = len(columns) >= 7 and len(columns) % 2 == 1
+    if len(columns) != 5 and not is_polygon:
+        raise ValueError(
+            f"{len(columns)} columns, expected 5 ({' '.join(_COLUMNS)}), or a class and the "
+            "points of a polygon"
+        )
+    names = ("class", *("x", "y") * (len(columns) // 2)) if is_polygon else _COLUMNS
+    row = [_number(name, text) for name, text in zip(names, columns, strict=True)]
     if row[0] != int(row[0]) or not 0 <= row[0] < num_classes:
-        raise ValueError(f"class {columns[0]}, expected a whole number in [0, {num_classes})")
-    for name, text, value in zip(_COLUMNS[3:], columns[3:], row[3:], strict=True):
+        raise ValueError(
+            f"class {excerpt(columns[0])}, expected a whole number in [0, {num_classes})"
+        )
+    if is_polygon:
+        _check_shares(names[1:], row[1:])
+        row = [row[0], *_box_around(row[1::2], row[2::2])]
+    for name, value in zip(_COLUMNS[3:], row[3:], strict=True):
         if value < _SMALLEST:
-            raise ValueError(f"{name} {text}, expected a size above 0")
-    for name, text, value in zip(_COLUMNS[1:], columns[1:], row[1:], strict=True):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} {text}, expected a share of the picture in [0, 1]")
+            raise ValueError(f"{name} {value:g}, expected a size above 0")
+    _check_shares(_COLUMNS[1:], row[1:])
     return row
+
+
+def _check_shares(names: Sequence[str], values: Sequence[float]) -> None:
+    for name, value in zip(names, values, strict=True):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} {value:g}, expected a share of the picture in [0, 1]")
+
+
+def _box_around(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float, float]:
+    left, right, top, bottom = min(x), max(x), min(y), max(y)
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
 def _number(name: str, text: str) -> float:
@@ -112,14 +155,5 @@ def _number(name: str, text: str) -> float:
     except ValueError:
         raise ValueError(f"{name} {text[:40]!a} is not a number") from None
     if not math.isfinite(value):
-        raise ValueError(f"{name} {text} is not finite")
+        raise ValueError(f"{name} {excerpt(text)} is not finite")
     return value
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if not problems:
-        return
-    count = "1 bad label line" if len(problems) == 1 else f"{len(problems)} bad label lines"
-    more = f"\nand {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-    listing = "\n".join(problems[:_LISTED])
-    raise DataError(f"{count}; correct or remove what is named here:\n{listing}{more}")

@@ -5,24 +5,39 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from exportloss.errors import ConfigError
+from exportloss.runtime.augment import (
+    Augmentation,
+    Recipe,
+    draw_recipe,
+    make_labels,
+    make_picture,
+)
+from exportloss.runtime.check import OnBad, check_dataset
 from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import ImageArray, Letterbox, letterbox, load_image
-from exportloss.runtime.labels import LabelArray, check_dataset
+from exportloss.runtime.images import ImageArray, Letterbox, load_picture
+from exportloss.runtime.labels import LabelArray
 
-__all__ = ["Batch", "Batches"]
+__all__ = ["Batch", "Batches", "Cache"]
+
+Cache = Literal["none", "ram"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+_GIBIBYTE = 1 << 30
+_MOST_OF_MEMORY = 0.8  # of what is free, for pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,10 +48,12 @@ class Batch:
         images: (B, 3, H, W) uint8 RGB, contiguous.
         targets: (n, 6) float32 rows image, class, x, y, width, height; image in [0, B), the
             boxes as shares of H and W, x and y the centre.
-        paths: the B picture files.
-        letterboxes: where on its canvas each picture lies, before flips.
+        paths: the B picture files; of a mosaic the first one.
+        letterboxes: where on its canvas each picture lies; empty with augmentation, from which
+            there is no way back.
         count: real pictures, the first ones; the other B - count repeat pictures of the same
             epoch to fill the batch, with their targets.
+        waited: seconds that whoever asked for the batch waited for it.
     """
 
     images: ImageArray
@@ -44,21 +61,21 @@ class Batch:
     paths: tuple[Path, ...]
     letterboxes: tuple[Letterbox, ...]
     count: int
+    waited: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slot:
     index: int  # of the picture in the data set
-    fliplr: bool
-    flipud: bool
+    seed: np.random.SeedSequence
 
 
 @dataclasses.dataclass(frozen=True)
 class _Picture:
-    image: ImageArray  # (H, W, 3)
+    image: ImageArray  # (3, H, W)
     labels: LabelArray  # (n, 5)
     path: Path
-    letterbox: Letterbox
+    letterbox: Letterbox | None
 
 
 class Batches:
@@ -70,23 +87,31 @@ class Batches:
     real). A data set smaller than one batch is repeated to fill one in both cases, so that it can
     be trained on.
 
-    Order and flips of epoch e depend on (seed, e) alone, so a resumed run sees what an
-    uninterrupted one would have.
+    Order and augmentation of epoch e depend on (seed, e) and a picture's place in it alone, so a
+    resumed run sees what an uninterrupted one would have, with any number of workers.
 
     Args:
-        dataset: the pictures; all labels are read and checked here.
+        dataset: the pictures; all are decoded once and all labels read, see `check_dataset`.
         batch_size: pictures a batch, >= 1.
         size: (height, width) of the graph's input, pixels.
         shuffle: draw a new order for each epoch.
-        seed: of order and flips, >= 0.
-        fliplr: probability of a mirrored picture, in [0, 1].
-        flipud: probability of an upside-down picture, in [0, 1].
+        seed: of order and augmentation, >= 0.
+        augment: what pictures are put through; None letterboxes them only.
         drop_last: see above.
         workers: threads that decode pictures ahead, >= 1.
+        cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on.
+        on_bad: refuse a data set with bad pictures or labels, or leave those out.
+
+    Attributes:
+        dataset: without what was left out.
+        labels: (n, 5) rows of each picture, as from `read_labels`.
+        sizes: (height, width) of each picture, pixels.
+        left_out: what was wrong with the pictures that were left out, each with file and line.
+        skipped: how many pictures were left out.
 
     Raises:
-        ConfigError: a setting is out of range.
-        DataError: a label file has bad lines; all are named.
+        ConfigError: a setting is out of range, or the pictures do not fit into memory.
+        DataError: pictures or labels are bad; all are named.
     """
 
     def __init__(
@@ -97,10 +122,11 @@ class Batches:
         *,
         shuffle: bool = False,
         seed: int = 0,
-        fliplr: float = 0.0,
-        flipud: float = 0.0,
+        augment: Augmentation | None = None,
         drop_last: bool = False,
         workers: int = 2,
+        cache: Cache = "none",
+        on_bad: OnBad = "raise",
     ) -> None:
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -110,23 +136,35 @@ class Batches:
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}; expected at least {least}")
-        for name, probability in (("fliplr", fliplr), ("flipud", flipud)):
-            if not 0 <= probability <= 1:
-                raise ConfigError(f"{name} is {probability}; expected a probability in [0, 1]")
-        self.dataset = dataset
+        if cache not in get_args(Cache):
+            raise ConfigError(f"cache is {cache!r}; expected one of {get_args(Cache)}")
+        checked = check_dataset(dataset, on_bad=on_bad, workers=workers)
+        self.dataset = checked.dataset
+        self.labels = checked.labels
+        self.sizes = checked.sizes
+        self.left_out = checked.left_out
+        self.skipped = checked.skipped
         self.batch_size = batch_size
         self.size = size
-        self.labels = check_dataset(dataset)
+        self.augment = augment
         self._shuffle = shuffle
         self._seed = seed
-        self._flips = fliplr, flipud
         self._drop_last = drop_last
         self._workers = workers
+        self._kept: list[ImageArray | None] | None = None
+        if cache == "ram":
+            _check_memory([Letterbox.fit(source, size).scaled for source in self.sizes])
+            self._kept = [None] * len(self.dataset)
 
     def __len__(self) -> int:
         """Batches an epoch, >= 1."""
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return max(whole, 1) if self._drop_last else whole + (rest > 0)
+
+    @property
+    def most_pictures(self) -> int:
+        """How many pictures of the data set can come together in one of a batch."""
+        return 1 if self.augment is None else self.augment.most_pictures
 
     def __iter__(self) -> Iterator[Batch]:
         """Run through epoch 0: what evaluation wants."""
@@ -136,53 +174,114 @@ class Batches:
         """Run through the batches of one epoch, epoch >= 0.
 
         Raises:
-            DataError: a picture cannot be decoded; raised in place of the batch that holds it.
+            DataError: a picture cannot be decoded any more; raised in place of the batch that
+                holds it.
         """
         slots = self._plan(epoch)
+        make = self._letterbox if self.augment is None else self._augment
         with (
             ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool,
             contextlib.closing(
-                _map_ahead(pool, self._load, slots, depth=2 * self.batch_size)
+                _map_ahead(pool, make, slots, depth=2 * self.batch_size)
             ) as pictures,
         ):
             for number in range(len(self)):
                 count = min(self.batch_size, len(self.dataset) - number * self.batch_size)
-                yield _collate(list(itertools.islice(pictures, self.batch_size)), count)
+                started = time.perf_counter()
+                batch = _collate(list(itertools.islice(pictures, self.batch_size)), count)
+                yield dataclasses.replace(batch, waited=time.perf_counter() - started)
+
+    def target_counts(self, epoch: int, *, batches: int) -> list[int]:
+        """Return how many target rows the first batches of an epoch have; decodes nothing."""
+        slots = self._plan(epoch)[: batches * self.batch_size]
+        counts = [
+            len(self.labels[slot.index])
+            if self.augment is None
+            else len(make_labels(self._recipe(slot, self.augment), self.labels))
+            for slot in slots
+        ]
+        starts = range(0, len(counts), self.batch_size)
+        return [sum(counts[start : start + self.batch_size]) for start in starts]
 
     def _plan(self, epoch: int) -> list[_Slot]:
         rng = np.random.default_rng(np.random.SeedSequence([self._seed, epoch]))
         pictures = len(self.dataset)
         order = rng.permutation(pictures) if self._shuffle else np.arange(pictures)
         order = np.resize(order, len(self) * self.batch_size)  # repeats from its start
-        flips = rng.random((len(order), 2)) < self._flips
         return [
-            _Slot(int(index), bool(lr), bool(ud))
-            for index, (lr, ud) in zip(order, flips, strict=True)
+            _Slot(index, np.random.SeedSequence([self._seed, epoch], spawn_key=(place,)))
+            for place, index in enumerate(order.tolist())
         ]
 
-    def _load(self, slot: _Slot) -> _Picture:
-        path = self.dataset.images[slot.index]
-        image, box = letterbox(load_image(path), self.size)
-        labels = box.map_labels(self.labels[slot.index])
-        if slot.fliplr:
-            image = image[:, ::-1]
-            labels[:, 1] = 1 - labels[:, 1]
-        if slot.flipud:
-            image = image[::-1]
-            labels[:, 2] = 1 - labels[:, 2]
-        return _Picture(image, labels, path, box)
+    def _letterbox(self, slot: _Slot) -> _Picture:
+        box = Letterbox.fit(self.sizes[slot.index], self.size)
+        return _Picture(
+            _planes(box.place(self._load(slot.index))),
+            box.map_labels(self.labels[slot.index]),
+            self.dataset.images[slot.index],
+            box,
+        )
+
+    def _augment(self, slot: _Slot) -> _Picture:
+        assert self.augment is not None
+        recipe = self._recipe(slot, self.augment)
+        return _Picture(
+            _planes(make_picture(recipe, self._load)),
+            make_labels(recipe, self.labels),
+            self.dataset.images[slot.index],
+            None,
+        )
+
+    def _recipe(self, slot: _Slot, augment: Augmentation) -> Recipe:
+        return draw_recipe(
+            slot.index, self.sizes, self.size, augment, np.random.default_rng(slot.seed)
+        )
+
+    def _load(self, index: int) -> Image.Image:
+        """Return a picture scaled to fit the canvas."""
+        if self._kept is not None and (kept := self._kept[index]) is not None:
+            return Image.fromarray(kept)
+        # What is evaluated is decoded in full, as a detector will be given it.
+        is_draft = self.augment is not None
+        picture = load_picture(self.dataset.images[index], self.size, draft=is_draft)
+        if self._kept is not None:
+            self._kept[index] = np.asarray(picture)
+        return picture
+
+
+def _planes(picture: Image.Image) -> ImageArray:
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))  # (3, H, W)
 
 
 def _collate(pictures: list[_Picture], count: int) -> Batch:
-    images = np.stack([picture.image for picture in pictures]).transpose(0, 3, 1, 2)
     targets = [np.insert(picture.labels, 0, i, axis=1) for i, picture in enumerate(pictures)]
     return Batch(
-        images=np.ascontiguousarray(images),
+        images=np.stack([picture.image for picture in pictures]),
         targets=np.concatenate(targets),
         paths=tuple(picture.path for picture in pictures),
-        letterboxes=tuple(picture.letterbox for picture in pictures),
+        letterboxes=tuple(picture.letterbox for picture in pictures if picture.letterbox),
         count=count,
     )
+
+
+def _check_memory(sizes: Iterable[tuple[int, int]]) -> None:
+    needed = 3 * sum(height * width for height, width in sizes)
+    try:
+        free = _available_memory()
+    except (OSError, ValueError, StopIteration):  # a system that does not say
+        return
+    if needed > _MOST_OF_MEMORY * free:
+        raise ConfigError(
+            f'cache "ram" needs {needed / _GIBIBYTE:.1f} GiB for the decoded pictures, '
+            f"{free / _GIBIBYTE:.1f} GiB of memory are free; leave it out"
+        )
+
+
+def _available_memory() -> int:
+    """Return the bytes that Linux could give, its file cache included."""
+    with Path("/proc/meminfo").open(encoding="ascii") as lines:
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) << 10
 
 
 def _map_ahead(

@@ -7,14 +7,12 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from exportloss.errors import ConfigError, TooManyTargetsError, TrainingError
+from exportloss.errors import ConfigError, TrainingError
 from exportloss.runtime.loader import Batch, Batches
-from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.results import (
     EpochResult,
     Scores,
@@ -22,15 +20,13 @@ from exportloss.runtime.results import (
     read_results,
     write_results,
 )
+from exportloss.runtime.room import Overflow, check_batches, fit_targets
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Evaluation, Items, TrainSession
 from exportloss.runtime.validate import validate
-from exportloss.targets import pad_targets
 
-__all__ = ["Overflow", "Reporter", "TrainResult", "check_batches", "check_room", "train"]
-
-Overflow = Literal["raise", "keep-largest"]
+__all__ = ["Reporter", "TrainResult", "train"]
 
 MAX_NORM = 10.0  # of the gradient, as in YOLOv5
 
@@ -77,7 +73,7 @@ def train(
     schedule: Schedule,
     folder: RunFolder,
     *,
-    overflow: Overflow = "raise",
+    overflow: Overflow = "auto",
     patience: int = 0,
     resume: bool = False,
     reporter: Reporter | None = None,
@@ -96,7 +92,8 @@ def train(
         schedule: for as many batches of the same size.
         folder: where to write; unless `resume` is set, an earlier run's results are removed.
         overflow: refuse batches of more target rows than the graph has, or drop the smallest
-            boxes and count them.
+            boxes and count them. By default mosaics drop, and all other batches are refused: how
+            full a mosaic gets is a matter of chance, with a bound far above what occurs.
         patience: stop after so many epochs without a better one; 0 never stops early.
         resume: continue after the last epoch that `folder` holds; the result is, bit for bit,
             that of an uninterrupted run.
@@ -170,7 +167,7 @@ def _epoch(
     reporter: Reporter,
 ) -> EpochResult:
     started = time.monotonic()
-    train_items, left_out = _train_epoch(
+    train_items, left_out, waiting = _train_epoch(
         session, train_batches, schedule, epoch, overflow=overflow, reporter=reporter
     )
     result = EpochResult(
@@ -179,61 +176,11 @@ def _epoch(
         val=None,
         lr=schedule.steps(epoch)[-1].lr,
         left_out=left_out,
-        waited=train_batches.waited,
+        waiting=waiting,
     )
     if val_batches is not None:
         result = _validate(session, val_batches, result, overflow)
     return dataclasses.replace(result, seconds=time.monotonic() - started)
-
-
-def check_batches(batches: Batches, manifest: Manifest, overflow: Overflow = "raise") -> None:
-    """See before training whether batches suit the artifacts.
-
-    Raises:
-        ConfigError: they have another shape, or other classes.
-        TooManyTargetsError: as for `check_room`.
-    """
-    expected = manifest.batch_size, manifest.image_size
-    if (batches.batch_size, batches.size) != expected:
-        raise ConfigError(
-            f"batches of {batches.batch_size} pictures of {batches.size} pixels; the artifacts "
-            f"take {expected[0]} of {expected[1]}"
-        )
-    _check_names(batches.dataset.names, manifest)
-    check_room(batches, manifest.max_targets, overflow)
-
-
-def check_room(batches: Batches, max_targets: int, overflow: Overflow = "raise") -> None:
-    """See before training whether the boxes of every batch will fit the graph.
-
-    Raises:
-        TooManyTargetsError: the fullest batch that shuffling could bring has too many, and
-            `overflow` is `"raise"`.
-    """
-    counts = sorted((len(rows) for rows in batches.labels), reverse=True)
-    # Fewer pictures than a batch has are repeated.
-    fullest = sum(int(count) for count in np.resize(counts, batches.batch_size))
-    if fullest > max_targets and overflow == "raise":
-        raise TooManyTargetsError(
-            f"the {batches.batch_size} pictures with the most boxes, if they come in one batch, "
-            f"have {fullest} targets, the graph has {max_targets} slots; export with --max-targets "
-            f"{fullest}, or say --overflow keep-largest to drop the smallest boxes"
-        )
-
-
-def _check_names(names: tuple[str, ...], manifest: Manifest) -> None:
-    if len(names) != manifest.num_classes:
-        raise ConfigError(
-            f"the data set has {len(names)} classes, the artifacts {manifest.num_classes}; export "
-            "again for this data set (--data)"
-        )
-    unnamed = tuple(map(str, range(len(names))))
-    if manifest.names not in (names, unnamed):
-        index = next(i for i, name in enumerate(names) if name != manifest.names[i])
-        raise ConfigError(
-            f"class {index} is {names[index]!r} in the data set and {manifest.names[index]!r} in "
-            "the artifacts; put the names in the same order, or export again for this data set"
-        )
 
 
 def _start(session: TrainSession, folder: RunFolder) -> list[EpochResult]:
@@ -277,12 +224,12 @@ def _train_epoch(
     *,
     overflow: Overflow,
     reporter: Reporter,
-) -> tuple[Items, int]:
-    """Return the mean terms and how many rows were left out."""
-    total, left_out = np.zeros(3), 0
+) -> tuple[Items, int, float]:
+    """Return the mean terms, how many rows were left out, and the share of time spent waiting."""
+    total, left_out, waited, started = np.zeros(3), 0, 0.0, time.monotonic()
     with contextlib.closing(batches.epoch(epoch)) as stream:
         for done, (step, batch) in enumerate(zip(schedule.steps(epoch), stream, strict=True), 1):
-            targets, dropped = _fit(batch, session.manifest, overflow)
+            targets, dropped = fit_targets(batch, session.manifest, overflow)
             result = session.step(
                 batch.images,
                 targets,
@@ -295,8 +242,10 @@ def _train_epoch(
             _check_finite(result.loss, f"epoch {epoch}, batch {done} of {len(batches)}", batch)
             total += dataclasses.astuple(result.items)
             left_out += dropped
+            waited += batch.waited
             reporter.batch_done(epoch, done, Items(*(total / done).tolist()), step.lr[0])
-    return Items(*(total / len(batches)).tolist()), left_out
+    waiting = waited / (time.monotonic() - started)
+    return Items(*(total / len(batches)).tolist()), left_out, waiting
 
 
 def _validate(
@@ -307,7 +256,7 @@ def _validate(
 
     def evaluate(batch: Batch) -> Evaluation:
         nonlocal left_out
-        targets, dropped = _fit(batch, manifest, overflow)
+        targets, dropped = fit_targets(batch, manifest, overflow)
         left_out += dropped
         evaluation = session.evaluate(batch.images, targets, ema=manifest.ema)
         _check_finite(evaluation.loss, f"validation after epoch {result.epoch}", batch)
@@ -326,20 +275,6 @@ def _validate(
             map50_95=metrics.map50_95,
         ),
         left_out=result.left_out + left_out,
-    )
-
-
-def _fit(
-    batch: Batch, manifest: Manifest, overflow: Overflow
-) -> tuple[npt.NDArray[np.float32], int]:
-    if overflow == "raise":
-        return batch.targets, 0
-    return pad_targets(
-        batch.targets,
-        manifest.max_targets,
-        batch_size=manifest.batch_size,
-        num_classes=manifest.num_classes,
-        overflow="keep_largest",
     )
 
 

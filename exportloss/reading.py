@@ -1,0 +1,133 @@
+"""Text files of users, read within limits that hold before memory is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from exportloss.errors import ExportLossError
+
+__all__ = ["MAX_YAML_BYTES", "YamlMapping", "excerpt", "read_bounded", "read_yaml_mapping"]
+
+MAX_YAML_BYTES = 1 << 20  # the names of 20,000 classes
+
+_MEBIBYTE = 1 << 20
+_MAX_DIGITS = 100  # longer ones cannot be turned into a float, or even printed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class YamlMapping:
+    """The top level of a YAML file.
+
+    Attributes:
+        source: the file.
+        values: what it says.
+        lines: the line of each key, counted from 1.
+    """
+
+    source: Path
+    values: Mapping[Any, Any]
+    lines: Mapping[Any, int]
+
+    def where(self, key: object) -> str:
+        """Return `file:line` of a key, or the file where it lacks the key."""
+        line = self.lines.get(key)
+        return str(self.source) if line is None else f"{self.source}:{line}"
+
+
+def read_bounded(path: Path, limit: int, *, error: type[ExportLossError]) -> bytes:
+    """Read a whole file, unless it is larger than a limit.
+
+    Args:
+        path: the file; what is no regular file (a pipe would block, a device never end) is
+            refused.
+        limit: bytes.
+        error: what to raise.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ExportLossError: of the type `error`; it is too large, or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise error(f"{path}: cannot be read: it is no regular file; put one there")
+        with path.open("rb") as file:
+            content = b"" if os.fstat(file.fileno()).st_size > limit else file.read(limit + 1)
+            size = len(content) or os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as problem:  # ValueError: a path with a NUL
+        raise error(f"{path}: cannot be read: {problem}") from problem
+    if size > limit:
+        raise error(
+            f"{path}: {size} bytes, more than the {limit / _MEBIBYTE:g} MiB that such a file may "
+            "have; is it the right file?"
+        )
+    return content
+
+
+def read_yaml_mapping(path: Path, *, expected: str, error: type[ExportLossError]) -> YamlMapping:
+    """Read a YAML file of `key: value` lines.
+
+    Aliases (`*name`) are refused: a few lines of them expand to more than memory holds.
+
+    Args:
+        path: the file, UTF-8, with or without byte order mark.
+        expected: what it should hold, for messages.
+        error: what to raise.
+
+    Raises:
+        ExportLossError: of the type `error`; names the file and, where it has one, the line.
+    """
+    try:
+        content = read_bounded(path, MAX_YAML_BYTES, error=error)
+    except FileNotFoundError as problem:
+        raise error(f"{path}: no such file; expected {expected}") from problem
+    try:
+        loader = _Loader(content.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        values = None if node is None else loader.construct_document(node)
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise error(f"{path}:{line}: not readable as YAML: {problem.reason}") from problem
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        raise error(f"{where}: not readable as YAML: {excerpt(problem.problem)}") from problem
+    except Exception as problem:  # Constructors raise nearly anything, parsers RecursionError.
+        raise error(f"{path}: not readable as YAML: {excerpt(problem)}") from problem
+    if not isinstance(values, Mapping):
+        raise error(f"{path}: expected {expected}, got {type(values).__name__}")
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    return YamlMapping(source=path, values=values, lines=lines)
+
+
+def excerpt(value: object, length: int = 60) -> str:
+    """Return a value as text for a message, cut where it is long."""
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases are not supported", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_short_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > _MAX_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of {len(node.value)} digits", node.start_mark
+            )
+        return int(self.construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_short_int)

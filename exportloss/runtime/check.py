@@ -1,0 +1,149 @@
+"""A data set seen through before anything is spent on training: every label, every picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from exportloss.errors import ConfigError, DataError
+from exportloss.runtime.dataset import Dataset
+from exportloss.runtime.images import inspect_picture
+from exportloss.runtime.index import Index, cache_folder, hash_labels, hash_picture
+from exportloss.runtime.labels import LabelArray, parse_labels, read_label_file, refuse
+
+__all__ = ["CheckedDataset", "OnBad", "check_dataset"]
+
+OnBad = Literal["raise", "skip"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedDataset:
+    """Pictures that can be decoded, with labels that can be trained on.
+
+    Attributes:
+        dataset: without what was left out.
+        labels: one array a picture, as from `read_labels`.
+        sizes: (height, width) of every picture as it is meant to be seen, pixels.
+        left_out: `file: what` or `file:line: what` of all that is wrong with pictures that were
+            left out; empty where nothing was.
+        skipped: how many pictures were left out.
+    """
+
+    dataset: Dataset
+    labels: tuple[LabelArray, ...]
+    sizes: tuple[tuple[int, int], ...]
+    left_out: tuple[str, ...] = ()
+    skipped: int = 0
+
+
+def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2) -> CheckedDataset:
+    """Read the labels of every picture, and decode every picture once.
+
+    What was good is remembered in the user's cache folder (see `exportloss.runtime.index`), so
+    that only new and changed files are looked into the next time.
+
+    Args:
+        dataset: what to check; its files are never changed.
+        on_bad: refuse a data set with bad files, or leave out each picture that is bad or has
+            bad labels.
+        workers: threads, >= 1.
+
+    Raises:
+        DataError: names the bad lines and pictures of all files in one message, the first twenty
+            in full; or nothing is left; or no picture has a label file, which means that they lie
+            elsewhere.
+        ConfigError: `on_bad` is neither `"raise"` nor `"skip"`.
+    """
+    if on_bad not in get_args(OnBad):
+        raise ConfigError(f"on_bad is {on_bad!r}; expected one of {get_args(OnBad)}")
+    path = _index_path(dataset)
+    known, found = Index.load(path), Index()
+    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
+        entries = list(pool.map(_checker(dataset, known, found), dataset.images, dataset.labels))
+    if found.sizes.keys() - known.sizes.keys() or found.rows.keys() - known.rows.keys():
+        found.save(path)
+    problems = tuple(problem for entry in entries for problem in entry.problems)
+    if on_bad == "raise":
+        refuse(problems)
+    good = [index for index, entry in enumerate(entries) if not entry.problems]
+    if not good:
+        refuse(problems)
+    if not any(entry.has_labels or entry.problems for entry in entries):
+        raise DataError(
+            f"none of {len(dataset)} pictures has a label file; the labels of "
+            f"{dataset.images[0]} were looked for in {dataset.labels[0]}; put them there (an "
+            "empty file for a picture without objects)"
+        )
+    return CheckedDataset(
+        dataset=dataclasses.replace(
+            dataset,
+            images=tuple(dataset.images[index] for index in good),
+            labels=tuple(dataset.labels[index] for index in good),
+        ),
+        labels=tuple(entries[index].rows for index in good),
+        sizes=tuple(entries[index].size for index in good),
+        left_out=problems,
+        skipped=len(dataset) - len(good),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    size: tuple[int, int]
+    rows: LabelArray
+    has_labels: bool
+    problems: tuple[str, ...]
+
+
+def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Path], _Entry]:
+    """Return what checks a picture and its label file; `found` gathers what is good."""
+
+    def check(image: Path, label: Path) -> _Entry:
+        size, rows, content, problems = (0, 0), np.zeros((0, 5), np.float32), None, []
+        try:
+            size = size_of(image)
+        except DataError as error:
+            problems.append(str(error))
+        try:
+            if content := read_label_file(label):
+                rows, bad = rows_of(label, content)
+                problems += bad
+        except DataError as error:
+            problems.append(str(error))
+        return _Entry(size, rows, content is not None, tuple(problems))
+
+    def size_of(image: Path) -> tuple[int, int]:
+        key = hash_picture(image)
+        size = None if key is None else known.sizes.get(key)
+        size = size or inspect_picture(image)
+        if key is not None:
+            found.sizes[key] = size
+        return size
+
+    def rows_of(label: Path, content: bytes) -> tuple[LabelArray, tuple[str, ...]]:
+        key = hash_labels(content)
+        rows, problems = known.rows.get(key), tuple[str, ...]()
+        # The rest of what is checked does not depend on the data set.
+        if rows is None or rows[:, 0].max(initial=0) >= dataset.num_classes:
+            rows, problems = parse_labels(label, content, dataset.num_classes)
+        if not problems:
+            found.rows[key] = rows
+        return rows, problems
+
+    return check
+
+
+def _index_path(dataset: Dataset) -> Path | None:
+    """Return the file of the index: one for each set of sources, so that it grows with none."""
+    if (folder := cache_folder()) is None:
+        return None
+    sources = dataset.sources or (dataset.images[0].parent,)
+    name = hashlib.sha256(b"\0".join(map(os.fsencode, sources))).hexdigest()[:32]
+    return folder / f"{name}.npz"
