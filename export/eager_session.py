@@ -129,7 +129,7 @@ class EagerTrainSession(TrainSession):
             for name, p in trained.items()
         }
 
-    def export_inference(self, path: str | Path) -> None:
+    def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         import onnx_ir as ir
 

@@ -101,6 +101,7 @@ class Manifest:
     max_targets: int
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerName | None = None
+    ema: bool = False
     groups: ParameterGroupNames = dataclasses.field(default_factory=ParameterGroupNames)
     statistics: tuple[BatchNormStatistics, ...] = ()
     layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -85,7 +85,7 @@ class OrtTrainSession(TrainSession):
         self._optimizer.updates = state.updates
         self._module.lazy_reset_grad()
 
-    def export_inference(self, path: str | Path) -> None:
+    def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         with new_file(path) as temporary:
             self._module.export_model_for_inferencing(str(temporary), ["output0"])

@@ -117,7 +117,7 @@ class PortableTrainSession(TrainSession):
         self._vectors = {name: from_numpy(vector) for name, vector in vectors.items()}
         self._spare = {name: from_numpy(np.empty_like(v)) for name, v in vectors.items()}
 
-    def export_inference(self, path: str | Path) -> None:
+    def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         source = self.folder / "inference.onnx"
         if not source.is_file():

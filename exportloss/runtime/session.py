@@ -139,7 +139,7 @@ class TrainSession(abc.ABC):
         _check_hyperparameters(hyper)
         return self._step(self._images(images), self._targets(targets), hyper if update else None)
 
-    def evaluate(self, images: Images, targets: npt.ArrayLike) -> Evaluation:
+    def evaluate(self, images: Images, targets: npt.ArrayLike, *, ema: bool = False) -> Evaluation:
         """Compute loss and predictions; arguments and errors as for `step`."""
         return self._evaluate(self._images(images), self._targets(targets))
 
@@ -171,7 +171,7 @@ class TrainSession(abc.ABC):
         """Take over a state of the same model."""
 
     @abc.abstractmethod
-    def export_inference(self, path: str | Path) -> None:
+    def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out.
 
         `images` is (B, 3, H, W) float32 in [0, 1], `output0` (B, N, 5 + nc) as in `Evaluation`.
