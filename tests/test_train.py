@@ -11,8 +11,8 @@ from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.results import read_results
+from exportloss.runtime.room import check_batches, check_room, drops_boxes
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.trainer import check_batches, check_room, drops_boxes
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, assert_same_state, make_run
 
 

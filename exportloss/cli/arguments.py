@@ -31,6 +31,7 @@ class ExportSettings:
         freeze: number of layers, or several layer indices.
         seed: of random weights.
         scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
+        ema: keep a moving average of weights and statistics.
 
     Raises:
         ConfigError: a size or number is below 1.
@@ -48,6 +49,7 @@ class ExportSettings:
     freeze: tuple[int, ...] = (0,)
     seed: int = 0
     scale_gains: bool = True
+    ema: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -77,6 +79,7 @@ class ExportSettings:
                     "optimizer",
                     "seed",
                     "scale_gains",
+                    "ema",
                 )
             },
         }
@@ -116,6 +119,12 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="scale the gains box, cls and obj to the model's levels and classes and to the "
         "picture size, as YOLOv5's train.py does (default), or take them as they are written",
+    )
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="keep a moving average of weights and statistics, as YOLOv5 does, which is then what "
+        "is validated, kept as best and exported (default for train; not for export)",
     )
     parser.add_argument("--optimizer", type=str.lower, choices=("sgd", "adamw"), help="default sgd")
     parser.add_argument(

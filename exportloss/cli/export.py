@@ -58,9 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--format",
         type=_formats,
-        default=("ort",),
+        default=("step",),
         metavar="NAMES",
-        help=f"what to write, several with commas: {about_formats()} (default ort)",
+        help=f"what to write, several with commas: {about_formats()} (default step)",
     )
     parser.add_argument(
         "--output",

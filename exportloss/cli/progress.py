@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from exportloss.runtime.results import EpochResult
+from exportloss.runtime.results import EpochResult, Scores
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items
 from exportloss.runtime.trainer import Reporter
@@ -29,12 +31,13 @@ def report(schedule: Schedule, *, epochs_done: int = 0) -> Iterator[Reporter]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),  # what the others leave
         TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[memory]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, expand=True) as progress:
         done = epochs_done * schedule.batches
         task = progress.add_task(
-            "starting", total=schedule.epochs * schedule.batches, completed=done, rate=""
+            "starting", total=schedule.epochs * schedule.batches, completed=done, rate="", memory=""
         )
         yield Bar(console, schedule, progress, task)
 
@@ -56,6 +59,7 @@ class Lines:
             _title(result.epoch, self._schedule),
             _losses(result.train),
             "" if result.val is None else f"val {_losses(result.val)}",
+            "" if result.scores is None else _scores(result.scores),
             f"lr {result.lr[0]:.4g}",
             f"{pictures / max(result.seconds, 1e-9):.1f} pictures/s",
             f"{result.left_out} boxes left out" if result.left_out else "",
@@ -82,7 +86,11 @@ class Bar(Lines):
         losses = f"box {items.box:.3f} obj {items.objectness:.3f} cls {items.category:.3f}"
         title = _title(epoch, self._schedule)
         self._progress.update(
-            self._task, advance=1, rate=rate, description=f"{title} {losses} lr {lr:.2g}"
+            self._task,
+            advance=1,
+            rate=rate,
+            memory=_memory(),
+            description=f"{title} {losses} lr {lr:.2g}",
         )
 
 
@@ -94,6 +102,19 @@ def _waiting(share: float) -> str:
     if share <= _MOST_WAITING:
         return ""
     return f"waited {share:.0%} of the time for pictures (--cache ram or more --workers may help)"
+
+
+def _scores(scores: Scores) -> str:
+    return f"mAP50 {scores.map50:.3f}  mAP50-95 {scores.map50_95:.3f}"
+
+
+def _memory() -> str:
+    """Resident memory of this process; empty where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e9:.2f} GB"
+    except (OSError, ValueError, IndexError, AttributeError):
+        return ""
 
 
 def _losses(items: Items) -> str:

@@ -13,12 +13,13 @@ from exportloss.cli.arguments import ExportSettings, image_size
 from exportloss.cli.export import export_artifacts
 from exportloss.cli.progress import report
 from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
+from exportloss.cli.train_pictures import draw_data, draw_results
 from exportloss.cli.weights import load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, ExportLossError
 from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
 from exportloss.runtime.hyp import TrainingConfig, read_hyp, unused_keys
-from exportloss.runtime.installation import import_onnxruntime_training
+from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.results import read_results
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             check_batches(batches, source, options.overflow)
         session = TrainSession.open(options.weights, device=options.device, threads=options.threads)
     else:
-        import_onnxruntime_training()
+        import_onnxruntime_training() if options.format == "ort" else import_onnxruntime()
         detector = load_detector(source)
     _print_plan(plan, hyp)
     _print_data(plan, source.max_targets, options)
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if session is None:
         assert isinstance(source, ExportSettings) and detector is not None
         try:
-            export_artifacts(source, detector, {"ort": folder.artifacts}, exist_ok=True)
+            export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
         except ExportLossError:
             with contextlib.suppress(OSError):  # it is not empty where --exist-ok was said
                 folder.path.rmdir()
@@ -82,7 +83,9 @@ def run(options: argparse.Namespace) -> int:
         )
     if resumed is None:
         write_options(folder, options, session, plan.schedule)
+        draw_data(folder, plan.train)
     _print_result(_train(session, plan, folder, options, resume=resumed is not None))
+    draw_results(folder, options, has_validation=plan.val is not None)
     return 0
 
 
@@ -194,6 +197,7 @@ def _train(
                 plan.schedule,
                 folder,
                 overflow=options.overflow,
+                patience=options.patience,
                 resume=resume,
                 reporter=reporter,
             )
@@ -247,6 +251,13 @@ def _print_data(plan: _Plan, max_targets: int, options: argparse.Namespace) -> N
 
 def _print_result(result: TrainResult) -> None:
     folder = result.folder
-    print(f"best: epoch {result.best.epoch}, loss {result.best.loss:.4f}; {result.updates} updates")
+    best = result.best
+    worth = f"loss {best.loss:.4f}"
+    if best.scores is not None:
+        worth = f"mAP50 {best.scores.map50:.3f}, mAP50-95 {best.scores.map50_95:.3f}, {worth}"
+    if result.stopped_early:
+        waited = result.epochs[-1].epoch - best.epoch
+        print(f"stopped early, {waited} epochs after the best (--patience)")
+    print(f"best: epoch {best.epoch}, {worth}; {result.updates} updates")
     for path in (folder.results, folder.last, folder.best, folder.best_onnx):
         print(f"  {path}")

@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "weights": None,
     "hyp": None,
     "epochs": 100,
+    "patience": 100,
     "cos_lr": False,
     "nominal_batch": 64,
     "overflow": "auto",
@@ -39,6 +40,8 @@ _DEFAULTS: dict[str, Any] = {
     "cache": "none",
     **dict.fromkeys(("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze")),
     "scale_gains": True,
+    "ema": True,
+    "format": "step",
 }
 _PATHS = ("data", "hyp", "weights")
 _FREE_ON_RESUME = ("device", "threads", "workers", "cache")
@@ -56,6 +59,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
     add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its hyp.scratch-low)")
     add("--epochs", type=int, metavar="N", help="default 100")
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop after so many epochs without a better one (default 100; 0 never stops)",
+    )
     add(
         "--cos-lr",
         action="store_const",
@@ -105,9 +114,13 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(Cache),
         help="keep decoded pictures in memory",
     )
-    add_export_arguments(
-        parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
+    fixed = parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
+    fixed.add_argument(
+        "--format",
+        choices=("step", "ort"),
+        help="the portable step, or ONNX Runtime training artifacts (default step)",
     )
+    add_export_arguments(fixed)
 
 
 def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argparse.Namespace:

@@ -73,6 +73,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--workers", type=int, default=2, metavar="N", help="threads that decode (default 2)"
     )
     parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out pictures that are damaged or have bad labels, instead of refusing",
+    )
+    parser.add_argument(
         "--save-txt", action="store_true", help="write a YOLO label file a picture, into labels/"
     )
     parser.add_argument(
@@ -101,7 +106,10 @@ def run(options: argparse.Namespace) -> int:
         detector.check_batch(options.batch_size, default=_BATCH_SIZE),
         detector.check_size(image_size(options.imgsz)),
         workers=options.workers,
+        on_bad="skip" if options.skip_bad else "raise",
     )
+    if batches.skipped:
+        print(f"warning: {batches.skipped} bad pictures are left out")
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path

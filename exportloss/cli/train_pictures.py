@@ -1,0 +1,53 @@
+"""What a training run draws: its data before it starts, its results when it is done."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+from importlib import import_module
+
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.mosaics import write_batch
+from exportloss.runtime.plots import matplotlib_missing, plot_labels, plot_results
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.validate import true_boxes
+
+__all__ = ["draw_data", "draw_results"]
+
+_DRAWN_BATCHES = 3
+
+
+def draw_data(folder: RunFolder, batches: Batches) -> None:
+    """Draw `labels.jpg` and the first batches as they are trained on, `train_batch0.jpg`, ..."""
+    names = batches.dataset.names
+    if matplotlib_missing() is None:
+        plot_labels(folder.path / "labels.jpg", batches.labels, names)
+    with contextlib.closing(batches.epoch(0)) as stream:
+        for number, batch in enumerate(itertools.islice(stream, _DRAWN_BATCHES)):
+            path = folder.path / f"train_batch{number}.jpg"
+            boxes = true_boxes(batch, repeated=True)
+            write_batch(path, batch, boxes, names, show_confidence=False)
+
+
+def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validation: bool) -> None:
+    """Draw `results.png`, and do what `exportloss val` does with the best detector.
+
+    Args:
+        folder: of the run, complete.
+        options: of the training command.
+        has_validation: whether there are pictures to validate on.
+    """
+    if matplotlib_missing() is None:
+        plot_results(folder.path / "results.png", folder.results)
+    if not has_validation:
+        return
+    print(f"\n{folder.best_onnx} on the validation pictures:")
+    arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
+    arguments += ["--project", folder.path.parent, "--name", folder.path.name]
+    arguments += ["--device", options.device, "--workers", options.workers]
+    arguments += [] if options.threads is None else ["--threads", options.threads]
+    arguments += ["--skip-bad"] if options.skip_bad else []
+    cli = import_module("exportloss.cli")
+    parsed = cli.make_parser().parse_args(["val", *map(str, arguments)])
+    parsed.run(parsed)
