@@ -90,7 +90,22 @@ def _convolution(
     groups: int,
 ) -> ir.Value:
     geometry = _geometry(weight, stride, padding, dilation, transposed, groups)
+    outputs, *kernel = shape_of(weight)
+    terms, cells = math.prod(kernel), math.prod(t.shape[2:])
+    if outputs // groups <= cells and t.depends_on_threads(terms, cells):
+        return _as_product(t, x, weight, bias, geometry)
     return t.op("Conv", x, weight, bias, shape=t.shape, **geometry.attributes())
+
+
+def _as_product(
+    t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: _Geometry
+) -> ir.Value:
+    """The same as a matrix product, whose order of summing we have in hand."""
+    outputs, *kernel = shape_of(weight)
+    groups = geometry.groups
+    kernels = t.reshape(weight, (groups, outputs // groups, math.prod(kernel)))
+    out = t.reshape(t.matmul(kernels, _columns(t, x, geometry, t.shape[2:])), t.shape)
+    return out if bias is None else t.add(out, t.reshape(bias, (outputs, 1, 1)))
 
 
 @translates(aten.convolution_backward.default)
@@ -211,25 +226,32 @@ def _by_phases(
 def _by_columns(
     t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
 ) -> ir.Value:
-    """Lay out what each window sees by a convolution with one-hot kernels; one matrix product."""
+    (batch, outputs), size = shape_of(gradient)[:2], shape_of(gradient)[2:]
+    groups = geometry.groups
+    wanted = t.reshape(gradient, (batch, groups, outputs // groups, math.prod(size)))
+    return t.reshape(_products(t, wanted, _columns(t, x, geometry, size)), shape_of(weight))
+
+
+def _columns(t: Translator, x: ir.Value, geometry: _Geometry, size: Sequence[int]) -> ir.Value:
+    """What each window sees of x: (B, groups, C / groups * kh * kw, Ho * Wo).
+
+    Laid out by a convolution with one-hot kernels.
+    """
     batch, channels = shape_of(x)[:2]
-    outputs, (height, width) = shape_of(gradient)[1], shape_of(gradient)[2:]
     places = math.prod(geometry.kernel)
-    one_hot = t.constant(np.eye(places, dtype=np.float32).reshape(places, 1, *geometry.kernel))
-    kernels = t.op(
-        "Tile",
-        one_hot,
-        t.integers([channels, 1, 1, 1]),
-        shape=(channels * places, 1, *geometry.kernel),
-    )
-    attributes = dataclasses.replace(geometry, groups=channels).attributes()
-    columns = t.op(
-        "Conv", x, kernels, shape=(batch, channels * places, height, width), **attributes
-    )
-    groups, area = geometry.groups, height * width
-    seen = t.reshape(columns, (batch, groups, channels // groups * places, area))
-    wanted = t.reshape(gradient, (batch, groups, outputs // groups, area))
-    return t.reshape(_products(t, wanted, seen), shape_of(weight))
+    columns = x
+    if not geometry.is_pointwise:
+        one_hot = t.constant(np.eye(places, dtype=np.float32).reshape(places, 1, *geometry.kernel))
+        kernels = t.op(
+            "Tile",
+            one_hot,
+            t.integers([channels, 1, 1, 1]),
+            shape=(channels * places, 1, *geometry.kernel),
+        )
+        attributes = dataclasses.replace(geometry, groups=channels).attributes()
+        columns = t.op("Conv", x, kernels, shape=(batch, channels * places, *size), **attributes)
+    shape = (batch, geometry.groups, channels // geometry.groups * places, math.prod(size))
+    return t.reshape(columns, shape)
 
 
 def _products(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
@@ -240,14 +262,8 @@ def _products(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
     if shape_of(gradient)[-2] < shape_of(x)[-2]:
         # ONNX Runtime shares out the longer side of a product among threads. Where that is the
         # columns, the order in which L is summed depends on the number of threads.
-        return _swapped(t, _products(t, x, gradient))
-    return t.reduce("ReduceSum", t.matmul(gradient, _swapped(t, x)), [0])
-
-
-def _swapped(t: Translator, x: ir.Value) -> ir.Value:
-    """The last two dimensions in the other order."""
-    order = list(range(len(shape_of(x))))
-    return t.transpose(x, [*order[:-2], order[-1], order[-2]])
+        return t.swap(_products(t, x, gradient))
+    return t.reduce("ReduceSum", t.matmul(gradient, t.swap(x)), [0])
 
 
 def _flat(t: Translator, x: ir.Value) -> ir.Value:

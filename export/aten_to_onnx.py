@@ -54,6 +54,7 @@ def to_onnx(
     *,
     name: str,
     modules: Mapping[str, nn.Module] | None = None,
+    repeatable: bool = True,
 ) -> ir.Model:
     """Write a function of named tensors, with whatever gradients it takes inside, as a graph.
 
@@ -64,6 +65,7 @@ def to_onnx(
         modules: what the function calls; nodes are named after the modules below, and the tensors
             that the graph holds after their parameters and buffers. The names given here stand
             before theirs.
+        repeatable: in ONNX Runtime one thread and two give the same bits, if a little slower.
 
     Raises:
         ExportError: the function cannot be traced, or an operator has no translation.
@@ -81,7 +83,14 @@ def to_onnx(
         for prefix, module in (modules or {}).items()
         for path, tensor in (*module.named_parameters(), *module.named_buffers())
     }
-    return translate(traced, inputs=list(example), outputs=outputs, constants=constants, name=name)
+    return translate(
+        traced,
+        inputs=list(example),
+        outputs=outputs,
+        constants=constants,
+        name=name,
+        repeatable=repeatable,
+    )
 
 
 def translate(
@@ -91,6 +100,7 @@ def translate(
     outputs: Sequence[str],
     constants: Mapping[int, str] | None = None,
     name: str,
+    repeatable: bool = True,
 ) -> ir.Model:
     """Write a traced graph in `ai.onnx` operators, with static shapes throughout.
 
@@ -100,12 +110,13 @@ def translate(
         outputs: names for its outputs.
         constants: names of tensors that the graph may hold, by their `id`.
         name: of the graph.
+        repeatable: as `to_onnx` takes it.
 
     Raises:
         ExportError: an operator has no translation; the message names it and the module that it
             comes from.
     """
-    t = Translator()
+    t = Translator(repeatable=repeatable)
     values = _Values(t, traced, constants or {})
     live = _live_nodes(traced.graph)
     graph_inputs: list[ir.Value] = []

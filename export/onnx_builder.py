@@ -29,6 +29,12 @@ def dtype_of(value: ir.Value) -> ir.DataType:
     return value.dtype
 
 
+# ONNX Runtime's matrix product adds up so many terms at a time, and more of them where a thread has
+# 64 columns or fewer; of up to 144 columns, one of two threads has.
+_TERMS_AT_A_TIME = 128
+_FEW_COLUMNS = 144
+
+
 class Builder:
     """Appends nodes to a graph in the making.
 
@@ -39,10 +45,12 @@ class Builder:
         scope: where the node being written comes from; nodes and values are named after it.
         nodes: what was written, in order.
         constants: values without a node, known when the graph is written.
+        repeatable: whether one thread and two shall give the same bits, at some cost in speed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeatable: bool = True) -> None:
         self.scope = ""
+        self.repeatable = repeatable
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self._written: dict[object, tuple[ir.Value, ...]] = {}
@@ -274,7 +282,22 @@ class Builder:
             return x
         return self.op(op_type, x, self.integers(axes), shape=shape, keepdims=int(keep))
 
+    def depends_on_threads(self, terms: int, columns: int) -> bool:
+        """Whether to avoid that threads share out the columns of a product of so many terms.
+
+        They share out the longer side of the result; which rows a thread has never matters.
+        """
+        return self.repeatable and terms > _TERMS_AT_A_TIME and columns <= _FEW_COLUMNS
+
+    def swap(self, x: ir.Value) -> ir.Value:
+        """X with its last two dimensions in the other order."""
+        *before, row, column = range(len(shape_of(x)))
+        return self.transpose(x, [*before, column, row])
+
     def matmul(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """Matrix product of the last two dimensions, the others broadcast; both of rank >= 2."""
+        (rows, terms), columns = shape_of(x)[-2:], shape_of(y)[-1]
+        if rows < columns and self.depends_on_threads(terms, columns):
+            return self.swap(self.matmul(self.swap(y), self.swap(x)))
         batch = np.broadcast_shapes(shape_of(x)[:-2], shape_of(y)[:-2])
         return self.op("MatMul", x, y, shape=(*batch, shape_of(x)[-2], shape_of(y)[-1]))

@@ -110,7 +110,13 @@ def export_train_step(
         if hasattr(detector.model, "decode"):
             graphs["inference"] = (step.infer, step.inference_example())
         for name, (function, example) in graphs.items():
-            graph = to_onnx(function, example, modules=step.modules, name=name)
+            graph = to_onnx(
+                function,
+                example,
+                modules=step.modules,
+                name=name,
+                repeatable=name != "inference",  # predictions rather have plain convolutions
+            )
             graph.metadata_props.update(graph_metadata(manifest))
             ir.save(graph, temporary / f"{name}.onnx")
         save_state(temporary / "state.safetensors", _initial_state(step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -77,6 +78,48 @@ def test_convolution(*, size, kernel, stride, padding, dilation, groups, bias):
         )
 
     check(convolve, x, weight, *([randn(group_count * outputs)] if bias else []))
+
+
+# Of these sizes ONNX Runtime's own order of summing depends on the number of threads.
+@pytest.mark.parametrize(
+    ("x", "weight", "function"),
+    [
+        ((1, 32, 8, 8), (32, 32, 3, 3), partial(functional.conv2d, padding=1)),
+        ((1, 160, 10, 10), (24, 160, 1, 1), functional.conv2d),
+        ((1, 64, 12, 12), (8, 32, 3, 3), partial(functional.conv2d, padding=1, groups=2)),
+        ((8, 160), (100, 160), functional.linear),
+    ],
+)
+def test_two_threads_sum_up_in_the_same_order(x, weight, function):
+    tensors = [randn(*x), randn(*weight), randn(weight[0])]
+    check(function, *tensors)
+
+    def compute(t: dict[str, Tensor]) -> dict[str, Tensor]:
+        given = [tensor.detach().requires_grad_() for tensor in t.values()]
+        out = function(*given)
+        gradients = torch.autograd.grad(out.square().sum(), given)
+        return {"out": out, "dx": gradients[0], "dw": gradients[1], "db": gradients[2]}
+
+    named = dict(zip(("x", "weight", "bias"), tensors, strict=True))
+    graph = to_onnx(compute, named, name="test")
+    feed = {name: tensor.numpy() for name, tensor in named.items()}
+    one, two = (open_session(graph, threads=threads).run(None, feed) for threads in (1, 2))
+    for first, second in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_convolution_stays_one_where_speed_comes_first():
+    x, weight = randn(1, 32, 8, 8), randn(32, 32, 3, 3)
+    graphs = [
+        to_onnx(
+            lambda t: {"y": functional.conv2d(t["x"], t["w"], padding=1)},
+            {"x": x, "w": weight},
+            name="test",
+            repeatable=repeatable,
+        )
+        for repeatable in (True, False)
+    ]
+    assert [any(n.op_type == "MatMul" for n in g.graph) for g in graphs] == [True, False]
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
