@@ -8,11 +8,14 @@ import pytest
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError, TrainingError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.augment import Augmentation
+from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.loader import Batches
-from exportloss.runtime.results import read_results
+from exportloss.runtime.results import EpochResult, Scores, best_epoch, read_results
 from exportloss.runtime.room import check_batches, check_room, drops_boxes
 from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.session import Items
+from exportloss.runtime.trainer import is_exhausted
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, assert_same_state, make_run
 
 
@@ -47,18 +50,19 @@ def test_a_run_leaves_results_states_and_a_detector(session, new_session, run):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         *("epoch", "train/box_loss", "train/obj_loss", "train/cls_loss"),
+        *("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
         *("val/box_loss", "val/obj_loss", "val/cls_loss", "x/lr0", "x/lr1", "x/lr2"),
     ]
     # As in YOLOv5 x/lr0 is the biases', which falls in warm-up; the others rise.
     last = run.schedule.steps(2)[-1].lr
     assert [float(rows[2][f"x/lr{group}"]) for group in range(3)] == [last[2], last[0], last[1]]
     for read, known in zip(read_results(run.folder.results), result.epochs, strict=True):
-        assert (read.train, read.val, read.lr) == (known.train, known.val, known.lr)
+        assert dataclasses.replace(known, left_out=0, waiting=0.0, seconds=0.0) == read
 
     again = new_session().resume(run.folder.last)
     assert_same_state(weights(again), weights(session))
 
-    assert result.best.loss == min(epoch.loss for epoch in result.epochs)
+    assert result.best.fitness == max(epoch.fitness for epoch in result.epochs)
     again.resume(run.folder.best)
     batch = next(run.val_batches.epoch(0))
     expected = again.evaluate(batch.images, batch.targets)
@@ -313,3 +317,49 @@ def test_damaged_results_are_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"results\.csv is no readable results file"):
         read_results(tmp_path / "results.csv")
     assert read_results(tmp_path / "none.csv") == []
+
+
+def scored(*fitness: float, losses: tuple[float, ...] | None = None) -> list[EpochResult]:
+    return [
+        EpochResult(
+            epoch=epoch,
+            train=Items(0.0, 0.0, loss),
+            val=None,
+            scores=Scores(precision=0, recall=0, map50=value, map50_95=value),
+            lr=(0, 0, 0),
+        )
+        for epoch, (value, loss) in enumerate(
+            zip(fitness, losses or (1.0,) * len(fitness), strict=True)
+        )
+    ]
+
+
+def test_the_best_epoch_is_the_fittest_then_the_one_of_least_loss():
+    assert best_epoch(scored(0.1, 0.4, 0.3)).epoch == 1
+    assert best_epoch(scored(0, 0, 0, losses=(3.0, 1.0, 2.0))).epoch == 1
+    assert best_epoch(scored(0.2, 0.2, losses=(1.0, 1.0))).epoch == 0
+    assert scored(0.5)[0].fitness == pytest.approx(0.1 * 0.5 + 0.9 * 0.5)
+
+
+def test_patience_counts_epochs_since_the_best():
+    results = scored(0.1, 0.4, 0.3, 0.2)
+    assert not is_exhausted(results, 3)
+    assert is_exhausted(results, 2)
+    assert not is_exhausted(results, 0)
+    assert not is_exhausted([], 1)
+
+
+def test_a_run_without_progress_stops_early_and_resumes_as_complete(session, new_session, run):
+    """At a rate of zero no epoch is better than the first but for its batch statistics."""
+    still = run.but(
+        schedule=dataclasses.replace(
+            run.schedule, epochs=9, config=TrainingConfig(lr0=0, warmup_bias_lr=0)
+        ),
+        val_batches=None,
+    )
+    result = still.train(session, patience=2)
+    assert result.stopped_early
+    assert result.epochs[-1].epoch == result.best.epoch + 2 < 8
+    assert run.folder.best_onnx.exists()
+    with pytest.raises(ConfigError, match="is complete"):
+        still.train(new_session(), patience=2, resume=True)

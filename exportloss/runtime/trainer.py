@@ -26,7 +26,7 @@ from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Evaluation, Items, TrainSession
 from exportloss.runtime.validate import validate
 
-__all__ = ["Reporter", "TrainResult", "train"]
+__all__ = ["Reporter", "TrainResult", "is_exhausted", "train"]
 
 MAX_NORM = 10.0  # of the gradient, as in YOLOv5
 
