@@ -32,14 +32,16 @@ def export_loss(
     image_size: tuple[int, int],
     batch_size: int,
     max_targets: int,
+    gradients: bool = False,
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
     """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
 
     Inputs `predictions_0`, ... (B, na, H / stride, W / stride, 5 + nc) from fine to coarse,
-    `targets` (max_targets, 6) and `balance` (nl,); outputs `loss`, `items` (3,) and
-    `new_balance` (nl,), all float32.
+    `targets` (max_targets, 6) and `balance` (nl,); outputs `loss` (), `items` (3,) and
+    `new_balance` (nl,), all float32. With `gradients` also `gradient_0`, ..., shaped as the
+    predictions: d loss / d predictions, to be handed to the network's own backward pass.
 
     Args:
         loss: the loss to export.
@@ -47,6 +49,7 @@ def export_loss(
         image_size: height and width of the pictures, pixels; multiples of the largest stride.
         batch_size: pictures in a batch, >= 1.
         max_targets: target rows in a batch, >= 1.
+        gradients: whether the graph has the backward pass too.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
@@ -57,34 +60,47 @@ def export_loss(
     predictions = _example_predictions(loss, image_size, batch_size)
     if max_targets < 1:
         raise ExportError(f"max_targets is {max_targets}; expected at least 1")
+    manifest = Manifest(
+        kind="loss",
+        names=class_names(names, loss.num_classes),
+        anchors=anchors_in_pixels(loss),
+        strides=tuple(loss.strides.tolist()),
+        image_size=image_size,
+        batch_size=batch_size,
+        max_targets=max_targets,
+        loss=loss.config,
+        gradients=gradients,
+        opset=OPSET,
+        versions=versions(),
+    )
     with new_folder(folder, exist_ok=exist_ok) as temporary:
-        model = _loss_graph(loss, predictions, max_targets)
-        manifest = Manifest(
-            kind="loss",
-            names=class_names(names, loss.num_classes),
-            anchors=anchors_in_pixels(loss),
-            strides=tuple(loss.strides.tolist()),
-            image_size=image_size,
-            batch_size=batch_size,
-            max_targets=max_targets,
-            loss=loss.config,
-            opset=OPSET,
-            versions=versions(),
-        )
-        model.metadata_props.update(graph_metadata(manifest))
-        ir.save(model, temporary / "loss.onnx")
+        graph = _loss_graph(loss, predictions, max_targets=max_targets, gradients=gradients)
+        graph.metadata_props.update(graph_metadata(manifest))
+        ir.save(graph, temporary / "loss.onnx")
         return write_artifact(temporary, manifest)
 
 
-def _loss_graph(loss: YoloLoss, predictions: Sequence[Tensor], max_targets: int) -> ir.Model:
-    levels = {f"predictions_{i}": level for i, level in enumerate(predictions)}
+def _loss_graph(
+    loss: YoloLoss, predictions: Sequence[Tensor], *, max_targets: int, gradients: bool
+) -> ir.Model:
+    names = [f"predictions_{level}" for level in range(len(predictions))]
+    example = {
+        **dict(zip(names, predictions, strict=True)),
+        "targets": torch.zeros(max_targets, 6),
+        "balance": loss.initial_balance,
+    }
 
     def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        maps = [inputs[name] for name in levels]
-        value, items, balance = loss(maps, inputs["targets"], inputs["balance"])
-        return {"loss": value, "items": items, "new_balance": balance}
+        levels = [inputs[name].detach().requires_grad_(gradients) for name in names]
+        value, items, balance = loss(levels, inputs["targets"], inputs["balance"])
+        found = torch.autograd.grad(value, levels) if gradients else ()
+        return {
+            "loss": value.detach(),
+            "items": items,
+            "new_balance": balance,
+            **{f"gradient_{level}": gradient for level, gradient in enumerate(found)},
+        }
 
-    example = {**levels, "targets": torch.zeros(max_targets, 6), "balance": loss.initial_balance}
     return to_onnx(compute, example, name="loss", modules={"loss": loss})
 
 

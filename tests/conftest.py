@@ -44,9 +44,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         paths = find_cases(folder)
     except ValueError as error:
         raise pytest.fail.Exception(f"--golden: {error}", pytrace=False) from None
-    # A group a case: its tests share results, so one worker of pytest-xdist runs them all.
+    # Cases of the same graph after each other, in one worker of pytest-xdist: they share exports.
+    graphs = {path: load(path).graph for path in paths}
+    order = list(dict.fromkeys(graphs.values()))
     params = [
-        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in paths
+        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"golden-{number}"))
+        for number, graph in enumerate(order)
+        for path in paths
+        if graphs[path] == graph
     ]
     metafunc.parametrize("golden_case", params, indirect=True, scope="session")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,9 +14,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exportloss import LossConfig
+from exportloss import LossConfig, YoloLoss, pad_targets
+from exportloss.balance import initial_balance
 
 Floats = NDArray[np.float32]
+
+_SLOTS = 64  # a graph's target rows are a multiple of it, so that more cases share a graph
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossGraph:
+    """What a graph of the loss is fixed to; cases that have it in common share exports."""
+
+    config: LossConfig
+    num_classes: int
+    anchors_px: tuple[tuple[tuple[float, ...], ...], ...]  # (nl, na, 2)
+    strides: tuple[float, ...]  # (nl,)
+    shapes: tuple[tuple[int, ...], ...]  # each (B, na, H, W, 5 + nc)
+    max_targets: int
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.shapes[0][2:4]
+        return height * int(self.strides[0]), width * int(self.strides[0])
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The arguments of that name of every export."""
+        return {
+            "image_size": self.image_size,
+            "batch_size": self.shapes[0][0],
+            "max_targets": self.max_targets,
+        }
+
+    def make_loss(self) -> YoloLoss:
+        return YoloLoss(self.anchors_px, self.strides, self.num_classes, self.config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,13 +81,31 @@ class GoldenCase:
         return len(self.strides)
 
     @property
-    def batch_size(self) -> int:
-        return len(self.steps[0].predictions[0])
+    def initial_balance(self) -> Floats:
+        """(nl,) before the first step."""
+        return np.asarray(initial_balance(self.num_levels), np.float32)
 
     @property
-    def max_rows(self) -> int:
-        """Most target rows in any step."""
-        return max(len(step.targets) for step in self.steps)
+    def graph(self) -> LossGraph:
+        most = max(len(step.targets) for step in self.steps)
+        return LossGraph(
+            config=self.config,
+            num_classes=self.num_classes,
+            anchors_px=tuple(tuple(map(tuple, level)) for level in self.anchors_px.tolist()),
+            strides=tuple(self.strides.tolist()),
+            shapes=tuple(level.shape for level in self.steps[0].predictions),
+            max_targets=(most // _SLOTS + 1) * _SLOTS,  # more than any step has
+        )
+
+    def padded(self, step: GoldenStep) -> Floats:
+        """The step's targets, (max_targets, 6)."""
+        graph = self.graph
+        return pad_targets(
+            step.targets,
+            graph.max_targets,
+            batch_size=graph.shapes[0][0],
+            num_classes=graph.num_classes,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +139,7 @@ def find_cases(folder: Path) -> list[Path]:
     return paths
 
 
+@functools.cache
 def load(path: Path) -> GoldenCase:
     """Read one loss case."""
     with _open(path) as arrays:

@@ -1,52 +1,53 @@
-"""Run graphs of standard operators, among them the loss with its gradients."""
+"""Run graphs of standard operators, among them the loss of golden cases."""
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from exportloss import YoloLoss, pad_targets
-from exportloss.export.loss_gradients import loss_with_gradients
-from tests.golden_cases import GoldenCase, StepResult
+from exportloss.export import export_loss
+from tests.golden_cases import GoldenCase, LossGraph, StepResult
 
 
-def open_session(model: ir.Model, *, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_session(model: ir.Model | bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    serialized = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+    content = model if isinstance(model, bytes) else ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def portable_loss(case: GoldenCase) -> ir.Model:
-    loss = YoloLoss(case.anchors_px, case.strides, case.num_classes, case.config)
-    shapes = [level.shape for level in case.steps[0].predictions]
-    return loss_with_gradients(loss, shapes, max_targets=case.max_rows + 10)
+@functools.cache
+def loss_onnx(graph: LossGraph, *, gradients: bool) -> bytes:
+    """Export a loss; return the content of `loss.onnx`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "artifact"
+        export_loss(graph.make_loss(), folder, gradients=gradients, **graph.sizes)
+        return (folder / "loss.onnx").read_bytes()
 
 
-def run_portable(
-    case: GoldenCase, *, threads: int = 1, model: ir.Model | None = None
-) -> Iterator[StepResult]:
-    """Run a golden case, on a graph that was made for it before or on a new one."""
-    session = open_session(model or portable_loss(case), threads=threads)
+@functools.cache
+def open_loss(graph: LossGraph, *, gradients: bool, threads: int) -> onnxruntime.InferenceSession:
+    return open_session(loss_onnx(graph, gradients=gradients), threads=threads)
+
+
+def run_loss_onnx(case: GoldenCase, *, gradients: bool, threads: int = 1) -> Iterator[StepResult]:
+    """Run a golden case through `loss.onnx`."""
+    session = open_loss(case.graph, gradients=gradients, threads=threads)
     names = [output.name for output in session.get_outputs()]
-    balance = YoloLoss(case.anchors_px, case.strides, case.num_classes).initial_balance.numpy()
+    balance = case.initial_balance
     for step in case.steps:
-        targets = pad_targets(
-            step.targets,
-            case.max_rows + 10,
-            batch_size=case.batch_size,
-            num_classes=case.num_classes,
-        )
-        feed = {f"predictions_{i}": level for i, level in enumerate(step.predictions)}
-        feed |= {"targets": targets, "balance": balance}
-        values = dict(zip(names, session.run(names, feed), strict=True))
+        inputs = {f"predictions_{i}": level for i, level in enumerate(step.predictions)}
+        inputs |= {"targets": case.padded(step), "balance": balance}
+        values = dict(zip(names, session.run(names, inputs), strict=True))
         balance = values["new_balance"]
         yield StepResult(
             loss=float(values["loss"]),
             items=values["items"],
-            gradients=tuple(values[f"gradient_{i}"] for i in range(case.num_levels)),
-            balance=np.asarray(balance),
+            gradients=tuple(values[name] for name in names if name.startswith("gradient_")),
+            balance=balance,
         )

@@ -41,7 +41,8 @@ def exported(files, shapes, tmp_path_factory):
     arguments = (
         *("--weights", files / "three.safetensors", "--data", shapes),
         *("--img", 64, 96, "--batch", 2, "--max-targets", 16, "--optimizer", "AdamW"),
-        *("--freeze", 10, "--hyp", hyp, "--format", "loss,ort", "--output", output),
+        *("--freeze", 10, "--hyp", hyp, "--format", "loss,ort", "--gradients"),
+        *("--output", output),
     )
     with pytest.MonkeyPatch.context() as patch:
         lines = []
@@ -60,6 +61,7 @@ def test_both_formats_are_what_was_asked_for(exported):
         assert manifest.image_size == (64, 96)
         assert (manifest.batch_size, manifest.max_targets) == (2, 16)
         assert manifest.loss.box == 0.1
+    assert Manifest.read(output / "loss").gradients
     manifest = Manifest.read(output / "ort")
     assert manifest.optimizer == "adamw"
     layers = {int(name.split(".")[1]) for name in manifest.groups.all}
@@ -239,6 +241,7 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --nc 4 --max-targets 0", "max targets is 0"),
         ("--weights yolov5n --nc 4 --freeze 99", "freeze got 99"),
         ("--weights yolov5n --nc 4 --freeze 25", "leaves no parameter of yolov5n to train"),
+        ("--weights yolov5n --nc 4 --gradients", "--gradients is of the loss alone"),
         ("--weights yolov5n --nc 4 --output .", "is no artifacts folder"),
     ],
 )

@@ -6,26 +6,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exportloss import YoloLoss, pad_targets
-from exportloss.balance import initial_balance
 from exportloss.eager import ComputeLoss
-from exportloss.export import export_loss, export_training_artifacts
+from exportloss.export import export_training_artifacts
 from exportloss.matching import match
-from exportloss.runtime import TrainSession
-from tests.golden_cases import GoldenCase, GoldenStep, Runner, StepResult, find_cases, load
+from exportloss.runtime.ort_training import OrtTrainSession
+from tests.golden_cases import GoldenCase, LossGraph, Runner, StepResult, find_cases, load
+from tests.portable_loss import run_loss_onnx
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ class Implementation:
 
     run: Runner
     loss_rtol: float  # of loss, items and balance
-    gradient_rtol: float  # L2 over a level
+    gradient_rtol: float | None  # L2 over a level; None where it gives none
 
 
 def run_eager(case: GoldenCase) -> Iterator[StepResult]:
@@ -55,126 +53,99 @@ def run_eager(case: GoldenCase) -> Iterator[StepResult]:
 
 
 def run_static(case: GoldenCase) -> Iterator[StepResult]:
-    yield from _run_static(case, _static_loss(case))
+    yield from _run_static(case, case.graph.make_loss())
 
 
 def run_compiled(case: GoldenCase, backend: str) -> Iterator[StepResult]:
+    yield from _run_static(case, _compiled_loss(case.graph, backend))
+
+
+@functools.lru_cache(maxsize=1)  # a reset forgets what was compiled before
+def _compiled_loss(graph: LossGraph, backend: str) -> Callable[..., Any]:
     torch.compiler.reset()
-    yield from _run_static(case, torch.compile(_static_loss(case), fullgraph=True, backend=backend))
-
-
-def _static_loss(case: GoldenCase) -> YoloLoss:
-    return YoloLoss(case.anchors_px, case.strides, case.num_classes, case.config)
+    return torch.compile(graph.make_loss(), fullgraph=True, backend=backend)
 
 
 def _run_static(case: GoldenCase, loss_of: Callable[..., Any]) -> Iterator[StepResult]:
-    reference = _static_loss(case)
-    balance = reference.initial_balance
+    balance = torch.tensor(case.initial_balance)
     for step in case.steps:
         predictions = [torch.tensor(level, requires_grad=True) for level in step.predictions]
-        targets = torch.tensor(padded(case, step))
+        targets = torch.tensor(case.padded(step))
         loss, items, balance = loss_of(predictions, targets, balance)
         yield StepResult(
             loss=loss.item(),
             items=items.numpy(),
             gradients=tuple(g.numpy() for g in torch.autograd.grad(loss, predictions)),
             balance=balance.numpy(),
-            matches=static_matches(case, reference, targets),
+            matches=static_matches(case.graph, targets),
         )
 
 
-def static_matches(case: GoldenCase, loss: YoloLoss, targets: torch.Tensor) -> NDArray[np.int64]:
+def static_matches(graph: LossGraph, targets: torch.Tensor) -> NDArray[np.int64]:
     """Rows that each level trains: the slots' multiplicities."""
     return np.asarray(
         [
             match(
                 targets,
                 anchors,
-                batch_size=case.batch_size,
-                grid=level.shape[2:4],
-                num_classes=case.num_classes,
-                anchor_t=case.config.anchor_t,
+                batch_size=shape[0],
+                grid=shape[2:4],
+                num_classes=graph.num_classes,
+                anchor_t=graph.config.anchor_t,
             ).weight.sum()
-            for anchors, level in zip(loss.anchors, case.steps[0].predictions, strict=True)
+            for anchors, shape in zip(graph.make_loss().anchors, graph.shapes, strict=True)
         ],
         np.int64,
-    )
-
-
-def padded(case: GoldenCase, step: GoldenStep) -> NDArray[np.float32]:
-    """The step's targets with more padding than any step needs."""
-    return pad_targets(
-        step.targets,
-        case.max_rows + 10,
-        batch_size=case.batch_size,
-        num_classes=case.num_classes,
     )
 
 
 class PredictionsAsParameters(nn.Module):
     """A detector whose output is its parameters: their gradients are those of predictions."""
 
-    def __init__(self, predictions: tuple[NDArray[np.float32], ...]) -> None:
+    def __init__(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
-        self.levels = nn.ParameterList([torch.tensor(level) for level in predictions])
+        self.levels = nn.ParameterList([torch.zeros(shape) for shape in shapes])
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(self.levels)
 
 
 def run_ort_training(case: GoldenCase, *, threads: int = 1) -> Iterator[StepResult]:
-    loss = _static_loss(case)
-    height, width, stride = *case.steps[0].predictions[0].shape[2:4], int(case.strides[0])
-    size = (height * stride, width * stride)
-    with tempfile.TemporaryDirectory() as scratch:
-        export_training_artifacts(
-            PredictionsAsParameters(case.steps[0].predictions),
-            loss,
-            Path(scratch) / "artifacts",
-            image_size=size,
-            batch_size=case.batch_size,
-            max_targets=case.max_rows + 10,
-        )
-        session = TrainSession.open(Path(scratch) / "artifacts", threads=threads)
-        for step in case.steps:
-            model = {f"levels.{i}": level for i, level in enumerate(step.predictions)}
-            session.load_state(dataclasses.replace(session.state(), model=model))
-            images = np.zeros((case.batch_size, 3, *size), np.uint8)
-            result = session.step(images, step.targets, lr=0.0, update=False)
-            gradients = session.gradients()
-            yield StepResult(
-                loss=result.loss,
-                items=np.asarray(dataclasses.astuple(result.items)),
-                gradients=tuple(gradients[name].copy() for name in model),
-                balance=session.state().balance,
-            )
-
-
-def run_loss_onnx(case: GoldenCase) -> Iterator[StepResult]:
-    """`loss.onnx` has no gradients; the test of gradients leaves it out."""
-    height, width, stride = *case.steps[0].predictions[0].shape[2:4], int(case.strides[0])
-    with tempfile.TemporaryDirectory() as scratch:
-        export_loss(
-            _static_loss(case),
-            Path(scratch) / "artifacts",
-            image_size=(height * stride, width * stride),
-            batch_size=case.batch_size,
-            max_targets=case.max_rows + 10,
-        )
-        session = onnxruntime.InferenceSession(Path(scratch) / "artifacts" / "loss.onnx")
-    balance = np.asarray(initial_balance(case.num_levels), np.float32)
+    session = _open_training(case.graph, threads)
+    images = np.zeros((case.graph.shapes[0][0], 3, *case.graph.image_size), np.uint8)
+    balance = case.initial_balance
     for step in case.steps:
-        inputs = {f"predictions_{i}": level for i, level in enumerate(step.predictions)}
-        inputs |= {"targets": padded(case, step), "balance": balance}
-        loss, items, balance = session.run(None, inputs)
-        yield StepResult(loss=float(loss), items=items, gradients=(), balance=balance)
+        model = {f"levels.{i}": level for i, level in enumerate(step.predictions)}
+        session.load_state(dataclasses.replace(session.state(), model=model, balance=balance))
+        result = session.step(images, step.targets, lr=0.0, update=False)
+        gradients, balance = session.gradients(), session.state().balance
+        yield StepResult(
+            loss=result.loss,
+            items=np.asarray(dataclasses.astuple(result.items)),
+            gradients=tuple(gradients[name].copy() for name in model),
+            balance=balance,
+        )
+
+
+@functools.cache
+def _open_training(graph: LossGraph, threads: int) -> OrtTrainSession:
+    model = PredictionsAsParameters(graph.shapes)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "artifact"
+        manifest = export_training_artifacts(model, graph.make_loss(), folder, **graph.sizes)
+        return OrtTrainSession(folder, manifest, threads=threads)
 
 
 IMPLEMENTATIONS = {
     "eager": Implementation(run=run_eager, loss_rtol=2e-6, gradient_rtol=1e-5),
     "static": Implementation(run=run_static, loss_rtol=2e-6, gradient_rtol=1e-5),
     "compiled": Implementation(run=run_compiled, loss_rtol=2e-6, gradient_rtol=1e-5),
-    "loss.onnx": Implementation(run=run_loss_onnx, loss_rtol=1e-5, gradient_rtol=0),
+    "loss.onnx": Implementation(
+        run=functools.partial(run_loss_onnx, gradients=True), loss_rtol=1e-5, gradient_rtol=1e-5
+    ),
+    "loss.onnx-alone": Implementation(
+        run=functools.partial(run_loss_onnx, gradients=False), loss_rtol=1e-5, gradient_rtol=None
+    ),
     "ort-training": Implementation(run=run_ort_training, loss_rtol=1e-5, gradient_rtol=1e-4),
 }
 
@@ -183,7 +154,9 @@ IMPLEMENTATIONS = {
 def implementation(request: pytest.FixtureRequest) -> Implementation:
     if request.param.run is run_compiled:
         backend = request.config.getoption("compile_backend")
-        return dataclasses.replace(request.param, run=partial(run_compiled, backend=backend))
+        return dataclasses.replace(
+            request.param, run=functools.partial(run_compiled, backend=backend)
+        )
     return request.param
 
 
@@ -202,8 +175,9 @@ def test_loss_and_items(implementation, golden_case, results):
 
 
 def test_gradients(implementation, golden_case, results):
-    if implementation.run is run_loss_onnx:
-        pytest.skip("loss.onnx has no gradients")
+    if implementation.gradient_rtol is None:
+        assert not any(result.gradients for result in results)
+        pytest.skip("this implementation gives no gradients")
     for k, (result, step) in enumerate(zip(results, golden_case.steps, strict=True)):
         for i, (got, want) in enumerate(zip(result.gradients, step.gradients, strict=True)):
             assert got.shape == want.shape, f"step {k}, level {i}"
@@ -229,14 +203,25 @@ def test_balance(implementation, golden_case, results):
     )
 
 
-def test_ort_gives_the_same_bits_on_one_and_two_threads():
+def test_loss_onnx_gives_the_same_bits_on_one_and_two_threads(golden_case):
+    one, two = (run_loss_onnx(golden_case, gradients=True, threads=threads) for threads in (1, 2))
+    for result, other in zip(one, two, strict=True):
+        assert_same_bits(result, other)
+
+
+def test_ort_training_gives_the_same_bits_on_one_and_two_threads():
     """Many rows in shared cells: who wins, and the order of every sum."""
     case = load(Path(__file__).parent / "golden" / "shared_cells.npz")
     one, two = (next(run_ort_training(case, threads=threads)) for threads in (1, 2))
-    assert one.loss == two.loss
-    np.testing.assert_array_equal(one.items, two.items)
-    for got, want in zip(two.gradients, one.gradients, strict=True):
-        np.testing.assert_array_equal(got, want)
+    assert_same_bits(one, two)
+
+
+def assert_same_bits(one: StepResult, other: StepResult) -> None:
+    assert one.loss == other.loss
+    np.testing.assert_array_equal(one.items, other.items)
+    assert len(one.gradients) == len(other.gradients) > 0
+    for mine, theirs in zip(one.gradients, other.gradients, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_folder_without_cases_is_refused(tmp_path: Path):

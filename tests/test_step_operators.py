@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
 
 from exportloss import YoloLoss
+from exportloss.export import export_loss
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.detector_graph import prepare
-from exportloss.export.loss_gradients import loss_with_gradients
 from exportloss.export.step_functions import Step
 from exportloss.models import yolov5
+from exportloss.runtime import Manifest
 from tests.tiny_detector import IMAGE, make_detector, make_loss
 
 # Not every runtime has them, they race, or they have a shape or a path that depends on data.
 FORBIDDEN = {"Atan", "If", "Loop", "NonZero", "Scan", "ScatterND", "Unique", "Compress"}
+# Every operator that a loss may use. A new one is a decision: can every runtime run it?
+LOSS_OPERATORS = set(
+    """Abs Add And Cast Concat Div Equal Exp Expand Floor Gather Greater GreaterOrEqual Identity
+    Less LessOrEqual Log Max Min Mul Neg Or Pad Pow Reciprocal ReduceMean ReduceMin ReduceSum Relu
+    Reshape ScatterElements Sigmoid Sign Slice Sqrt Sub Where""".split()
+)
 TYPES = {
     ir.DataType.FLOAT,
     ir.DataType.INT64,
@@ -92,15 +101,38 @@ def test_step_of_yolov5n_is_small():
     assert len(ir.to_proto(graph).SerializeToString()) < 2e6
 
 
+@pytest.mark.parametrize("gradients", [False, True], ids=["alone", "gradients"])
 @pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES.keys())
-def test_loss_with_gradients(options: dict[str, object]):
-    loss = make_loss(**options)
-    check_graph(loss_with_gradients(loss, [(1, 2, 8, 8, 8), (1, 2, 4, 4, 8)], max_targets=3))
+def test_loss(tmp_path: Path, options: dict[str, object], gradients: bool):
+    folder = tmp_path / "loss"
+    manifest = export_loss(
+        make_loss(**options),
+        folder,
+        image_size=(64, 32),
+        batch_size=1,
+        max_targets=3,
+        gradients=gradients,
+        names=("a", "b", "c"),
+    )
+    model = ir.load(folder / "loss.onnx")
+    check_graph(model)
+    assert {node.op_type for node in model.graph} <= LOSS_OPERATORS
+    values = (*model.graph.inputs, *model.graph.outputs)
+    shapes = {value.name: value.shape.numpy() for value in values}
+    levels = [(1, 2, 8, 4, 8), (1, 2, 4, 2, 8)]
+    expected = {f"predictions_{i}": shape for i, shape in enumerate(levels)}
+    expected |= {"targets": (3, 6), "balance": (2,), "loss": (), "items": (3,), "new_balance": (2,)}
+    if gradients:
+        expected |= {f"gradient_{i}": shape for i, shape in enumerate(levels)}
+    assert list(shapes.items()) == list(expected.items())
+    assert model.metadata_props["names"] == "{0: 'a', 1: 'b', 2: 'c'}"
+    assert manifest.gradients is gradients
+    assert manifest == Manifest.read(folder)
 
 
-def test_loss_of_five_levels():
-    levels = 5
-    anchors = [[[10.0 * 2**i, 13.0 * 2**i]] for i in range(levels)]
-    loss = YoloLoss(anchors, [8 * 2**i for i in range(levels)], 1)
-    shapes = [(2, 1, 16 >> i, 16 >> i, 6) for i in range(levels)]
-    check_graph(loss_with_gradients(loss, shapes, max_targets=3))
+def test_loss_of_five_levels(tmp_path: Path):
+    anchors = [[[10.0 * 2**i, 13.0 * 2**i]] for i in range(5)]
+    loss = YoloLoss(anchors, [8 * 2**i for i in range(5)], 1)
+    sizes = {"image_size": (128, 128), "batch_size": 2, "max_targets": 3}
+    export_loss(loss, tmp_path / "loss", gradients=True, **sizes)
+    check_graph(ir.load(tmp_path / "loss" / "loss.onnx"))

@@ -29,6 +29,7 @@ class ExportSettings:
         max_targets: target rows in a batch.
         optimizer: which memory a session keeps.
         freeze: number of layers, or several layer indices.
+        gradients: whether a loss alone gives gradients too.
         seed: of random weights.
         scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
         ema: keep a moving average of weights and statistics.
@@ -47,6 +48,7 @@ class ExportSettings:
     max_targets: int = 64
     optimizer: OptimizerName = "sgd"
     freeze: tuple[int, ...] = (0,)
+    gradients: bool = False
     seed: int = 0
     scale_gains: bool = True
     ema: bool = False

@@ -63,6 +63,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"what to write, several with commas: {about_formats()} (default step)",
     )
     parser.add_argument(
+        "--gradients",
+        action="store_true",
+        help="loss alone: with its gradients with respect to the predictions",
+    )
+    parser.add_argument(
         "--output",
         default="artifacts",
         metavar="FOLDER",
@@ -90,12 +95,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
+    if options.gradients and "loss" not in options.format:
+        raise ConfigError("--gradients is of the loss alone; say --format loss too, or leave it")
     names, num_classes = _classes(options.data, options.nc)
     settings = ExportSettings.from_options(
         options,
         names=names,
         num_classes=num_classes,
         loss=LossConfig() if options.hyp is None else LossConfig.from_yaml(options.hyp),
+        gradients=options.gradients,
     )
     output = Path(options.output)
     folders = {

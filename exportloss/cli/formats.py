@@ -85,6 +85,7 @@ def _write_loss(
         image_size=settings.image_size,
         batch_size=settings.batch_size,
         max_targets=settings.max_targets,
+        gradients=settings.gradients,
         names=detector.names,
         exist_ok=exist_ok,
     )

@@ -82,6 +82,7 @@ class Manifest:
         batch_size: pictures in a batch.
         max_targets: target rows in a batch.
         loss: options of the loss.
+        gradients: for a loss alone, whether its graph gives the gradients of the predictions.
         optimizer: which optimizer the artifact is made for; None for a loss alone.
         groups: trainable parameters.
         statistics: BatchNorm layers whose statistics are trained.
@@ -100,6 +101,7 @@ class Manifest:
     batch_size: int
     max_targets: int
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    gradients: bool = False
     optimizer: OptimizerName | None = None
     ema: bool = False
     groups: ParameterGroupNames = dataclasses.field(default_factory=ParameterGroupNames)
@@ -189,6 +191,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         batch_size=int(values["batch_size"]),
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
+        gradients=bool(values.get("gradients", False)),  # folders of 0.1 may lack it
         optimizer=optimizer,
         groups=ParameterGroupNames(
             **{group: tuple(names) for group, names in values["groups"].items()}
