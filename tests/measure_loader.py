@@ -26,7 +26,7 @@ from exportloss.runtime.session import TrainSession
 from exportloss.runtime.shapes import SHAPE_NAMES, render
 from exportloss.targets import pad_targets
 
-PICTURES, EPOCHS = 100, 3
+PICTURES, EPOCHS = 100, 2
 
 
 def draw_pictures(folder: Path) -> Dataset:
@@ -103,11 +103,8 @@ def main(artifacts: Path) -> None:
         measure("loader, 1 worker", batches(workers=1), None)
         measure("loader, 2 workers", batches(), None)
         measure("loader, ram", batches(cache="ram"), None)
-        measure("letterbox only", batches(augment=None), step)
-        measure("mosaic, 1 worker", batches(workers=1), step)
-        measure("mosaic, 2 workers", batches(), step)
-        measure("mosaic, 4 workers", batches(workers=4), step)
-        measure("mosaic, ram", batches(cache="ram"), step)
+        measure("step, mosaic", batches(), step)
+        measure("step, mosaic, ram", batches(cache="ram"), step)
 
 
 if __name__ == "__main__":
