@@ -105,7 +105,7 @@ def test_bad_pictures_are_left_out_on_request(ort_artifact, shapes, tmp_path, mo
     assert main([*options, "--skip-bad"]) == 0
     printed = capsys.readouterr().out
     assert "7 pictures to train on" in printed
-    assert f"1 bad pictures are left out:\n  {bad}:1: 4 columns" in printed
+    assert f"warning: bad pictures left out: 1\n  {bad}:1: 4 columns" in printed
 
 
 def test_waiting_for_pictures_is_said():

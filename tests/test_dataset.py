@@ -145,3 +145,44 @@ def test_a_split_that_the_yaml_lacks(tmp_path):
             open_split(tmp_path, "train: images", split)
     with pytest.raises(ConfigError, match="'validation'"):
         open_split(tmp_path, "train: images", "validation")
+
+
+def test_links_to_folders_are_followed_once_around(tmp_path):
+    touch(tmp_path, "elsewhere/deep/a.jpg", "images/b.jpg")
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "linked" / "deep" / "up").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "self").symlink_to("self")
+    dataset = open_split(tmp_path, "train: images")
+    assert [str(path.relative_to(tmp_path / "images")) for path in dataset.images] == [
+        "b.jpg",
+        "linked/deep/a.jpg",
+    ]
+    # Two links to one folder are no loop.
+    (tmp_path / "images" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "up").unlink()
+    assert len(open_split(tmp_path, "train: images")) == 3
+
+
+def test_a_split_with_one_step_up_too_many(tmp_path):
+    touch(tmp_path, "train/images/a.jpg")
+    dataset = open_split(tmp_path, "train: ../train/images")
+    assert dataset.images == (tmp_path / "train/images/a.jpg",)
+    touch(tmp_path.parent, f"{tmp_path.name}-up/images/b.jpg")
+    dataset = open_split(tmp_path, f"train: ../{tmp_path.name}-up/images")
+    assert dataset.images[0].name == "b.jpg"
+
+
+def test_a_path_from_the_working_folder(tmp_path, monkeypatch):
+    touch(tmp_path, "datasets/set/images/a.jpg", "yolov5/data/x")
+    monkeypatch.chdir(tmp_path / "yolov5")
+    path = write_yaml(tmp_path / "yolov5" / "data", "path: ../datasets/set\nnames: [a]")
+    assert read_data_yaml(path).root == tmp_path / "datasets" / "set"
+    touch(tmp_path, "yolov5/datasets/set/b.jpg")  # beside the yaml goes first
+    assert read_data_yaml(path).root == tmp_path / "yolov5" / "datasets" / "set"
+
+
+def test_an_unreadable_list_is_named_with_its_line(tmp_path):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "list.txt").write_bytes(b"a.jpg\n\xff.jpg\n")
+    with pytest.raises(DataError, match=r"list\.txt:2: not readable as a list"):
+        open_split(tmp_path, "train: list.txt")

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.images import letterbox, load_image
+from exportloss.runtime.images import (
+    Letterbox,
+    inspect_picture,
+    letterbox,
+    load_image,
+    load_picture,
+)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -95,6 +101,21 @@ def test_floating_point_pixels_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match="floating-point"):
         load_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(50, 60), (90, 400), (300, 40), (2, 3), (999, 999)])
+def test_a_draft_is_nearly_the_picture(tmp_path, orientation, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(gradient(481, 640)).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    whole = load_picture(tmp_path / "a.jpg", size)
+    draft = load_picture(tmp_path / "a.jpg", size, draft=True)
+    source = load_image(tmp_path / "a.jpg").shape[:2]
+    assert whole.size == draft.size == Letterbox.fit(source, size).scaled[::-1]
+    assert inspect_picture(tmp_path / "a.jpg") == source
+    difference = np.asarray(whole).astype(int) - np.asarray(draft)
+    assert np.abs(difference).mean() < 2
 
 
 def test_letterbox_centres_and_keeps_the_aspect():

@@ -232,7 +232,7 @@ def _print_data(plan: _Plan, max_targets: int, options: argparse.Namespace) -> N
             listed = "\n  ".join(batches.left_out[:_LISTED])
             more = f"\n  and {len(batches.left_out) - _LISTED} more"
             print(
-                f"warning: {batches.skipped} bad pictures are left out:\n  {listed}"
+                f"warning: bad pictures left out: {batches.skipped}\n  {listed}"
                 + (more if len(batches.left_out) > _LISTED else "")
             )
     if plan.train.most_pictures > 1 and drops_boxes(plan.train, options.overflow):
