@@ -12,6 +12,7 @@ import onnxruntime
 
 from exportloss.export import export_loss
 from tests.golden_cases import GoldenCase, LossGraph, StepResult
+from tests.gpu_graphs import assert_runs_on_gpus
 
 
 def open_session(model: ir.Model | bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -27,6 +28,7 @@ def loss_onnx(graph: LossGraph, *, gradients: bool) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "artifact"
         export_loss(graph.make_loss(), folder, gradients=gradients, **graph.sizes)
+        assert_runs_on_gpus(folder / "loss.onnx")
         return (folder / "loss.onnx").read_bytes()
 
 

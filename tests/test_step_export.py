@@ -16,6 +16,7 @@ from exportloss.export.train_step import export_train_step
 from exportloss.models import freeze, yolov5
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.state import load_state
+from tests.gpu_graphs import assert_runs_on_gpus
 from tests.tiny_detector import IMAGE, make_batch, make_detector, make_loss
 
 FREEZE = 10
@@ -115,6 +116,12 @@ def test_state_holds_the_models_tensors(frozen):
     assert set(state) == set(expected)
     for name, tensor in expected.items():
         np.testing.assert_array_equal(state[name], tensor.numpy(), err_msg=name)
+
+
+def test_graphs_run_on_gpus(frozen):
+    _, folder = frozen
+    for name in ("train_step", "eval_step", "inference"):
+        assert_runs_on_gpus(folder / f"{name}.onnx")
 
 
 def test_frozen_layers_are_folded_constants(frozen):

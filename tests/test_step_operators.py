@@ -16,6 +16,7 @@ from exportloss.export.detector_graph import prepare
 from exportloss.export.step_functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest
+from tests.gpu_graphs import assert_runs_on_gpus
 from tests.tiny_detector import IMAGE, make_detector, make_loss
 
 # Not every runtime has them, they race, or they have a shape or a path that depends on data.
@@ -63,6 +64,7 @@ def check_graph(model: ir.Model) -> None:
     assert len(set(names)) == len(names)
     # Shapes that ONNX infers by itself must be those that were written.
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert_runs_on_gpus(model)
 
 
 def train_step(model: torch.nn.Module, loss: YoloLoss, size: int, optimizer: str) -> ir.Model:
@@ -93,10 +95,11 @@ def test_evaluation_of_a_small_detector():
     assert kinds.count("Conv") == 8  # BatchNorm is folded into the convolutions before it
 
 
-def test_step_of_yolov5n_is_small():
-    model = yolov5("yolov5n", 2)
+@pytest.mark.parametrize(("name", "size"), [("yolov5n", 64), ("yolov5n6", 128)])
+def test_step_of_yolov5_is_small(name: str, size: int):
+    model = yolov5(name, 2)
     loss = YoloLoss(model.anchors_px, model.strides, 2)
-    graph = train_step(model, loss, 64, "sgd")
+    graph = train_step(model, loss, size, "sgd")
     check_graph(graph)
     assert len(ir.to_proto(graph).SerializeToString()) < 2e6
 

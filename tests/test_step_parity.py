@@ -15,6 +15,7 @@ from exportloss.errors import ExportError
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.detector_graph import prepare
 from exportloss.export.step_functions import Step
+from tests.gpu_graphs import assert_runs_on_gpus
 from tests.portable_loss import open_session
 from tests.tiny_detector import IMAGE, TinyDetector, make_batch, make_detector, make_loss
 
@@ -54,7 +55,9 @@ class Runner:
 
 
 def make_graph(step: Step) -> ir.Model:
-    return to_onnx(step.train, step.train_example(), modules=step.modules, name="train_step")
+    graph = to_onnx(step.train, step.train_example(), modules=step.modules, name="train_step")
+    assert_runs_on_gpus(graph)
+    return graph
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,24 @@
+"""What every exported graph is held to: nothing of it leaves CUDA or TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from exportloss.export import check
+
+__all__ = ["assert_runs_on_gpus"]
+
+# Sums of scattered floats come in no fixed order there, and no node can help it.
+EXPECTED_NOTES = {"scattered sums"}
+
+
+def assert_runs_on_gpus(model: ir.Model | onnx.ModelProto | Path) -> None:
+    """No fall-back, nothing unsupported, and no remark that is not expected."""
+    for provider in ("cuda", "tensorrt"):
+        result = check(model, provider=provider)  # type: ignore[arg-type]
+        assert result.nodes > 0
+        assert (result.fallbacks, result.unsupported) == (0, 0), result.troubles
+        assert {trouble.name for trouble in result.troubles} <= EXPECTED_NOTES
