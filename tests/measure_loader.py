@@ -26,7 +26,7 @@ from exportloss.runtime.session import TrainSession
 from exportloss.runtime.shapes import SHAPE_NAMES, render
 from exportloss.targets import pad_targets
 
-PICTURES, EPOCHS = 100, 2
+PICTURES, EPOCHS = 100, 1
 
 
 def draw_pictures(folder: Path) -> Dataset:

@@ -67,7 +67,8 @@ class Batch:
 @dataclasses.dataclass(frozen=True)
 class _Slot:
     index: int  # of the picture in the data set
-    seed: np.random.SeedSequence
+    epoch: int
+    place: int  # in the epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,10 +209,7 @@ class Batches:
         pictures = len(self.dataset)
         order = rng.permutation(pictures) if self._shuffle else np.arange(pictures)
         order = np.resize(order, len(self) * self.batch_size)  # repeats from its start
-        return [
-            _Slot(index, np.random.SeedSequence([self._seed, epoch], spawn_key=(place,)))
-            for place, index in enumerate(order.tolist())
-        ]
+        return [_Slot(index, epoch, place) for place, index in enumerate(order.tolist())]
 
     def _letterbox(self, slot: _Slot) -> _Picture:
         box = Letterbox.fit(self.sizes[slot.index], self.size)
@@ -233,9 +231,9 @@ class Batches:
         )
 
     def _recipe(self, slot: _Slot, augment: Augmentation) -> Recipe:
-        return draw_recipe(
-            slot.index, self.sizes, self.size, augment, np.random.default_rng(slot.seed)
-        )
+        seed = np.random.SeedSequence([self._seed, slot.epoch], spawn_key=(slot.place,))
+        rng = np.random.default_rng(seed)
+        return draw_recipe(slot.index, self.sizes, self.size, augment, rng)
 
     def _load(self, index: int) -> Image.Image:
         """Return a picture scaled to fit the canvas."""
