@@ -19,7 +19,7 @@ from exportloss.export.differences import (
 )
 from exportloss.export.eager_session import EagerTrainSession
 from exportloss.export.verification import QUANTITIES, Bounds, StepDifferences, Verification
-from exportloss.export.verify import verify
+from exportloss.export.verify import verify, verify_all
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
 
@@ -29,8 +29,14 @@ LR = 1e-4
 
 
 @pytest.fixture(scope="module")
-def verification(ort_artifact: Path) -> Verification:
-    return verify(ort_artifact, steps=STEPS, lr=LR, threads=1)
+def verifications(ort_artifact: Path, step_artifact: Path) -> tuple[Verification, ...]:
+    """Of both kinds of artifact, against the same steps of eager torch."""
+    return verify_all([ort_artifact, step_artifact], steps=STEPS, lr=LR, threads=1)
+
+
+@pytest.fixture(scope="module")
+def verification(verifications: tuple[Verification, ...]) -> Verification:
+    return verifications[0]
 
 
 def change_manifest(artifact: Path, folder: Path, **loss: object) -> Path:
@@ -43,10 +49,13 @@ def change_manifest(artifact: Path, folder: Path, **loss: object) -> Path:
     return folder
 
 
-def test_an_artifact_passes(verification: Verification) -> None:
-    assert verification.passed
-    assert verification.broken == ()
-    assert len(verification.steps) == STEPS
+def test_artifacts_pass(verifications: tuple[Verification, ...]) -> None:
+    assert [one.manifest.kind for one in verifications] == ["ort-training", "train-step"]
+    for verification in verifications:
+        assert verification.passed
+        assert verification.broken == ()
+        assert len(verification.steps) == STEPS
+    assert len({one.worst.gradient.value for one in verifications}) == 2
 
 
 def test_both_engines_really_computed(verification: Verification) -> None:
@@ -133,6 +142,11 @@ def test_bad_arguments(ort_artifact: Path, tmp_path: Path) -> None:
         verify(ort_artifact, seed=-1)
     with pytest.raises(ArtifactError, match="no artifacts folder"):
         verify(tmp_path)
+    with pytest.raises(ConfigError, match="folders is 0"):
+        verify_all([])
+    other = change_manifest(ort_artifact, tmp_path / "changed", cls=0.4)
+    with pytest.raises(ConfigError, match="another detector, or otherwise"):
+        verify_all([ort_artifact, other])
 
 
 def test_command_prints_a_table_and_returns_0(
@@ -174,7 +188,7 @@ def test_command_names_what_is_missing(ort_artifact: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "exportloss.export.verify")
     with pytest.raises(InstallationError, match=r"torch is not installed.*exportloss\[export\]"):
-        command.run(dataclasses.make_dataclass("Options", ["folder"])(ort_artifact))
+        command.run(dataclasses.make_dataclass("Options", ["folders"])([ort_artifact]))
 
 
 def test_nan_is_the_largest_and_breaks_a_bound(verification: Verification) -> None:

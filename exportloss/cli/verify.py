@@ -41,7 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "from the same state, and compare loss, gradients, parameters, statistics and optimizer "
         "memory. The exit status is 1 where a bound is broken.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="written by `exportloss export`")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="FOLDER",
+        help="written by `exportloss export`; several of one training are verified on the same "
+        "batches, in little more than the time of one",
+    )
     parser.add_argument("--steps", type=int, default=5, metavar="N", help="default %(default)s")
     parser.add_argument(
         "--lr", type=float, default=5e-4, metavar="RATE", help="default %(default)s"
@@ -58,21 +64,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     """Verify, print a table, return 0 where every bound holds and 1 otherwise."""
     try:
-        from exportloss.export.verify import verify
+        from exportloss.export.verify import verify_all
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"verify compares with eager torch, but {error.name} is not installed; "
             "pip install exportloss[export]"
         ) from error
-    verification = verify(
-        options.folder,
+    verifications = verify_all(
+        options.folders,
         steps=options.steps,
         lr=options.lr,
         seed=options.seed,
         threads=options.threads,
     )
-    print_verification(verification)
-    return 0 if verification.passed else 1
+    for folder, verification in zip(options.folders, verifications, strict=True):
+        if len(verifications) > 1:
+            print(f"\n{folder}, {verification.manifest.kind}")
+        print_verification(verification)
+    return 0 if all(one.passed for one in verifications) else 1
 
 
 def print_verification(verification: Verification) -> None:
