@@ -106,9 +106,9 @@ def _read_safetensors(path: Path) -> _Contents:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"not readable as weights: {error}") from error
-    if not about.get("format", "").startswith(_OURS):
-        return _Contents(what="a state dict", tensors=tensors)
     what = "a state dict"
+    if not about.get("format", "").startswith(_OURS):
+        return _Contents(what=what, tensors=tensors)
     if about["format"].startswith(_OUR_STATE):
         load_state(path)  # compares its content with its hash
         what = "a training state"
@@ -153,7 +153,7 @@ def _read_torch(path: Path) -> _Contents:
 
 def _describe(value: object) -> str:
     if isinstance(value, Mapping):
-        return f"a dictionary of {', '.join(map(str, list(value)[:3])) or 'nothing'}"
+        return f"a dictionary of {', '.join(map(repr, list(value)[:3])) or 'nothing'}"
     return type(value).__name__
 
 
@@ -223,9 +223,7 @@ def _anchors(pixels: Any, cells: Tensor | None) -> Tensor | None:
     """Return anchors (nl, na, 2) in pixels, from pixels or from cells of their level."""
     if cells is not None:
         cells = _numbers("anchors", cells, 3)
-        pixels = (
-            cells * torch.tensor([8.0 * 2**level for level in range(len(cells))])[:, None, None]
-        )
+        pixels = cells * (8 * 2.0 ** torch.arange(len(cells))).view(-1, 1, 1)
     return None if pixels is None else _numbers("anchors", pixels, 3)
 
 

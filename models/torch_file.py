@@ -36,7 +36,7 @@ _STAND_IN = re.compile(
 _TORCH = re.compile(
     r"torch\.(\w+Storage|storage\.\w+Storage|Tensor|Size|device|bool|b?u?(float|int)\d+)"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter\.Parameter"
-    r"|collections\.(OrderedDict|Counter)|builtins\.set|_codecs\.encode"
+    r"|collections\.OrderedDict|builtins\.set|_codecs\.encode"
 )
 _ZIP = b"PK\3\4"  # how a zip file begins
 _OLD = (
