@@ -159,12 +159,13 @@ def export_artifacts(
         )
     loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, config)
     height, width = settings.image_size
-    print(
-        f"{model.name}: {model.num_classes} classes, pictures of {height} x {width}, batches of "
-        f"{settings.batch_size}, up to {settings.max_targets} targets\nweights: {detector.about}\n"
-        f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}"
-        + (", scaled to model and picture size" if settings.scale_gains else "")
-    )
+    about = f"{model.name}: {model.num_classes} classes, pictures of {height} x {width}"
+    if folders:
+        about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
+    print(f"{about}\nweights: {detector.about}")
+    if folders:
+        scaled = ", scaled to model and picture size" if settings.scale_gains else ""
+        print(f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}{scaled}")
     for name, path in (files or {}).items():
         started = time.monotonic()
         FILES[name].write(settings, detector, nms, path)
