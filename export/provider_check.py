@@ -23,6 +23,28 @@ __all__ = ["check"]
 
 _NAMED_NODES = 3
 
+_DYNAMIC = {
+    "cuda": Trouble(
+        name="dynamic shapes",
+        verdict=Verdict.NOTE,
+        why="ONNX Runtime computes the shapes on the CPU, and no CUDA graph can be captured",
+        remedy="export with fixed shapes",
+    ),
+    "tensorrt": Trouble(
+        name="dynamic shapes",
+        verdict=Verdict.UNSUPPORTED,
+        why="an engine is built for a range of shapes that has to be told beforehand",
+        remedy="export with fixed shapes, or give a profile (trtexec --minShapes, --optShapes, "
+        "--maxShapes)",
+    ),
+}
+_DYNAMIC_ELSEWHERE = Trouble(
+    name="dynamic shapes",
+    verdict=Verdict.NOTE,
+    why="memory cannot be planned ahead",
+    remedy="export with fixed shapes",
+)
+
 
 def check(model: str | Path | onnx.ModelProto | ir.Model, *, provider: ProviderName) -> CheckResult:
     """Tell what a provider has kernels for in a graph, and what is known to go wrong.
@@ -151,15 +173,8 @@ class _Check:
                 nodes=tuple(untyped[:_NAMED_NODES]),
             )
         if dynamic := [v.name for v in self._values() if v.name and not _is_static(v)]:
-            on_tensorrt = self.provider == "tensorrt"
-            yield Trouble(
-                name="dynamic shapes",
-                verdict=Verdict.UNSUPPORTED if on_tensorrt else Verdict.NOTE,
-                why="an engine is built for a range of shapes that has to be told beforehand"
-                if on_tensorrt
-                else "memory cannot be planned ahead, and no CUDA graph can be captured",
-                remedy="export with fixed shapes"
-                + on_tensorrt * ", or give a profile (trtexec --minShapes, --optShapes, ...)",
+            yield dataclasses.replace(
+                _DYNAMIC.get(self.provider, _DYNAMIC_ELSEWHERE),
                 count=len(dynamic),
                 nodes=tuple(dynamic[:_NAMED_NODES]),
             )

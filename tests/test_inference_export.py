@@ -18,6 +18,7 @@ from exportloss.export import NmsSettings, export_inference
 from exportloss.export.nms_graph import append_nms
 from exportloss.models import YoloV5, yolov5
 from exportloss.runtime.nms import non_max_suppression
+from tests.gpu_graphs import assert_runs_on_gpus
 
 NAMES = ("cat", "it's", 'a "dog"', "ünïcode 🐕")
 
@@ -73,6 +74,13 @@ def test_the_file_is_whole(exported):
     tensors = {one.name: onnx.numpy_helper.to_array(one) for one in proto.graph.initializer}
     for name, parameter in model.named_parameters():
         np.testing.assert_array_equal(tensors[name], parameter.detach().numpy())
+
+
+def test_no_node_leaves_a_gpu(exported):
+    _, path = exported
+    assert_runs_on_gpus(path, remarks=frozenset({"dynamic shapes"}))
+    remarks = frozenset({"dynamic shapes", "shape or path that depends on data"})
+    assert_runs_on_gpus(append_nms(onnx.load(path), NmsSettings()), remarks=remarks)
 
 
 def test_yolov5_can_read_the_metadata(exported):
