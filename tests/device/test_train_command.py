@@ -1,0 +1,65 @@
+"""`exportloss train` and `--resume` where there is neither torch nor onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exportloss.cli import main
+from exportloss.runtime import trainer
+from exportloss.runtime.results import read_results
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
+from exportloss.runtime.state import load_state
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Shapes, as many classes as the artifact has."""
+    recipe = make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=6, val=2, size=128)
+    text = recipe.read_text().replace(f"  3: {SHAPE_NAMES[3]}\n", "")
+    for labels in recipe.parent.rglob("labels/**/*.txt"):
+        kept = [line for line in labels.read_text().splitlines() if not line.startswith("3 ")]
+        labels.write_text("".join(f"{line}\n" for line in kept))
+    data = recipe.with_name("three.yaml")
+    data.write_text(text)
+    return data
+
+
+def run(*arguments: object) -> int:
+    return main(["train", *map(str, arguments), "--threads", "1"])
+
+
+def test_a_run_that_was_interrupted_resumes_to_the_same_bits(device, data, tmp_path, monkeypatch):
+    options = ("--weights", device / "sgd", "--data", data, "--epochs", 3, "--overflow")
+    options += ("keep-largest", "--project", tmp_path)
+    assert run(*options, "--name", "whole") == 0
+
+    real, calls = trainer.write_results, []
+
+    def interrupt(*written: object) -> None:
+        calls.append(written)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*written)
+
+    monkeypatch.setattr(trainer, "write_results", interrupt)
+    assert run(*options, "--name", "cut") == 130
+    monkeypatch.undo()
+    assert run("--resume", tmp_path / "cut") == 0
+
+    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
+    assert read_results(cut.results) == read_results(whole.results)
+    one, two = load_state(whole.last), load_state(cut.last)
+    assert one.updates == two.updates > 0
+    for name, tensor in one.model.items():
+        np.testing.assert_array_equal(tensor, two.model[name], err_msg=name)
+    assert whole.best_onnx.read_bytes() == cut.best_onnx.read_bytes()
+
+
+def test_a_size_cannot_be_exported_here(data, tmp_path, capsys):
+    assert run("--weights", "yolov5n", "--data", data, "--project", tmp_path / "runs") == 2
+    assert "export on another machine and copy the folder" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
