@@ -22,7 +22,7 @@ from exportloss.eager import ComputeLoss
 from exportloss.export import export_training_artifacts
 from exportloss.matching import match
 from exportloss.runtime.ort_training import OrtTrainSession
-from tests.golden_cases import GoldenCase, LossGraph, Runner, StepResult, find_cases, load
+from tests.golden_cases import GoldenCase, LossGraph, Runner, StepResult, find_cases
 from tests.portable_loss import run_loss_onnx
 
 
@@ -111,7 +111,7 @@ class PredictionsAsParameters(nn.Module):
 
 
 def run_ort_training(case: GoldenCase, *, threads: int = 1) -> Iterator[StepResult]:
-    session = _open_training(case.graph, threads)
+    session = _open_training(case.graph)[threads]
     images = np.zeros((case.graph.shapes[0][0], 3, *case.graph.image_size), np.uint8)
     balance = case.initial_balance
     for step in case.steps:
@@ -128,12 +128,13 @@ def run_ort_training(case: GoldenCase, *, threads: int = 1) -> Iterator[StepResu
 
 
 @functools.cache
-def _open_training(graph: LossGraph, threads: int) -> OrtTrainSession:
+def _open_training(graph: LossGraph) -> dict[int, OrtTrainSession]:
+    """A session for each number of threads; they last longer than the folder."""
     model = PredictionsAsParameters(graph.shapes)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "artifact"
         manifest = export_training_artifacts(model, graph.make_loss(), folder, **graph.sizes)
-        return OrtTrainSession(folder, manifest, threads=threads)
+        return {n: OrtTrainSession(folder, manifest, threads=n) for n in (1, 2)}
 
 
 IMPLEMENTATIONS = {
@@ -203,17 +204,12 @@ def test_balance(implementation, golden_case, results):
     )
 
 
-def test_loss_onnx_gives_the_same_bits_on_one_and_two_threads(golden_case):
-    one, two = (run_loss_onnx(golden_case, gradients=True, threads=threads) for threads in (1, 2))
+@pytest.mark.parametrize("name", ["loss.onnx", "ort-training"])
+def test_one_and_two_threads_give_the_same_bits(golden_case, name):
+    run = IMPLEMENTATIONS[name].run
+    one, two = (run(golden_case, threads=threads) for threads in (1, 2))
     for result, other in zip(one, two, strict=True):
         assert_same_bits(result, other)
-
-
-def test_ort_training_gives_the_same_bits_on_one_and_two_threads():
-    """Many rows in shared cells: who wins, and the order of every sum."""
-    case = load(Path(__file__).parent / "golden" / "shared_cells.npz")
-    one, two = (next(run_ort_training(case, threads=threads)) for threads in (1, 2))
-    assert_same_bits(one, two)
 
 
 def assert_same_bits(one: StepResult, other: StepResult) -> None:
