@@ -32,6 +32,7 @@ class Step:
         statistics: running means and variances after the step.
         memories: what the optimizer remembers after the step, by kind and parameter.
         balance: (nl,) objectness weights after the step.
+        ema: moving average of parameters and statistics after the step, if one is kept.
     """
 
     result: StepResult
@@ -40,6 +41,7 @@ class Step:
     statistics: Tensors
     memories: Mapping[str, Tensors]
     balance: npt.NDArray[np.float32]
+    ema: Tensors
 
     @classmethod
     def of(cls, result: StepResult, gradients: Tensors, after: TrainState) -> Self:
@@ -52,6 +54,7 @@ class Step:
             statistics={n: t for n, t in model.items() if n.endswith(_STATISTICS)},
             memories=after.optimizer,
             balance=after.balance,
+            ema=after.ema,
         )
 
 
@@ -76,5 +79,6 @@ def compare(got: Step, expected: Step) -> StepDifferences:
             relative(mine, theirs, name=f"level {level}")
             for level, (mine, theirs) in enumerate(balance)
         ),
+        ema=whole_l2(got.ema, expected.ema),
         free_loss=Difference(0.0),
     )

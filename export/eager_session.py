@@ -78,6 +78,7 @@ class EagerTrainSession(TrainSession):
         self._tensors: dict[str, Tensor] = self._parameters | statistics
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in manifest.groups.all)
+        self._average = {name: self._tensors[name].detach().clone() for name in manifest.averaged}
         self._optimizer = _make_optimizer(manifest, self._parameters)
         self._updates = 0
         self._accumulates = False
@@ -86,6 +87,11 @@ class EagerTrainSession(TrainSession):
         # Early in training the running statistics lag behind: evaluation then meets boxes of no
         # size, for which the original's loss is NaN. Elsewhere the two are equal.
         self._finite_loss = YoloLoss(*described, manifest.loss)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps done."""
+        return self._updates
 
     def state(self) -> TrainState:
         """Return a copy of the state."""
@@ -98,6 +104,7 @@ class EagerTrainSession(TrainSession):
             },
             balance=np.asarray(self._loss.balance[: self._loss.nl], np.float32),
             updates=self._updates,
+            ema={name: _to_numpy(tensor) for name, tensor in self._average.items()},
         )
 
     @torch.no_grad()
@@ -107,6 +114,8 @@ class EagerTrainSession(TrainSession):
         self._check_state(state, "the state")
         for name, tensor in self._tensors.items():
             tensor.copy_(torch.from_numpy(state.model[name]))
+        for name, tensor in self._average.items():
+            tensor.copy_(torch.from_numpy(state.ema[name]))
         for name in self._trainable:
             entry = self._optimizer.state[self._parameters[name]]
             for memory, key in _MEMORIES[self.manifest.optimizer].items():
@@ -135,9 +144,12 @@ class EagerTrainSession(TrainSession):
 
         from exportloss.export.graph import Signature, trace_to_onnx
 
+        self._check_ema(ema)
+        model = copy.deepcopy(self._model)
+        model.load_state_dict(self._average if ema else {}, strict=False)
         example = torch.zeros(self.manifest.batch_size, 3, *self.manifest.image_size)
         graph = trace_to_onnx(
-            _Decoded(self._model).eval(),
+            _Decoded(model).eval(),
             (example,),
             Signature(inputs=["images"], outputs=["output0"]),
             state={},
@@ -181,11 +193,14 @@ class EagerTrainSession(TrainSession):
                 group["momentum"] = hyper.momentum
         self._optimizer.step()
         self._updates += 1
+        for name, average in self._average.items():
+            average.lerp_(self._tensors[name].detach(), 1 - hyper.ema_decay)
 
     @torch.no_grad()
-    def _evaluate(self, images: Images, targets: Array) -> Evaluation:
+    def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         self._model.eval()
-        levels = self._model(torch.from_numpy(images).to(self._dtype))
+        batch = torch.from_numpy(images).to(self._dtype)
+        levels = torch.func.functional_call(self._model, self._average if ema else {}, (batch,))
         balance = torch.tensor(self._loss.balance[: self._loss.nl])
         loss, items, _ = self._finite_loss(levels, torch.from_numpy(targets), balance)
         decode: Any = self._model.decode

@@ -27,10 +27,12 @@ class Step:
     Attributes:
         detector: model and loss.
         optimizer: its update rule.
+        ema: whether a moving average of parameters and statistics is part of the state.
     """
 
     detector: Detector
     optimizer: OptimizerName
+    ema: bool = False
 
     @property
     def parameters(self) -> FlatLayout:
@@ -58,9 +60,14 @@ class Step:
         parameters = self.parameters.flatten(dict(model.named_parameters())).detach()
         statistics = self.statistics.flatten(dict(model.named_buffers()))
         rule = OPTIMIZERS[self.optimizer]
-        return {
+        trained = {
             "parameters": parameters,
             **({"statistics": statistics} if statistics.numel() else {}),
+        }
+        averages = {f"ema_{name}": tensor.clone() for name, tensor in trained.items()}
+        return {
+            **trained,
+            **(averages if self.ema else {}),
             "balance": self.detector.loss.initial_balance,
             "updates": torch.zeros(()),
             "gradients": torch.zeros_like(parameters),
@@ -76,6 +83,7 @@ class Step:
             "momentum": torch.tensor(0.9),
             "weight_decay": torch.zeros(()),
             "max_norm": torch.tensor(torch.inf),
+            **({"ema_decay": torch.tensor(0.9999)} if self.ema else {}),
             "update": torch.tensor(True),
             **self.state,
         }
@@ -104,13 +112,12 @@ class Step:
         gradients = _gradients(loss, parameters)
         with region("optimizer"):
             updated = self._updated(inputs, self.parameters.flatten(gradients))
-        return {
-            "loss": loss.detach(),
-            "items": items,
-            **updated,
-            **({"new_statistics": self.statistics.flatten(statistics.updated)} if running else {}),
-            "new_balance": balance,
-        }
+        if running:
+            updated["new_statistics"] = self.statistics.flatten(statistics.updated)
+        if self.ema:
+            with region("ema"):
+                updated |= _averages(inputs, updated)
+        return {"loss": loss.detach(), "items": items, **updated, "new_balance": balance}
 
     def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Loss, items and decoded predictions with the running statistics."""
@@ -191,6 +198,16 @@ class Step:
 def _shares(images: Tensor) -> Tensor:
     """0 to 255 -> 0 to 1."""
     return images.to(torch.float32) / 255
+
+
+def _averages(inputs: dict[str, Tensor], updated: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Move the averages toward what an update has made of parameters and statistics."""
+    averages = {}
+    for name in ("parameters", "statistics"):
+        if (average := inputs.get(f"ema_{name}")) is not None:
+            step = (1 - inputs["ema_decay"]) * (updated[f"new_{name}"] - average)
+            averages[f"new_ema_{name}"] = torch.where(inputs["update"], average + step, average)
+    return averages
 
 
 def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ def export_train_step(
     max_targets: int,
     optimizer: OptimizerName = "sgd",
     freeze: int | Sequence[int] = 0,
+    ema: bool = False,
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -50,9 +51,12 @@ def export_train_step(
     momentum            ()                of SGD (Nesterov); first beta of AdamW
     weight_decay        ()                of the weights
     max_norm            ()                gradients are scaled down to this L2 norm; inf: not
+    ema_decay           ()                with `ema`: share of the moving average that stays
     update              ()                bool; false only adds to `gradients`
     parameters          (P,)              flat; where each lies: `layout` in the manifest
     statistics          (S,)              the same; absent where no BatchNorm is trained
+    ema_parameters      (P,)              with `ema`: their moving average
+    ema_statistics      (S,)              the same
     balance             (nl,)             objectness weights of the levels
     updates             ()                float, optimizer steps done
     gradients           (P,)              added up since the last update
@@ -60,10 +64,13 @@ def export_train_step(
     =================== ================= =======================================================
 
     Outputs are `loss` (), `items` (3,) and the new state, `new_parameters` and so on: what the
-    next step takes. `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and
-    `balance` and gives `loss`, `items` and, where the model has a `decode`, `output0`.
-    `inference.onnx`, in that case too, is the detector alone: `images` as floats in [0, 1],
-    `parameters` and `statistics` in, `output0` out.
+    next step takes. An update moves the averages: ema += (1 - ema_decay) * (value - ema). YOLOv5's
+    decay is `exportloss.runtime.ema.decay_after`.
+
+    `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` and gives
+    `loss`, `items` and, where the model has a `decode`, `output0`. `inference.onnx`, in that case
+    too, is the detector alone: `images` as floats in [0, 1], `parameters` and `statistics` in,
+    `output0` out. Both take the averages as `parameters` and `statistics` just as well.
     `state.safetensors` holds the model's tensors under their own names.
 
     Args:
@@ -77,6 +84,7 @@ def export_train_step(
         max_targets: target rows in a batch, >= 1.
         optimizer: the update rule in the graph, torch's in either case.
         freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`.
+        ema: keep a moving average of parameters and statistics, which starts as a copy of them.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
@@ -94,13 +102,14 @@ def export_train_step(
             max_targets=max_targets,
             frozen=freeze,
         )
-        step = Step(detector, optimizer)
+        step = Step(detector, optimizer, ema=ema)
         manifest = describe(
             detector,
             kind="train-step",
             optimizer=optimizer,
             names=names,
             model_name=model,
+            ema=ema,
             layout=_layout(step),
         )
         graphs = {
@@ -119,7 +128,11 @@ def export_train_step(
             )
             graph.metadata_props.update(graph_metadata(manifest))
             ir.save(graph, temporary / f"{name}.onnx")
-        save_state(temporary / "state.safetensors", _initial_state(step))
+        save_state(
+            temporary / "state.safetensors",
+            _initial_state(step, manifest.averaged),
+            manifest=manifest,
+        )
         return write_artifact(temporary, manifest)
 
 
@@ -132,19 +145,21 @@ def _layout(step: Step) -> dict[str, Any]:
     }
 
 
-def _initial_state(step: Step) -> TrainState:
+def _initial_state(step: Step, averaged: Sequence[str]) -> TrainState:
     detector: Detector = step.detector
     tensors = {
         **dict(detector.model.named_parameters()),
         **{k: v for k, v in detector.model.named_buffers() if k in detector.buffers},
     }
+    model = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
     zeros = step.parameters.unflatten(step.state["gradients"])
     return TrainState(
-        model={name: tensor.detach().numpy() for name, tensor in tensors.items()},
+        model=model,
         optimizer={
             memory: {name: zero.numpy() for name, zero in zeros.items()}
             for memory in OPTIMIZERS[step.optimizer].memories
         },
         balance=detector.loss.initial_balance.numpy(),
         updates=0,
+        ema={name: model[name] for name in averaged},
     )

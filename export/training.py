@@ -41,6 +41,7 @@ def export_training_artifacts(
     max_targets: int,
     optimizer: OptimizerName = "sgd",
     freeze: int | Sequence[int] = 0,
+    ema: bool = False,
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -62,6 +63,7 @@ def export_training_artifacts(
         max_targets: target rows in a batch, >= 1.
         optimizer: which memory `TrainSession` keeps.
         freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`.
+        ema: whether `TrainSession` keeps a moving average of parameters and statistics.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
@@ -81,7 +83,12 @@ def export_training_artifacts(
             frozen=freeze,
         )
         manifest = describe(
-            detector, kind="ort-training", optimizer=optimizer, names=names, model_name=model
+            detector,
+            kind="ort-training",
+            optimizer=optimizer,
+            names=names,
+            model_name=model,
+            ema=ema,
         )
         forward = _forward_graph(detector)
         forward.metadata_props.update(graph_metadata(manifest))

@@ -29,6 +29,7 @@ class StepDifferences:
         statistics: L2 after the step, the worst of all running means and variances.
         memory: L2 after the step, of each of the optimizer's memories as one vector.
         balance: of the objectness weights after the step, the worst level.
+        ema: L2 after the step, of the moving average as one vector; 0 where none is kept.
         free_loss: of the loss of this step in a second run, in which each engine goes on from its
             own state.
     """
@@ -43,6 +44,7 @@ class StepDifferences:
     statistics: Difference
     memory: Difference
     balance: Difference
+    ema: Difference
     free_loss: Difference
 
 
@@ -64,12 +66,15 @@ class Bounds:
     statistics: float = 1e-4
     memory: float = 2e-4
     balance: float = 1e-5
+    ema: float = 1e-6
     free_loss: float = 1e-5
 
     @classmethod
     def of(cls, optimizer: OptimizerName | None) -> Bounds:
         """Return the bounds for an optimizer."""
-        return cls(parameters=1e-4, memory=4e-4, free_loss=1e-3) if optimizer == "adamw" else cls()
+        if optimizer != "adamw":
+            return cls()
+        return cls(parameters=1e-4, memory=4e-4, ema=1e-4, free_loss=1e-3)
 
 
 QUANTITIES = tuple(field.name for field in dataclasses.fields(StepDifferences))

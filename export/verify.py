@@ -17,7 +17,7 @@ from exportloss.export.differences import relative, whole_l2, worst_l2
 from exportloss.export.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.verification import Bounds, StepDifferences, Verification
 from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.session import TrainSession
+from exportloss.runtime.session import StepResult, TrainSession
 from exportloss.runtime.state import TrainState
 
 __all__ = ["verify", "verify_all"]
@@ -30,6 +30,9 @@ _BOXES_AN_IMAGE = 8
 _ROUNDING = 2.0**-22
 _MOVES = 4
 _MOST_DRAWS = 20  # for one batch
+
+# YOLOv5's own begins near 0, where the average is no more than the weights themselves.
+_EMA_DECAY = 0.5
 
 
 def verify(
@@ -135,7 +138,7 @@ def _training(manifest: Manifest) -> tuple[object, ...]:
     return (
         *(manifest.model, manifest.names, manifest.anchors, manifest.strides, manifest.loss),
         *(manifest.image_size, manifest.batch_size, manifest.max_targets),
-        *(manifest.optimizer, manifest.groups, manifest.statistics),
+        *(manifest.optimizer, manifest.groups, manifest.statistics, manifest.ema),
     )
 
 
@@ -150,7 +153,7 @@ def _free_run(
     """Add how far the loss is off where each engine goes its own way, as eager torch did."""
     session.load_state(start)
     for row, difference in zip(rows, differences, strict=True):
-        loss = session.step(row.batch.images, row.batch.targets, lr=lr).loss
+        loss = _step(session, row.batch, lr=lr).loss
         yield dataclasses.replace(difference, free_loss=relative(loss, row.eager_loss))
 
 
@@ -214,7 +217,7 @@ def _same_state(session: TrainSession, reference: _Reference, *, lr: float) -> S
     assert before is not None and expected is not None
     gradients = _gradients(session, before, batch)
     session.load_state(before)
-    result = session.step(batch.images, batch.targets, lr=lr)
+    result = _step(session, batch, lr=lr)
     return compare(Step.of(result, gradients, session.state()), expected)
 
 
@@ -236,9 +239,14 @@ def _jumps(
     return False
 
 
+def _step(session: TrainSession, batch: _Batch, *, lr: float) -> StepResult:
+    decay = _EMA_DECAY if session.manifest.ema else None
+    return session.step(batch.images, batch.targets, lr=lr, ema_decay=decay)
+
+
 def _eager_step(eager: EagerTrainSession, state: TrainState, batch: _Batch, *, lr: float) -> Step:
     eager.load_state(state)
-    result = eager.step(batch.images, batch.targets, lr=lr)
+    result = _step(eager, batch, lr=lr)
     return Step.of(result, eager.gradients(), eager.state())
 
 

@@ -350,7 +350,7 @@ def test_manifest_round_trip(ort_artifact, tmp_path):
 def test_older_manifests_are_read(ort_artifact, tmp_path):
     """Folders of 0.1 may lack what was added to the format since."""
     values = json.loads((ort_artifact / "manifest.json").read_text())
-    for name in ("gradients",):
+    for name in ("gradients", "ema"):
         assert values.pop(name) is False
     (tmp_path / "manifest.json").write_text(json.dumps(values))
     assert Manifest.read(tmp_path) == Manifest.read(ort_artifact)

@@ -41,7 +41,7 @@ def exported(files, shapes, tmp_path_factory):
     arguments = (
         *("--weights", files / "three.safetensors", "--data", shapes),
         *("--img", 64, 96, "--batch", 2, "--max-targets", 16, "--optimizer", "AdamW"),
-        *("--freeze", 10, "--hyp", hyp, "--format", "loss,ort", "--gradients"),
+        *("--freeze", 10, "--hyp", hyp, "--format", "loss,ort", "--gradients", "--ema"),
         *("--output", output),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ def test_both_formats_are_what_was_asked_for(exported):
     assert Manifest.read(output / "loss").gradients
     manifest = Manifest.read(output / "ort")
     assert manifest.optimizer == "adamw"
-    layers = {int(name.split(".")[1]) for name in manifest.groups.all}
+    layers = {int(name.split(".")[1]) for name in manifest.averaged}
     assert (min(layers), max(layers)) == (10, 24)
 
 
@@ -242,6 +242,7 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --nc 4 --freeze 99", "freeze got 99"),
         ("--weights yolov5n --nc 4 --freeze 25", "leaves no parameter of yolov5n to train"),
         ("--weights yolov5n --nc 4 --gradients", "--gradients is of the loss alone"),
+        ("--weights yolov5n --nc 4 --ema --format loss", "--ema is of what trains"),
         ("--weights yolov5n --nc 4 --output .", "is no artifacts folder"),
     ],
 )

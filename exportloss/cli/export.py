@@ -97,6 +97,8 @@ def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
     if options.gradients and "loss" not in options.format:
         raise ConfigError("--gradients is of the loss alone; say --format loss too, or leave it")
+    if options.ema and not {"step", "ort"} & set(options.format):
+        raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
     names, num_classes = _classes(options.data, options.nc)
     settings = ExportSettings.from_options(
         options,

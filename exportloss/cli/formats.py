@@ -63,6 +63,7 @@ def _write_training(exporter: str) -> Callable[..., Manifest]:
             max_targets=settings.max_targets,
             optimizer=settings.optimizer,
             freeze=settings.freeze,
+            ema=settings.ema,
             names=detector.names,
             exist_ok=exist_ok,
         )

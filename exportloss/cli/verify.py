@@ -26,6 +26,7 @@ _LABELS = {
     "statistics": "statistics",
     "memory": "optimizer memory",
     "balance": "balance",
+    "ema": "moving average",
     "free_loss": "loss, free run",
 }
 _SHOWN_STEPS = 5
@@ -124,8 +125,11 @@ def _table(verification: Verification) -> Table:
         table.add_column(f"worst of {len(verification.steps)}", justify="right")
     table.add_column("bound", justify="right")
     table.add_column("")
+    manifest = verification.manifest
+    kept = {"balance": manifest.loss.autobalance, "ema": manifest.ema}
+    absent = {name for name, is_kept in kept.items() if not is_kept}
     for name, label in _LABELS.items():
-        if name == "balance" and not verification.manifest.loss.autobalance:
+        if name in absent:
             continue
         cells = [getattr(step, name).value for step in shown]
         if len(verification.steps) > len(shown):

@@ -84,6 +84,7 @@ class Manifest:
         loss: options of the loss.
         gradients: for a loss alone, whether its graph gives the gradients of the predictions.
         optimizer: which optimizer the artifact is made for; None for a loss alone.
+        ema: whether a moving average of the weights is kept beside them.
         groups: trainable parameters.
         statistics: BatchNorm layers whose statistics are trained.
         layout: for the portable step, where each tensor lies in the flat state.
@@ -115,6 +116,14 @@ class Manifest:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """What the moving average is of: all trained parameters and statistics, if it is kept."""
+        if not self.ema:
+            return ()
+        statistics = (name for norm in self.statistics for name in (norm.mean, norm.var))
+        return (*self.groups.all, *statistics)
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`."""
@@ -191,7 +200,9 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         batch_size=int(values["batch_size"]),
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
-        gradients=bool(values.get("gradients", False)),  # folders of 0.1 may lack it
+        # Folders of 0.1 may lack these two.
+        gradients=bool(values.get("gradients", False)),
+        ema=bool(values.get("ema", False)),
         optimizer=optimizer,
         groups=ParameterGroupNames(
             **{group: tuple(names) for group, names in values["groups"].items()}

@@ -31,12 +31,14 @@ class Hyperparameters:
         momentum: Nesterov momentum of SGD, first beta of AdamW.
         weight_decay: of the weights; SGD adds it to the gradient, AdamW shrinks the weights.
         max_norm: the gradient is scaled down to this L2 norm; infinity leaves it as it is.
+        ema_decay: share of the moving average of the weights that stays, where one is kept.
     """
 
     lr: tuple[float, float, float]
     momentum: float = 0.937
     weight_decay: float = 5e-4
     max_norm: float = math.inf
+    ema_decay: float = 0.0
 
 
 class Optimizer(abc.ABC):

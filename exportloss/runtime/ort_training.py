@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.balance import initial_balance
+from exportloss.runtime.ema import move_average
 from exportloss.runtime.files import new_file
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
 from exportloss.runtime.manifest import BatchNormStatistics, Manifest
@@ -54,6 +56,7 @@ class OrtTrainSession(TrainSession):
         }
         assert manifest.optimizer is not None
         self._optimizer = make_optimizer(manifest.optimizer, manifest.groups, self._tensors)
+        self._average = {name: self._tensors[name].copy() for name in manifest.averaged}
         self._balance = np.asarray(initial_balance(len(manifest.strides)), np.float32)
 
     def gradients(self) -> Mapping[str, Array]:
@@ -61,6 +64,11 @@ class OrtTrainSession(TrainSession):
         return {
             name: self._state.get_parameter(name).grad.numpy() for name in self.manifest.groups.all
         }
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps done."""
+        return self._optimizer.updates
 
     def state(self) -> TrainState:
         """Return a copy of the state."""
@@ -71,7 +79,8 @@ class OrtTrainSession(TrainSession):
                 for memory, entries in self._optimizer.memory.items()
             },
             balance=self._balance.copy(),
-            updates=self._optimizer.updates,
+            updates=self.updates,
+            ema={name: tensor.copy() for name, tensor in self._average.items()},
         )
 
     def load_state(self, state: TrainState) -> None:
@@ -81,13 +90,16 @@ class OrtTrainSession(TrainSession):
         for memory, entries in self._optimizer.memory.items():
             for name, tensor in entries.items():
                 np.copyto(tensor, state.optimizer[memory][name])
+        for name, tensor in self._average.items():
+            np.copyto(tensor, state.ema[name])
         np.copyto(self._balance, state.balance)
         self._optimizer.updates = state.updates
         self._module.lazy_reset_grad()
 
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
-        with new_file(path) as temporary:
+        self._check_ema(ema)
+        with self._weights(ema=ema), new_file(path) as temporary:
             self._module.export_model_for_inferencing(str(temporary), ["output0"])
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
@@ -98,12 +110,31 @@ class OrtTrainSession(TrainSession):
         self._balance = balance
         if hyper is not None:
             self._optimizer.step(self._tensors, self.gradients(), hyper)
+            move_average(self._average, self._tensors, hyper.ema_decay)
             self._module.lazy_reset_grad()
         return StepResult(loss=float(loss), items=Items(*items.tolist()))
 
-    def _evaluate(self, images: Images, targets: Array) -> Evaluation:
-        loss, items, _, predictions = self._run(self._module.eval_step, images, targets)
+    def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
+        with self._weights(ema=ema):
+            loss, items, _, predictions = self._run(self._module.eval_step, images, targets)
         return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+
+    @contextlib.contextmanager
+    def _weights(self, *, ema: bool) -> Iterator[None]:
+        """Put the moving average in the place of the weights and statistics for a while."""
+        if not ema:
+            yield
+            return
+        trained = {name: self._tensors[name].copy() for name in self._average}
+        self._write(self._average)
+        try:
+            yield
+        finally:
+            self._write(trained)
+
+    def _write(self, tensors: Mapping[str, Array]) -> None:
+        for name, tensor in tensors.items():
+            np.copyto(self._tensors[name], tensor)
 
     def _run(self, run: Any, images: Images, targets: Array) -> list[npt.NDArray[Any]]:
         outputs = self._new_vector()

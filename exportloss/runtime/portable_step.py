@@ -24,6 +24,7 @@ __all__ = ["PortableTrainSession"]
 Array = npt.NDArray[np.float32]
 _WARNING = 3  # ONNX Runtime's severity above which it speaks
 _OPTIMIZER = "optimizer_"
+_EMA = "ema_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,43 +76,56 @@ class PortableTrainSession(TrainSession):
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
         layout = manifest.layout
         self._parameters = _Flat.read(layout["parameters"])
-        self._statistics = _Flat.read(layout["statistics"])
+        statistics = _Flat.read(layout["statistics"])
+        self._flat = {"parameters": self._parameters}
+        if statistics.size:
+            self._flat["statistics"] = statistics
         self._memories: tuple[str, ...] = tuple(layout["memories"])
         self._constants: dict[str, Array] = {}
         self._vectors: dict[str, Any] = {}
         self._spare: dict[str, Any] = {}
         self.load_state(load_state(folder / "state.safetensors"))
 
+    @property
+    def updates(self) -> int:
+        """Optimizer steps done."""
+        return int(self._vectors["updates"].numpy())
+
     def state(self) -> TrainState:
         """Return a copy of the state."""
         vectors = {name: value.numpy() for name, value in self._vectors.items()}
-        trained = self._parameters.cut(vectors["parameters"])
-        statistics = self._statistics.cut(vectors["statistics"]) if self._statistics.size else {}
+
+        def trained(prefix: str = "") -> dict[str, Array]:
+            return {
+                name: tensor
+                for what, flat in self._flat.items()
+                for name, tensor in flat.cut(vectors[prefix + what]).items()
+            }
+
         return TrainState(
-            model=self._constants | trained | statistics,
+            model=self._constants | trained(),
             optimizer={
                 memory: self._parameters.cut(vectors[_OPTIMIZER + memory])
                 for memory in self._memories
             },
             balance=vectors["balance"].copy(),
-            updates=int(vectors["updates"]),
+            updates=self.updates,
+            ema=trained(_EMA) if self.manifest.ema else {},
         )
 
     def load_state(self, state: TrainState) -> None:
         """Take over a state of the same model; gradients that had been added up are dropped."""
         vectors = {
-            "parameters": self._parameters.join(state.model),
+            **{what: flat.join(state.model) for what, flat in self._flat.items()},
             "balance": np.array(state.balance, np.float32),
             "updates": np.array(state.updates, np.float32),
             "gradients": np.zeros(self._parameters.size, np.float32),
         }
-        if self._statistics.size:
-            vectors["statistics"] = self._statistics.join(state.model)
+        if self.manifest.ema:
+            vectors |= {_EMA + what: flat.join(state.ema) for what, flat in self._flat.items()}
         for memory in self._memories:
             vectors[_OPTIMIZER + memory] = self._parameters.join(state.optimizer[memory])
-        trained = {
-            name for flat in (self._parameters, self._statistics) for name, *_ in flat.entries
-        }
+        trained = {name for flat in self._flat.values() for name, *_ in flat.entries}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
         from_numpy = self._ort.OrtValue.ortvalue_from_numpy
         self._vectors = {name: from_numpy(vector) for name, vector in vectors.items()}
@@ -119,13 +133,13 @@ class PortableTrainSession(TrainSession):
 
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
+        self._check_ema(ema)
         source = self.folder / "inference.onnx"
         if not source.is_file():
             raise ArtifactError(
                 f"{self.folder} has no inference.onnx: its model has no `decode` to make boxes of"
             )
-        names = ["parameters"] + (["statistics"] if self._statistics.size else [])
-        weights = {name: self._vectors[name].numpy() for name in names}
+        weights = self._weights(ema=ema)
         with new_file(path) as temporary:
             temporary.write_bytes(with_initializers(source.read_bytes(), weights))
 
@@ -148,6 +162,8 @@ class PortableTrainSession(TrainSession):
             "max_norm": np.array(settings.max_norm, np.float32),
             "update": np.array(hyper is not None),
         }
+        if self.manifest.ema:
+            inputs["ema_decay"] = np.array(settings.ema_decay, np.float32)
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
         for name, value in self._vectors.items():
@@ -160,14 +176,22 @@ class PortableTrainSession(TrainSession):
         loss, items = (value.numpy() for value in binding.get_outputs()[-2:])  # as bound
         return StepResult(loss=float(loss), items=Items(*items.tolist()))
 
-    def _evaluate(self, images: Images, targets: Array) -> Evaluation:
+    def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         if self._evaluation is None:
             self._evaluation = self._open("eval_step.onnx")
-        wanted = {value.name for value in self._evaluation.get_inputs()}
-        inputs: dict[str, Any] = {"images": images, "targets": targets}
-        inputs |= {n: v.numpy() for n, v in self._vectors.items() if n in wanted}
+        inputs = {
+            "images": images,
+            "targets": targets,
+            "balance": self._vectors["balance"].numpy(),
+            **self._weights(ema=ema),
+        }
         loss, items, predictions = self._evaluation.run(["loss", "items", "output0"], inputs)
         return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+
+    def _weights(self, *, ema: bool) -> dict[str, Array]:
+        """The vectors that a detector is made of, under the names that the graphs give them."""
+        prefix = _EMA if ema else ""
+        return {what: self._vectors[prefix + what].numpy() for what in self._flat}
 
     def _open(self, name: str) -> Any:
         options = self._ort.SessionOptions()

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.runtime.ema import decay_after
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.state import TrainState, load_state, save_state
@@ -114,6 +115,7 @@ class TrainSession(abc.ABC):
         weight_decay: float = 5e-4,
         max_norm: float = math.inf,
         update: bool = True,
+        ema_decay: float | None = None,
     ) -> StepResult:
         """Train on a batch.
 
@@ -126,30 +128,46 @@ class TrainSession(abc.ABC):
             weight_decay: of the weights.
             max_norm: gradients are scaled down to this L2 norm.
             update: False only adds to the gradients; the next step that updates uses the sum.
+            ema_decay: share of the moving average that an update leaves, in [0, 1]; None is
+                YOLOv5's, `exportloss.runtime.ema.decay_after`. For artifacts that keep an average.
 
         Raises:
             DataError: the images have another type or shape than the graph.
             TargetError: a target row cannot be trained on.
-            ConfigError: a rate is negative or not finite.
+            ConfigError: a rate is negative or not finite, or the artifacts keep no average that
+                could decay.
         """
         rates = (lr, lr, lr) if isinstance(lr, (int, float)) else lr
         hyper = Hyperparameters(
-            lr=rates, momentum=momentum, weight_decay=weight_decay, max_norm=max_norm
+            lr=rates,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            max_norm=max_norm,
+            ema_decay=self._ema_decay(ema_decay),
         )
         _check_hyperparameters(hyper)
         return self._step(self._images(images), self._targets(targets), hyper if update else None)
 
     def evaluate(self, images: Images, targets: npt.ArrayLike, *, ema: bool = False) -> Evaluation:
-        """Compute loss and predictions; arguments and errors as for `step`."""
-        return self._evaluate(self._images(images), self._targets(targets))
+        """Compute loss and predictions; arguments and errors as for `step`.
+
+        Args:
+            images: as for `step`.
+            targets: as for `step`.
+            ema: with the moving average of the weights and statistics instead of themselves.
+        """
+        self._check_ema(ema)
+        return self._evaluate(self._images(images), self._targets(targets), ema=ema)
 
     def save(self, path: str | Path) -> None:
         """Write the whole state to one file, atomically.
 
+        Its metadata says which detector the weights are of; see `runtime.state.save_state`.
+
         Raises:
             ArtifactError: it cannot be written.
         """
-        save_state(path, self.state())
+        save_state(path, self.state(), manifest=self.manifest)
 
     def resume(self, path: str | Path) -> Self:
         """Continue from a saved state, bit for bit.
@@ -161,6 +179,11 @@ class TrainSession(abc.ABC):
         self._check_state(state, str(path))
         self.load_state(state)
         return self
+
+    @property
+    @abc.abstractmethod
+    def updates(self) -> int:
+        """Optimizer steps done."""
 
     @abc.abstractmethod
     def state(self) -> TrainState:
@@ -176,8 +199,13 @@ class TrainSession(abc.ABC):
 
         `images` is (B, 3, H, W) float32 in [0, 1], `output0` (B, N, 5 + nc) as in `Evaluation`.
 
+        Args:
+            path: where to write.
+            ema: with the moving average of the weights and statistics instead of themselves.
+
         Raises:
             ArtifactError: the file cannot be written.
+            ConfigError: the artifacts keep no average.
         """
 
     @abc.abstractmethod
@@ -189,7 +217,24 @@ class TrainSession(abc.ABC):
     ) -> StepResult: ...
 
     @abc.abstractmethod
-    def _evaluate(self, images: Images, targets: npt.NDArray[np.float32]) -> Evaluation: ...
+    def _evaluate(
+        self, images: Images, targets: npt.NDArray[np.float32], *, ema: bool
+    ) -> Evaluation: ...
+
+    def _ema_decay(self, given: float | None) -> float:
+        if given is None:
+            return decay_after(self.updates + 1) if self.manifest.ema else 0.0
+        self._check_ema(True)
+        if not 0 <= given <= 1:
+            raise ConfigError(f"ema_decay is {given}; expected in [0, 1]")
+        return given
+
+    def _check_ema(self, wanted: bool) -> None:
+        if wanted and not self.manifest.ema:
+            raise ConfigError(
+                f"{self.folder} keeps no moving average of the weights; export it with --ema "
+                "(ema=True), or do without"
+            )
 
     def _images(self, images: Images) -> Images:
         """Check pictures and turn them into what the graph takes: float32 in [0, 1]."""
@@ -224,10 +269,11 @@ class TrainSession(abc.ABC):
                 (memory, own.optimizer[memory], state.optimizer.get(memory, {}))
                 for memory in own.optimizer
             ),
+            ("moving average (EMA)", own.ema, state.ema),
         ):
             if missing := sorted(set(mine) - set(theirs)):
                 raise ArtifactError(
-                    f"{source} is of another model or optimizer: it lacks {what} tensor "
+                    f"{source} is of another model or kind of training: it lacks {what} tensor "
                     f"{missing[0]!r} and {len(missing) - 1} more"
                 )
             for name, tensor in mine.items():

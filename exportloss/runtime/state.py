@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from exportloss.errors import ArtifactError
 from exportloss.runtime.files import new_file
+from exportloss.runtime.manifest import Manifest
 
 __all__ = ["TrainState", "load_state", "save_state"]
 
@@ -22,7 +23,9 @@ Array = npt.NDArray[np.float32]
 
 _FORMAT = "exportloss-state/1"
 _OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
+_EMA = "ema/"  # ema/<parameter or statistic>
 _BALANCE = "balance"
+_DESCRIPTION = ("names", "anchors", "strides")  # of the manifest, in the metadata as JSON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,16 +38,26 @@ class TrainState:
             a trainable parameter.
         balance: (nl,) objectness weights.
         updates: optimizer steps done.
+        ema: moving average of the trained parameters and statistics, by the same names; empty
+            where none is kept. Frozen tensors are their own average.
     """
 
     model: Mapping[str, Array]
     optimizer: Mapping[str, Mapping[str, Array]]
     balance: Array
     updates: int
+    ema: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
-def save_state(path: str | Path, state: TrainState) -> None:
+def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None = None) -> None:
     """Write a state as safetensors, under the model's tensor names, with a hash of its content.
+
+    Args:
+        path: where to write.
+        state: what to write.
+        manifest: of the artifacts. The metadata then says what the weights are: `model`, the name
+            of the detector, and as JSON `names`, a list in class order, `anchors`, (nl, na, 2) in
+            input pixels, and `strides`, a list.
 
     Raises:
         ArtifactError: the file cannot be written; the one that was there is then untouched.
@@ -53,8 +66,12 @@ def save_state(path: str | Path, state: TrainState) -> None:
     for memory, entries in state.optimizer.items():
         for name, tensor in entries.items():
             tensors[f"{_OPTIMIZER}{memory}/{name}"] = np.ascontiguousarray(tensor)
+    tensors |= {_EMA + name: np.ascontiguousarray(tensor) for name, tensor in state.ema.items()}
     tensors[_BALANCE] = np.ascontiguousarray(state.balance)
     about = {"format": _FORMAT, "updates": str(state.updates)}
+    if manifest is not None:
+        about |= {"model": manifest.model}
+        about |= {key: json.dumps(getattr(manifest, key)) for key in _DESCRIPTION}
     about["sha256"] = _digest(tensors, about)
     with new_file(path) as temporary:
         save_file(tensors, temporary, metadata=about)
@@ -83,8 +100,17 @@ def load_state(path: str | Path) -> TrainState:
     for name in [name for name in tensors if name.startswith(_OPTIMIZER)]:
         memory, parameter = name.removeprefix(_OPTIMIZER).split("/", 1)
         optimizer.setdefault(memory, {})[parameter] = tensors.pop(name)
+    ema = {
+        name.removeprefix(_EMA): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(_EMA)
+    }
     return TrainState(
-        model=tensors, optimizer=optimizer, balance=balance, updates=int(about["updates"])
+        model=tensors,
+        optimizer=optimizer,
+        balance=balance,
+        updates=int(about["updates"]),
+        ema=ema,
     )
 
 

@@ -33,7 +33,7 @@ from tests.coco_numbers import coco_map
 
 CASES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
-    "adamw": {"optimizer": "adamw"},
+    "adamw": {"optimizer": "adamw", "ema": True},
     "frozen": {"optimizer": "sgd", "freeze": 10},
 }
 SETTINGS = {"lr": 2e-4, "momentum": 0.937, "weight_decay": 5e-4, "max_norm": 10.0}

@@ -21,12 +21,13 @@ LOSS = 1e-6
 BOUNDS = {
     "parameters": 1e-6,
     "statistics": 1e-6,
+    "ema": 1e-6,
     "momentum": 2e-4,
     "exp_avg": 2e-4,
     "exp_avg_sq": 2e-4,
 }
 # AdamW's first update is lr * sign(gradient), also where the gradient is nothing but rounding.
-FIRST_OF_ADAMW = {"parameters": 1e-4}
+FIRST_OF_ADAMW = {"parameters": 1e-4, "ema": 1e-4}
 
 
 def vectors(state: TrainState) -> dict[str, np.ndarray]:
@@ -36,6 +37,7 @@ def vectors(state: TrainState) -> dict[str, np.ndarray]:
         "parameters": {n: t for n, t in state.model.items() if n not in statistics},
         "statistics": {n: state.model[n] for n in statistics},
         **state.optimizer,
+        **({"ema": state.ema} if state.ema else {}),
     }
     return {
         part: np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
