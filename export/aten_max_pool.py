@@ -120,6 +120,8 @@ def _first_hits(
     for place in range(windows.kernel):
         start = place * windows.dilation
         stop = start + (windows.steps - 1) * windows.stride + 1
+        if stop <= windows.padding or start >= windows.padding + size:
+            continue  # this place of every window lies in the padding
         seen = t.slice(padded, axis, start, stop, windows.stride)
         hit = t.elementwise("Equal", seen, out, dtype=ir.DataType.BOOL)
         first = hit if taken is None else t.op("And", hit, t.op("Not", taken))

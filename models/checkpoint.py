@@ -36,7 +36,7 @@ class Checkpoint:
     Attributes:
         path: the file.
         what: which of its weights these are, in words.
-        model: size of the detector, such as `yolov5n6`.
+        model: name of the detector, such as `yolov5n6` or `yolov5s-v5.0`.
         num_classes: number of classes, nc.
         tensors: float32, counters int64, by YOLOv5's names.
         names: nc class names; None where the file has none.
@@ -62,7 +62,7 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a file of weights; nothing in it is executed.
 
-    It may be a checkpoint of YOLOv5 v6.0 to v7.0 (a whole pickled model, of which the moving
+    It may be a checkpoint of YOLOv5 v5.0 to v7.0 (a whole pickled model, of which the moving
     average is taken where there is one), a state dict by YOLOv5's names (.pt, .pth, .safetensors)
     or a state that training saved.
 
@@ -160,6 +160,7 @@ def _describe(value: object) -> str:
 def _interpret(path: Path, contents: _Contents) -> Checkpoint:
     tensors = {name: _checked(name, tensor) for name, tensor in contents.tensors.items()}
     model, head = _identify(tensors)
+    tensors.pop(f"{head}.anchor_grid", None)  # v5.0 keeps the anchors in pixels as well
     anchors = _anchors(contents.anchors, tensors.get(f"{head}.anchors"))
     outputs = tensors[f"{head}.m.0.bias"].numel()
     na = _ANCHORS_A_LEVEL if anchors is None else anchors.shape[1]
@@ -183,25 +184,23 @@ def _interpret(path: Path, contents: _Contents) -> Checkpoint:
 
 def _identify(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """Return the name of the model and that of its head, `model.24`."""
-    if "model.0.conv.conv.weight" in tensors:
-        raise ArtifactError(
-            "its first layer is a Focus, as in YOLOv5 v5.0 and before; expected a detector of "
-            "v6.0 to v7.0, which begins with a convolution of 6 x 6"
-        )
     # Only the head has a convolution with a bias of its own.
     heads = [m for name in tensors if (m := re.fullmatch(r"(model\.(\d{1,3}))\.m\.0\.bias", name))]
-    stem = tensors.get("model.0.conv.weight")
+    focus = tensors.get("model.0.conv.conv.weight")
+    stem = tensors.get("model.0.conv.weight") if focus is None else focus
     if len(heads) != 1 or stem is None:
         raise ArtifactError(
             "it holds no YOLOv5 detector: expected tensors such as 'model.0.conv.weight' and "
             f"'model.24.m.0.bias', got {', '.join(map(repr, list(tensors)[:3])) or 'none'}"
         )
-    layers, channels = int(heads[0][2]) + 1, stem.numel() // (3 * 6 * 6)
-    model = name_by_shape(num_layers=layers, stem=channels)
+    # A kernel of 3 channels of 6 x 6, or of Focus's 12 channels of 3 x 3.
+    layers, channels = int(heads[0][2]) + 1, stem.numel() // 108
+    model = name_by_shape(num_layers=layers, stem=channels, focus=focus is not None)
     if model is None:
         raise ArtifactError(
             f"it is none of YOLOv5's detectors: it has {layers} layers, the first of {channels} "
-            "channels; expected size n, s, m, l or x, or its P6 form"
+            "channels; expected size n, s, m, l or x, or its P6 form, of v6.0 to v7.0, or those "
+            "from s on of v5.0"
         )
     return model, heads[0][1]
 

@@ -1,4 +1,4 @@
-"""The building blocks of YOLOv5 v6.2 / v7.0, under its names.
+"""The building blocks of YOLOv5 v5.0 to v7.0, under its names.
 
 The attribute names are those of YOLOv5's state dicts (`cv1`, `m.0.cv2.conv.weight`), so they are
 part of the interface.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["C3", "SPPF", "Bottleneck", "Concat", "Conv", "Detect"]
+__all__ = ["C3", "SPP", "SPPF", "Bottleneck", "Concat", "Conv", "Detect", "Focus"]
 
 
 class Conv(nn.Module):
@@ -33,6 +33,23 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x, (B, c1, H, W)."""
         out: Tensor = self.act(self.bn(self.conv(x)))
+        return out
+
+
+class Focus(nn.Module):
+    """Squares of 2 x 2 pixels become one pixel of 4 times the channels, for a 3x3 convolution."""
+
+    def __init__(self, c1: int, c2: int) -> None:
+        super().__init__()
+        self.conv = Conv(4 * c1, c2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c1, H, W), H and W even -> (B, c2, H / 2, W / 2)."""
+        batch, channels, height, width = x.shape
+        squares = x.reshape(batch, channels, height // 2, 2, width // 2, 2)
+        # The weights expect the square column by column, all channels of a pixel together.
+        stacked = squares.permute(0, 5, 3, 1, 2, 4)  # (B, column, row, c1, H / 2, W / 2)
+        out: Tensor = self.conv(stacked.reshape(batch, 4 * channels, height // 2, width // 2))
         return out
 
 
@@ -69,8 +86,26 @@ class C3(nn.Module):
         return out
 
 
+class SPP(nn.Module):
+    """Spatial pyramid pooling (arXiv 1406.4729), as max-pools side by side; `kernels` are odd."""
+
+    def __init__(self, c1: int, c2: int, kernels: Sequence[int]) -> None:
+        super().__init__()
+        hidden = c1 // 2
+        self.kernels = tuple(kernels)
+        self.cv1 = Conv(c1, hidden)
+        self.cv2 = Conv((1 + len(kernels)) * hidden, c2)
+        self.m = nn.ModuleList(nn.MaxPool2d(k, stride=1, padding=k // 2) for k in kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c1, H, W) -> (B, c2, H, W)."""
+        x = self.cv1(x)
+        out: Tensor = self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], dim=1))
+        return out
+
+
 class SPPF(nn.Module):
-    """Spatial pyramid pooling (arXiv 1406.4729), as three 5x5 max-pools in a row.
+    """Spatial pyramid pooling, as three 5x5 max-pools in a row.
 
     Pooled twice and three times, a 5x5 window covers 9x9 and 13x13.
     """

@@ -6,13 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.models.checkpoint import Checkpoint
-from exportloss.models.layers import C3
+from exportloss.models.layers import C3, SPP, SPPF
 from exportloss.models.yolov5 import YoloV5, yolov5
 
 __all__ = ["Transferred", "transfer"]
 
+_Option = int | tuple[int, ...] | None
+# What a block's second argument in a yaml defaults to: what changes its function but no tensor.
+_DEFAULTS: Mapping[str, int | tuple[int, ...]] = {"C3": True, "SPP": (5, 9, 13), "SPPF": 5}
 _OPTIONAL = (".num_batches_tracked", ".anchors")  # a state that training saved has none
 
 
@@ -63,7 +68,7 @@ def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
     def compare(what: str, got: object, expected: object) -> None:
         if got != expected:
             raise ArtifactError(
-                f"{checkpoint.path} is no {model.name} of YOLOv5 v6.0 to v7.0: {what} is {got}, "
+                f"{checkpoint.path} is no {model.name} of YOLOv5: {what} is {got}, "
                 f"expected {expected}"
             )
 
@@ -82,23 +87,35 @@ def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
     if checkpoint.yaml:
         try:
             wiring = _wiring(checkpoint.yaml)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ArtifactError(
                 f"{checkpoint.path}: its yaml describes no layers: {error!r}"
             ) from error
         for index, (layer, taken) in enumerate(zip(model.model, model.sources, strict=True)):
-            shortcut = layer.shortcut if isinstance(layer, C3) else True
-            expected = (taken or (index - 1,), shortcut)
-            compare(f"the input and shortcut of layer {index}", wiring.get(index), expected)
+            expected = (taken or (index - 1,), _option(layer))
+            compare(f"the input and option of layer {index}", wiring.get(index), expected)
 
 
-def _wiring(yaml: Mapping[str, Any]) -> dict[int, tuple[tuple[int, ...], bool]]:
-    """Return for each layer the indices of its inputs, and whether its blocks have a shortcut."""
+def _wiring(yaml: Mapping[str, Any]) -> dict[int, tuple[tuple[int, ...], _Option]]:
+    """Return for each layer the indices of its inputs, and its option."""
     wiring = {}
     for index, (inputs, _, module, options) in enumerate([*yaml["backbone"], *yaml["head"]]):
         taken = tuple(
             index + one if one < 0 else one
             for one in (inputs if isinstance(inputs, (list, tuple)) else [inputs])
         )
-        wiring[index] = taken, bool(options[1]) if module == "C3" and len(options) > 1 else True
+        option: _Option = None
+        if module in _DEFAULTS:
+            said = options[1] if len(options) > 1 else _DEFAULTS[module]
+            option = tuple(map(int, said)) if isinstance(said, (list, tuple)) else int(said)
+        wiring[index] = taken, option
     return wiring
+
+
+def _option(layer: nn.Module) -> _Option:
+    """Return whether a C3's blocks have a shortcut, or over how much a pyramid pools."""
+    if isinstance(layer, C3):
+        return int(layer.shortcut)
+    if isinstance(layer, SPP):
+        return layer.kernels
+    return int(layer.m.kernel_size) if isinstance(layer, SPPF) else None

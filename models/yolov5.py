@@ -1,8 +1,9 @@
-"""The ten detectors of YOLOv5 v6.2 / v7.0, layer for layer under YOLOv5's indices.
+"""The detectors of YOLOv5, layer for layer under YOLOv5's indices.
 
 All are one plan: a backbone that halves the picture at every stage, a way down from the coarsest
 stage to stride 8 (FPN, arXiv 1612.03144) and a way back up (PAN, arXiv 1803.01534). P5 and P6
-differ in the number of stages, the five sizes in width and depth.
+differ in the number of stages, the sizes in width and depth. Ten are those of v6.0 to v7.0; eight
+those of v5.0, which begin and end the backbone in another way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from exportloss.errors import ConfigError
-from exportloss.models.layers import C3, SPPF, Concat, Conv, Detect
+from exportloss.models.layers import C3, SPP, SPPF, Concat, Conv, Detect, Focus
 
 __all__ = ["YoloV5", "name_by_shape", "yolov5"]
 
@@ -23,11 +24,17 @@ Anchors = Sequence[Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """What P5 and P6 differ in; widths and repeats are those of size l."""
+    """What P5, P6 and the versions differ in; widths and repeats are those of size l."""
 
     widths: tuple[int, ...]  # channels of the stages, at strides 2, 4, 8, ...
     repeats: tuple[int, ...]  # bottlenecks of the stages from stride 4 on
     anchors: tuple[tuple[float, ...], ...]  # w, h, w, h, ... in pixels, from stride 8 on
+    spp_kernels: tuple[int, ...] = ()  # of v5.0's SPP; none: as in v6.0 and later
+
+    @property
+    def focus(self) -> bool:
+        """Whether the stem is v5.0's."""
+        return bool(self.spp_kernels)
 
     @property
     def num_layers(self) -> int:
@@ -54,6 +61,8 @@ _P6 = _Family(
         (436, 615, 739, 380, 925, 792),
     ),
 )
+_P5_V5 = dataclasses.replace(_P5, repeats=(3, 9, 9, 3), spp_kernels=(5, 9, 13))
+_P6_V5 = dataclasses.replace(_P6, repeats=(3, 9, 9, 3, 3), spp_kernels=(3, 5, 7))
 _HEAD_REPEATS = 3
 _SIZES = {  # (width, depth), as factors on the family's numbers
     "n": (0.25, 0.33),
@@ -63,9 +72,14 @@ _SIZES = {  # (width, depth), as factors on the family's numbers
     "x": (1.25, 1.33),
 }
 _MODELS = {
-    f"yolov5{size}{suffix}": (family, *factors)
-    for suffix, family in (("", _P5), ("6", _P6))
-    for size, factors in _SIZES.items()
+    f"yolov5{size}{suffix}": (family, *_SIZES[size])
+    for suffix, family, sizes in (
+        ("", _P5, "nsmlx"),
+        ("6", _P6, "nsmlx"),
+        ("-v5.0", _P5_V5, "smlx"),
+        ("6-v5.0", _P6_V5, "smlx"),
+    )
+    for size in sizes
 }
 
 
@@ -177,14 +191,15 @@ class YoloV5(nn.Module):
 
 
 def yolov5(name: str, num_classes: int = 80, *, anchors: Anchors | None = None) -> YoloV5:
-    """Build a YOLOv5 v6.2 / v7.0 detector with YOLOv5's parameter names and initialisation.
+    """Build a YOLOv5 detector with YOLOv5's parameter names and initialisation.
 
     The weights are random, from torch's default generator; a YOLOv5 state dict of the same size
     and number of classes loads with `strict=True`.
 
     Args:
-        name: `yolov5n`, `s`, `m`, `l`, `x`, or with a 6 for the P6 form: `yolov5n6`; the size
-            alone (`n`, `n6`) will do.
+        name: `yolov5n`, `s`, `m`, `l`, `x`, or with a 6 for the P6 form: `yolov5n6`; with
+            `-v5.0` that version's architecture, which has no n: `yolov5s-v5.0`, `yolov5s6-v5.0`.
+            The size alone (`n`, `n6`, `s-v5.0`) will do.
         num_classes: number of classes, >= 1.
         anchors: per level, finest first, the anchors as flat `w, h, w, h, ...` in pixels; as many
             at each level. Default: YOLOv5's for COCO.
@@ -205,10 +220,14 @@ def yolov5(name: str, num_classes: int = 80, *, anchors: Anchors | None = None) 
     return YoloV5(full_name, layers, sources)
 
 
-def name_by_shape(*, num_layers: int, stem: int) -> str | None:
-    """Return which model has so many layers, and `stem` channels after the first; None: none."""
+def name_by_shape(*, num_layers: int, stem: int, focus: bool) -> str | None:
+    """Return which model has so many layers, the first of `stem` channels; None: none has.
+
+    `focus` says whether that is a Focus, as in v5.0.
+    """
     for name, (family, width, _) in _MODELS.items():
-        if (num_layers, stem) == (family.num_layers, _scaled(family.widths[0], width)):
+        shape = family.num_layers, _scaled(family.widths[0], width), family.focus
+        if shape == (num_layers, stem, focus):
             return name
     return None
 
@@ -264,15 +283,23 @@ def _build(
         return add(Concat(), channels[last] + channels[other], (last, other))
 
     widths = [_scaled(channels, width) for channels in family.widths]
-    add(Conv(3, widths[0], 6, 2, padding=2), widths[0])
+    stem = Focus(3, widths[0]) if family.focus else Conv(3, widths[0], 6, 2, padding=2)
+    add(stem, widths[0])
     stages = []
-    for out, repeats in zip(widths[1:], family.repeats, strict=True):
+    for out, repeats in zip(widths[1:-1], family.repeats[:-1], strict=True):
         conv(out, 3, 2)
         stages.append(c3(out, repeats, shortcut=True))
-    add(SPPF(channels[-1], widths[-1]), widths[-1])
+    coarsest = widths[-1]
+    conv(coarsest, 3, 2)
+    if family.spp_kernels:
+        add(SPP(coarsest, coarsest, family.spp_kernels), coarsest)
+        c3(coarsest, family.repeats[-1], shortcut=False)
+    else:
+        c3(coarsest, family.repeats[-1], shortcut=True)
+        add(SPPF(coarsest, coarsest), coarsest)
 
     laterals = []  # coarse to fine, to be joined again on the way up
-    for out, stage in zip(widths[-2:1:-1], stages[-2:0:-1], strict=True):
+    for out, stage in zip(widths[-2:1:-1], stages[:0:-1], strict=True):
         laterals.append(conv(out, 1, 1))
         add(nn.Upsample(scale_factor=2, mode="nearest"), out)
         concat(stage)

@@ -41,8 +41,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--weights",
         required=True,
         metavar="NAME|FILE",
-        help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6), with random weights; or a file: a "
-        "checkpoint of YOLOv5 (.pt), a state dict (.pt, .safetensors), the weights of a run",
+        help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6; s-v5.0, ... for v5.0's), with "
+        "random weights; or a file: a checkpoint of YOLOv5 v5.0 to v7.0 (.pt), a state dict (.pt, "
+        ".safetensors), the weights of a run",
     )
     parser.add_argument(
         "--data", metavar="YAML", help="data set to take the class names from (default: the file's)"

@@ -17,7 +17,7 @@ __all__ = ["LoadedDetector", "is_file_name", "load_detector"]
 
 def is_file_name(weights: str) -> bool:
     """Whether `--weights` means a file rather than a size."""
-    return any(mark in weights for mark in "./\\")
+    return any(mark in weights.removesuffix("-v5.0") for mark in "./\\")
 
 
 def _require_export_packages() -> None:
