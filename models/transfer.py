@@ -118,4 +118,7 @@ def _option(layer: nn.Module) -> _Option:
         return int(layer.shortcut)
     if isinstance(layer, SPP):
         return layer.kernels
-    return int(layer.m.kernel_size) if isinstance(layer, SPPF) else None
+    if isinstance(layer, SPPF):
+        kernel = layer.m.kernel_size
+        return kernel if isinstance(kernel, int) else kernel[0]
+    return None

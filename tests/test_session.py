@@ -12,7 +12,9 @@ import onnxruntime
 import pytest
 
 from exportloss import ArtifactError, ConfigError, DataError, TargetError, TooManyTargetsError
+from exportloss.export import export_train_step, export_training_artifacts
 from exportloss.runtime import TrainSession
+from tests import tiny_detector as tiny
 
 RATE = 1e-3
 
@@ -253,3 +255,14 @@ def test_state_of_another_model_is_refused(session, tmp_path):
     save_state(tmp_path / "adamw", dataclasses.replace(state, optimizer={}))
     with pytest.raises(ArtifactError, match="lacks momentum tensor"):
         session.resume(tmp_path / "adamw")
+
+
+@pytest.mark.parametrize("export", [export_train_step, export_training_artifacts])
+def test_a_model_that_makes_no_boxes_is_evaluated_without(export, tmp_path):
+    sizes = {"image_size": (tiny.IMAGE, tiny.IMAGE), "batch_size": 2, "max_targets": 8}
+    export(tiny.make_detector(), tiny.make_loss(), tmp_path / "artifact", **sizes)
+    session = TrainSession.open(tmp_path / "artifact", threads=1)
+    images, targets = tiny.make_batch(0)
+    evaluation = session.evaluate(images.numpy(), targets.numpy())
+    assert evaluation.loss > 0
+    assert evaluation.predictions.shape == (2, 0, 5 + tiny.CLASSES)

@@ -116,7 +116,8 @@ class OrtTrainSession(TrainSession):
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         with self._weights(ema=ema):
-            loss, items, _, predictions = self._run(self._module.eval_step, images, targets)
+            loss, items, _, *decoded = self._run(self._module.eval_step, images, targets)
+        predictions = decoded[0] if decoded else self._no_boxes()
         return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
 
     @contextlib.contextmanager

@@ -185,7 +185,8 @@ class PortableTrainSession(TrainSession):
             "balance": self._vectors["balance"].numpy(),
             **self._weights(ema=ema),
         }
-        loss, items, predictions = self._evaluation.run(["loss", "items", "output0"], inputs)
+        loss, items, *decoded = self._evaluation.run(None, inputs)
+        predictions = decoded[0] if decoded else self._no_boxes()
         return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
 
     def _weights(self, *, ema: bool) -> dict[str, Array]:

@@ -50,7 +50,8 @@ class Evaluation:
         loss: scalar loss of the batch.
         items: its terms.
         predictions: (B, N, 5 + nc) centre x, centre y, width, height in pixels, objectness and
-            class probabilities, before non-maximum suppression.
+            class probabilities, before non-maximum suppression; N is 0 where the model has no
+            `decode` to make boxes of.
     """
 
     loss: float
@@ -252,6 +253,11 @@ class TrainSession(abc.ABC):
                 f"images have shape {getattr(images, 'shape', None)}; the graph was exported for "
                 f"{expected}: letterbox and batch them so, or export again"
             )
+
+    def _no_boxes(self) -> npt.NDArray[np.float32]:
+        """What a model without a `decode` predicts."""
+        manifest = self.manifest
+        return np.zeros((manifest.batch_size, 0, 5 + manifest.num_classes), np.float32)
 
     def _targets(self, targets: npt.ArrayLike) -> npt.NDArray[np.float32]:
         return pad_targets(
