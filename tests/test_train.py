@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError, TrainingError
-from exportloss.runtime import TrainSession
+from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.loader import Batches
+from exportloss.runtime.ort_training import OrtTrainSession
 from exportloss.runtime.results import EpochResult, Scores, best_epoch, read_results
 from exportloss.runtime.room import check_batches, check_room, drops_boxes
 from exportloss.runtime.run_folder import RunFolder
@@ -80,6 +81,28 @@ def test_the_validation_loss_is_that_of_the_saved_state(session, new_session, ru
     untrained = new_session()
     before = np.mean([untrained.evaluate(b.images, b.targets).loss for b in run.val_batches])
     assert np.mean([evaluation.loss for evaluation in seen]) < before
+
+
+def test_a_moving_average_is_what_is_validated_and_kept(ort_artifact, run, monkeypatch):
+    # YOLOv5's decay begins near 0: in so short a run the average would be the weights themselves.
+    monkeypatch.setattr("exportloss.runtime.session.decay_after", lambda updates: 0.9)
+    manifest = dataclasses.replace(Manifest.read(ort_artifact), ema=True)  # the graphs are the same
+    session = OrtTrainSession(ort_artifact, manifest, threads=1)
+    result = run.train(session)
+
+    def mean_box(ema):
+        batches = run.val_batches.epoch(0)
+        return np.mean([session.evaluate(b.images, b.targets, ema=ema).items.box for b in batches])
+
+    assert result.epochs[-1].val.box == pytest.approx(mean_box(True), rel=1e-6)
+    assert result.epochs[-1].val.box != pytest.approx(mean_box(False), rel=1e-4)
+    session.resume(run.folder.best)
+    images = next(run.val_batches.epoch(0)).images
+    own, average = (session.evaluate(images, [], ema=ema).predictions for ema in (False, True))
+    detector = import_onnxruntime().InferenceSession(str(run.folder.best_onnx))
+    (found,) = detector.run(None, {"images": images.astype(np.float32) / 255})
+    np.testing.assert_allclose(found, average, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(found, own, rtol=1e-4, atol=1e-4)
 
 
 def test_the_loop_does_what_the_schedule_says(session, new_session, run):

@@ -93,6 +93,7 @@ def assert_same_run(folder: RunFolder, other: RunFolder) -> None:
         assert one.updates == two.updates
         np.testing.assert_array_equal(one.balance, two.balance)
         assert_same_state(one.model, two.model)
+        assert_same_state(one.ema, two.ema)
         assert one.optimizer.keys() == two.optimizer.keys()
         for memory, tensors in one.optimizer.items():
             assert_same_state(tensors, two.optimizer[memory])
