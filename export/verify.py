@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float32]
 
 _BOXES_AN_IMAGE = 8
 
-# What a state is moved by, relative, to see what rounding does to a gradient, and how often.
+# What a state is moved by, relative, to see what rounding does to a float32 gradient, how often.
 _ROUNDING = 2.0**-22
 _MOVES = 4
 _MOST_DRAWS = 20  # for one batch
@@ -56,8 +56,8 @@ def verify(
     The gradient of a detector jumps where two pixels under a max-pool are equal, or an edge of a
     predicted box meets one of its target's. Where a batch lies so close to a jump that rounding
     decides, no float32 engine can be judged by it, torch's included. So a batch is drawn anew
-    where eager torch alone, from states moved by rounding errors, disagrees with itself; the
-    artifact has no part in that choice, and the result says how many batches were passed over.
+    where eager torch alone, in float32 and from states moved by rounding errors, is over a bound;
+    the artifact has no part in that choice, and the result says how many batches were passed over.
 
     The gradient is read through the session's own interface: after a step with empty memory,
     without momentum and decay and at a rate of 0, the optimizer's first memory is the gradient.
@@ -110,7 +110,10 @@ def verify_all(
                 f"{session.folder} trains another detector, or otherwise, than "
                 f"{sessions[0].folder}; verify them one by one"
             )
-    eager = EagerTrainSession(sessions[0].folder, manifest, model=model, dtype=torch.float64)
+    eager, single = (
+        EagerTrainSession(sessions[0].folder, manifest, model=model, dtype=dtype)
+        for dtype in (torch.float64, torch.float32)
+    )
     start = sessions[0].state()
     eager.load_state(start)
     bounds = Bounds.of(manifest.optimizer)
@@ -118,7 +121,7 @@ def verify_all(
     found: list[list[StepDifferences]] = [[] for _ in sessions]
     with torch_threads(threads):
         for step in range(steps):
-            reference = _reference(eager, bounds, lr=lr, seed=(seed, step))
+            reference = _reference(eager, single, bounds, lr=lr, seed=(seed, step))
             for session, differences in zip(sessions, found, strict=True):
                 differences.append(_same_state(session, reference, lr=lr))
             rows.append(reference.without_state())
@@ -193,19 +196,30 @@ def _random_batch(manifest: Manifest, seed: Sequence[int]) -> _Batch:
 
 
 def _reference(
-    eager: EagerTrainSession, bounds: Bounds, *, lr: float, seed: tuple[int, int]
+    eager: EagerTrainSession,
+    single: EagerTrainSession,
+    bounds: Bounds,
+    *,
+    lr: float,
+    seed: tuple[int, int],
 ) -> _Reference:
-    """Step in eager torch, which then goes on, with a batch that it can be a reference for."""
+    """Step in eager torch, which then goes on, with a batch on which float32 can be judged.
+
+    Args:
+        eager: the reference, in float64.
+        single: eager torch in float32.
+        bounds: what float32 must keep.
+        lr: of the step.
+        seed: of the batch.
+    """
     before = eager.state()
     for draw in range(_MOST_DRAWS):
         batch = _random_batch(eager.manifest, (*seed, draw))
         expected = _eager_step(eager, before, batch, lr=lr)
-        after = eager.state()
-        if not _jumps(eager, before, batch, expected.gradients, bounds):
-            eager.load_state(after)
+        if not _jumps(single, before, batch, expected.gradients, bounds):
             return _Reference(batch, expected.result.loss, draw, before, expected)
     raise ConfigError(
-        f"the gradient of {eager.manifest.model} jumps under rounding errors for each of "
+        f"rounding errors move the gradient of {eager.manifest.model} over a bound for each of "
         f"{_MOST_DRAWS} random batches, so that nothing can be verified with these weights; "
         "try another seed, a larger batch or other weights"
     )
@@ -222,15 +236,15 @@ def _same_state(session: TrainSession, reference: _Reference, *, lr: float) -> S
 
 
 def _jumps(
-    eager: EagerTrainSession,
+    single: EagerTrainSession,
     state: TrainState,
     batch: _Batch,
     gradients: Mapping[str, Array],
     bounds: Bounds,
 ) -> bool:
-    """Whether rounding errors in the weights alone move eager torch's gradient over a bound."""
+    """Whether rounding errors move eager torch's own gradient over a bound."""
     for seed in range(_MOVES):
-        moved = _eager_step(eager, _moved(state, seed=seed), batch, lr=0.0).gradients
+        moved = _eager_step(single, _moved(state, seed=seed), batch, lr=0.0).gradients
         if (
             worst_l2(moved, gradients).value > bounds.gradient
             or whole_l2(moved, gradients).value > bounds.gradient_whole
