@@ -3,7 +3,7 @@
 Run as a file, in an environment that has the wanted onnxruntime and PyYAML and nothing else of this
 project; the provider's libraries must load, a device is not needed:
 
-    python export/kernel_listing.py CPUExecutionProvider --newest-opset 26 > kernels_cpu.yaml
+    python export/kernel_listing.py CPUExecutionProvider --newest-opset 28 > kernels_cpu.yaml
     python export/kernel_listing.py --webgpu webgpu-operators.md --version 1.30.0 \
         --newest-opset 26 > kernels_webgpu.yaml
 

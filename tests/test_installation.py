@@ -49,6 +49,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_holds_every_module_under_our_name_only(wheel):
     names = zipfile.ZipFile(wheel).namelist()
+    assert "exportloss/export/kernels_cuda.yaml" in names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"exportloss", f"exportloss-{exportloss.__version__}.dist-info"}
     for package, folder in (("export", "export"), ("models", "models")):

@@ -13,6 +13,7 @@ from exportloss import ArtifactError, ConfigError
 from exportloss.cli import main
 from exportloss.export import check
 from exportloss.export.provider_rules import RULES, Verdict
+from exportloss.export.provider_tables import PROVIDERS
 from tests.provider_troubles import TROUBLES, Case, graph
 
 PLAIN = "(float[4] x) => (float[4] y) { y = Neg(x) }"
@@ -142,6 +143,11 @@ def test_exit_status(files: dict[str, str], capsys):
     assert main(["check", files["atan"], "--for", "tensorrt"]) == 0
     assert main(["check", files["atan"] + "x", "--for", "cuda"]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_command_takes_every_provider(files: dict[str, str], provider: str):
+    assert main(["check", files["plain"], "--for", provider]) == 0
 
 
 def test_verbose_shows_every_operator(files: dict[str, str], capsys):
