@@ -233,7 +233,7 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --nc 0", "--nc is 0"),
         ("--weights yolov5n --data DATA --nc 3", "--nc is 3 but DATA names 4 classes"),
         ("--weights yolov5n --data gone.yaml", "gone.yaml: no such file"),
-        ("--weights yolov5n --nc 4 --hyp gone.yaml", "gone.yaml: not readable"),
+        ("--weights yolov5n --nc 4 --hyp gone.yaml", "gone.yaml: no such file"),
         ("--weights yolov5n --nc 4 --imgsz 100", "to be multiples of 32"),
         ("--weights yolov5n --nc 4 --imgsz 64 64 64", "--imgsz got 3 numbers"),
         ("--weights yolov5n --nc 4 --imgsz 0", "image size is 0"),

@@ -161,12 +161,19 @@ def implementation(request: pytest.FixtureRequest) -> Implementation:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def results(implementation: Implementation, golden_case: GoldenCase) -> list[StepResult]:
-    """All steps in sequence, run once for all the tests of a case."""
-    results = list(implementation.run(golden_case))
-    assert len(results) == len(golden_case.steps) > 0
-    return results
+_RESULTS: dict[tuple[str, str], list[StepResult]] = {}
+
+
+@pytest.fixture
+def results(
+    implementation: Implementation, golden_case: GoldenCase, request: pytest.FixtureRequest
+) -> list[StepResult]:
+    """All steps in sequence, run once for all the tests of a case, in whatever order they come."""
+    key = request.node.callspec.id, str(request.config.getoption("--golden"))
+    if key not in _RESULTS:
+        _RESULTS[key] = list(implementation.run(golden_case))
+    assert len(_RESULTS[key]) == len(golden_case.steps) > 0
+    return _RESULTS[key]
 
 
 def test_loss_and_items(implementation, golden_case, results):

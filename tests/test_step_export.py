@@ -148,7 +148,8 @@ def test_step_and_evaluation_agree_with_torch(frozen):
     np.testing.assert_allclose(evaluated["loss"], loss(levels, targets)[0], rtol=1e-5)
     np.testing.assert_allclose(evaluated["output0"], model.decode(levels), rtol=1e-4, atol=1e-3)
     detected = run(folder, "inference", feed | {"images": images.numpy()})
-    np.testing.assert_array_equal(detected["output0"], evaluated["output0"])
+    # Its convolutions are the plain ones: nobody needs the same bits on any number of threads.
+    np.testing.assert_allclose(detected["output0"], evaluated["output0"], rtol=1e-4, atol=1e-3)
 
     settings = {
         "learning_rates": np.zeros(3, np.float32),
