@@ -115,7 +115,8 @@ class SPPF(nn.Module):
         hidden = c1 // 2
         self.cv1 = Conv(c1, hidden)
         self.cv2 = Conv(4 * hidden, c2)
-        self.m = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
+        self.kernel = 5
+        self.m = nn.MaxPool2d(self.kernel, stride=1, padding=self.kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c1, H, W) -> (B, c2, H, W)."""

@@ -15,9 +15,9 @@ from exportloss.models.yolov5 import YoloV5, yolov5
 
 __all__ = ["Transferred", "transfer"]
 
-_Option = int | tuple[int, ...] | None
-# What a block's second argument in a yaml defaults to: what changes its function but no tensor.
-_DEFAULTS: Mapping[str, int | tuple[int, ...]] = {"C3": True, "SPP": (5, 9, 13), "SPPF": 5}
+_Option = bool | int | tuple[int, ...] | None
+# A block's second argument in a yaml, where it has none; it changes the function but no tensor.
+_DEFAULTS: Mapping[str, Any] = {"C3": True, "SPP": (5, 9, 13), "SPPF": 5}
 _OPTIONAL = (".num_batches_tracked", ".anchors")  # a state that training saved has none
 
 
@@ -87,13 +87,17 @@ def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
     if checkpoint.yaml:
         try:
             wiring = _wiring(checkpoint.yaml)
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise ArtifactError(
                 f"{checkpoint.path}: its yaml describes no layers: {error!r}"
             ) from error
         for index, (layer, taken) in enumerate(zip(model.model, model.sources, strict=True)):
             expected = (taken or (index - 1,), _option(layer))
-            compare(f"the input and option of layer {index}", wiring.get(index), expected)
+            compare(
+                f"the input and option (shortcut, pooling) of layer {index}",
+                wiring.get(index),
+                expected,
+            )
 
 
 def _wiring(yaml: Mapping[str, Any]) -> dict[int, tuple[tuple[int, ...], _Option]]:
@@ -104,21 +108,23 @@ def _wiring(yaml: Mapping[str, Any]) -> dict[int, tuple[tuple[int, ...], _Option
             index + one if one < 0 else one
             for one in (inputs if isinstance(inputs, (list, tuple)) else [inputs])
         )
-        option: _Option = None
-        if module in _DEFAULTS:
-            said = options[1] if len(options) > 1 else _DEFAULTS[module]
-            option = tuple(map(int, said)) if isinstance(said, (list, tuple)) else int(said)
-        wiring[index] = taken, option
+        wiring[index] = taken, _option_in_yaml(module, options)
     return wiring
+
+
+def _option_in_yaml(module: Any, options: Any) -> _Option:
+    if module not in _DEFAULTS:
+        return None
+    said = options[1] if len(options) > 1 else _DEFAULTS[module]
+    if module == "C3":
+        return bool(said)
+    return tuple(map(int, said)) if module == "SPP" else int(said)
 
 
 def _option(layer: nn.Module) -> _Option:
     """Return whether a C3's blocks have a shortcut, or over how much a pyramid pools."""
     if isinstance(layer, C3):
-        return int(layer.shortcut)
+        return layer.shortcut
     if isinstance(layer, SPP):
         return layer.kernels
-    if isinstance(layer, SPPF):
-        kernel = layer.m.kernel_size
-        return kernel if isinstance(kernel, int) else kernel[0]
-    return None
+    return layer.kernel if isinstance(layer, SPPF) else None

@@ -133,7 +133,6 @@ class TestOtherArchitectures:
     @pytest.mark.parametrize(
         ("state", "message"),
         [
-            ({"model.0.conv.conv.weight": torch.ones(1)}, "a Focus, as in YOLOv5 v5.0"),
             ({"layer.weight": torch.ones(1)}, "no YOLOv5 detector.* got 'layer.weight'"),
             ({}, "no YOLOv5 detector.* got none"),
             (

@@ -152,6 +152,10 @@ def test_max_pool(*, size, kernel, stride, dilation, padding, ceil_mode, ties):
     )
 
 
+def test_max_pool_wider_than_the_map():
+    check(lambda x: functional.max_pool2d(x, 13, 1, 6), randn(1, 3, 2, 1))
+
+
 @pytest.mark.parametrize(
     "resample",
     [

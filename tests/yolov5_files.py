@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from exportloss.models import Detect, YoloV5
+from exportloss.models.layers import C3, SPP, SPPF
 
 _NAMES = {
     "models.yolo": ("Model", "DetectionModel", "Detect"),
-    "models.common": ("Conv", "Bottleneck", "C3", "SPPF", "Concat"),
+    "models.common": ("Conv", "Focus", "Bottleneck", "C3", "SPP", "SPPF", "Concat"),
     "utils.loss": ("Settings",),
 }
 
@@ -88,6 +89,9 @@ def _as_yolov5(
 ) -> nn.Module:
     whole = classes[root]()
     whole.model = _converted(model.model, classes)
+    if model.name.endswith("-v5.0"):
+        grid = model.anchors_px.view(model.detect.nl, 1, -1, 1, 1, 2)
+        whole.model[-1].register_buffer("anchor_grid", grid.clone())
     whole.yaml = yaml_of(model)
     whole.nc, whole.stride = model.num_classes, model.detect.stride
     whole.save = sorted({index for taken in model.sources for index in taken})
@@ -124,9 +128,15 @@ def yaml_of(model: YoloV5) -> dict[str, Any]:
     for layer, taken in zip(model.model, model.sources, strict=True):
         name = type(layer).__name__
         inputs = [-1, *taken[1:]] if name == "Concat" else list(taken) or -1
-        options = [64] if name != "C3" else [64] if layer.shortcut else [64, False]
+        options: list[Any] = [64]
+        if isinstance(layer, C3) and not layer.shortcut:
+            options.append(False)
+        elif isinstance(layer, SPP):
+            options.append(list(layer.kernels))
+        elif isinstance(layer, SPPF):
+            options.append(layer.kernel)
         layers.append([inputs, 1, "nn.Upsample" if name == "Upsample" else name, options])
-    head = next(i for i, layer in enumerate(layers) if layer[2] == "SPPF") + 1
+    head = next(i for i, layer in enumerate(layers) if layer[2] == "nn.Upsample") - 1
     return {
         "nc": model.num_classes,
         "depth_multiple": 0.33,
