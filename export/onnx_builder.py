@@ -280,6 +280,11 @@ class Builder:
         ]
         if not axes:
             return x
+        last = len(shape_of(x)) - 1
+        if op_type in ("ReduceSum", "ReduceMean") and last in axes and len(axes) > 1:
+            # Runtimes add one number after the other; row by row, fewer digits are lost.
+            rows = (*shape_of(x)[:-1], 1)
+            x = self.op(op_type, x, self.integers([last]), shape=rows, keepdims=1)
         return self.op(op_type, x, self.integers(axes), shape=shape, keepdims=int(keep))
 
     def depends_on_threads(self, terms: int, columns: int) -> bool:
