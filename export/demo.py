@@ -73,7 +73,7 @@ class DemoSettings:
         threads: of ONNX Runtime; None takes every core. Eager torch trains on one.
     """
 
-    epochs: int = 18
+    epochs: int = 14
     image_size: int = 160
     batch_size: int = 8
     train: int = 256
