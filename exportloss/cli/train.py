@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
             check_batches(batches, source, options.overflow)
         session = TrainSession.open(options.weights, device=options.device, threads=options.threads)
     else:
-        import_onnxruntime_training() if options.format == "ort" else import_onnxruntime()
+        require = import_onnxruntime_training if options.format == "ort" else import_onnxruntime
+        require()
         detector = load_detector(source)
     _print_plan(plan, hyp)
     _print_data(plan, source.max_targets, options)
