@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
+_LEAST_WIDTH = 100
 _DEFAULTS = {"epochs": 14, "imgsz": 160, "batch_size": 8, "lr": 0.02, "seed": 0}
 
 
@@ -117,6 +118,8 @@ def _print_figures(result: DemoResult, seconds: float) -> None:
             f"{run.seconds:.0f}",
         )
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _LEAST_WIDTH)
     console.print()
     console.print(table)
     print(
