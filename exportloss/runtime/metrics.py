@@ -16,7 +16,7 @@ import numpy.typing as npt
 from exportloss.errors import ConfigError
 from exportloss.runtime.boxes import box_iou
 
-__all__ = ["IOU_THRESHOLDS", "ClassMetrics", "Curves", "Metrics", "MetricsAccumulator"]
+__all__ = ["IOU_THRESHOLDS", "ClassMetrics", "Curves", "Metrics", "MetricsAccumulator", "fitness"]
 
 Array = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
@@ -104,8 +104,13 @@ class Metrics:
 
     @property
     def fitness(self) -> float:
-        """What YOLOv5 chooses the best epoch by: 0.1 mAP50 + 0.9 mAP50-95."""
-        return 0.1 * self.map50 + 0.9 * self.map50_95
+        """What YOLOv5 chooses the best epoch by; see `fitness`."""
+        return fitness(self.map50, self.map50_95)
+
+
+def fitness(map50: float, map50_95: float) -> float:
+    """What YOLOv5 chooses the best epoch by: 0.1 mAP50 + 0.9 mAP50-95."""
+    return 0.1 * map50 + 0.9 * map50_95
 
 
 class MetricsAccumulator:

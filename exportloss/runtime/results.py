@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exportloss.errors import ArtifactError
 from exportloss.runtime.files import new_file
+from exportloss.runtime.metrics import fitness
 from exportloss.runtime.session import Items
 
 __all__ = [
@@ -49,8 +50,8 @@ class Scores:
 
     @property
     def fitness(self) -> float:
-        """What YOLOv5 chooses the best epoch by: 0.1 mAP50 + 0.9 mAP50-95."""
-        return 0.1 * self.map50 + 0.9 * self.map50_95
+        """What YOLOv5 chooses the best epoch by; see `exportloss.runtime.metrics.fitness`."""
+        return fitness(self.map50, self.map50_95)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
