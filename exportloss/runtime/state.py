@@ -74,7 +74,10 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
         about |= {key: json.dumps(getattr(manifest, key)) for key in _DESCRIPTION}
     about["sha256"] = _digest(tensors, about)
     with new_file(path) as temporary:
-        save_file(tensors, temporary, metadata=about)
+        try:
+            save_file(tensors, temporary, metadata=about)
+        except SafetensorError as error:  # a full disk, in its words
+            raise OSError(str(error)) from error
 
 
 def load_state(path: str | Path) -> TrainState:

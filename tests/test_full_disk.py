@@ -1,0 +1,49 @@
+"""A disk that takes no more: a clear error, the old file whole, nothing left lying about."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from exportloss.runtime.state import TrainState, load_state, save_state
+
+LIMIT = 64 << 10  # bytes that a file may have in the process below
+
+WRITE = """
+import resource, signal, sys
+import numpy as np
+from exportloss import ArtifactError
+from exportloss.runtime.run_folder import write_yaml
+from exportloss.runtime.state import TrainState, save_state
+from pathlib import Path
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the write instead
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+path, zeros = Path(sys.argv[1]), np.zeros(1 << 20, np.float32)
+try:
+    if path.suffix == ".yaml":
+        write_yaml(path, {"text": "x" * (1 << 20)})
+    else:
+        state = TrainState(model={"w": zeros}, optimizer={}, balance=zeros[:3], updates=1)
+        save_state(path, state)
+except ArtifactError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "opt.yaml"])
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path, name):
+    path = tmp_path / name
+    small = np.ones(3, np.float32)
+    save_state(path, TrainState(model={"w": small}, optimizer={}, balance=small, updates=0))
+    before = path.read_bytes()
+    assert len(before) < LIMIT
+    command = [sys.executable, "-c", WRITE, str(path), str(LIMIT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"{path} cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert path.read_bytes() == before
+    assert load_state(path).updates == 0
+    assert list(tmp_path.iterdir()) == [path]
