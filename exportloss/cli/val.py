@@ -26,6 +26,7 @@ from exportloss.runtime.metrics import Metrics
 from exportloss.runtime.mosaics import surest, write_batch
 from exportloss.runtime.nms import check_thresholds
 from exportloss.runtime.plots import matplotlib_missing, plot_confusion_matrix, plot_curves
+from exportloss.runtime.room import fit_targets
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.session import Evaluation
 from exportloss.runtime.sources import unique_stems
@@ -36,7 +37,6 @@ from exportloss.runtime.validate import (
     true_boxes,
     validate,
 )
-from exportloss.targets import pad_targets
 
 __all__ = ["add_parser", "print_metrics", "run"]
 
@@ -205,13 +205,7 @@ def _predict(opened: Opened, left_out: list[int]) -> Predict:
     manifest = session.manifest
 
     def evaluate(batch: Batch) -> Evaluation:
-        targets, dropped = pad_targets(
-            batch.targets,
-            manifest.max_targets,
-            batch_size=manifest.batch_size,
-            num_classes=manifest.num_classes,
-            overflow="keep_largest",
-        )
+        targets, dropped = fit_targets(batch, manifest, "keep-largest")
         left_out.append(dropped)
         return session.evaluate(batch.images, targets)
 
