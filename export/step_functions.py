@@ -13,7 +13,7 @@ from exportloss.errors import ExportError
 from exportloss.export.batch_statistics import BatchStatistics
 from exportloss.export.detector_graph import Detector
 from exportloss.export.flat_state import FlatLayout
-from exportloss.export.step_optimizers import OPTIMIZERS, Update, clip, spread
+from exportloss.export.step_optimizers import OPTIMIZERS, Update, clip, l2_norm, spread
 from exportloss.export.traced_graph import region
 from exportloss.runtime.manifest import OptimizerName
 
@@ -109,15 +109,21 @@ class Step:
         with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
             levels = self._levels(_shares(inputs["images"]), parameters, running)
         loss, items, balance = self.detector.loss(levels, inputs["targets"], inputs["balance"])
-        gradients = _gradients(loss, parameters)
+        gradient = self.parameters.flatten(_gradients(loss, parameters))
         with region("optimizer"):
-            updated = self._updated(inputs, self.parameters.flatten(gradients))
-        if running:
-            updated["new_statistics"] = self.statistics.flatten(statistics.updated)
+            total = inputs["gradients"] + gradient
+            norm = l2_norm(total)
+            moved = {"balance": balance}
+            if running:
+                moved["statistics"] = self.statistics.flatten(statistics.updated)
+            is_finite = _is_finite(inputs, loss.detach(), norm, *moved.values())
+            new = {k: torch.where(is_finite, value, inputs[k]) for k, value in moved.items()}
+            new |= self._updated(inputs, total, norm, is_finite)
         if self.ema:
             with region("ema"):
-                updated |= _averages(inputs, updated)
-        return {"loss": loss.detach(), "items": items, **updated, "new_balance": balance}
+                new |= _averages(inputs, new, is_finite)
+        outputs = {"loss": loss.detach(), "items": items, "skipped": is_finite.logical_not()}
+        return outputs | {f"new_{name}": tensor for name, tensor in new.items()}
 
     def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Loss, items and decoded predictions with the running statistics."""
@@ -157,16 +163,17 @@ class Step:
         levels: tuple[Tensor, ...] = torch.func.functional_call(model, tensors, (images,))
         return levels
 
-    def _updated(self, inputs: dict[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+    def _updated(
+        self, inputs: dict[str, Tensor], total: Tensor, norm: Tensor, is_finite: Tensor
+    ) -> dict[str, Tensor]:
         rule = OPTIMIZERS[self.optimizer]
-        parameters, update = inputs["parameters"], inputs["update"]
-        total = inputs["gradients"] + gradient
+        parameters, update = inputs["parameters"], inputs["update"] & is_finite
         updates = inputs["updates"] + 1
         memories = [inputs[f"optimizer_{name}"] for name in rule.memories]
         new_parameters, new_memories = rule.apply(
             Update(
                 parameters=parameters,
-                gradient=clip(total, inputs["max_norm"]),
+                gradient=clip(total, norm, inputs["max_norm"]),
                 rate=spread(inputs["learning_rates"].unbind(), self._group_sizes()),
                 decay=spread(
                     [inputs["weight_decay"], *torch.zeros(2).unbind()], self._group_sizes()
@@ -177,11 +184,13 @@ class Step:
             memories,
         )
         return {
-            "new_parameters": torch.where(update, new_parameters, parameters),
-            "new_updates": torch.where(update, updates, inputs["updates"]),
-            "new_gradients": torch.where(update, torch.zeros_like(total), total),
+            "parameters": torch.where(update, new_parameters, parameters),
+            "updates": torch.where(update, updates, inputs["updates"]),
+            "gradients": torch.where(
+                is_finite, torch.where(update, 0.0, total), inputs["gradients"]
+            ),
             **{
-                f"new_optimizer_{name}": torch.where(update, new, old)
+                f"optimizer_{name}": torch.where(update, new, old)
                 for name, new, old in zip(rule.memories, new_memories, memories, strict=True)
             },
         }
@@ -200,13 +209,27 @@ def _shares(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255
 
 
-def _averages(inputs: dict[str, Tensor], updated: dict[str, Tensor]) -> dict[str, Tensor]:
+def _is_finite(inputs: dict[str, Tensor], *results: Tensor) -> Tensor:
+    """Whether results, targets and settings are finite (`max_norm` may be infinite).
+
+    0 * x is 0 where x is finite and NaN elsewhere, so one sum sees them all, cannot overflow, and
+    needs no kernel for IsNaN or IsInf, which not every runtime has.
+    """
+    settings = ("learning_rates", "momentum", "weight_decay", "ema_decay")
+    values = [inputs["targets"], *(inputs[name] for name in settings if name in inputs), *results]
+    zeros = 0 * torch.cat([value.reshape(-1) for value in values])
+    return (zeros.sum() == 0) & (inputs["max_norm"] > 0)
+
+
+def _averages(
+    inputs: dict[str, Tensor], new: dict[str, Tensor], is_finite: Tensor
+) -> dict[str, Tensor]:
     """Move the averages toward what an update has made of parameters and statistics."""
-    averages = {}
+    averages, update = {}, inputs["update"] & is_finite
     for name in ("parameters", "statistics"):
         if (average := inputs.get(f"ema_{name}")) is not None:
-            step = (1 - inputs["ema_decay"]) * (updated[f"new_{name}"] - average)
-            averages[f"new_ema_{name}"] = torch.where(inputs["update"], average + step, average)
+            step = (1 - inputs["ema_decay"]) * (new[name] - average)
+            averages[f"ema_{name}"] = torch.where(update, average + step, average)
     return averages
 
 

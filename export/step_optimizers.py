@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exportloss.runtime.manifest import OptimizerName
 
-__all__ = ["OPTIMIZERS", "Rule", "Update", "clip", "spread"]
+__all__ = ["OPTIMIZERS", "Rule", "Update", "clip", "l2_norm", "spread"]
 
 BETA2 = 0.999
 EPS = 1e-8
@@ -81,9 +81,13 @@ OPTIMIZERS: dict[OptimizerName, Rule] = {
 }
 
 
-def clip(gradient: Tensor, max_norm: Tensor) -> Tensor:
-    """Scale a gradient down to an L2 norm, as `torch.nn.utils.clip_grad_norm_`; inf leaves it."""
-    norm = torch.sqrt(_sum(gradient * gradient))
+def l2_norm(vector: Tensor) -> Tensor:
+    """Scalar L2 norm; infinite above 1.8e19, where its square overflows."""
+    return torch.sqrt(_sum(vector * vector))
+
+
+def clip(gradient: Tensor, norm: Tensor, max_norm: Tensor) -> Tensor:
+    """Scale a gradient of an L2 norm down to another, as `clip_grad_norm_`; inf leaves it."""
     return gradient * torch.clamp(max_norm / (norm + _CLIP_EPS), max=1.0)
 
 

@@ -63,9 +63,12 @@ def export_train_step(
     optimizer_...       (P,)              `momentum`, or `exp_avg` and `exp_avg_sq`
     =================== ================= =======================================================
 
-    Outputs are `loss` (), `items` (3,) and the new state, `new_parameters` and so on: what the
-    next step takes. An update moves the averages: ema += (1 - ema_decay) * (value - ema). YOLOv5's
-    decay is `exportloss.runtime.ema.decay_after`.
+    Outputs are `loss` (), `items` (3,), `skipped` () bool and the new state, `new_parameters` and
+    so on: what the next step takes. `skipped` is true, and the new state is the old one bit for
+    bit, where the loss, the L2 norm of the summed gradients, a new statistic, a target or a
+    setting is not finite, or `max_norm` is not above 0. An update moves the averages:
+    ema += (1 - ema_decay) * (value - ema). YOLOv5's decay is
+    `exportloss.runtime.ema.decay_after`.
 
     `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` and gives
     `loss`, `items` and, where the model has a `decode`, `output0`. `inference.onnx`, in that case

@@ -117,6 +117,7 @@ def torch_steps(step: Step, name: str, count: int) -> Iterator[dict[str, Tensor]
             **{f"new_{key}": value for key, value in after.items()},
             "loss": loss.detach(),
             "items": items,
+            "skipped": torch.tensor(False),
         }
 
 
@@ -147,6 +148,7 @@ def relative(got: Tensor, want: Tensor) -> float:
 BOUNDS = {
     "loss": 1e-6,
     "items": 1e-6,
+    "skipped": 0.0,
     "new_parameters": 1e-6,
     "new_statistics": 1e-6,
     "new_gradients": 0.0,

@@ -169,12 +169,14 @@ class PortableTrainSession(TrainSession):
         for name, value in self._vectors.items():
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(f"new_{name}", self._spare[name])
-        binding.bind_output("loss")
-        binding.bind_output("items")
+        results = ("loss", "items", "skipped")
+        for name in results:
+            binding.bind_output(name)
         self._train.run_with_iobinding(binding)
         self._vectors, self._spare = self._spare, self._vectors
-        loss, items = (value.numpy() for value in binding.get_outputs()[-2:])  # as bound
-        return StepResult(loss=float(loss), items=Items(*items.tolist()))
+        outputs = binding.get_outputs()[-len(results) :]  # as bound
+        loss, items, skipped = (value.numpy() for value in outputs)
+        return StepResult(loss=float(loss), items=Items(*items.tolist()), skipped=bool(skipped))
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         if self._evaluation is None:

@@ -36,10 +36,19 @@ class Items:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a training step reports: (box + objectness + class) * batch size, and the terms."""
+    """What a training step reports.
+
+    Attributes:
+        loss: (box + objectness + class) * batch size.
+        items: the three terms.
+        skipped: whether the step changed nothing, because the loss, the gradients or the BatchNorm
+            statistics would not have been finite. A gradient whose L2 norm is above 1.8e19, where
+            its square overflows, counts as such.
+    """
 
     loss: float
     items: Items
+    skipped: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +127,7 @@ class TrainSession(abc.ABC):
         update: bool = True,
         ema_decay: float | None = None,
     ) -> StepResult:
-        """Train on a batch.
+        """Train on a batch, or change nothing where that would not be finite (`skipped`).
 
         Args:
             images: (B, 3, H, W) RGB: uint8 in 0 to 255; training artifacts also take float32 in
@@ -128,7 +137,8 @@ class TrainSession(abc.ABC):
             momentum: of SGD; first beta of AdamW.
             weight_decay: of the weights.
             max_norm: gradients are scaled down to this L2 norm.
-            update: False only adds to the gradients; the next step that updates uses the sum.
+            update: False only adds to the gradients; the next step that updates uses the sum. A
+                skipped step adds nothing to it, and leaves it for the next update.
             ema_decay: share of the moving average that an update leaves, in [0, 1]; None is
                 YOLOv5's, `exportloss.runtime.ema.decay_after`. For artifacts that keep an average.
 
