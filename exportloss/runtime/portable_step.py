@@ -73,6 +73,8 @@ class PortableTrainSession(TrainSession):
         self._ort = import_onnxruntime()
         self._threads = threads
         self._train = self._open("train_step.onnx")
+        # Artifacts of 0.1 lack it: their steps are never skipped.
+        self._skips = any(output.name == "skipped" for output in self._train.get_outputs())
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
         layout = manifest.layout
         self._parameters = _Flat.read(layout["parameters"])
@@ -169,14 +171,16 @@ class PortableTrainSession(TrainSession):
         for name, value in self._vectors.items():
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(f"new_{name}", self._spare[name])
-        results = ("loss", "items", "skipped")
+        results = ("loss", "items", *(("skipped",) if self._skips else ()))
         for name in results:
             binding.bind_output(name)
         self._train.run_with_iobinding(binding)
         self._vectors, self._spare = self._spare, self._vectors
         outputs = binding.get_outputs()[-len(results) :]  # as bound
-        loss, items, skipped = (value.numpy() for value in outputs)
-        return StepResult(loss=float(loss), items=Items(*items.tolist()), skipped=bool(skipped))
+        loss, items, *skipped = (value.numpy() for value in outputs)
+        return StepResult(
+            loss=float(loss), items=Items(*items.tolist()), skipped=any(map(bool, skipped))
+        )
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         if self._evaluation is None:
