@@ -42,6 +42,7 @@ def verify(
     lr: float = 5e-4,
     seed: int = 0,
     threads: int | None = None,
+    device: str = "cpu",
     model: nn.Module | None = None,
 ) -> Verification:
     """Train a few steps on random pictures and targets, with the artifact and in eager torch.
@@ -68,6 +69,7 @@ def verify(
         lr: learning rate of all groups, >= 0.
         seed: of pictures and targets, >= 0.
         threads: of both engines; None leaves each at its default.
+        device: where the artifact trains, as for `TrainSession.open`.
         model: what was exported, where it is none of `exportloss.models`.
 
     Raises:
@@ -76,7 +78,9 @@ def verify(
         ConfigError: an argument is out of range, or no batch suits these weights.
         InstallationError: the installed onnxruntime cannot run it.
     """
-    return verify_all([folder], steps=steps, lr=lr, seed=seed, threads=threads, model=model)[0]
+    return verify_all(
+        [folder], steps=steps, lr=lr, seed=seed, threads=threads, device=device, model=model
+    )[0]
 
 
 def verify_all(
@@ -86,6 +90,7 @@ def verify_all(
     lr: float = 5e-4,
     seed: int = 0,
     threads: int | None = None,
+    device: str = "cpu",
     model: nn.Module | None = None,
 ) -> tuple[Verification, ...]:
     """Verify several artifacts of one detector, on the same batches and in the time of one.
@@ -102,7 +107,7 @@ def verify_all(
     ):
         if value < least:
             raise ConfigError(f"{name} is {value}; expected at least {least}")
-    sessions = [TrainSession.open(folder, threads=threads) for folder in folders]
+    sessions = [TrainSession.open(one, device=device, threads=threads) for one in folders]
     manifest = sessions[0].manifest
     for session in sessions[1:]:
         if _training(session.manifest) != _training(manifest):

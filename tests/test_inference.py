@@ -149,9 +149,7 @@ def test_what_is_no_file_is_refused(path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu"}, "expected cpu, cuda, or the number of a GPU"),
-        ({"device": "0"}, "drives no GPU"),
-        ({"device": "cuda:1"}, "drives no GPU"),
+        ({"device": "tpu"}, "expected cpu, cuda, tensorrt, or one of"),
         ({"threads": 0}, "threads is 0"),
     ],
 )

@@ -65,7 +65,12 @@ def add_detector_arguments(
         metavar="N",
         help="most detections a picture (default %(default)s)",
     )
-    add("--device", default="cpu", metavar="NAME", help="cpu, or a GPU: cuda, 0 (default cpu)")
+    add(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="cpu, cuda or tensorrt, or one of several GPUs as cuda:1 (default cpu)",
+    )
     add("--threads", type=int, metavar="N", help="of ONNX Runtime (default: every core)")
 
 

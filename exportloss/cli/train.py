@@ -18,6 +18,7 @@ from exportloss.cli.weights import load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, ExportLossError
 from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
+from exportloss.runtime.devices import Device, check_device
 from exportloss.runtime.hyp import TrainingConfig, read_hyp, unused_keys
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
 from exportloss.runtime.loader import Batches
@@ -65,8 +66,9 @@ def run(options: argparse.Namespace) -> int:
             check_batches(batches, source, options.overflow)
         session = TrainSession.open(options.weights, device=options.device, threads=options.threads)
     else:
-        require = import_onnxruntime_training if options.format == "ort" else import_onnxruntime
-        require()
+        check_device(import_onnxruntime(), Device.parse(options.device))
+        if options.format == "ort":
+            import_onnxruntime_training()
         detector = load_detector(source)
     _print_plan(plan, hyp)
     _print_data(plan, source.max_targets, options)

@@ -104,7 +104,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of all that is random (default 0)",
     )
-    add("--device", metavar="NAME", help="default cpu")
+    add(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or tensorrt, or one of several GPUs as cuda:1 (default cpu)",
+    )
     add("--threads", type=int, metavar="N", help="of ONNX Runtime (default: every core)")
     add("--workers", type=int, metavar="N", help="threads that decode pictures (default 2)")
     add(

@@ -59,6 +59,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of both engines (default: their own choice)"
     )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="where the artifact trains: cpu, cuda or tensorrt (default cpu); eager torch always "
+        "computes on the CPU",
+    )
     parser.set_defaults(run=run)
 
 
@@ -77,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         lr=options.lr,
         seed=options.seed,
         threads=options.threads,
+        device=options.device,
     )
     for folder, verification in zip(options.folders, verifications, strict=True):
         if len(verifications) > 1:

@@ -8,13 +8,13 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError
+from exportloss.runtime.devices import Device, open_session
 from exportloss.runtime.images import ImageArray, letterbox
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.nms import non_max_suppression
@@ -26,7 +26,6 @@ Boxes = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.float32]
 
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_WARNING = 3  # ONNX Runtime then prints errors only
 _LONGEST_METADATA = 1_000_000  # characters
 
 
@@ -55,27 +54,26 @@ class Detector:
         Args:
             path: ONNX with one input (B, 3, H, W) in [0, 1], float32 or float16, and a first
                 output (B, N, 5 + nc); metadata `names` and `stride` are read where they are.
-            device: `cpu`, or `cuda` or a number for a GPU that the installed onnxruntime drives.
+            device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`. Where a file
+                has dynamic shapes, a GPU leaves computing these to the CPU.
             threads: of ONNX Runtime within an operator; None takes every core.
 
         Raises:
             ArtifactError: the file is missing, damaged, or no such detector.
             ConfigError: the device is unknown, or `threads` below 1.
-            InstallationError: there is no onnxruntime.
+            InstallationError: there is no onnxruntime, or it cannot drive the device.
         """
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
         if not Path(path).is_file():
             raise ArtifactError(f"{path}: no such file; expected a detector's .onnx file")
-        ort = import_onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = _WARNING
-        providers = _providers(ort, device)
-        try:
-            session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's errors have no common base
-            raise ArtifactError(f"{path} is no ONNX file that can be run: {error}") from error
+        session = open_session(
+            import_onnxruntime(),
+            Path(path),
+            Device.parse(device),
+            threads=threads or 0,
+            strict=False,
+        )
         return _from_onnx(session, str(path))
 
     @classmethod
@@ -229,19 +227,3 @@ def _stride(text: str) -> int:
     """Read the stride; YOLOv5's 32 for anything but a positive whole number."""
     match = re.fullmatch(r"(\d{1,4})(\.0)?", text.strip())
     return int(match[1]) or 32 if match else 32
-
-
-def _providers(ort: ModuleType, device: str) -> list[Any]:
-    """Return ONNX Runtime's execution providers for a device."""
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    match = re.fullmatch(r"(?:cuda(?::(\d+))?|(\d+))", device)
-    if match is None:
-        raise ConfigError(f"device is {device!r}; expected cpu, cuda, or the number of a GPU")
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise ConfigError(
-            f"device is {device!r}, but the installed onnxruntime drives no GPU; install "
-            "exportloss[gpu], or say --device cpu"
-        )
-    number = int(match[1] or match[2] or 0)
-    return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.balance import initial_balance
+from exportloss.errors import ArtifactError, ConfigError, InstallationError
+from exportloss.runtime.devices import CPU, Device
 from exportloss.runtime.ema import move_average
 from exportloss.runtime.files import new_file
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
@@ -29,30 +31,48 @@ class OrtTrainSession(TrainSession):
     """ONNX Runtime computes loss and gradients; the update is done here, on its own memory.
 
     ONNX Runtime's optimizers know one parameter group and no Nesterov momentum. Its parameters and
-    gradients are numpy views, so YOLOv5's optimizers run on them in place, without a copy.
+    gradients are numpy views, so YOLOv5's optimizers run on them in place, without a copy. On a GPU
+    numpy sees copies: there gradients come to the host and parameters go back with every update.
+    The portable step does without that.
+
+    Args:
+        folder: the artifact.
+        manifest: its own.
+        threads: of ONNX Runtime within an operator.
+        device: where to train, `cpu` or `cuda`.
+        copies: treat the memory as that of a GPU, whatever it is.
+
+    Raises:
+        ConfigError: ONNX Runtime does not train on such a device.
+        InstallationError: the installed build has no training, or not on the device.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        threads: int,
+        device: Device = CPU,
+        copies: bool | None = None,
+    ) -> None:
         super().__init__(folder, manifest)
         bindings = import_onnxruntime_training()
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _WARNING
-        cpu = bindings.OrtDevice(bindings.OrtDevice.cpu(), bindings.OrtDevice.default_memory(), 0)
         self._new_vector = ort.capi.onnxruntime_pybind11_state.OrtValueVector
         self._state = bindings.load_checkpoint(str(folder / "checkpoint"))
-        self._module = bindings.Module(
-            str(folder / "training_model.onnx"),
-            self._state,
-            str(folder / "eval_model.onnx"),
-            cpu,
-            options,
-        )
-        # Zero-copy views: what is written here is what ONNX Runtime trains on.
+        self._module = _open_module(bindings, folder, self._state, device, options)
+        self._values = {
+            name: self._state.get_parameter(name).data for name in self._state.parameter_names()
+        }
+        # On the CPU zero-copy views: what is written here is what ONNX Runtime trains on.
+        self._copies = device.kind != "cpu" if copies is None else copies
         self._tensors: dict[str, Array] = {
-            name: self._state.get_parameter(name).data.numpy()
-            for name in self._state.parameter_names()
+            name: np.array(value.numpy()) if self._copies else value.numpy()
+            for name, value in self._values.items()
         }
         assert manifest.optimizer is not None
         self._optimizer = make_optimizer(manifest.optimizer, manifest.groups, self._tensors)
@@ -60,7 +80,7 @@ class OrtTrainSession(TrainSession):
         self._balance = np.asarray(initial_balance(len(manifest.strides)), np.float32)
 
     def gradients(self) -> Mapping[str, Array]:
-        """Return the accumulated gradients by parameter; views, valid until the next step."""
+        """Return the accumulated gradients by parameter, valid until the next step."""
         return {
             name: self._state.get_parameter(name).grad.numpy() for name in self.manifest.groups.all
         }
@@ -87,6 +107,7 @@ class OrtTrainSession(TrainSession):
         """Take over a state of the same model."""
         for name, tensor in self._tensors.items():
             np.copyto(tensor, state.model[name])
+        self._push(self._tensors)
         for memory, entries in self._optimizer.memory.items():
             for name, tensor in entries.items():
                 np.copyto(tensor, state.optimizer[memory][name])
@@ -105,11 +126,15 @@ class OrtTrainSession(TrainSession):
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         before = [self._tensors[norm.var].copy() for norm in self.manifest.statistics]
         loss, items, balance = self._run(self._module.train_step, images, targets)
+        statistics = [name for norm in self.manifest.statistics for name in (norm.mean, norm.var)]
+        self._pull(statistics)
         for norm, old in zip(self.manifest.statistics, before, strict=True):
             _unbias(self._tensors[norm.var], old, norm)
+        self._push(statistics)
         self._balance = balance
         if hyper is not None:
             self._optimizer.step(self._tensors, self.gradients(), hyper)
+            self._push(self.manifest.groups.all)
             move_average(self._average, self._tensors, hyper.ema_decay)
             self._module.lazy_reset_grad()
         return StepResult(loss=float(loss), items=Items(*items.tolist()))
@@ -136,11 +161,46 @@ class OrtTrainSession(TrainSession):
     def _write(self, tensors: Mapping[str, Array]) -> None:
         for name, tensor in tensors.items():
             np.copyto(self._tensors[name], tensor)
+        self._push(tensors)
+
+    def _pull(self, names: Iterable[str]) -> None:
+        """Take over what ONNX Runtime has written."""
+        if self._copies:
+            for name in names:
+                np.copyto(self._tensors[name], self._values[name].numpy())
+
+    def _push(self, names: Iterable[str]) -> None:
+        """Give ONNX Runtime what was written here."""
+        if self._copies:
+            for name in names:
+                self._values[name].update_inplace(self._tensors[name])
 
     def _run(self, run: Any, images: Images, targets: Array) -> list[npt.NDArray[Any]]:
         outputs = self._new_vector()
         run([images, targets, self._balance], outputs)
         return [np.array(value.numpy()) for value in outputs]  # their memory is reused
+
+
+def _open_module(bindings: Any, folder: Path, state: Any, device: Device, options: Any) -> Any:
+    if device.kind == "tensorrt":
+        raise ConfigError(
+            "training artifacts train on cpu and cuda; for TensorRT export the portable step "
+            "(--format step)"
+        )
+    kind = getattr(bindings.OrtDevice, device.memory[0])()
+    place = bindings.OrtDevice(kind, bindings.OrtDevice.default_memory(), device.index)
+    graphs = [str(folder / f"{name}_model.onnx") for name in ("training", "eval")]
+    try:
+        return bindings.Module(graphs[0], state, graphs[1], place, options)
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        if device.kind == "cpu":
+            raise ArtifactError(f"{graphs[0]} cannot be opened: {error}; export again") from error
+        raise InstallationError(
+            f"device is {device}, but the installed training build cannot drive it "
+            f"({str(error).strip().splitlines()[-1]}). It needs onnxruntime-training 1.19.2 "
+            "(exportloss[training-cuda]), CUDA 11.8 and cuDNN 8. Or export the portable step "
+            "(--format step), which runs on any onnxruntime-gpu"
+        ) from error
 
 
 def _unbias(var: Array, old: Array, norm: BatchNormStatistics) -> None:

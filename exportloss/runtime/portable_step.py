@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, DataError
+from exportloss.runtime.devices import Device, node_counts, open_session
 from exportloss.runtime.files import new_file
 from exportloss.runtime.frozen_model import with_initializers
 from exportloss.runtime.installation import import_onnxruntime
@@ -18,11 +19,11 @@ from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState, load_state
+from exportloss.runtime.step_loop import Outputs, StepLoop
 
 __all__ = ["PortableTrainSession"]
 
 Array = npt.NDArray[np.float32]
-_WARNING = 3  # ONNX Runtime's severity above which it speaks
 _OPTIMIZER = "optimizer_"
 _EMA = "ema_"
 
@@ -62,19 +63,25 @@ class _Flat:
 
 
 class PortableTrainSession(TrainSession):
-    """Runs `train_step.onnx`; the state stays in ONNX Runtime's memory between steps.
+    """Runs `train_step.onnx`; the state stays in the device's memory, see `StepLoop`.
 
-    Each vector of the state has two buffers. A step reads one set and writes the other, so that
-    nothing is copied and a step that fails has changed nothing.
+    Args:
+        folder: the artifact.
+        manifest: its own.
+        device: where to train.
+        threads: of ONNX Runtime within an operator.
+        capture: whether to capture CUDA graphs.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, device: Device, threads: int, capture: bool
+    ) -> None:
         super().__init__(folder, manifest)
         self._ort = import_onnxruntime()
+        self._device = device
         self._threads = threads
-        self._train = self._open("train_step.onnx")
-        # Artifacts of 0.1 lack it: their steps are never skipped.
-        self._skips = any(output.name == "skipped" for output in self._train.get_outputs())
+        self._train = self._open("train_step.onnx", capture=capture)
+        self._loop = StepLoop(self._ort, self._train, device, capture=capture)
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
         layout = manifest.layout
         self._parameters = _Flat.read(layout["parameters"])
@@ -84,33 +91,35 @@ class PortableTrainSession(TrainSession):
             self._flat["statistics"] = statistics
         self._memories: tuple[str, ...] = tuple(layout["memories"])
         self._constants: dict[str, Array] = {}
-        self._vectors: dict[str, Any] = {}
-        self._spare: dict[str, Any] = {}
         self.load_state(load_state(folder / "state.safetensors"))
+
+    @property
+    def node_counts(self) -> dict[str, int]:
+        """Nodes of the training step that each provider of ONNX Runtime runs; {} if unknown."""
+        return node_counts(self._train)
 
     @property
     def updates(self) -> int:
         """Optimizer steps done."""
-        return int(self._vectors["updates"].numpy())
+        return int(self._loop.read("updates"))
 
     def state(self) -> TrainState:
         """Return a copy of the state."""
-        vectors = {name: value.numpy() for name, value in self._vectors.items()}
+        read = self._loop.read
 
         def trained(prefix: str = "") -> dict[str, Array]:
             return {
                 name: tensor
                 for what, flat in self._flat.items()
-                for name, tensor in flat.cut(vectors[prefix + what]).items()
+                for name, tensor in flat.cut(read(prefix + what)).items()
             }
 
         return TrainState(
             model=self._constants | trained(),
             optimizer={
-                memory: self._parameters.cut(vectors[_OPTIMIZER + memory])
-                for memory in self._memories
+                memory: self._parameters.cut(read(_OPTIMIZER + memory)) for memory in self._memories
             },
-            balance=vectors["balance"].copy(),
+            balance=read("balance"),
             updates=self.updates,
             ema=trained(_EMA) if self.manifest.ema else {},
         )
@@ -129,9 +138,8 @@ class PortableTrainSession(TrainSession):
             vectors[_OPTIMIZER + memory] = self._parameters.join(state.optimizer[memory])
         trained = {name for flat in self._flat.values() for name, *_ in flat.entries}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
-        from_numpy = self._ort.OrtValue.ortvalue_from_numpy
-        self._vectors = {name: from_numpy(vector) for name, vector in vectors.items()}
-        self._spare = {name: from_numpy(np.empty_like(v)) for name, v in vectors.items()}
+        for name, vector in vectors.items():
+            self._loop.write(name, vector)
 
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
@@ -141,7 +149,7 @@ class PortableTrainSession(TrainSession):
             raise ArtifactError(
                 f"{self.folder} has no inference.onnx: its model has no `decode` to make boxes of"
             )
-        weights = self._weights(ema=ema)
+        weights = {what: value.numpy() for what, value in self._weights(ema=ema).items()}
         with new_file(path) as temporary:
             temporary.write_bytes(with_initializers(source.read_bytes(), weights))
 
@@ -153,7 +161,6 @@ class PortableTrainSession(TrainSession):
         return np.ascontiguousarray(images)
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
-        binding = self._train.io_binding()
         settings = hyper or Hyperparameters(lr=(0.0, 0.0, 0.0))
         inputs = {
             "images": images,
@@ -166,44 +173,49 @@ class PortableTrainSession(TrainSession):
         }
         if self.manifest.ema:
             inputs["ema_decay"] = np.array(settings.ema_decay, np.float32)
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        for name, value in self._vectors.items():
-            binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(f"new_{name}", self._spare[name])
-        results = ("loss", "items", *(("skipped",) if self._skips else ()))
-        for name in results:
-            binding.bind_output(name)
-        self._train.run_with_iobinding(binding)
-        self._vectors, self._spare = self._spare, self._vectors
-        outputs = binding.get_outputs()[-len(results) :]  # as bound
-        loss, items, *skipped = (value.numpy() for value in outputs)
-        return StepResult(
-            loss=float(loss), items=Items(*items.tolist()), skipped=any(map(bool, skipped))
-        )
+        return _Pending(self._loop.run(inputs))
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         if self._evaluation is None:
             self._evaluation = self._open("eval_step.onnx")
-        inputs = {
-            "images": images,
-            "targets": targets,
-            "balance": self._vectors["balance"].numpy(),
-            **self._weights(ema=ema),
-        }
-        loss, items, *decoded = self._evaluation.run(None, inputs)
+        binding = self._evaluation.io_binding()
+        binding.bind_cpu_input("images", images)
+        binding.bind_cpu_input("targets", targets)
+        state = self._weights(ema=ema) | {"balance": self._loop.value("balance")}
+        for name, value in state.items():
+            binding.bind_ortvalue_input(name, value)
+        for output in self._evaluation.get_outputs():
+            binding.bind_output(output.name)
+        self._evaluation.run_with_iobinding(binding)
+        loss, items, *decoded = binding.copy_outputs_to_cpu()
         predictions = decoded[0] if decoded else self._no_boxes()
         return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
 
-    def _weights(self, *, ema: bool) -> dict[str, Array]:
+    def _weights(self, *, ema: bool) -> dict[str, Any]:
         """The vectors that a detector is made of, under the names that the graphs give them."""
         prefix = _EMA if ema else ""
-        return {what: self._vectors[prefix + what].numpy() for what in self._flat}
+        return {what: self._loop.value(prefix + what) for what in self._flat}
 
-    def _open(self, name: str) -> Any:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = _WARNING
-        return self._ort.InferenceSession(
-            str(self.folder / name), options, providers=["CPUExecutionProvider"]
+    def _open(self, name: str, *, capture: bool = False) -> Any:
+        return open_session(
+            self._ort, self.folder / name, self._device, threads=self._threads, capture=capture
         )
+
+
+class _Pending(StepResult):
+    """Is read from the device when it is first looked at, or when the next step needs its place."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        vars(self)["_outputs"] = outputs
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in StepResult.__dataclass_fields__:
+            raise AttributeError(name)
+        outputs = self._outputs.read()
+        vars(self).update(
+            loss=float(outputs["loss"]),
+            items=Items(*outputs["items"].tolist()),
+            # Artifacts of 0.1 lack it: their steps are never skipped.
+            skipped=bool(outputs.get("skipped", False)),
+        )
+        return vars(self)[name]

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.runtime.devices import Device, captures_safely
 from exportloss.runtime.ema import decay_after
+from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.state import TrainState, load_state, save_state
@@ -48,7 +50,7 @@ class StepResult:
 
     loss: float
     items: Items
-    skipped: bool = False
+    skipped: bool = dataclasses.field(default_factory=bool)  # no attribute of the class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,22 +83,29 @@ class TrainSession(abc.ABC):
 
     @staticmethod
     def open(
-        folder: str | Path, *, device: str = "cpu", threads: int | None = None
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        cuda_graph: bool | None = None,
     ) -> TrainSession:
         """Open an artifacts folder; every file is checked against the manifest first.
 
         Args:
             folder: written by `exportloss export`.
-            device: `cpu`.
+            device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`.
             threads: of ONNX Runtime within an operator; None takes every core.
+            cuda_graph: capture the portable step's kernels and replay them, which saves launching
+                thousands of them one by one; None captures on `cuda` where onnxruntime replays
+                what it captured (1.31.1 and later).
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or does not train.
-            ConfigError: the device is unknown.
-            InstallationError: the installed onnxruntime cannot run it.
+            ConfigError: the device is unknown, or cannot do what is asked for.
+            InstallationError: the installed onnxruntime cannot run it, or not on that device:
+                nothing ever runs on the CPU instead.
         """
-        if device != "cpu":
-            raise ConfigError(f"device is {device!r}; this version trains on 'cpu'")
+        where = Device.parse(device)
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
         folder = Path(folder)
@@ -105,11 +114,19 @@ class TrainSession(abc.ABC):
         if manifest.kind == "ort-training":
             from exportloss.runtime.ort_training import OrtTrainSession
 
-            return OrtTrainSession(folder, manifest, threads=threads or os.cpu_count() or 1)
+            return OrtTrainSession(
+                folder, manifest, device=where, threads=threads or os.cpu_count() or 1
+            )
         if manifest.kind == "train-step":
             from exportloss.runtime.portable_step import PortableTrainSession
 
-            return PortableTrainSession(folder, manifest, threads=threads or os.cpu_count() or 1)
+            return PortableTrainSession(
+                folder,
+                manifest,
+                device=where,
+                threads=threads or os.cpu_count() or 1,
+                capture=_wants_capture(where, cuda_graph),
+            )
         raise ArtifactError(
             f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "
             "--format step or --format ort"
@@ -298,6 +315,25 @@ class TrainSession(abc.ABC):
                         f"{source} is of another model: {name} has shape {theirs[name].shape}, "
                         f"expected {tensor.shape}"
                     )
+
+
+def _wants_capture(device: Device, wanted: bool | None) -> bool:
+    """Whether to capture CUDA graphs.
+
+    Raises:
+        ConfigError: they are wanted where they would not do, or would go wrong.
+    """
+    if wanted and device.kind != "cuda":
+        raise ConfigError(f"cuda_graph is of device cuda, not of {device}; leave it out")
+    if device.kind != "cuda" or wanted is False:
+        return False
+    safe = captures_safely(import_onnxruntime())
+    if wanted and not safe:
+        raise ConfigError(
+            "this onnxruntime may replay something else than it captured (its pull request 32121); "
+            "leave cuda_graph out, or install onnxruntime-gpu 1.31.1 or later"
+        )
+    return safe
 
 
 def _check_hyperparameters(hyper: Hyperparameters) -> None:
