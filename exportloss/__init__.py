@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from exportloss.config import LossConfig
 from exportloss.errors import (
     ArtifactError,
+    BenchmarkError,
     ConfigError,
     DataError,
     ExportError,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "BenchmarkError",
     "ConfigError",
     "DataError",
     "ExportError",

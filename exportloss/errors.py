@@ -5,6 +5,7 @@ A message names what was got, what was expected and what to do about it.
 
 __all__ = [
     "ArtifactError",
+    "BenchmarkError",
     "ConfigError",
     "DataError",
     "ExportError",
@@ -50,3 +51,7 @@ class TrainingError(ExportLossError, ArithmeticError):
 
 class InstallationError(ExportLossError, ImportError):
     """A needed package is missing, or two packages get in each other's way."""
+
+
+class BenchmarkError(ExportLossError, RuntimeError):
+    """A benchmark has no result: rivals do not compute the same, or one broke down."""

@@ -19,6 +19,7 @@ from exportloss.runtime import installation
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
     "exportloss",
+    "exportloss.bench",
     "exportloss.cli",
     "exportloss.runtime",
     "exportloss.export",

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import exportloss
-from exportloss.cli import check, completion, demo, detect, export, train, val, verify
+from exportloss.cli import bench, check, completion, demo, detect, export, train, val, verify
 from exportloss.errors import ExportLossError
 
 __all__ = ["main", "make_parser"]
 
-_COMMANDS = (export, train, val, detect, verify, check, demo, completion)
+_COMMANDS = (export, train, val, detect, verify, check, bench, demo, completion)
 _REFUSED, _INTERRUPTED, _TERMINATED = 2, 130, 143
 
 

@@ -1,0 +1,24 @@
+"""Benchmarks: rivals that do the same work, timed in turn, each in a process of its own.
+
+Imports neither torch nor onnx: those are loaded by the processes that need them.
+"""
+
+from exportloss.bench.registry import BENCHES
+from exportloss.bench.results import BenchResult, Row
+from exportloss.bench.rivals import Bench, Prepared, Rival
+from exportloss.bench.running import measure_memory, run_bench
+from exportloss.bench.scenario import Scenario
+from exportloss.bench.starting import Setting
+
+__all__ = [
+    "BENCHES",
+    "Bench",
+    "BenchResult",
+    "Prepared",
+    "Rival",
+    "Row",
+    "Scenario",
+    "Setting",
+    "measure_memory",
+    "run_bench",
+]

@@ -1,0 +1,38 @@
+"""A training step of either kind of artifact, in ONNX Runtime. Needs neither torch nor onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exportloss.bench.rivals import Prepared
+from exportloss.bench.scenario import (
+    LEARNING_RATE,
+    MAX_NORM,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    Scenario,
+    make_images,
+    make_targets,
+)
+from exportloss.runtime.session import TrainSession
+
+__all__ = ["session"]
+
+
+def session(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """Open the artifacts; their state stays in ONNX Runtime's memory."""
+    assert artifact is not None
+    opened = TrainSession.open(artifact, device=scenario.device, threads=scenario.threads)
+    images, targets = make_images(scenario), make_targets(scenario)
+
+    def step() -> float:
+        return opened.step(
+            images,
+            targets,
+            lr=LEARNING_RATE,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            max_norm=MAX_NORM,
+        ).loss
+
+    return Prepared(step=step, check=lambda: (step(), step()))

@@ -1,0 +1,142 @@
+"""The other end of a worker: starts a rival's process and asks it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import exportloss
+from exportloss.bench.rivals import Rival
+from exportloss.bench.scenario import Scenario
+from exportloss.errors import BenchmarkError, ConfigError
+
+__all__ = ["Ready", "RivalProcess", "Unavailable"]
+
+_SHOWN_LINES = 12
+_SECONDS_TO_END = 5
+
+
+class Unavailable(Exception):  # noqa: N818 - an answer rather than an error
+    """A rival cannot take part here; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ready:
+    """What a rival tells when it is ready.
+
+    Attributes:
+        engine: package and version that computes.
+        python: version of its interpreter.
+        import_s: seconds that the imports took.
+        prepare_s: seconds until it was ready: building, loading, compiling.
+        scale: see `Prepared`.
+        facts: see `Prepared`.
+    """
+
+    engine: str
+    python: str
+    import_s: float
+    prepare_s: float
+    scale: float
+    facts: dict[str, float]
+
+
+class RivalProcess:
+    """A rival in a process of its own; a context manager, which ends it.
+
+    Args:
+        rival: who.
+        python: interpreter; exportloss must be importable in it.
+
+    Raises:
+        ConfigError: there is no such interpreter.
+    """
+
+    def __init__(self, rival: Rival, *, python: str = sys.executable) -> None:
+        self.rival = rival
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", "exportloss.bench.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise ConfigError(f"cannot start the interpreter {python}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        try:
+            self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def prepare(self, scenario: Scenario, artifact: Path | None) -> Ready:
+        """Let it get ready.
+
+        Raises:
+            Unavailable: it cannot take part.
+            BenchmarkError: it broke down, or has another version of exportloss.
+        """
+        reply = self._ask(
+            "prepare",
+            rival=dataclasses.asdict(self.rival),
+            scenario=dataclasses.asdict(scenario),
+            artifact=None if artifact is None else str(artifact),
+        )
+        if "refused" in reply:
+            raise Unavailable(reply["refused"])
+        if (version := reply.pop("exportloss")) != exportloss.__version__:
+            raise BenchmarkError(
+                f"{self.rival.name}'s interpreter has exportloss {version}, this one "
+                f"{exportloss.__version__}; install the same there"
+            )
+        return Ready(**reply)
+
+    def check(self) -> tuple[float, ...]:
+        """Return the numbers in which rivals must agree."""
+        return tuple(self._ask("check")["numbers"])
+
+    def turn(self, *, unmeasured: int, steps: int) -> list[float]:
+        """Let it do its steps; return the seconds of each of the latter."""
+        seconds: list[float] = self._ask("turn", unmeasured=unmeasured, steps=steps)["seconds"]
+        return seconds
+
+    def memory(self) -> dict[str, float]:
+        """Return resident MB after the imports and when ready, and the peak so far."""
+        return self._ask("memory")
+
+    def _ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # the missing reply tells
+            stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+            stdin.flush()
+        line = stdout.readline()
+        if not line:
+            status = self._process.wait()
+            self._errors.seek(0)
+            written = self._errors.read().decode(errors="replace").strip().splitlines()
+            raise BenchmarkError(
+                f"{self.rival.name} broke down ({what}, exit status {status})"
+                + (": " + "\n".join(written[-_SHOWN_LINES:]) if written else "")
+            )
+        reply: dict[str, Any] = json.loads(line)
+        return reply

@@ -1,0 +1,61 @@
+"""The benchmarks and their rivals. A new rival is an entry here and a `Prepare` function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from exportloss.bench.rivals import Bench, Rival
+
+__all__ = ["BENCHES"]
+
+
+def _torch(bench: str, name: str, about: str) -> Rival:
+    function = name.replace("-", "_")
+    prepare = f"exportloss.bench.torch_{bench}:{function}"
+    return Rival(name=name, about=about, prepare=prepare)
+
+
+def _ort(module: str, name: str, about: str, artifact: str) -> Rival:
+    return Rival(
+        name=name,
+        about=about,
+        prepare=f"exportloss.bench.{module}",
+        libraries=("onnxruntime", "numpy"),
+        artifact=artifact,
+        portable=name == "portable",
+    )
+
+
+def _limit(name: str, about: str) -> Rival:
+    function = name.replace("-", "_")
+    return Rival(name=name, about=about, prepare=f"exportloss.bench.limits:{function}")
+
+
+_LOSS = Bench(
+    name="loss",
+    about="the loss and its gradient with respect to what the head gave",
+    rivals=(
+        _torch("loss", "eager", "the original's algorithm with its dynamic shapes, in torch"),
+        _torch("loss", "static", "YoloLoss in torch"),
+        _torch("loss", "compiled", "YoloLoss under torch.compile"),
+        _torch("loss", "cuda-graph", "YoloLoss captured as a CUDA graph"),
+        _ort("ort_loss:portable", "portable", "loss.onnx with gradients, in ONNX Runtime", "loss"),
+    ),
+    limits=(_limit("memory-limit", "reads the predictions and writes their gradient, once"),),
+    defaults={"image_size": (640, 640), "batch_size": 16, "max_targets": 300, "targets": 120},
+)
+_STEP = Bench(
+    name="step",
+    about="a training step: network, loss, gradients, clipping, SGD with Nesterov momentum",
+    rivals=(
+        _torch("step", "eager", "torch with the eager loss, NCHW"),
+        _torch("step", "eager-channels-last", "the same in torch's channels_last layout"),
+        _torch("step", "static", "torch with YoloLoss, NCHW"),
+        _torch("step", "compiled", "the same under torch.compile"),
+        _torch("step", "cuda-graph", "the same captured as a CUDA graph"),
+        _ort("ort_step:session", "ort-training", "ONNX Runtime training artifacts", "ort"),
+        _ort("ort_step:session", "portable", "the portable step, in ONNX Runtime", "step"),
+    ),
+    limits=(_limit("arithmetic-limit", "the convolutions' multiply-adds in a matrix product"),),
+)
+BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (_LOSS, _STEP)}

@@ -1,0 +1,163 @@
+"""One run of a benchmark, from exports to rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from exportloss.bench.machine import describe_machine
+from exportloss.bench.measuring import check_agreement, measure
+from exportloss.bench.process import Unavailable
+from exportloss.bench.results import BenchResult, Limit, Row
+from exportloss.bench.rivals import Bench, Rival
+from exportloss.bench.starting import Setting, Started, check_device, started
+from exportloss.bench.statistics import Timing
+from exportloss.errors import ConfigError
+
+__all__ = ["measure_memory", "run_bench"]
+
+
+def run_bench(
+    bench: Bench,
+    setting: Setting,
+    *,
+    rivals: Sequence[Rival] | None = None,
+    rounds: int = 10,
+    steps: int = 2,
+) -> BenchResult:
+    """Time the rivals of a benchmark in turn, after a check that they compute the same.
+
+    Args:
+        bench: the benchmark.
+        setting: where and with what.
+        rivals: who takes part, of the benchmark's; None is all.
+        rounds: in each of which everybody has a turn, >= 1.
+        steps: measured in a turn, >= 1.
+
+    Raises:
+        ConfigError: a setting is wrong, or nobody could take part.
+        BenchmarkError: the rivals do not compute the same, or one broke down.
+        ArtifactError: `artifacts` holds files of other sizes.
+    """
+    check_device(setting.scenario)
+    entries: dict[str, Started] = {}
+    unavailable: dict[str, str] = {}
+    with setting.with_folder() as here, contextlib.ExitStack() as stack:
+        for rival in (*(rivals or bench.rivals), *bench.limits):
+            try:
+                entries[rival.name] = stack.enter_context(started(rival, here))
+            except Unavailable as answer:
+                unavailable[rival.name] = str(answer)
+        limits = {limit.name for limit in bench.limits}
+        names = [name for name in entries if name not in limits]
+        _check_anybody(names, unavailable)
+        setting.say("checking that all compute the same")
+        check_agreement({name: entries[name].process.check() for name in names})
+        seconds = measure(
+            {name: entry.process for name, entry in entries.items()},
+            rounds=rounds,
+            steps=steps,
+            unmeasured=bench.unmeasured,
+            say=setting.say,
+        )
+        timings = {
+            name: Timing.of(seconds[name], scale=entry.ready.scale)
+            for name, entry in entries.items()
+        }
+        reference = timings.get(bench.rivals[0].name)
+        return BenchResult(
+            bench=bench.name,
+            scenario=setting.scenario,
+            machine=describe_machine(),
+            rows=tuple(
+                _row(
+                    entries[name],
+                    timing=timings[name],
+                    ratio=_ratio(timings[name], reference),
+                )
+                for name in names
+            ),
+            limits=tuple(
+                Limit(name=name, timing=timings[name], facts=entries[name].ready.facts)
+                for name in entries
+                if name in limits
+            ),
+            unavailable=unavailable,
+        )
+
+
+def measure_memory(
+    bench: Bench,
+    setting: Setting,
+    *,
+    rivals: Sequence[Rival] | None = None,
+    steps: int = 3,
+) -> BenchResult:
+    """Measure how much memory a process of each rival takes, one after the other.
+
+    Args:
+        bench: the benchmark.
+        setting: where and with what.
+        rivals: who takes part, of the benchmark's; None is all.
+        steps: after those of the check, >= 1.
+
+    Raises:
+        ConfigError: a setting is wrong, or nobody could take part.
+        BenchmarkError: the rivals do not compute the same, or one broke down.
+        ArtifactError: `artifacts` holds files of other sizes.
+    """
+    check_device(setting.scenario)
+    rows: list[Row] = []
+    numbers: dict[str, tuple[float, ...]] = {}
+    unavailable: dict[str, str] = {}
+    with setting.with_folder() as here:
+        for rival in rivals or bench.rivals:
+            try:
+                with started(rival, here) as entry:
+                    numbers[rival.name] = entry.process.check()
+                    entry.process.turn(unmeasured=0, steps=steps)
+                    rows.append(_row(entry, timing=None, ratio=None))
+            except Unavailable as answer:
+                unavailable[rival.name] = str(answer)
+    _check_anybody(list(numbers), unavailable)
+    check_agreement(numbers)
+    return BenchResult(
+        bench=bench.name,
+        scenario=setting.scenario,
+        machine=describe_machine(),
+        rows=_with_ratios(rows, reference=bench.rivals[0].name),
+        unavailable=unavailable,
+    )
+
+
+def _row(entry: Started, *, timing: Timing | None, ratio: float | None) -> Row:
+    return Row(
+        rival=entry.process.rival.name,
+        engine=entry.ready.engine,
+        timing=timing,
+        ratio_to_eager=ratio,
+        prepare_s=entry.ready.prepare_s,
+        facts=entry.ready.facts,
+        **entry.process.memory(),
+    )
+
+
+def _ratio(timing: Timing, reference: Timing | None) -> float | None:
+    return None if reference is None else timing.median_ms / reference.median_ms
+
+
+def _with_ratios(rows: Sequence[Row], *, reference: str) -> tuple[Row, ...]:
+    """Compare peaks."""
+    peaks = {row.rival: row.peak_mb for row in rows}
+    if reference not in peaks:
+        return tuple(rows)
+    return tuple(
+        dataclasses.replace(row, ratio_to_eager=row.peak_mb / peaks[reference]) for row in rows
+    )
+
+
+def _check_anybody(names: Sequence[str], unavailable: Mapping[str, str]) -> None:
+    if not names:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
+        raise ConfigError(f"none of the rivals is available: {reasons}")

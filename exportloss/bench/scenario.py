@@ -1,0 +1,149 @@
+"""What is measured: sizes, and the batch that every rival gets. Needs numpy only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.config import LossConfig
+from exportloss.errors import ConfigError
+from exportloss.targets import pad_targets
+
+__all__ = [
+    "LEARNING_RATE",
+    "MAX_NORM",
+    "MOMENTUM",
+    "WEIGHT_DECAY",
+    "Layout",
+    "Scenario",
+    "make_images",
+    "make_maps",
+    "make_padded_targets",
+    "make_targets",
+]
+
+# YOLOv5's settings of a step; the rate is that of a warm-up.
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, MAX_NORM = 1e-3, 0.937, 5e-4, 10.0
+
+Layout = Literal["permuted", "head-output"]
+Array = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """The sizes of a benchmark.
+
+    Attributes:
+        model: size of the detector, such as `yolov5n`; its weights are random.
+        num_classes: classes, >= 1.
+        image_size: height and width of the pictures, pixels.
+        batch_size: pictures in a batch, >= 1.
+        max_targets: slots, target rows that a batch can have, >= 1.
+        targets: boxes that the batch has, 0 to `max_targets`.
+        threads: of each rival within an operator, >= 1.
+        freeze: number of layers, or several layer indices, as YOLOv5's `--freeze`.
+        device: `cpu` or `cuda`.
+        layout: what the loss starts from: `permuted` maps (B, na, H, W, 5 + nc), or the
+            `head-output`, the last convolution's (B, na * (5 + nc), H, W).
+        seed: of weights, pictures, boxes and maps.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    model: str = "yolov5n"
+    num_classes: int = 80
+    image_size: tuple[int, int] = (320, 320)
+    batch_size: int = 4
+    max_targets: int = 64
+    targets: int = 30
+    threads: int = 2
+    freeze: tuple[int, ...] = (0,)
+    device: str = "cpu"
+    layout: Layout = "permuted"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("number of classes", self.num_classes),
+            ("image size", min(self.image_size)),
+            ("batch size", self.batch_size),
+            ("max targets", self.max_targets),
+            ("threads", self.threads),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; expected at least 1")
+        if not 0 <= self.targets <= self.max_targets:
+            raise ConfigError(
+                f"targets is {self.targets}; expected 0 to max targets, {self.max_targets}"
+            )
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"device is {self.device!r}; expected 'cpu' or 'cuda'")
+        if self.layout not in get_args(Layout):
+            raise ConfigError(f"layout is {self.layout!r}; expected one of {get_args(Layout)}")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Undo `dataclasses.asdict` after a way through JSON."""
+        lists = {name: tuple(values[name]) for name in ("image_size", "freeze")}
+        return cls(**{**values, **lists})
+
+    def loss_config(self, levels: int) -> LossConfig:
+        """Return YOLOv5's gains, scaled to the model's levels, classes and picture size."""
+        return LossConfig().scaled(
+            levels=levels, num_classes=self.num_classes, image_size=self.image_size
+        )
+
+
+def make_images(scenario: Scenario) -> npt.NDArray[np.uint8]:
+    """Draw noise: (B, 3, H, W), 0 to 255."""
+    shape = (scenario.batch_size, 3, *scenario.image_size)
+    return _generator(scenario, 0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def make_targets(scenario: Scenario) -> Array:
+    """Draw boxes of every size, some of them over the border: (targets, 6) as `pad_targets`."""
+    rng, count = _generator(scenario, 1), scenario.targets
+    rows = np.empty((count, 6), np.float32)
+    rows[:, 0] = np.sort(rng.integers(0, scenario.batch_size, count))
+    rows[:, 1] = rng.integers(0, scenario.num_classes, count)
+    rows[:, 2:4] = rng.uniform(0, 1, (count, 2))
+    rows[:, 4:] = rng.uniform(0.02, 0.6, (count, 2))
+    return rows
+
+
+def make_padded_targets(scenario: Scenario) -> Array:
+    """Fill the slots with the same boxes: (max_targets, 6)."""
+    return pad_targets(
+        make_targets(scenario),
+        scenario.max_targets,
+        batch_size=scenario.batch_size,
+        num_classes=scenario.num_classes,
+    )
+
+
+def make_maps(scenario: Scenario, strides: Sequence[float], anchors: int) -> list[Array]:
+    """Draw what the head gives, one map a level, in the scenario's layout.
+
+    Args:
+        scenario: sizes and layout.
+        strides: (nl,) input pixels a cell.
+        anchors: of a level, na.
+    """
+    rng, channels = _generator(scenario, 2), 5 + scenario.num_classes
+    maps = []
+    for stride in map(int, strides):
+        height, width = (side // stride for side in scenario.image_size)
+        shape: tuple[int, ...] = (anchors, height, width, channels)
+        if scenario.layout == "head-output":
+            shape = (anchors * channels, height, width)
+        maps.append(rng.standard_normal((scenario.batch_size, *shape), dtype=np.float32))
+    return maps
+
+
+def _generator(scenario: Scenario, stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence((scenario.seed, stream)))

@@ -1,0 +1,122 @@
+"""The loss in torch, forward and backward, to the gradient of what the head gave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exportloss.bench.compiling import captured, compiled_function
+from exportloss.bench.detector import (
+    make_eager_loss,
+    make_loss,
+    make_model,
+    make_torch_maps,
+    use_threads,
+    with_one_thread,
+)
+from exportloss.bench.rivals import Prepared
+from exportloss.bench.scenario import Scenario, make_padded_targets, make_targets
+
+__all__ = ["compiled", "cuda_graph", "eager", "static"]
+
+Value = Callable[[Sequence[Tensor]], Tensor]  # maps in the scenario's layout -> scalar
+
+
+class _LossStep:
+    """Computes a loss and the gradients of its maps, which are kept."""
+
+    def __init__(self, value: Value, maps: Sequence[Tensor]) -> None:
+        self.value, self.maps = value, maps
+
+    def __call__(self) -> float:
+        for x in self.maps:
+            x.grad = None  # as `zero_grad` leaves a network
+        loss = self.value(self.maps)
+        torch.autograd.backward(loss)
+        return loss.item()  # which waits for a GPU
+
+    def check(self) -> tuple[float, float]:
+        """Return the loss, and the L2 norm of its gradients."""
+        loss = self()
+        return loss, _norm([x.grad for x in self.maps if x.grad is not None])
+
+
+def eager(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """The original's algorithm."""
+    use_threads(scenario)
+    model = make_model(scenario).to(scenario.device)
+    loss = make_eager_loss(model, scenario)
+    targets = torch.from_numpy(make_targets(scenario)).to(scenario.device)
+    na, no = model.detect.na, model.detect.no
+
+    def value(maps: Sequence[Tensor]) -> Tensor:
+        return loss(_permuted(maps, scenario, na, no), targets)[0]
+
+    step = _LossStep(value, make_torch_maps(model, scenario))
+    return Prepared(step=step, check=lambda: with_one_thread(step.check, scenario))
+
+
+def static(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """`YoloLoss`, operator by operator."""
+    step = _static(scenario)
+    return Prepared(step=step, check=step.check)
+
+
+def compiled(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """`YoloLoss` under `torch.compile`, which is done when this returns."""
+    step = _static(scenario)
+    step.value = compiled_function(step.value, warm_up=lambda value: _LossStep(value, step.maps)())
+    return Prepared(step=step, check=step.check)
+
+
+def cuda_graph(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """`YoloLoss`, forward and backward, as one CUDA graph."""
+    step = _static(scenario)
+    maps = step.maps
+
+    def compute() -> tuple[Tensor, ...]:
+        loss = step.value(maps)
+        return loss, *torch.autograd.grad(loss, maps)
+
+    replay = captured(compute, scenario)
+
+    def check() -> tuple[float, float]:
+        loss, *gradients = replay()
+        return loss.item(), _norm(gradients)
+
+    return Prepared(step=replay, check=check)
+
+
+def _static(scenario: Scenario) -> _LossStep:
+    use_threads(scenario)
+    model = make_model(scenario)
+    loss = make_loss(model, scenario).to(scenario.device)
+    targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.device)
+    na, no = model.detect.na, model.detect.no
+
+    def value(maps: Sequence[Tensor]) -> Tensor:
+        total: Tensor = loss(_permuted(maps, scenario, na, no), targets)[0]
+        return total
+
+    return _LossStep(value, make_torch_maps(model, scenario))
+
+
+def _norm(gradients: Sequence[Tensor]) -> float:
+    """Return the L2 norm of all together."""
+    return math.hypot(*(float(torch.linalg.vector_norm(g)) for g in gradients))
+
+
+def _permuted(
+    maps: Sequence[Tensor], scenario: Scenario, anchors: int, outputs: int
+) -> Sequence[Tensor]:
+    """Do what YOLOv5's head does to its convolution's output: (B, na, H, W, no), a copy."""
+    if scenario.layout == "permuted":
+        return maps
+    return [
+        x.view(len(x), anchors, outputs, *x.shape[2:]).permute(0, 1, 3, 4, 2).contiguous()
+        for x in maps
+    ]
