@@ -104,6 +104,7 @@ class EagerTrainSession(TrainSession):
             },
             balance=np.asarray(self._loss.balance[: self._loss.nl], np.float32),
             updates=self._updates,
+            skipped=self.skipped,
             ema={name: _to_numpy(tensor) for name, tensor in self._average.items()},
         )
 
@@ -125,6 +126,7 @@ class EagerTrainSession(TrainSession):
             entry["step"] = torch.tensor(float(state.updates))
         self._loss.balance = state.balance.tolist()
         self._updates = state.updates
+        self._due = state.updates + state.skipped
         self._accumulates = False
 
     def gradients(self) -> Mapping[str, Array]:

@@ -46,7 +46,7 @@ class ExportError(ExportLossError, RuntimeError):
 
 
 class TrainingError(ExportLossError, ArithmeticError):
-    """Training cannot go on: its loss is not a finite number."""
+    """Training cannot go on: its loss or gradients are not finite numbers."""
 
 
 class InstallationError(ExportLossError, ImportError):

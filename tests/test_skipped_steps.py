@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
 
+from exportloss import ConfigError
+from exportloss.export import export_train_step, export_training_artifacts
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.detector_graph import prepare
 from exportloss.export.step_functions import Step
+from exportloss.runtime import StepResult, TrainSession, TrainState
 from tests.gpu_graphs import assert_runs_on_gpus
 from tests.portable_loss import open_session
 from tests.tiny_detector import IMAGE, make_batch, make_detector, make_loss
@@ -71,6 +78,17 @@ def run(graph: onnxruntime.InferenceSession, feed: Arrays) -> Arrays:
 
 def state_of(results: Arrays) -> Arrays:
     return {name: results[f"new_{name}"] for name in STATE}
+
+
+def assert_same_bits(one: TrainState, other: TrainState) -> None:
+    def flat(state: TrainState) -> dict[str, bytes | int]:
+        tensors = {**state.model, "balance": state.balance}
+        for part, named in (*state.optimizer.items(), ("ema", state.ema)):
+            tensors |= {f"{part}/{name}": tensor for name, tensor in named.items()}
+        counts = {"updates": state.updates, "skipped": state.skipped}
+        return counts | {name: tensor.tobytes() for name, tensor in tensors.items()}
+
+    assert [name for name, value in flat(one).items() if flat(other)[name] != value] == []
 
 
 def with_one(array: npt.NDArray[np.generic], value: float) -> npt.NDArray[np.generic]:
@@ -136,3 +154,88 @@ def test_training_goes_on_as_if_the_step_had_not_been(
     expected, after = run(graph, start), run(graph, start | state_of(skipped))
     for name, tensor in expected.items():
         np.testing.assert_array_equal(after[name], tensor, err_msg=name)
+
+
+@pytest.fixture(scope="module", params=["step", "ort"])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    export = {"step": export_train_step, "ort": export_training_artifacts}[request.param]
+    folder = tmp_path_factory.mktemp(request.param) / "artifact"
+    sizes = {"image_size": (IMAGE, IMAGE), "batch_size": 2, "max_targets": 8}
+    export(make_detector(), make_loss(autobalance=True), folder, ema=True, **sizes)
+    return folder
+
+
+@pytest.fixture
+def session(artifact: Path) -> TrainSession:
+    return make_session(artifact)
+
+
+def make_session(artifact: Path) -> TrainSession:
+    """After two updates, and with a gradient that waits."""
+    session = TrainSession.open(artifact, threads=1)
+    for seed, update in enumerate((True, True, False)):
+        step(session, seed, update=update)
+    return session
+
+
+def step(session: TrainSession, seed: int, **options: Any) -> StepResult:
+    images, targets = (tensor.numpy() for tensor in make_batch(seed))
+    return session.step(images, targets[targets[:, 4] > 0], **{"lr": 1e-3, **options})
+
+
+def test_a_bad_weight_changes_nothing(session: TrainSession) -> None:
+    start = session.state()
+    changes = list(itertools.product(("stem.0.0.weight", "head.0.weight", "stem.0.1.bias"), BAD))
+    # Finite all of it, but not the statistics that come of it.
+    changes.append(("stem.0.0.weight", 1e30))
+    for (name, value), update in itertools.product(changes, (True, False)):
+        bad = {**start.model, name: with_one(start.model[name], value)}
+        state = dataclasses.replace(start, model=bad)
+        session.load_state(state)
+        assert step(session, 3, update=update).skipped, (name, value)
+        assert session.skipped == update
+        assert_same_bits(session.state(), dataclasses.replace(state, skipped=int(update)))
+
+
+def test_a_bad_picture_changes_nothing(session: TrainSession) -> None:
+    if session.manifest.kind == "train-step":
+        pytest.skip("takes uint8 pictures, which are finite")
+    images, targets = (tensor.numpy() for tensor in make_batch(3))
+    before = session.state()
+    for value in BAD:
+        shares = with_one(images.astype(np.float32) / 255, value)
+        assert session.step(shares, targets, lr=1e-3, update=False).skipped
+        assert_same_bits(session.state(), before)
+
+
+@pytest.mark.parametrize("update", [True, False])
+def test_training_goes_on_as_if_the_step_had_not_been_in_a_session(
+    session: TrainSession, artifact: Path, update: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients that waited before it wait on."""
+    expected = step(session, 4)
+    other = make_session(artifact)
+    with monkeypatch.context() as patch:  # what no argument can bring about in both
+        if other.manifest.kind == "train-step":
+            patch.setattr(other, "_targets", lambda _: np.full((8, 6), np.nan, np.float32))
+        else:
+            patch.setattr(other, "_images", lambda _: np.full((2, 3, 64, 64), np.nan, np.float32))
+        assert step(other, 3, update=update).skipped
+    assert other.skipped == update
+    assert step(other, 4) == expected
+    assert_same_bits(other.state(), dataclasses.replace(session.state(), skipped=int(update)))
+
+
+def test_bad_settings_are_refused_by_name(session: TrainSession) -> None:
+    before = session.state()
+    changes: list[dict[str, Any]] = [
+        {name: value}
+        for name in ("lr", "momentum", "weight_decay", "ema_decay", "max_norm")
+        for value in BAD
+        if (name, value) != ("max_norm", np.inf)
+    ]
+    for change in changes:
+        (name,) = change
+        with pytest.raises(ConfigError, match=name):
+            step(session, 3, **change)
+    assert_same_bits(session.state(), before)

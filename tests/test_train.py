@@ -182,7 +182,7 @@ def test_what_cannot_be_resumed(session, run, uninterrupted, tmp_path):
         run.train(session.resume(uninterrupted.last))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(session, run, monkeypatch):
+def test_a_loss_that_is_not_finite_and_not_skipped_stops_the_run(session, run, monkeypatch):
     step, calls = session.step, []
 
     def fail(*args, **kwargs):

@@ -31,11 +31,15 @@ class Recorder:
         self.stop = stop
         self.batches = []
         self.epochs = []
+        self.skipped = []
 
     def batch_done(self, epoch, done, items, lr):
         self.batches.append((epoch, done))
         if (epoch, done) == self.stop:
             raise KeyboardInterrupt
+
+    def batch_skipped(self, epoch, done, loss, paths):
+        self.skipped.append((epoch, done, loss, paths))
 
     def epoch_done(self, result, is_best):
         self.epochs.append((result, is_best))

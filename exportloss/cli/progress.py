@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -52,6 +52,14 @@ class Lines:
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
         """Do nothing: an epoch is a line."""
 
+    def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
+        """Warn, and name the pictures."""
+        self._console.print(
+            f"warning: epoch {epoch}, batch {done} was skipped: its loss, {loss}, or its gradients "
+            f"are not finite ({', '.join(map(str, paths))})",
+            markup=False,
+        )
+
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
         """Print the epoch."""
         pictures = self._schedule.batches * self._schedule.batch_size
@@ -63,6 +71,7 @@ class Lines:
             f"lr {result.lr[0]:.4g}",
             f"{pictures / max(result.seconds, 1e-9):.1f} pictures/s",
             f"{result.left_out} boxes left out" if result.left_out else "",
+            f"{result.skipped} batches skipped" if result.skipped else "",
             _waiting(result.waiting),
             "best" if is_best else "",
         ]

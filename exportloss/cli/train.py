@@ -201,6 +201,7 @@ def _train(
                 folder,
                 overflow=options.overflow,
                 patience=options.patience,
+                max_skipped=options.max_skipped,
                 resume=resume,
                 reporter=reporter,
             )

@@ -15,6 +15,7 @@ from exportloss.runtime.room import Overflow
 from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import TrainSession
+from exportloss.runtime.skipped import MAX_SKIPPED
 
 __all__ = ["add_train_arguments", "fill_options", "write_options"]
 
@@ -26,6 +27,7 @@ _DEFAULTS: dict[str, Any] = {
     "hyp": None,
     "epochs": 100,
     "patience": 100,
+    "max_skipped": MAX_SKIPPED,
     "cos_lr": False,
     "nominal_batch": 64,
     "overflow": "auto",
@@ -64,6 +66,13 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="stop after so many epochs without a better one (default 100; 0 never stops)",
+    )
+    add(
+        "--max-skipped",
+        type=int,
+        metavar="N",
+        help="give up after so many batches in a row, or a whole epoch, whose loss or gradients "
+        f"are not finite; such a batch changes nothing (default {MAX_SKIPPED})",
     )
     add(
         "--cos-lr",

@@ -24,6 +24,7 @@ from exportloss.runtime.state import TrainState
 __all__ = ["OrtTrainSession"]
 
 Array = npt.NDArray[np.float32]
+_LARGEST = float(np.finfo(np.float32).max)
 _WARNING = 3  # ONNX Runtime's severity above which it speaks
 
 
@@ -78,6 +79,7 @@ class OrtTrainSession(TrainSession):
         self._optimizer = make_optimizer(manifest.optimizer, manifest.groups, self._tensors)
         self._average = {name: self._tensors[name].copy() for name in manifest.averaged}
         self._balance = np.asarray(initial_balance(len(manifest.strides)), np.float32)
+        self._accumulates = False  # whether gradients wait for an update
 
     def gradients(self) -> Mapping[str, Array]:
         """Return the accumulated gradients by parameter, valid until the next step."""
@@ -93,14 +95,14 @@ class OrtTrainSession(TrainSession):
     def state(self) -> TrainState:
         """Return a copy of the state."""
         return TrainState(
-            model={name: tensor.copy() for name, tensor in self._tensors.items()},
+            model=_copies(self._tensors),
             optimizer={
-                memory: {name: tensor.copy() for name, tensor in entries.items()}
-                for memory, entries in self._optimizer.memory.items()
+                memory: _copies(entries) for memory, entries in self._optimizer.memory.items()
             },
             balance=self._balance.copy(),
             updates=self.updates,
-            ema={name: tensor.copy() for name, tensor in self._average.items()},
+            skipped=self.skipped,
+            ema=_copies(self._average),
         )
 
     def load_state(self, state: TrainState) -> None:
@@ -115,7 +117,8 @@ class OrtTrainSession(TrainSession):
             np.copyto(tensor, state.ema[name])
         np.copyto(self._balance, state.balance)
         self._optimizer.updates = state.updates
-        self._module.lazy_reset_grad()
+        self._due = state.updates + state.skipped
+        self._put_gradients({})
 
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
@@ -124,20 +127,30 @@ class OrtTrainSession(TrainSession):
             self._module.export_model_for_inferencing(str(temporary), ["output0"])
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
-        before = [self._tensors[norm.var].copy() for norm in self.manifest.statistics]
+        # ONNX Runtime changes statistics and gradients before anything is known of the step.
+        names = [name for norm in self.manifest.statistics for name in (norm.mean, norm.var)]
+        statistics = _copies({name: self._tensors[name] for name in names})
+        waiting = _copies(self.gradients()) if self._accumulates else {}
         loss, items, balance = self._run(self._module.train_step, images, targets)
-        statistics = [name for norm in self.manifest.statistics for name in (norm.mean, norm.var)]
-        self._pull(statistics)
-        for norm, old in zip(self.manifest.statistics, before, strict=True):
-            _unbias(self._tensors[norm.var], old, norm)
-        self._push(statistics)
-        self._balance = balance
-        if hyper is not None:
-            self._optimizer.step(self._tensors, self.gradients(), hyper)
-            self._push(self.manifest.groups.all)
-            move_average(self._average, self._tensors, hyper.ema_decay)
-            self._module.lazy_reset_grad()
-        return StepResult(loss=float(loss), items=Items(*items.tolist()))
+        self._pull(names)
+        for norm in self.manifest.statistics:
+            _unbias(self._tensors[norm.var], statistics[norm.var], norm)
+        gradients = self.gradients()
+        results = [loss, *(self._tensors[name] for name in names)]
+        skipped = not (_all_finite(results) and _has_norm(gradients.values()))
+        if skipped:
+            self._write(statistics)
+            self._put_gradients(waiting)
+        else:
+            self._push(names)
+            self._balance = balance
+            self._accumulates = True
+            if hyper is not None:
+                self._optimizer.step(self._tensors, gradients, hyper)
+                self._push(self.manifest.groups.all)
+                move_average(self._average, self._tensors, hyper.ema_decay)
+                self._put_gradients({})
+        return StepResult(loss=float(loss), items=Items(*items.tolist()), skipped=skipped)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         with self._weights(ema=ema):
@@ -151,7 +164,7 @@ class OrtTrainSession(TrainSession):
         if not ema:
             yield
             return
-        trained = {name: self._tensors[name].copy() for name in self._average}
+        trained = _copies({name: self._tensors[name] for name in self._average})
         self._write(self._average)
         try:
             yield
@@ -174,6 +187,15 @@ class OrtTrainSession(TrainSession):
         if self._copies:
             for name in names:
                 self._values[name].update_inplace(self._tensors[name])
+
+    def _put_gradients(self, gradients: Mapping[str, Array]) -> None:
+        """Replace what was added up; nothing is what the next step starts afresh from."""
+        self._accumulates = bool(gradients)
+        if gradients:
+            for name, tensor in gradients.items():
+                self._state.get_parameter(name).grad.update_inplace(tensor)
+        else:
+            self._module.lazy_reset_grad()
 
     def _run(self, run: Any, images: Images, targets: Array) -> list[npt.NDArray[Any]]:
         outputs = self._new_vector()
@@ -201,6 +223,20 @@ def _open_module(bindings: Any, folder: Path, state: Any, device: Device, option
             "(exportloss[training-cuda]), CUDA 11.8 and cuDNN 8. Or export the portable step "
             "(--format step), which runs on any onnxruntime-gpu"
         ) from error
+
+
+def _copies(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: tensor.copy() for name, tensor in tensors.items()}
+
+
+def _all_finite(tensors: Iterable[Array]) -> bool:
+    return all(np.isfinite(tensor).all() for tensor in tensors)
+
+
+def _has_norm(gradients: Iterable[Array]) -> bool:
+    """Whether the L2 norm of all together is a number whose square float32 has, as in the graph."""
+    squares = sum(float(np.vdot(gradient, gradient)) for gradient in gradients)
+    return squares <= _LARGEST  # false for NaN
 
 
 def _unbias(var: Array, old: Array, norm: BatchNormStatistics) -> None:

@@ -121,6 +121,7 @@ class PortableTrainSession(TrainSession):
             },
             balance=read("balance"),
             updates=self.updates,
+            skipped=self.skipped,
             ema=trained(_EMA) if self.manifest.ema else {},
         )
 
@@ -136,6 +137,7 @@ class PortableTrainSession(TrainSession):
             vectors |= {_EMA + what: flat.join(state.ema) for what, flat in self._flat.items()}
         for memory in self._memories:
             vectors[_OPTIMIZER + memory] = self._parameters.join(state.optimizer[memory])
+        self._due = state.updates + state.skipped
         trained = {name for flat in self._flat.values() for name, *_ in flat.entries}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
         for name, vector in vectors.items():

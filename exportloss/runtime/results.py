@@ -65,6 +65,8 @@ class EpochResult:
         scores: on the validation pictures; None without a validation split, or boxes.
         lr: learning rates of the weights, norms and biases in the last batch.
         left_out: target rows that did not fit into `max_targets`; not in the file.
+        skipped: batches that changed nothing, since their loss or gradients were not finite; not in
+            the file, nor in the mean terms.
         waiting: share of the time of training that was spent waiting for pictures, in [0, 1]; not
             in the file.
         seconds: how long it took; not in the file.
@@ -76,6 +78,7 @@ class EpochResult:
     scores: Scores | None = None
     lr: tuple[float, float, float]
     left_out: int = 0
+    skipped: int = 0
     waiting: float = 0.0
     seconds: float = 0.0
 

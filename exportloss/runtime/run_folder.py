@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "weights" / "best.onnx"
 
     @property
+    def skipped_batch(self) -> Path:
+        """The batch that ended the run, where too many steps were skipped."""
+        return self.path / "skipped_batch.npz"
+
+    @property
     def options(self) -> Path:
         """Options of the command that started the run."""
         return self.path / "opt.yaml"
@@ -84,7 +89,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the weights and results of an earlier run, so that none pass for this one's."""
-        for path in (self.last, self.best, self.best_onnx, self.results):
+        for path in (self.last, self.best, self.best_onnx, self.results, self.skipped_batch):
             path.unlink(missing_ok=True)
 
 

@@ -80,6 +80,7 @@ class TrainSession(abc.ABC):
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._due = 0  # optimizer steps, done or skipped
 
     @staticmethod
     def open(
@@ -174,7 +175,9 @@ class TrainSession(abc.ABC):
             ema_decay=self._ema_decay(ema_decay),
         )
         _check_hyperparameters(hyper)
-        return self._step(self._images(images), self._targets(targets), hyper if update else None)
+        result = self._step(self._images(images), self._targets(targets), hyper if update else None)
+        self._due += update
+        return result
 
     def evaluate(self, images: Images, targets: npt.ArrayLike, *, ema: bool = False) -> Evaluation:
         """Compute loss and predictions; arguments and errors as for `step`.
@@ -212,6 +215,11 @@ class TrainSession(abc.ABC):
     @abc.abstractmethod
     def updates(self) -> int:
         """Optimizer steps done."""
+
+    @property
+    def skipped(self) -> int:
+        """Optimizer steps that were due and not done, since they would not have been finite."""
+        return self._due - self.updates
 
     @abc.abstractmethod
     def state(self) -> TrainState:

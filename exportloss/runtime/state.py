@@ -38,6 +38,7 @@ class TrainState:
             a trainable parameter.
         balance: (nl,) objectness weights.
         updates: optimizer steps done.
+        skipped: optimizer steps that were due and not done, since they would not have been finite.
         ema: moving average of the trained parameters and statistics, by the same names; empty
             where none is kept. Frozen tensors are their own average.
     """
@@ -46,6 +47,7 @@ class TrainState:
     optimizer: Mapping[str, Mapping[str, Array]]
     balance: Array
     updates: int
+    skipped: int = 0
     ema: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
@@ -68,7 +70,11 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
             tensors[f"{_OPTIMIZER}{memory}/{name}"] = np.ascontiguousarray(tensor)
     tensors |= {_EMA + name: np.ascontiguousarray(tensor) for name, tensor in state.ema.items()}
     tensors[_BALANCE] = np.ascontiguousarray(state.balance)
-    about = {"format": _FORMAT, "updates": str(state.updates)}
+    about = {
+        "format": _FORMAT,
+        "updates": str(state.updates),
+        "skipped": str(state.skipped),
+    }
     if manifest is not None:
         about |= {"model": manifest.model}
         about |= {key: json.dumps(getattr(manifest, key)) for key in _DESCRIPTION}
@@ -113,6 +119,7 @@ def load_state(path: str | Path) -> TrainState:
         optimizer=optimizer,
         balance=balance,
         updates=int(about["updates"]),
+        skipped=int(about.get("skipped", 0)),  # not in states of 0.1
         ema=ema,
     )
 

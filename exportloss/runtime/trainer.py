@@ -7,6 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from exportloss.runtime.room import Overflow, check_batches, fit_targets
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Evaluation, Items, TrainSession
+from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps, name_pictures
 from exportloss.runtime.validate import validate
 
 __all__ = ["Reporter", "TrainResult", "is_exhausted", "train"]
@@ -56,12 +58,17 @@ class Reporter(Protocol):
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
         """Take note of a batch: how many of the epoch are done, the mean losses so far, a rate."""
 
+    def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
+        """Take note of a batch that changed nothing, before `batch_done`: its loss and pictures."""
+
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
         """Take note of an epoch, which is saved by then."""
 
 
 class _Silent:
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None: ...
+
+    def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None: ...
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None: ...
 
@@ -75,6 +82,7 @@ def train(
     *,
     overflow: Overflow = "auto",
     patience: int = 0,
+    max_skipped: int = MAX_SKIPPED,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
@@ -95,6 +103,8 @@ def train(
             boxes and count them. By default mosaics drop, and all other batches are refused: how
             full a mosaic gets is a matter of chance, with a bound far above what occurs.
         patience: stop after so many epochs without a better one; 0 never stops early.
+        max_skipped: give up after so many steps in a row, or a whole epoch, whose loss or gradients
+            are not finite, >= 1. Such a step changes nothing; it is counted, and the reporter told.
         resume: continue after the last epoch that `folder` holds; the result is, bit for bit,
             that of an uninterrupted run.
         reporter: who is told how it goes.
@@ -106,7 +116,8 @@ def train(
             to resume.
         ArtifactError: the saved state is of another model or schedule, or cannot be written.
         DataError: a picture cannot be decoded.
-        TrainingError: a loss is not finite; states saved before it stay.
+        TrainingError: too many steps were skipped, the last batch is in `folder.skipped_batch`; or
+            the loss of a validation is not finite. States saved before stay.
     """
     reporter = reporter or _Silent()
     manifest = session.manifest
@@ -117,6 +128,7 @@ def train(
         )
     for batches in filter(None, (train_batches, val_batches)):
         check_batches(batches, manifest, overflow)
+    skipped = SkippedSteps(folder.skipped_batch, min(max_skipped, schedule.batches))
     results = _resume(session, schedule, folder, patience) if resume else _start(session, folder)
     while len(results) < schedule.epochs and not is_exhausted(results, patience):
         result = _epoch(
@@ -126,6 +138,7 @@ def train(
             schedule,
             len(results),
             overflow=overflow,
+            skipped=skipped,
             reporter=reporter,
         )
         results.append(result)
@@ -164,19 +177,18 @@ def _epoch(
     epoch: int,
     *,
     overflow: Overflow,
+    skipped: SkippedSteps,
     reporter: Reporter,
 ) -> EpochResult:
     started = time.monotonic()
-    train_items, left_out, waiting = _train_epoch(
-        session, train_batches, schedule, epoch, overflow=overflow, reporter=reporter
-    )
-    result = EpochResult(
-        epoch=epoch,
-        train=train_items,
-        val=None,
-        lr=schedule.steps(epoch)[-1].lr,
-        left_out=left_out,
-        waiting=waiting,
+    result = _train_epoch(
+        session,
+        train_batches,
+        schedule,
+        epoch,
+        overflow=overflow,
+        skipped=skipped,
+        reporter=reporter,
     )
     if val_batches is not None:
         result = _validate(session, val_batches, result, overflow)
@@ -199,7 +211,8 @@ def _resume(
     """Load the last state; return the epochs that led to it."""
     if not folder.last.exists():  # interrupted in the first epoch
         return _start(session, folder)
-    updates = session.resume(folder.last).state().updates
+    state = session.resume(folder.last).state()
+    updates = state.updates + state.skipped  # that were due
     epochs = schedule.epochs_done(updates)
     results = read_results(folder.results)
     if epochs is None or len(results) < epochs:
@@ -223,10 +236,11 @@ def _train_epoch(
     epoch: int,
     *,
     overflow: Overflow,
+    skipped: SkippedSteps,
     reporter: Reporter,
-) -> tuple[Items, int, float]:
-    """Return the mean terms, how many rows were left out, and the share of time spent waiting."""
-    total, left_out, waited, started = np.zeros(3), 0, 0.0, time.monotonic()
+) -> EpochResult:
+    """Train on every batch once."""
+    total, left_out, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
     with contextlib.closing(batches.epoch(epoch)) as stream:
         for done, (step, batch) in enumerate(zip(schedule.steps(epoch), stream, strict=True), 1):
             targets, dropped = fit_targets(batch, session.manifest, overflow)
@@ -239,13 +253,31 @@ def _train_epoch(
                 max_norm=MAX_NORM,
                 update=step.update,
             )
-            _check_finite(result.loss, f"epoch {epoch}, batch {done} of {len(batches)}", batch)
-            total += dataclasses.astuple(result.items)
+            where = f"epoch {epoch}, batch {done} of {len(batches)}"
+            if result.skipped:
+                reporter.batch_skipped(epoch, done, result.loss, batch.paths)
+            skipped.note(result, batch, where)
+            if not result.skipped:
+                _check_finite(result.loss, where, batch)  # artifacts of 0.1 do not skip
+                total += dataclasses.astuple(result.items)
+                trained += 1
             left_out += dropped
             waited += batch.waited
-            reporter.batch_done(epoch, done, Items(*(total / done).tolist()), step.lr[0])
-    waiting = waited / (time.monotonic() - started)
-    return Items(*(total / len(batches)).tolist()), left_out, waiting
+            items = Items(*(total / max(trained, 1)).tolist())
+            reporter.batch_done(epoch, done, items, step.lr[0])
+    if result.skipped:
+        # The last update is due in the last step. Without it a sum of gradients may be left, which
+        # a saved state does not have: it is dropped here too, so that a resumed run is the same.
+        session.load_state(session.state())
+    return EpochResult(
+        epoch=epoch,
+        train=items,
+        val=None,
+        lr=step.lr,
+        left_out=left_out,
+        skipped=len(batches) - trained,
+        waiting=waited / (time.monotonic() - started),
+    )
 
 
 def _validate(
@@ -281,6 +313,6 @@ def _validate(
 def _check_finite(loss: float, where: str, batch: Batch) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
-            f"the loss is {loss} in {where} ({', '.join(map(str, batch.paths))}); train with a "
-            "lower lr0 or a longer warm-up. What was saved after earlier epochs stays"
+            f"the loss is {loss} in {where} ({name_pictures(batch)}); train with a lower "
+            "lr0 or a longer warm-up. What was saved after earlier epochs stays"
         )
