@@ -7,7 +7,10 @@ READY := $(VENV)/.ready
 DEVICE := .venv-device
 SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
 
-.PHONY: demo test check clean
+# Of fuzzing, a target.
+TARGET_SECONDS ?= 60
+
+.PHONY: demo test fuzz check licences lock clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -16,23 +19,38 @@ test: check $(DEVICE)/.ready build/device/expected.json
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(DEVICE)/bin/python -m pytest tests/device
 
+fuzz: $(READY) $(VENV)/.fuzz
+	$(BIN)/python -m fuzzing --seconds $(TARGET_SECONDS)
+
+licences: $(READY) $(DEVICE)/.ready
+	$(BIN)/python scripts/licences.py
+	$(DEVICE)/bin/python scripts/licences.py
+
+# What pip finds today for requirements-*.txt, with hashes; change versions there first.
+lock:
+	$(PYTHON) scripts/lock.py $(wildcard requirements-*.txt)
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(READY): requirements-dev.txt pyproject.toml
+$(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed (onnxruntime-training-cpu has no wheel for others), got" \
 		"`$(PYTHON) --version`; say make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(DEVICE)/.ready: requirements-device.txt pyproject.toml
+$(VENV)/.fuzz: requirements-fuzz.lock $(READY)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-fuzz.lock
+	touch $@
+
+$(DEVICE)/.ready: requirements-device.lock pyproject.toml
 	$(PYTHON) -m venv $(DEVICE)
-	$(DEVICE)/bin/python -m pip install --quiet --requirement requirements-device.txt
+	$(DEVICE)/bin/python -m pip install --quiet --require-hashes --requirement requirements-device.lock
 	$(DEVICE)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(DEVICE)/bin/python -m pip check
 	touch $@

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from exportloss.errors import ArtifactError, ConfigError
+from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.export.kernel_lookup import STANDARD_DOMAINS, missing_types, schema_of
 from exportloss.export.node_facts import type_name
 from exportloss.export.provider_result import CheckResult, OperatorUse, Trouble
@@ -63,7 +63,12 @@ def check(model: str | Path | onnx.ModelProto | ir.Model, *, provider: ProviderN
     """
     if provider not in PROVIDERS:
         raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
-    return _Check(_completed(_loaded(model)), provider).result()
+    loaded = _loaded(model)
+    try:
+        return _Check(_completed(loaded), provider).result()
+    except Exception as error:  # the rules trust a graph to be as ONNX prescribes
+        _refuse_invalid(loaded, error)
+        raise
 
 
 def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
@@ -80,7 +85,14 @@ def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # protobuf's and onnx_ir's own, of many kinds
-        raise ArtifactError(f"{path} is no ONNX model: {error}") from error
+        raise ArtifactError(f"{path} is no ONNX model: {excerpt(error, 500)}") from error
+
+
+def _refuse_invalid(model: ir.Model, error: Exception) -> None:
+    try:
+        onnx.checker.check_model(ir.to_proto(model))
+    except Exception as reason:
+        raise ArtifactError(f"the graph is no valid ONNX: {excerpt(reason, 500)}") from error
 
 
 def _completed(model: ir.Model) -> ir.Model:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from exportloss.errors import ConfigError
+from exportloss.errors import ConfigError, excerpt
 
 __all__ = ["Criterion", "LossConfig"]
 
@@ -21,6 +21,7 @@ _TRAINING_KEYS = frozenset(
     hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic mixup
     copy_paste""".split()
 )
+_NAMED_KEYS, _LONGEST_KEY = 20, 60  # of a file's unknown keys, in a message
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class LossConfig:
         ):
             for name in names:
                 if not is_valid(value := getattr(self, name)):
-                    raise ConfigError(f"{name} is {value!r}; expected {expected}")
+                    raise ConfigError(f"{name} is {excerpt(repr(value))}; expected {expected}")
         if self.criterion in ("focal", "qfocal") and self.fl_gamma == 0:
             raise ConfigError(
                 f"criterion {self.criterion!r} needs fl_gamma > 0 (1.5 is usual), got 0; "
@@ -152,12 +153,15 @@ def _check_type(name: str, value: object, default: object) -> None:
     else:
         valid, expected = isinstance(value, str), "a word"
     if not valid:
-        raise ConfigError(f"{name} is {value!r}; expected {expected}")
+        raise ConfigError(f"{name} is {excerpt(repr(value))}; expected {expected}")
 
 
 def _with_suggestions(unknown: list[str], known: list[str]) -> str:
     parts = []
-    for key in unknown:
-        near = difflib.get_close_matches(key, known, n=1)
-        parts.append(f"{key!r} (did you mean {near[0]!r}?)" if near else repr(key))
+    for key in unknown[:_NAMED_KEYS]:
+        near = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)
+        shown = repr(excerpt(key, _LONGEST_KEY))
+        parts.append(f"{shown} (did you mean {near[0]!r}?)" if near else shown)
+    if len(unknown) > _NAMED_KEYS:
+        parts.append(f"{len(unknown) - _NAMED_KEYS} more")
     return ", ".join(parts) + f"; the loss knows {', '.join(known)}"

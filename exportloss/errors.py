@@ -14,6 +14,7 @@ __all__ = [
     "TargetError",
     "TooManyTargetsError",
     "TrainingError",
+    "excerpt",
 ]
 
 
@@ -55,3 +56,9 @@ class InstallationError(ExportLossError, ImportError):
 
 class BenchmarkError(ExportLossError, RuntimeError):
     """A benchmark has no result: rivals do not compute the same, or one broke down."""
+
+
+def excerpt(value: object, length: int = 60) -> str:
+    """Return a value as text for a message, cut where it is long."""
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= length else f"{text[:length]}..."

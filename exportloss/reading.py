@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from exportloss.errors import ExportLossError
+from exportloss.errors import ExportLossError, excerpt
 
-__all__ = ["MAX_YAML_BYTES", "YamlMapping", "excerpt", "read_bounded", "read_yaml_mapping"]
+__all__ = ["MAX_YAML_BYTES", "YamlMapping", "read_bounded", "read_yaml_mapping"]
 
 MAX_YAML_BYTES = 1 << 20  # the names of 20,000 classes
 
@@ -106,12 +106,6 @@ def read_yaml_mapping(path: Path, *, expected: str, error: type[ExportLossError]
         raise error(f"{path}: expected {expected}, got {type(values).__name__}")
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     return YamlMapping(source=path, values=values, lines=lines)
-
-
-def excerpt(value: object, length: int = 60) -> str:
-    """Return a value as text for a message, cut where it is long."""
-    text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types

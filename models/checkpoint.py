@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, excerpt
 from exportloss.models.pickled_model import modules_of, tensors_of
 from exportloss.models.torch_file import StandIn, load_torch_file
 from exportloss.models.yolov5 import name_by_shape
@@ -26,6 +26,8 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 _EMA = "ema/"
 _NOT_WEIGHTS = (_EMA, "optimizer/", "balance")  # in the states that training saves
 _OURS, _OUR_STATE = "exportloss-", "exportloss-state/"  # how `format` in their metadata begins
+_LONGEST_MESSAGE = 1_000  # characters: a file chooses its names
+_MOST_NUMBERS = 1_000  # that strides or anchors can be
 _ANCHORS_A_LEVEL = 3  # where the file has no anchors
 
 
@@ -81,9 +83,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         contents = (_read_safetensors if path.suffix == SUFFIXES[-1] else _read_torch)(path)
         return _interpret(path, contents)
     except ArtifactError as error:
-        if str(path) in str(error):
-            raise
-        raise ArtifactError(f"{path}: {error}") from error
+        message = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ArtifactError(excerpt(message, _LONGEST_MESSAGE)) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ def _describe(value: object) -> str:
 
 
 def _interpret(path: Path, contents: _Contents) -> Checkpoint:
-    tensors = {name: _checked(name, tensor) for name, tensor in contents.tensors.items()}
+    tensors = _checked(contents.tensors, path.stat().st_size)
     model, head = _identify(tensors)
     tensors.pop(f"{head}.anchor_grid", None)  # v5.0 keeps the anchors in pixels as well
     anchors = _anchors(contents.anchors, tensors.get(f"{head}.anchors"))
@@ -205,17 +206,24 @@ def _identify(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     return model, heads[0][1]
 
 
-def _checked(name: str, tensor: Tensor) -> Tensor:
-    """Return the tensor as float32 or int64, once it is an ordinary one of the file's size."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        raise ArtifactError(f"{name!r} is no plain tensor; expected one with its values")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ArtifactError(f"{name!r} has shape {tuple(tensor.shape)} but fewer values")
-    if tensor.is_floating_point():
-        return tensor.detach().float().contiguous()
-    if tensor.is_complex():
-        raise ArtifactError(f"{name!r} is {tensor.dtype}; expected floating point or integers")
-    return tensor.detach().long().contiguous()
+def _checked(tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Return tensors as float32 or int64, once they are ordinary ones of a file's size in bytes."""
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise ArtifactError(f"{name!r} is no plain tensor; expected one with its values")
+        if tensor.is_complex():
+            raise ArtifactError(f"{name!r} is {tensor.dtype}; expected floating point or integers")
+        held, used = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+        total += used
+        if used > held or held > size:
+            raise ArtifactError(f"{name!r} has shape {tuple(tensor.shape)} but fewer values")
+    if total > size:
+        raise ArtifactError(f"its tensors have {total} bytes, more than the {size} of the file")
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor.long()).contiguous()
+        for name, tensor in ((name, tensor.detach()) for name, tensor in tensors.items())
+    }
 
 
 def _anchors(pixels: Any, cells: Tensor | None) -> Tensor | None:
@@ -227,6 +235,13 @@ def _anchors(pixels: Any, cells: Tensor | None) -> Tensor | None:
 
 
 def _numbers(what: str, value: Any, dimensions: int) -> Tensor:
+    is_list = isinstance(value, (list, tuple))
+    count = value.numel() if isinstance(value, Tensor) else len(value) if is_list else 0
+    # A pickled list can hold one other many times over, which holds another.
+    if count > _MOST_NUMBERS or (
+        is_list and dimensions == 1 and not all(isinstance(one, (int, float)) for one in value)
+    ):
+        raise ArtifactError(f"its {what} are no array of at most {_MOST_NUMBERS} numbers")
     try:
         numbers = torch.as_tensor(value, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

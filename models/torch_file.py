@@ -22,7 +22,7 @@ from typing import IO, Any, Self
 
 import torch
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, excerpt
 
 __all__ = ["StandIn", "load_torch_file"]
 
@@ -92,7 +92,8 @@ def load_torch_file(path: Path) -> Any:
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         old = isinstance(error, pickle.UnpicklingError) and not _is_zip(path)
         raise ArtifactError(
-            f"{path} is not readable as weights: {type(error).__name__}: {reason}{_OLD * old}"
+            f"{path} is not readable as weights: {type(error).__name__}: {excerpt(reason, 200)}"
+            f"{_OLD * old}"
         ) from error
 
 
@@ -110,8 +111,8 @@ def _named_objects(path: Path) -> Iterator[str]:
     for name in itertools.chain.from_iterable(map(_named_in_pickle, _pickles(path))):
         if not (_STAND_IN.fullmatch(name) or _TORCH.fullmatch(name)):
             raise ArtifactError(
-                f"{path} is refused: it names {name!r}, which no YOLOv5 checkpoint needs and which "
-                "could run code; nothing in the file was executed"
+                f"{path} is refused: it names {excerpt(repr(name), 200)}, which no YOLOv5 "
+                "checkpoint needs and which could run code; nothing in the file was executed"
             )
         yield name
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from exportloss.errors import ArtifactError, ConfigError
+from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.models.checkpoint import Checkpoint
 from exportloss.models.layers import C3, SPP, SPPF
 from exportloss.models.yolov5 import YoloV5, yolov5
@@ -68,8 +68,8 @@ def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
     def compare(what: str, got: object, expected: object) -> None:
         if got != expected:
             raise ArtifactError(
-                f"{checkpoint.path} is no {model.name} of YOLOv5: {what} is {got}, "
-                f"expected {expected}"
+                f"{checkpoint.path} is no {model.name} of YOLOv5: {what} is "
+                f"{excerpt(got, 200)}, expected {expected}"
             )
 
     strides = tuple(map(float, model.strides))
@@ -89,7 +89,7 @@ def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
             wiring = _wiring(checkpoint.yaml)
         except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise ArtifactError(
-                f"{checkpoint.path}: its yaml describes no layers: {error!r}"
+                f"{checkpoint.path}: its yaml describes no layers: {excerpt(repr(error), 200)}"
             ) from error
         for index, (layer, taken) in enumerate(zip(model.model, model.sources, strict=True)):
             expected = (taken or (index - 1,), _option(layer))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exportloss.errors import ConfigError, DataError, ExportLossError
-from exportloss.reading import excerpt, read_bounded, read_yaml_mapping
+from exportloss.errors import ConfigError, DataError, ExportLossError, excerpt
+from exportloss.reading import read_bounded, read_yaml_mapping
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.hyp import read_hyp
 

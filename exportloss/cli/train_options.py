@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from exportloss.cli.arguments import add_export_arguments
-from exportloss.errors import ConfigError
+from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.loader import Cache
 from exportloss.runtime.manifest import MANIFEST_NAME
 from exportloss.runtime.room import Overflow
@@ -141,7 +141,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
 
     Raises:
         ConfigError: an option contradicts the run to resume.
-        ArtifactError: there is no such run.
+        ArtifactError: there is no such run, or its options are damaged.
     """
     said = {name: value for name in _DEFAULTS if (value := getattr(options, name)) is not None}
     for name in _PATHS:
@@ -149,7 +149,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
             said[name] = str(Path(said[name]).resolve())
     if resumed is None:
         return argparse.Namespace(**{**_DEFAULTS, **said})
-    saved = {**_DEFAULTS, **read_yaml(resumed.options)}
+    saved = _saved_options(resumed)
     for name, value in said.items():
         if name not in _FREE_ON_RESUME and value != saved[name]:
             raise ConfigError(
@@ -162,6 +162,19 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
     if (resumed.artifacts / MANIFEST_NAME).exists():
         saved["weights"] = str(resumed.artifacts)
     return argparse.Namespace(**{**saved, **said, "weights": saved["weights"]})
+
+
+def _saved_options(resumed: RunFolder) -> dict[str, Any]:
+    values = read_yaml(resumed.options)
+    saved = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
+    for name, value in saved.items():
+        kind = str if name in ("data", "weights") else type(_DEFAULTS[name])
+        if _DEFAULTS[name] != value and kind is not type(None) and type(value) is not kind:
+            raise ArtifactError(
+                f"{resumed.options} is damaged: {name} is {excerpt(repr(value))}; expected "
+                f"{kind.__name__}"
+            )
+    return saved
 
 
 def write_options(

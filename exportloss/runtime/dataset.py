@@ -8,10 +8,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from exportloss.errors import ConfigError, DataError
-from exportloss.reading import YamlMapping, excerpt, read_bounded, read_yaml_mapping
+from exportloss.errors import ConfigError, DataError, excerpt
+from exportloss.reading import YamlMapping, read_bounded, read_yaml_mapping
 
-__all__ = ["IMAGE_SUFFIXES", "DataConfig", "Dataset", "Split", "label_path", "read_data_yaml"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_LIST_BYTES",
+    "DataConfig",
+    "Dataset",
+    "Split",
+    "label_path",
+    "read_data_yaml",
+]
 
 Split = Literal["train", "val", "test"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.config import LossConfig
-from exportloss.errors import ConfigError
+from exportloss.errors import ConfigError, excerpt
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.augment import Augmentation
 
@@ -61,7 +61,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ConfigError(f"{name} is {value!r}; expected a number")
+                raise ConfigError(f"{name} is {excerpt(repr(value))}; expected a number")
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
             if name in ("momentum", "warmup_momentum") and value >= 1:

@@ -74,7 +74,10 @@ class Detector:
             threads=threads or 0,
             strict=False,
         )
-        return _from_onnx(session, str(path))
+        try:
+            return _from_onnx(session, str(path))
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{path} has names that are no text: {error}") from error
 
     @classmethod
     def from_session(cls, session: TrainSession) -> Detector:
@@ -213,14 +216,15 @@ def _names(text: str) -> tuple[str, ...]:
         return ()
     try:
         value = ast.literal_eval(text)
+        if isinstance(value, dict) and set(value) == set(range(len(value))):
+            value = [value[index] for index in range(len(value))]
+        if not isinstance(value, list | tuple):
+            return ()
+        names = tuple(map(str, value))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return ()
-    if isinstance(value, dict) and set(value) == set(range(len(value))):
-        value = [value[index] for index in range(len(value))]
-    if not isinstance(value, list | tuple):
-        return ()
     # Names are printed: a file must not command the terminal.
-    return tuple("".join(c if c.isprintable() else "?" for c in str(name)) for name in value)
+    return tuple("".join(c if c.isprintable() else "?" for c in name) for name in names)
 
 
 def _stride(text: str) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import DataError
-from exportloss.reading import excerpt, read_bounded
+from exportloss.errors import DataError, excerpt
+from exportloss.reading import read_bounded
 
 __all__ = [
     "MAX_LABEL_BYTES",

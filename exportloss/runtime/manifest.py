@@ -144,7 +144,7 @@ class Manifest:
                 f"{folder} is no artifacts folder: it has no {MANIFEST_NAME}; "
                 "make one with `exportloss export`"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is not readable: {error}; export again") from error
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:

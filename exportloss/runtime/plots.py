@@ -161,7 +161,7 @@ def plot_results(path: Path, results: Path) -> None:
             for name in _PANELS
             if rows and all((row.get(name) or "").strip() for row in rows)
         }
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise ArtifactError(f"{results} is no readable results file: {error!r}") from error
     if not series:
         raise ArtifactError(f"{results} has no epoch to draw")

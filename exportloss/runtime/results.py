@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, excerpt
 from exportloss.runtime.files import new_file
 from exportloss.runtime.metrics import fitness
 from exportloss.runtime.session import Items
@@ -137,8 +137,9 @@ def read_results(path: Path) -> list[EpochResult]:
             return [_parse(row) for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is no readable results file: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        problem = excerpt(repr(error))
+        raise ArtifactError(f"{path} is no readable results file: {problem}") from error
 
 
 def _parse(row: dict[str, str]) -> EpochResult:

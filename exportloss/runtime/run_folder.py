@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from exportloss.errors import ArtifactError
+from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.files import new_file
 
 __all__ = ["RunFolder", "read_yaml", "write_yaml"]
@@ -100,7 +101,14 @@ def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
         ArtifactError: the file cannot be written.
     """
     with new_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
+        text = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
+        temporary.write_text(text, encoding="utf-8")
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # yaml has no types
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what is there twice twice: `read_yaml` takes no aliases."""
+        return True
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -110,11 +118,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ArtifactError: the file is missing or damaged.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        read = read_yaml_mapping(path, expected="`key: value` lines", error=ArtifactError)
+    except ArtifactError as error:
         raise ArtifactError(
             f"{path.parent} is no training run: {path.name} is not readable ({error})"
         ) from error
-    if not isinstance(values, dict):
-        raise ArtifactError(f"{path.parent} is no training run: {path.name} is no mapping")
-    return values
+    return dict(read.values)

@@ -6,8 +6,9 @@ import glob
 import os
 from pathlib import Path
 
-from exportloss.errors import DataError
-from exportloss.runtime.dataset import IMAGE_SUFFIXES
+from exportloss.errors import DataError, excerpt
+from exportloss.reading import read_bounded
+from exportloss.runtime.dataset import IMAGE_SUFFIXES, MAX_LIST_BYTES
 
 __all__ = ["find_pictures", "unique_stems"]
 
@@ -73,15 +74,18 @@ def _is_picture(path: Path) -> bool:
 
 def _listed(source: Path) -> list[Path]:
     try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
+        content = read_bounded(source, MAX_LIST_BYTES, error=DataError)
+        lines = content.decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: not readable as a list of picture paths: {error}") from error
+        raise DataError(
+            f"{source}: not readable as a list of picture paths: {excerpt(error, 200)}"
+        ) from error
     entries = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     pictures = [(number, source.parent / entry) for number, entry in entries]
     for number, path in pictures:
         if not _is_picture(path):
             raise DataError(
-                f"{source}:{number}: {path} is no picture that exists; paths are relative to the "
-                "list's folder"
+                f"{source}:{number}: {excerpt(path, 200)} is no picture that exists; paths are "
+                "relative to the list's folder"
             )
     return [Path(os.path.normpath(path)) for _, path in pictures]

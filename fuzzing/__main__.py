@@ -1,0 +1,107 @@
+"""`python -m fuzzing [TARGET ...] [--seconds 60]`: let atheris look for what breaks a reader."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fuzzing.targets import Target
+
+_SEEDS = Path(__file__).parent / "seeds"
+_FOUND = Path("build") / "fuzzing"  # what broke a reader, and what atheris learnt
+_IN_MEMORY = Path("/dev/shm")  # ten times as many files a second as on a disk
+_SLOWEST = 20  # seconds that one file may take
+_MEMORY = 3072  # MiB that the process may take, torch included
+_SHOWN = 4000  # characters of what a broken one printed
+_INSTRUMENTED = ["exportloss", "yaml", "pickletools"]  # all of torch would take minutes
+
+
+def main() -> int:
+    """Fuzz each target in a process of its own; return how many broke."""
+    parser = argparse.ArgumentParser(prog="python -m fuzzing", description=__doc__)
+    names = sorted(path.name for path in _SEEDS.iterdir())
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(names))
+    parser.add_argument("--seconds", type=int, default=60, help="a target")
+    parser.add_argument("--scratch", help=argparse.SUPPRESS)  # of the process of one target
+    options = parser.parse_args()
+    if unknown := set(options.targets) - set(names):
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(names)}")
+    if options.scratch:
+        _fuzz(options.targets[0], options.seconds, Path(options.scratch))
+    broken = [name for name in options.targets or names if not _passes(name, options.seconds)]
+    print(f"{len(options.targets or names) - len(broken)} passed, {len(broken)} failed")
+    return len(broken)
+
+
+def _passes(name: str, seconds: int) -> bool:
+    """Fuzz one target, and print a line of it."""
+    command = [sys.executable, "-m", "fuzzing", name, f"--seconds={seconds}", "--scratch"]
+    with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as scratch:
+        command.append(scratch)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
+    statistics = dict(re.findall(r"stat::(\w+): +(\d+)", done.stderr))
+    passed = done.returncode == 0
+    print(
+        f"{name:13} {statistics.get('number_of_executed_units', '?'):>9} executions, "
+        f"{statistics.get('average_exec_per_sec', '?'):>6} a second, "
+        f"{statistics.get('peak_rss_mb', '?'):>5} MiB: {'passed' if passed else 'FAILED'}",
+        flush=True,
+    )
+    if not passed:
+        print(done.stdout[-_SHOWN:], done.stderr[-_SHOWN:], sep="\n", flush=True)
+    return passed
+
+
+def _fuzz(name: str, seconds: int, scratch: Path) -> None:
+    """Hand this process over to atheris, which ends it."""
+    import atheris
+    import onnxscript  # noqa: F401 - and onnx and torch, before instrumentation begins
+    from torch._weights_only_unpickler import Unpickler
+
+    atheris.instrument_func(Unpickler.load)
+    with atheris.instrument_imports(include=_INSTRUMENTED):
+        from fuzzing.targets import SEEDS, TARGETS, read_made_up
+
+    target = TARGETS[name]
+
+    def run(content: bytes) -> None:
+        read_made_up(target, content, scratch)
+
+    learnt = _FOUND / name
+    learnt.mkdir(parents=True, exist_ok=True)
+    atheris.Setup(
+        [
+            "fuzzing",
+            str(learnt),
+            str(SEEDS / name),
+            *_dictionary(target, _FOUND / f"{name}.dict"),
+            f"-artifact_prefix={_FOUND / name}-",
+            f"-max_total_time={seconds}",
+            f"-timeout={_SLOWEST}",
+            f"-rss_limit_mb={_MEMORY}",
+            "-print_final_stats=1",
+        ],
+        run,
+    )
+    atheris.Fuzz()
+
+
+def _dictionary(target: Target, path: Path) -> list[str]:
+    """Write the target's words as libFuzzer reads them; return the option that names the file."""
+    if not target.tokens:
+        return []
+    words = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.tokens)
+    path.write_text("".join(words), encoding="ascii")
+    return [f"-dict={path}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

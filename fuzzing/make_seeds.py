@@ -1,0 +1,183 @@
+"""`python -m fuzzing.make_seeds`: write the seeds that are good files, small ones of each kind.
+
+Seeds whose names begin with `found-` broke a reader once; they are kept, and made by no program.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from exportloss.models import YoloV5, yolov5
+from exportloss.runtime.manifest import FileEntry, Manifest, ParameterGroupNames
+from exportloss.runtime.results import EpochResult, Scores, write_results
+from exportloss.runtime.session import Items
+from exportloss.runtime.state import TrainState, save_state
+from fuzzing.targets import SEEDS
+from tests.yolov5_files import save_checkpoint, yolov5_classes
+
+_NAMES = ("cat", "dog", "ünïcode")
+_TEXTS = {
+    "labels/boxes": "0 0.5 0.5 0.25 0.125\n79 0 1 1e-3 1\n",
+    "labels/polygon": "\ufeff3 0.1 0.1 0.9 0.1 0.5 0.9\r\n\r\n3 0.1 0.1 0.9 0.1 0.5 0.9\r\n",
+    "labels/empty": "",
+    "picture_list/missing": "./images/a.jpg\n/nowhere/b.png\n",
+    "data_yaml/list": "path: x\ntrain: images\nval: [a, b.txt]\nnc: 2\nnames: [cat, 'no']\n",
+    "data_yaml/numbered": "train: ../images # comment\nnames:\n  0: cat\n  1: dog\n",
+    "hyp_yaml/all": "lr0: 0.01\nbox: 0.05\nfl_gamma: 1.5\ncriterion: qfocal\nmosaic: 1\n",
+    "hyp_yaml/flags": "autobalance: true\nsort_obj_iou: false\ngr: 1.0\nanchors: 3\n",
+    "options_yaml/run": "weights: best.pt\nepochs: 3\nfreeze: null\ncos_lr: false\nimgsz: [64]\n",
+    "class_names/mapping": "{0: 'cat', 1: 'dog'}",
+    "class_names/list": "['cat', \"dog\"]",
+}
+
+
+def main() -> None:
+    """Write all seeds but the found ones."""
+    seeds = {name: text.encode() for name, text in _TEXTS.items()}
+    seeds |= _pictures() | _written_by_us() | _onnx()
+    model = yolov5("yolov5n", len(_NAMES)).half()
+    seeds |= {
+        "pickle/checkpoint": _pickled_checkpoint(model),
+        "weights/header": _header(model),
+        **_torch_files(),
+    }
+    for name, content in seeds.items():
+        (SEEDS / name).parent.mkdir(parents=True, exist_ok=True)
+        (SEEDS / name).write_bytes(content)
+
+
+def _pictures() -> dict[str, bytes]:
+    colours = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    picture, seeds = Image.fromarray(colours), {}
+    for kind in ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"):
+        content = io.BytesIO()
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        picture.save(content, kind, **({"exif": turned} if kind in ("JPEG", "PNG") else {}))
+        seeds[f"picture/{kind.lower()}"] = content.getvalue()
+    return seeds
+
+
+def _written_by_us() -> dict[str, bytes]:
+    ones = np.ones(2, np.float32)
+    manifest = Manifest(
+        kind="train-step",
+        model="yolov5n",
+        names=_NAMES,
+        anchors=(((10.0, 13.0),), ((30.0, 61.0),)),
+        strides=(8.0, 16.0),
+        image_size=(64, 64),
+        batch_size=2,
+        max_targets=32,
+        optimizer="sgd",
+        groups=ParameterGroupNames(weights=("w",)),
+        opset=18,
+        files={"train_step.onnx": FileEntry(sha256="0" * 64, size=10)},
+    )
+    state = TrainState(
+        model={"w": ones}, optimizer={"momentum": {"w": ones}}, balance=ones, updates=3
+    )
+    results = EpochResult(
+        epoch=0,
+        train=Items(box=0.1, objectness=0.2, category=0.3),
+        val=None,
+        scores=Scores(precision=0.1, recall=0.2, map50=0.3, map50_95=0.4),
+        lr=(0.01, 0.02, 0.03),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        save_state(path, state, manifest=manifest)
+        saved = path.read_bytes()
+        write_results(path, [results])
+        return {
+            "manifest/step": manifest.to_json().encode(),
+            "state/small": _without_hash(saved),
+            "results/epoch": path.read_bytes(),
+        }
+
+
+def _without_hash(saved: bytes) -> bytes:
+    """Leave out the hash, which its target does not ask for."""
+    end = 8 + int.from_bytes(saved[:8], "little")
+    header = json.loads(saved[8:end])
+    del header["__metadata__"]["sha256"]
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + saved[end:]
+
+
+def _onnx() -> dict[str, bytes]:
+    """A detector of one box for each row of pixels."""
+    shapes = {"images": [1, 3, 4, 8], "output": [1, 12, 8]}
+    nodes = [onnx.helper.make_node("Reshape", ["images", "shape"], ["output"])]
+    tensors = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    ]
+    shape = onnx.numpy_helper.from_array(np.array(shapes["output"]), "shape")
+    graph = onnx.helper.make_graph(nodes, "detector", tensors[:1], tensors[1:], [shape])
+    opset = onnx.helper.make_opsetid("", 17)
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[opset])
+    return {"onnx/detector.onnx": model.SerializeToString()}
+
+
+def _header(model: YoloV5) -> bytes:
+    """The header of all tensors in safetensors; its target adds the ones that it speaks of."""
+    header, start = {}, 0
+    for name, tensor in model.state_dict().items():
+        size = tensor.numel() * 2
+        offsets = [start, start + size]
+        header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": offsets}
+        start += size
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def _pickled_checkpoint(model: YoloV5) -> bytes:
+    """The pickle of a YOLOv5 checkpoint, whose tensors lie in one storage."""
+    with tempfile.TemporaryDirectory() as folder, yolov5_classes():
+        path = Path(folder) / "a.pt"
+        save_checkpoint(path, model, names=list(_NAMES), bare=True)
+        whole = torch.load(path, weights_only=False)
+        tensors = list(_tensors(whole))
+        flat = torch.ones(sum(map(Tensor.numel, tensors)), dtype=torch.half)
+        whole.stride, whole.class_weights = [8, 16, 32], None
+        start = 0
+        for module in whole.modules():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    shared = flat[start : start + tensor.numel()].view(tensor.shape)
+                    held[name] = nn.Parameter(shared) if held is module._parameters else shared
+                    start += tensor.numel()
+        whole.model[-1].stride = whole.model[-1].grid = None
+        torch.save(whole, path)
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("a/data.pkl")
+
+
+def _tensors(whole: nn.Module) -> Iterator[Tensor]:
+    for module in whole.modules():
+        yield from (*module._parameters.values(), *module._buffers.values())
+
+
+def _torch_files() -> dict[str, bytes]:
+    seeds = {}
+    for name, is_zip in (("archive", True), ("old", False)):
+        content = io.BytesIO()
+        tensors = {"model.0.conv.weight": torch.ones(2), "model.24.m.0.bias": torch.ones(24)}
+        torch.save(tensors, content, _use_new_zipfile_serialization=is_zip)
+        seeds[f"torch_file/{name}"] = content.getvalue()
+    return seeds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What is fuzzed: one target for each kind of file that comes from others."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+from exportloss.cli import make_parser
+from exportloss.cli.train_options import fill_options
+from exportloss.config import LossConfig
+from exportloss.errors import ExportLossError
+from exportloss.export import check
+from exportloss.models import read_checkpoint, transfer
+from exportloss.runtime import state
+from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
+from exportloss.runtime.hyp import read_hyp
+from exportloss.runtime.images import inspect_picture, load_image, load_picture
+from exportloss.runtime.inference import Detector
+from exportloss.runtime.labels import read_labels
+from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.results import read_results
+from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.sources import find_pictures
+
+__all__ = ["MAX_MESSAGE", "SEEDS", "TARGETS", "Target", "read_made_up"]
+
+SEEDS = Path(__file__).parent / "seeds"  # seeds/<target>/<anything>
+
+MAX_MESSAGE = 10_000  # characters of an error: it is printed, and a file must not choose its size
+_RESUME = make_parser().parse_args(["train", "--resume", "run"])
+# Ones in half floats, as many as a YOLOv5n for three classes has values: two targets add them.
+_WEIGHTS = b"\0\x3c" * (3_555_110 // 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """One kind of file.
+
+    Attributes:
+        file_name: what the file is called.
+        read: reads it.
+        tokens: words that such files hold, for the mutators.
+        wrap: what is made of the fuzzer's bytes before they are written, such as an archive with
+            right checksums around them.
+    """
+
+    file_name: str
+    read: Callable[[Path], object]
+    tokens: tuple[bytes, ...] = ()
+    wrap: Callable[[bytes], bytes] = bytes
+
+
+def read_made_up(target: Target, content: bytes, folder: Path) -> bool:
+    """Read a file with this content; return whether it was accepted.
+
+    Args:
+        target: the kind of file.
+        content: what the fuzzer made up.
+        folder: where the file is written; nothing else may be there.
+
+    Raises:
+        Exception: what no reader may raise, anything but an `ExportLossError`; or a
+            `ValueError` for an error whose message is too long or cannot be printed.
+    """
+    path = folder / target.file_name
+    path.write_bytes(target.wrap(content))
+    try:
+        target.read(path)
+    except ExportLossError as error:
+        if len(str(error).encode()) > MAX_MESSAGE:  # surrogates raise
+            raise ValueError(f"an error of {len(str(error))} characters") from error
+        return False
+    return True
+
+
+def _read_hyp(path: Path) -> None:
+    LossConfig.from_mapping(read_hyp(path))
+    LossConfig.from_yaml(path)
+
+
+def _read_options(path: Path) -> None:
+    fill_options(_RESUME, RunFolder(path.parent))
+
+
+def _read_picture_list(path: Path) -> None:
+    config = DataConfig(source=path, root=path.parent, train=(path,), val=(), names=("a",))
+    Dataset.open(config, "train")
+    find_pictures(path)
+
+
+def _read_picture(path: Path) -> None:
+    load_image(path)
+    inspect_picture(path)
+    load_picture(path, (32, 32), draft=True)
+
+
+def _read_manifest(path: Path) -> None:
+    manifest = Manifest.read(path.parent)
+    manifest.to_json()
+    manifest.verify_files(path.parent)
+
+
+def _read_state(path: Path) -> None:
+    # The hash, too, is whoever wrote the file's: without it the fuzzer would see little else.
+    with mock.patch.object(state, "_digest", return_value=None):
+        state.load_state(path)
+
+
+def _read_weights(path: Path) -> None:
+    transfer(read_checkpoint(path))
+
+
+def _as_archive(pickled: bytes) -> bytes:
+    """Put a pickle into an archive as torch.save writes it, with one storage of ones."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/byteorder", "little")
+        archive.writestr("a/data/0", _WEIGHTS)
+        archive.writestr("a/version", "3\n")
+    return content.getvalue()
+
+
+def _as_safetensors(header: bytes) -> bytes:
+    """Put a header before the ones that it speaks of."""
+    return len(header).to_bytes(8, "little") + header + _WEIGHTS
+
+
+def _with_names(names: bytes) -> bytes:
+    """Append class names to the metadata of a detector in ONNX, as protocol buffers merge."""
+    entry = _field(1, b"names") + _field(2, names)
+    return (SEEDS / "onnx" / "detector.onnx").read_bytes() + _field(14, entry)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    size, encoded = len(content), bytearray([number << 3 | 2])
+    while size > 0x7F:
+        encoded.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(encoded) + bytes([size]) + content
+
+
+_YAML = tuple(b"&a *a <<: !!binary !!set !!omap !!python/name:os --- | > ? : [ { 1:2".split())
+_NUMBERS = tuple(b"0 1 -1 0.5 1e999 nan inf 0x10 1_0 9223372036854775808 0.0 1e-46".split())
+_JSON = tuple(b'{} [] [[ {"a": null true NaN Infinity -1e999 1e5 "\\ud800" "" "../a" 0'.split())
+
+TARGETS = {
+    "labels": Target(
+        file_name="a.txt", read=lambda path: read_labels(path, 80), tokens=(*_NUMBERS, b"\r\n")
+    ),
+    "picture_list": Target(
+        file_name="a.txt", read=_read_picture_list, tokens=(b"./a.jpg", b"\0.png", b"../", b"\n")
+    ),
+    "picture": Target(file_name="a.jpg", read=_read_picture),
+    "data_yaml": Target(
+        file_name="data.yaml",
+        read=read_data_yaml,
+        tokens=(*_YAML, *_NUMBERS, *b"path: train: val: test: nc: names: no".split()),
+    ),
+    "hyp_yaml": Target(
+        file_name="hyp.yaml",
+        read=_read_hyp,
+        tokens=(*_YAML, *_NUMBERS, *b"lr0: box: fl_gamma: criterion: qfocal gr: true".split()),
+    ),
+    "options_yaml": Target(
+        file_name="opt.yaml",
+        read=_read_options,
+        tokens=(*_YAML, *_NUMBERS, *b"epochs: seed: weights: true null".split()),
+    ),
+    "results": Target(file_name="results.csv", read=read_results, tokens=(*_NUMBERS, b'"', b",")),
+    "manifest": Target(file_name=MANIFEST_NAME, read=_read_manifest, tokens=_JSON),
+    "state": Target(
+        file_name="last.safetensors",
+        read=_read_state,
+        tokens=(*_JSON, b"F32", b"F16", b"BOOL", b"BF16", b"F4", b"optimizer/", b"ema/"),
+    ),
+    "weights": Target(
+        file_name="a.safetensors",
+        read=_read_weights,
+        wrap=_as_safetensors,
+        tokens=(*_JSON, b'"F32"', b'"__metadata__"', b'"names"', b'"exportloss-weights/1"'),
+    ),
+    "torch_file": Target(file_name="a.pt", read=_read_weights),
+    "pickle": Target(
+        file_name="a.pt",
+        read=_read_weights,
+        wrap=_as_archive,
+        tokens=(b"cos\nsystem\n", b"ctorch\nSize\n", b"\x85R", b"}", b"]", b"(", b"0", b"h\0"),
+    ),
+    "onnx": Target(file_name="a.onnx", read=lambda path: check(path, provider="cpu")),
+    "class_names": Target(
+        file_name="a.onnx",
+        read=Detector.open,
+        wrap=_with_names,
+        tokens=(b"{0: 'a'}", b"['a']", b"(", b"0x", b"b''", b"\\N{DOG}", b"1j", b"-", b"..."),
+    ),
+}
