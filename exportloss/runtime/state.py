@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, excerpt
 from exportloss.runtime.files import new_file
 from exportloss.runtime.manifest import Manifest
 
@@ -100,10 +100,19 @@ def load_state(path: str | Path) -> TrainState:
         raise ArtifactError(f"{path} is no readable training state: {error}") from error
     if about.get("format") != _FORMAT:
         raise ArtifactError(
-            f"{path} has format {about.get('format')!r}; expected a training state, {_FORMAT!r}"
+            f"{path} has format {excerpt(repr(about.get('format')))}; expected a training state, {_FORMAT!r}"
         )
     if about.pop("sha256", None) != _digest(tensors, about):
         raise ArtifactError(f"{path} is damaged: its content does not match its sha256")
+    try:
+        return _from_tensors(tensors, about)
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is no complete training state: {excerpt(repr(error))}"
+        ) from error
+
+
+def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainState:
     balance = tensors.pop(_BALANCE)
     optimizer: dict[str, dict[str, Array]] = {}
     for name in [name for name in tensors if name.startswith(_OPTIMIZER)]:
