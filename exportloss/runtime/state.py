@@ -98,9 +98,9 @@ def load_state(path: str | Path) -> TrainState:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactError(f"{path} is no readable training state: {error}") from error
-    if about.get("format") != _FORMAT:
+    if (found := about.get("format")) != _FORMAT:
         raise ArtifactError(
-            f"{path} has format {excerpt(repr(about.get('format')))}; expected a training state, {_FORMAT!r}"
+            f"{path} has format {excerpt(repr(found))}; expected a training state, {_FORMAT!r}"
         )
     if about.pop("sha256", None) != _digest(tensors, about):
         raise ArtifactError(f"{path} is damaged: its content does not match its sha256")
