@@ -19,7 +19,7 @@ import torch
 
 from exportloss.errors import ExportError
 from exportloss.export.aten_registry import Translator, translates
-from exportloss.export.onnx_builder import shape_of
+from exportloss.export.onnx_builder import dtype_of, shape_of
 
 __all__: list[str] = []
 
@@ -241,7 +241,9 @@ def _columns(t: Translator, x: ir.Value, geometry: _Geometry, size: Sequence[int
     places = math.prod(geometry.kernel)
     columns = x
     if not geometry.is_pointwise:
-        one_hot = t.constant(np.eye(places, dtype=np.float32).reshape(places, 1, *geometry.kernel))
+        one_hot = t.constant(
+            np.eye(places, dtype=dtype_of(x).numpy()).reshape(places, 1, *geometry.kernel)
+        )
         kernels = t.op(
             "Tile",
             one_hot,

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from exportloss.export.aten_registry import Translator, translates
-from exportloss.export.onnx_builder import shape_of
+from exportloss.export.onnx_builder import dtype_of, shape_of
 
 __all__: list[str] = []
 
@@ -88,6 +88,11 @@ def _windows(
 
 
 def _pool(t: Translator, x: ir.Value, windows: Sequence[_Windows]) -> ir.Value:
+    if dtype_of(x) == ir.DataType.BFLOAT16:
+        # The opset that takes bfloat16 has a MaxPool that CUDA knows in no type.
+        for one in windows:
+            x = _maxima(t, x, one)
+        return x
     still = [_Windows(axis, shape_of(x)[axis], 1, 1, 0, 1) for axis in (2, 3)]
     axes = [next((w for w in windows if w.axis == idle.axis), idle) for idle in still]
     starts = [w.padding for w in axes]
@@ -106,6 +111,16 @@ def _pool(t: Translator, x: ir.Value, windows: Sequence[_Windows]) -> ir.Value:
         pads=[*starts, *ends],
         dilations=[w.dilation for w in axes],
     )
+
+
+def _maxima(t: Translator, x: ir.Value, windows: _Windows) -> ir.Value:
+    """Pooling along one axis, as the maximum of what lies at each place of the windows."""
+    ends = (windows.padding, windows.reach - shape_of(x)[windows.axis] - windows.padding)
+    padded = t.pad(x, {windows.axis: ends}, -math.inf)
+    starts = [place * windows.dilation for place in range(windows.kernel)]
+    length = (windows.steps - 1) * windows.stride + 1
+    places = [t.slice(padded, windows.axis, i, i + length, windows.stride) for i in starts]
+    return t.op("Max", *places)
 
 
 def _first_hits(

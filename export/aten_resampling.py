@@ -94,13 +94,13 @@ def _adaptive_backward(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Val
 
 
 def _resample(t: Translator, x: ir.Value, matrices: Sequence[Matrix]) -> ir.Value:
-    rows, columns = matrices
-    return t.matmul(t.matmul(t.constant(rows), x), t.constant(columns.T))
+    rows, columns = (t.typed(t.constant(matrix)) for matrix in (matrices[0], matrices[1].T))
+    return t.matmul(t.matmul(rows, x), columns)
 
 
 def _undo(t: Translator, gradient: ir.Value, matrices: Sequence[Matrix]) -> ir.Value:
-    rows, columns = matrices
-    return t.matmul(t.matmul(t.constant(rows.T), gradient), t.constant(columns))
+    rows, columns = (t.typed(t.constant(matrix)) for matrix in (matrices[0].T, matrices[1]))
+    return t.matmul(t.matmul(rows, gradient), columns)
 
 
 def _repeats(source: Sequence[int], out: Sequence[int]) -> tuple[int, int]:

@@ -42,6 +42,7 @@ _THEMES = (
 )
 
 IR_VERSION = 8  # the first that knows opset 18
+BFLOAT16_VERSIONS = (22, 10)  # of the opset, and its IR: the first where Conv takes bfloat16
 
 # A tensor that no input enters is computed now, unless it is larger than this and than what it is
 # computed from: then it would only make the file larger.
@@ -134,15 +135,17 @@ def translate(
         # A value of its own: an input or another output cannot be an output too.
         results.append(t.op("Identity", values.get(node)))
         results[-1].name = output_name
+    has_bfloat16 = any(ir.DataType.BFLOAT16 in (v.dtype for v in n.outputs) for n in t.nodes)
+    opset, ir_version = BFLOAT16_VERSIONS if has_bfloat16 else (OPSET, IR_VERSION)
     graph = ir.Graph(
         graph_inputs,
         results,
         nodes=t.nodes,
         initializers=t.constants,
-        opset_imports={"": OPSET},
+        opset_imports={"": opset},
         name=name,
     )
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="exportloss")
+    model = ir.Model(graph, ir_version=ir_version, producer_name="exportloss")
     passes.RemoveUnusedNodesPass()(model)
     return model
 
@@ -165,9 +168,12 @@ class _Values:
     def get(self, node: fx.Node) -> Any:
         if node not in self._values:
             tensor = self._known[node]
-            onnx_dtype(tensor.dtype)  # refuses what no graph may hold
+            dtype = onnx_dtype(tensor.dtype)  # refuses what no graph may hold
+            array = tensor.detach().cpu()
+            if dtype == ir.DataType.BFLOAT16:  # which numpy itself has not
+                array = array.float()
             self._values[node] = self._translator.constant(
-                tensor.detach().cpu().numpy(), name=self._names.get(id(tensor))
+                array.numpy().astype(dtype.numpy(), copy=False), name=self._names.get(id(tensor))
             )
         return self._values[node]
 

@@ -35,6 +35,14 @@ _TERMS_AT_A_TIME = 128
 _FEW_COLUMNS = 144
 
 
+# What ONNX Runtime's CUDA provider 1.31.1 has no bfloat16 kernel for.
+_WIDENED = {"ConvTranspose", "Equal", "Pad", "SpaceToDepth"}
+
+
+def _wide(dtype: ir.DataType) -> ir.DataType:
+    return ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
+
+
 class Builder:
     """Appends nodes to a graph in the making.
 
@@ -123,6 +131,10 @@ class Builder:
         **attributes: int | float | str | Sequence[int],
     ) -> tuple[ir.Value, ...]:
         """Append a node with an output of each shape."""
+        if op_type in _WIDENED and ir.DataType.BFLOAT16 in (v and v.dtype for v in inputs):
+            wide = [v and self._widened(v) for v in inputs]
+            outputs = self.ops(op_type, wide, shapes, _wide(dtype), **attributes)
+            return tuple(self.cast(output, dtype) for output in outputs)
         while inputs and inputs[-1] is None:  # optional ones at the end
             inputs = inputs[:-1]
         frozen = tuple(
@@ -144,6 +156,9 @@ class Builder:
             self.nodes.append(node)
             self._written[key] = outputs
         return self._written[key]
+
+    def _widened(self, x: ir.Value) -> ir.Value:
+        return self.cast(x, _wide(dtype_of(x)))
 
     def elementwise(
         self, op_type: str, *operands: Operand, dtype: ir.DataType | None = None

@@ -13,9 +13,11 @@ from exportloss.errors import ExportError
 from exportloss.export.batch_statistics import BatchStatistics
 from exportloss.export.detector_graph import Detector
 from exportloss.export.flat_state import FlatLayout
+from exportloss.export.half_precision import HalfPrecision
 from exportloss.export.step_optimizers import OPTIMIZERS, Update, clip, l2_norm, spread
 from exportloss.export.traced_graph import region
-from exportloss.runtime.manifest import OptimizerName
+from exportloss.runtime.manifest import OptimizerName, Precision
+from exportloss.runtime.optimizers import LOSS_SCALE
 
 __all__ = ["Step"]
 
@@ -28,11 +30,13 @@ class Step:
         detector: model and loss.
         optimizer: its update rule.
         ema: whether a moving average of parameters and statistics is part of the state.
+        precision: what the network computes in when it trains; all else is float32.
     """
 
     detector: Detector
     optimizer: OptimizerName
     ema: bool = False
+    precision: Precision = "float32"
 
     @property
     def parameters(self) -> FlatLayout:
@@ -84,6 +88,7 @@ class Step:
             "weight_decay": torch.zeros(()),
             "max_norm": torch.tensor(torch.inf),
             **({"ema_decay": torch.tensor(0.9999)} if self.ema else {}),
+            **({"loss_scale": torch.tensor(LOSS_SCALE)} if self.precision == "float16" else {}),
             "update": torch.tensor(True),
             **self.state,
         }
@@ -106,10 +111,19 @@ class Step:
             for name, tensor in self.parameters.unflatten(inputs["parameters"]).items()
         }
         running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
-        with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
+        with (
+            _mode(self.detector.model, training=True),
+            BatchStatistics(running) as statistics,
+            self._computing(),
+        ):
             levels = self._levels(_shares(inputs["images"]), parameters, running)
+        levels = tuple(level.float() for level in levels)
         loss, items, balance = self.detector.loss(levels, inputs["targets"], inputs["balance"])
-        gradient = self.parameters.flatten(_gradients(loss, parameters))
+        # Small gradients are 0 in float16, unless they are made larger on their way.
+        scale = inputs.get("loss_scale")
+        scaled = loss if scale is None else loss * scale
+        gradient = self.parameters.flatten(_gradients(scaled, parameters))
+        gradient = gradient if scale is None else gradient / scale
         with region("optimizer"):
             total = inputs["gradients"] + gradient
             norm = l2_norm(total)
@@ -148,6 +162,11 @@ class Step:
         with torch.no_grad(), _mode(self.detector.model, training=False):
             levels = self._levels(inputs["images"], parameters, running)
             return {"output0": self.detector.model.decode(levels)}  # type: ignore[operator]
+
+    def _computing(self) -> contextlib.AbstractContextManager[object]:
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return HalfPrecision(getattr(torch, self.precision))
 
     def _levels(
         self, images: Tensor, parameters: dict[str, Tensor], running: dict[str, Tensor]

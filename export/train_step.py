@@ -16,7 +16,7 @@ from exportloss.export.step_functions import Step
 from exportloss.export.step_optimizers import OPTIMIZERS
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
-from exportloss.runtime.manifest import Manifest, OptimizerName
+from exportloss.runtime.manifest import Manifest, OptimizerName, Precision
 from exportloss.runtime.state import TrainState, save_state
 
 __all__ = ["export_train_step"]
@@ -33,6 +33,7 @@ def export_train_step(
     optimizer: OptimizerName = "sgd",
     freeze: int | Sequence[int] = 0,
     ema: bool = False,
+    precision: Precision = "float32",
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -52,6 +53,7 @@ def export_train_step(
     weight_decay        ()                of the weights
     max_norm            ()                gradients are scaled down to this L2 norm; inf: not
     ema_decay           ()                with `ema`: share of the moving average that stays
+    loss_scale          ()                with float16: the loss times this; gradients are divided
     update              ()                bool; false only adds to `gradients`
     parameters          (P,)              flat; where each lies: `layout` in the manifest
     statistics          (S,)              the same; absent where no BatchNorm is trained
@@ -88,6 +90,9 @@ def export_train_step(
         optimizer: the update rule in the graph, torch's in either case.
         freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`.
         ema: keep a moving average of parameters and statistics, which starts as a copy of them.
+        precision: what the network computes in, forward and backward, when it trains. Parameters,
+            optimizer, BatchNorm and loss stay float32; so does evaluation. Half precision is for
+            GPUs: few CPU kernels exist. A float16 step whose gradients overflow is skipped.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
@@ -105,7 +110,7 @@ def export_train_step(
             max_targets=max_targets,
             frozen=freeze,
         )
-        step = Step(detector, optimizer, ema=ema)
+        step = Step(detector, optimizer, ema=ema, precision=precision)
         manifest = describe(
             detector,
             kind="train-step",
@@ -113,6 +118,7 @@ def export_train_step(
             names=names,
             model_name=model,
             ema=ema,
+            precision=precision,
             layout=_layout(step),
         )
         graphs = {

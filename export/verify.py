@@ -109,6 +109,11 @@ def verify_all(
             raise ConfigError(f"{name} is {value}; expected at least {least}")
     sessions = [TrainSession.open(one, device=device, threads=threads) for one in folders]
     manifest = sessions[0].manifest
+    if manifest.precision != "float32":
+        raise ConfigError(
+            f"the artifacts compute in {manifest.precision}; the bounds are of float32: verify "
+            "an export without --precision"
+        )
     for session in sessions[1:]:
         if _training(session.manifest) != _training(manifest):
             raise ConfigError(
@@ -147,6 +152,7 @@ def _training(manifest: Manifest) -> tuple[object, ...]:
         *(manifest.model, manifest.names, manifest.anchors, manifest.strides, manifest.loss),
         *(manifest.image_size, manifest.batch_size, manifest.max_targets),
         *(manifest.optimizer, manifest.groups, manifest.statistics, manifest.ema),
+        manifest.precision,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
-from exportloss.runtime.manifest import OptimizerName
+from exportloss.runtime.manifest import OptimizerName, Precision
 
 __all__ = ["ExportSettings", "add_export_arguments", "image_size"]
 
@@ -33,6 +33,7 @@ class ExportSettings:
         seed: of random weights.
         scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
         ema: keep a moving average of weights and statistics.
+        precision: what the network of a portable step computes in.
 
     Raises:
         ConfigError: a size or number is below 1.
@@ -52,6 +53,7 @@ class ExportSettings:
     seed: int = 0
     scale_gains: bool = True
     ema: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -82,6 +84,7 @@ class ExportSettings:
                     "seed",
                     "scale_gains",
                     "ema",
+                    "precision",
                 )
             },
         }
@@ -127,6 +130,12 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="keep a moving average of weights and statistics, as YOLOv5 does, which is then what "
         "is validated, kept as best and exported (default for train; not for export)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="of the portable step on a GPU: what the network computes in, forward and backward; "
+        "weights, BatchNorm, loss and optimizer are float32 (default float32)",
     )
     parser.add_argument("--optimizer", type=str.lower, choices=("sgd", "adamw"), help="default sgd")
     parser.add_argument(

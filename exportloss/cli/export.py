@@ -152,6 +152,11 @@ def export_artifacts(
     """
     from exportloss.loss import YoloLoss
 
+    if settings.precision != "float32" and (others := folders.keys() - {"step"}):
+        raise ConfigError(
+            f"--precision {settings.precision} is of --format step, not of {', '.join(others)}; "
+            "leave one of them out"
+        )
     model = detector.model
     config = settings.loss
     if settings.scale_gains:

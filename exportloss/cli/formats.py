@@ -42,7 +42,7 @@ def about_formats() -> str:
 
 
 def _write_training(exporter: str) -> Callable[..., Manifest]:
-    """Make the writer of a kind of artifact that trains; all take the same settings."""
+    """Make the writer of a kind of artifact that trains; all take the same settings, but one."""
 
     def write(
         settings: ExportSettings,
@@ -54,6 +54,7 @@ def _write_training(exporter: str) -> Callable[..., Manifest]:
         import exportloss.export
 
         export: Callable[..., Manifest] = getattr(exportloss.export, exporter)
+        is_step = exporter == "export_train_step"
         return export(
             detector.model,
             loss,
@@ -66,6 +67,7 @@ def _write_training(exporter: str) -> Callable[..., Manifest]:
             ema=settings.ema,
             names=detector.names,
             exist_ok=exist_ok,
+            **({"precision": settings.precision} if is_step else {}),
         )
 
     return write

@@ -114,6 +114,7 @@ def _source(
         ("batch_size", manifest.batch_size),
         ("max_targets", manifest.max_targets),
         ("optimizer", manifest.optimizer),
+        ("precision", manifest.precision),
         ("model", manifest.model),
         ("freeze", "some layers or none"),
     ):

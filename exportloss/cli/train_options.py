@@ -40,7 +40,9 @@ _DEFAULTS: dict[str, Any] = {
     "threads": None,
     "workers": 2,
     "cache": "none",
-    **dict.fromkeys(("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze")),
+    **dict.fromkeys(
+        ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision")
+    ),
     "scale_gains": True,
     "ema": True,
     "format": "step",

@@ -20,6 +20,7 @@ __all__ = [
     "Manifest",
     "OptimizerName",
     "ParameterGroupNames",
+    "Precision",
 ]
 
 MANIFEST_NAME = "manifest.json"
@@ -27,6 +28,7 @@ FORMAT = "exportloss/1"
 
 Kind = Literal["ort-training", "train-step", "loss"]
 OptimizerName = Literal["sgd", "adamw"]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class Manifest:
         gradients: for a loss alone, whether its graph gives the gradients of the predictions.
         optimizer: which optimizer the artifact is made for; None for a loss alone.
         ema: whether a moving average of the weights is kept beside them.
+        precision: what the network computes in when it trains; weights, statistics, loss and
+            optimizer are float32.
         groups: trainable parameters.
         statistics: BatchNorm layers whose statistics are trained.
         layout: for the portable step, where each tensor lies in the flat state.
@@ -105,6 +109,7 @@ class Manifest:
     gradients: bool = False
     optimizer: OptimizerName | None = None
     ema: bool = False
+    precision: Precision = "float32"
     groups: ParameterGroupNames = dataclasses.field(default_factory=ParameterGroupNames)
     statistics: tuple[BatchNormStatistics, ...] = ()
     layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -189,6 +194,9 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         raise ValueError(f"kind is {kind!r}, expected one of {get_args(Kind)}")
     if optimizer not in (None, *get_args(OptimizerName)):
         raise ValueError(f"optimizer is {optimizer!r}, expected {get_args(OptimizerName)}")
+    precision = values.get("precision", "float32")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}, expected one of {get_args(Precision)}")
     height, width = (int(size) for size in values["image_size"])
     return Manifest(
         kind=kind,
@@ -200,9 +208,10 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         batch_size=int(values["batch_size"]),
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
-        # Folders of 0.1 may lack these two.
+        # Folders of 0.1 may lack these three.
         gradients=bool(values.get("gradients", False)),
         ema=bool(values.get("ema", False)),
+        precision=precision,
         optimizer=optimizer,
         groups=ParameterGroupNames(
             **{group: tuple(names) for group, names in values["groups"].items()}

@@ -17,9 +17,13 @@ import numpy.typing as npt
 
 from exportloss.runtime.manifest import OptimizerName, ParameterGroupNames
 
-__all__ = ["AdamW", "Hyperparameters", "Optimizer", "Sgd", "make_optimizer"]
+__all__ = ["LOSS_SCALE", "AdamW", "Hyperparameters", "Optimizer", "Sgd", "make_optimizer"]
 
 Array = npt.NDArray[np.float32]
+
+# Of float16 steps. The objectness of one cell among many thousands has a gradient of about 1e-7,
+# which this lifts above float16's smallest normal number, 6e-5; and a gradient of 60 still fits.
+LOSS_SCALE = 1024.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ class Hyperparameters:
         weight_decay: of the weights; SGD adds it to the gradient, AdamW shrinks the weights.
         max_norm: the gradient is scaled down to this L2 norm; infinity leaves it as it is.
         ema_decay: share of the moving average of the weights that stays, where one is kept.
+        loss_scale: what a float16 step multiplies the loss by and divides the gradients by.
     """
 
     lr: tuple[float, float, float]
@@ -39,6 +44,7 @@ class Hyperparameters:
     weight_decay: float = 5e-4
     max_norm: float = math.inf
     ema_decay: float = 0.0
+    loss_scale: float = LOSS_SCALE
 
 
 class Optimizer(abc.ABC):

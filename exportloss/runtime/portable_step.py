@@ -173,6 +173,8 @@ class PortableTrainSession(TrainSession):
             "max_norm": np.array(settings.max_norm, np.float32),
             "update": np.array(hyper is not None),
         }
+        if self.manifest.precision == "float16":
+            inputs["loss_scale"] = np.array(settings.loss_scale, np.float32)
         if self.manifest.ema:
             inputs["ema_decay"] = np.array(settings.ema_decay, np.float32)
         return _Pending(self._loop.run(inputs))

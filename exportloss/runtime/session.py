@@ -17,7 +17,7 @@ from exportloss.runtime.devices import Device, captures_safely
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.optimizers import Hyperparameters
+from exportloss.runtime.optimizers import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.state import TrainState, load_state, save_state
 from exportloss.targets import pad_targets
 
@@ -112,6 +112,7 @@ class TrainSession(abc.ABC):
         folder = Path(folder)
         manifest = Manifest.read(folder)
         manifest.verify_files(folder)
+        _check_precision(manifest, where)
         if manifest.kind == "ort-training":
             from exportloss.runtime.ort_training import OrtTrainSession
 
@@ -144,6 +145,7 @@ class TrainSession(abc.ABC):
         max_norm: float = math.inf,
         update: bool = True,
         ema_decay: float | None = None,
+        loss_scale: float = LOSS_SCALE,
     ) -> StepResult:
         """Train on a batch, or change nothing where that would not be finite (`skipped`).
 
@@ -159,6 +161,8 @@ class TrainSession(abc.ABC):
                 skipped step adds nothing to it, and leaves it for the next update.
             ema_decay: share of the moving average that an update leaves, in [0, 1]; None is
                 YOLOv5's, `exportloss.runtime.ema.decay_after`. For artifacts that keep an average.
+            loss_scale: for float16 artifacts: the loss is multiplied by it, so that small gradients
+                are not 0, and the gradients divided. A step that is skipped asks for less.
 
         Raises:
             DataError: the images have another type or shape than the graph.
@@ -173,6 +177,7 @@ class TrainSession(abc.ABC):
             weight_decay=weight_decay,
             max_norm=max_norm,
             ema_decay=self._ema_decay(ema_decay),
+            loss_scale=loss_scale,
         )
         _check_hyperparameters(hyper)
         result = self._step(self._images(images), self._targets(targets), hyper if update else None)
@@ -325,6 +330,20 @@ class TrainSession(abc.ABC):
                     )
 
 
+def _check_precision(manifest: Manifest, device: Device) -> None:
+    precision = manifest.precision
+    if precision == "bfloat16" and device.kind == "cpu":
+        raise ConfigError(
+            "the artifacts compute in bfloat16, which ONNX Runtime has no CPU kernels for; use "
+            "--device cuda, or export with --precision float32"
+        )
+    if precision != "float32" and device.kind == "tensorrt":
+        raise ConfigError(
+            f"the artifacts compute in {precision}; ONNX Runtime would let TensorRT compute their "
+            "loss in it as well: use --device cuda, or export with --precision float32"
+        )
+
+
 def _wants_capture(device: Device, wanted: bool | None) -> bool:
     """Whether to capture CUDA graphs.
 
@@ -357,5 +376,7 @@ def _check_hyperparameters(hyper: Hyperparameters) -> None:
             raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
     if hyper.momentum >= 1:
         raise ConfigError(f"momentum is {hyper.momentum}; expected below 1")
+    if not (math.isfinite(hyper.loss_scale) and hyper.loss_scale > 0):
+        raise ConfigError(f"loss_scale is {hyper.loss_scale}; expected a finite number above 0")
     if not hyper.max_norm > 0:
         raise ConfigError(f"max_norm is {hyper.max_norm}; expected above 0")
