@@ -1,25 +1,19 @@
-"""Benchmarks: statistics, turns, the check that rivals agree, and tiny runs from end to end."""
+"""Benchmarks: statistics, turns, and the check that rivals agree."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exportloss import BenchmarkError, ConfigError
-from exportloss.bench import BENCHES, Scenario
+from exportloss.bench import Scenario
 from exportloss.bench.limits import count_multiply_adds
 from exportloss.bench.measuring import check_agreement, measure
 from exportloss.bench.scenario import make_maps, make_padded_targets, make_targets
 from exportloss.bench.statistics import Timing, fitted_exponent, fitted_slope
-from exportloss.cli import main
-
-TINY = ["--imgsz", "64", "--batch-size", "1", "--nc", "2", "--max-targets", "8", "--threads", "1"]
-TINY += ["--rounds", "1", "--steps", "1"]
 
 
 def test_timing_is_of_the_scaled_milliseconds():
@@ -110,74 +104,3 @@ def test_multiply_adds_follow_what_is_trained():
     # Where the head alone is trained it has the gradient of its weights besides.
     head = 255 * (64 * 64 + 128 * 16 + 256 * 4)
     assert count(64, freeze=(24,)) == forward + head
-
-
-def run_json(capsys, *arguments: str) -> dict:
-    assert main(["bench", *arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_bench_loss(capsys, tmp_path):
-    found = run_json(
-        *(capsys, "loss", *TINY, "--rivals", "eager,portable,cuda-graph"),
-        *("--artifacts", str(tmp_path)),
-    )
-    assert [row["rival"] for row in found["rows"]] == ["eager", "portable"]
-    for row in found["rows"]:
-        assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"]
-        assert 0 < row["imported_mb"] <= row["peak_mb"]
-    eager, portable = found["rows"]
-    assert eager["ratio_to_eager"] == 1
-    assert portable["ratio_to_eager"] == portable["median_ms"] / eager["median_ms"]
-    assert portable["engine"].startswith("onnxruntime")
-    assert portable["peak_mb"] < eager["imported_mb"]  # it has no torch
-    assert [limit["name"] for limit in found["limits"]] == ["memory-limit"]
-    assert found["machine"]["cores"] >= 1
-    assert found["unavailable"] == [
-        {"rival": "cuda-graph", "reason": "CUDA graphs need --device cuda"}
-    ]
-    # What was exported is used again, or refused where it is of other sizes.
-    other = ["bench", "loss", *TINY, "--rivals", "portable", "--artifacts", str(tmp_path)]
-    assert main([*other, "--nc", "3"]) == 2
-    assert "is of num_classes 2, but 3 is to be measured" in capsys.readouterr().err
-
-
-def test_bench_step(capsys):
-    assert main(["bench", "step", *TINY, "--rivals", "eager,portable", "--freeze", "24"]) == 0
-    out, progress = capsys.readouterr()
-    assert "round 1 of 1" in progress
-    assert "step: yolov5n, 64 x 64, batch 1, 2 classes, 8 targets in 8 slots, frozen 24" in out
-    rows = {line.split()[0]: line for line in out.splitlines() if line}
-    assert "torch" in rows["eager"] and "onnxruntime" in rows["portable"]
-    assert rows["arithmetic-limit:"].split()[2] == "ms"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["loss", "--rivals", "eager,portible"], "no rival 'portible'; choose from eager, static"),
-        (["loss", "--targets", "9"], "targets is 9; expected 0 to max targets, 8"),
-        (["loss", "--imgsz", "64", "64", "64"], "--imgsz got 3 numbers"),
-        (["step", "--batch-size", "0"], "batch size is 0"),
-        (["step", "--device", "cuda"], "finds no GPU"),
-        (
-            ["loss", "--rivals", "portable", "--device-python", "/no/python"],
-            "cannot start the interpreter /no/python",
-        ),
-        (["loss", "--rivals", "cuda-graph"], "none of the rivals is available: cuda-graph: CUDA"),
-    ],
-)
-def test_bad_options_are_refused(capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    name, *more = arguments
-    assert main(["bench", name, *TINY, *more]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_rivals_have_names_of_their_own():
-    for bench in BENCHES.values():
-        names = [rival.name for rival in (*bench.rivals, *bench.limits)]
-        assert len(set(names)) == len(names)
-        assert names[0] == "eager"
-        assert all(rival.about for rival in bench.rivals)
-        assert [r.name for r in bench.choose(("portable", "eager"))] == ["eager", "portable"]

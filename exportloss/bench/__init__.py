@@ -3,6 +3,7 @@
 Imports neither torch nor onnx: those are loaded by the processes that need them.
 """
 
+from exportloss.bench.growth import AXES, Growth, measure_growth
 from exportloss.bench.registry import BENCHES
 from exportloss.bench.results import BenchResult, Row
 from exportloss.bench.rivals import Bench, Prepared, Rival
@@ -11,14 +12,17 @@ from exportloss.bench.scenario import Scenario
 from exportloss.bench.starting import Setting
 
 __all__ = [
+    "AXES",
     "BENCHES",
     "Bench",
     "BenchResult",
+    "Growth",
     "Prepared",
     "Rival",
     "Row",
     "Scenario",
     "Setting",
+    "measure_growth",
     "measure_memory",
     "run_bench",
 ]

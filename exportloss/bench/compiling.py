@@ -45,7 +45,7 @@ def captured(compute: Callable[[], Result], scenario: Scenario) -> Callable[[], 
     Raises:
         ConfigError: the device is no GPU.
     """
-    if scenario.device == "cpu":
+    if scenario.torch_device == "cpu":
         raise ConfigError("CUDA graphs need --device cuda")
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())

@@ -14,11 +14,11 @@ from exportloss.loss import YoloLoss
 from exportloss.models import YoloV5, yolov5
 
 __all__ = [
+    "configure_torch",
     "make_eager_loss",
     "make_loss",
     "make_model",
     "make_torch_maps",
-    "use_threads",
     "with_one_thread",
 ]
 
@@ -47,12 +47,13 @@ def make_eager_loss(model: YoloV5, scenario: Scenario) -> ComputeLoss:
 def make_torch_maps(model: YoloV5, scenario: Scenario) -> list[Tensor]:
     """Draw what the head gives, on the scenario's device, as leaves that want a gradient."""
     maps = make_maps(scenario, model.strides, model.detect.na)
-    return [torch.from_numpy(x).to(scenario.device).requires_grad_() for x in maps]
+    return [torch.from_numpy(x).to(scenario.torch_device).requires_grad_() for x in maps]
 
 
-def use_threads(scenario: Scenario) -> None:
-    """Let torch use as many threads within an operator as the scenario says."""
+def configure_torch(scenario: Scenario) -> None:
+    """Let torch use as many threads within an operator as the scenario says, and full float32."""
     torch.set_num_threads(scenario.threads)
+    torch.backends.cudnn.allow_tf32 = False  # as it is in ONNX Runtime's sessions here
 
 
 def with_one_thread(compute: Callable[[], Result], scenario: Scenario) -> Result:
@@ -64,4 +65,4 @@ def with_one_thread(compute: Callable[[], Result], scenario: Scenario) -> Result
     try:
         return compute()
     finally:
-        use_threads(scenario)
+        configure_torch(scenario)

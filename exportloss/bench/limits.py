@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exportloss.bench.detector import make_model, make_torch_maps, use_threads
+from exportloss.bench.detector import configure_torch, make_model, make_torch_maps
 from exportloss.bench.rivals import Prepared
 from exportloss.bench.scenario import Scenario
 from exportloss.models import YoloV5, freeze
@@ -19,7 +19,7 @@ _SIDE = 1024
 
 def memory_limit(scenario: Scenario, artifact: Path | None) -> Prepared:
     """A plain copy: it reads every prediction once and writes as much, as the gradient is."""
-    use_threads(scenario)
+    configure_torch(scenario)
     maps = [x.detach() for x in make_torch_maps(make_model(scenario), scenario)]
     gradients = [torch.zeros_like(x) for x in maps]
 
@@ -34,10 +34,12 @@ def memory_limit(scenario: Scenario, artifact: Path | None) -> Prepared:
 
 def arithmetic_limit(scenario: Scenario, artifact: Path | None) -> Prepared:
     """A matrix product, its time scaled to as many multiply-adds as the step's convolutions."""
-    use_threads(scenario)
+    configure_torch(scenario)
     multiply_adds = count_multiply_adds(scenario)
     generator = torch.Generator().manual_seed(scenario.seed)
-    a, b = (torch.rand(_SIDE, _SIDE, generator=generator).to(scenario.device) for _ in range(2))
+    a, b = (
+        torch.rand(_SIDE, _SIDE, generator=generator).to(scenario.torch_device) for _ in range(2)
+    )
     out = torch.empty_like(a)
 
     def step() -> None:
@@ -82,5 +84,5 @@ def _run_on_nothing(model: YoloV5, scenario: Scenario) -> None:
 
 def wait(scenario: Scenario) -> None:
     """Wait until the device has done what it was given."""
-    if scenario.device != "cpu":
+    if scenario.torch_device != "cpu":
         torch.cuda.synchronize()

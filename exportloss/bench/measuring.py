@@ -8,7 +8,7 @@ from typing import Protocol
 
 from exportloss.errors import BenchmarkError, ConfigError
 
-__all__ = ["TOLERANCE", "Stepper", "check_agreement", "measure"]
+__all__ = ["TOLERANCE", "Stepper", "check_agreement", "check_counts", "measure"]
 
 TOLERANCE = 1e-4  # relative
 
@@ -46,15 +46,24 @@ def measure(
     Raises:
         ConfigError: a number is out of range.
     """
-    for name, value, least in (("rounds", rounds, 1), ("steps", steps, 1)):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    check_counts(rounds=rounds, steps=steps)
     order, seconds = random.Random(0), {name: list[float]() for name in steppers}
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds}")
         for name in order.sample(list(steppers), len(steppers)):
             seconds[name] += steppers[name].turn(unmeasured=unmeasured, steps=steps)
     return seconds
+
+
+def check_counts(**counts: int) -> None:
+    """See that each number is at least 1.
+
+    Raises:
+        ConfigError: one is not; the message names it.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; expected at least 1")
 
 
 def check_agreement(

@@ -14,7 +14,7 @@ from typing import Any, Self
 import exportloss
 from exportloss.bench.rivals import Rival
 from exportloss.bench.scenario import Scenario
-from exportloss.errors import BenchmarkError, ConfigError
+from exportloss.errors import BenchmarkError
 
 __all__ = ["Ready", "RivalProcess", "Unavailable"]
 
@@ -53,25 +53,18 @@ class RivalProcess:
     Args:
         rival: who.
         python: interpreter; exportloss must be importable in it.
-
-    Raises:
-        ConfigError: there is no such interpreter.
     """
 
     def __init__(self, rival: Rival, *, python: str = sys.executable) -> None:
         self.rival = rival
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        try:
-            self._process = subprocess.Popen(
-                [python, "-m", "exportloss.bench.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                text=True,
-            )
-        except OSError as error:
-            self._errors.close()
-            raise ConfigError(f"cannot start the interpreter {python}: {error}") from error
+        self._process = subprocess.Popen(
+            [python, "-m", "exportloss.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -26,6 +26,16 @@ def _ort(module: str, name: str, about: str, artifact: str) -> Rival:
     )
 
 
+def _export(name: str, about: str) -> Rival:
+    function = name.replace("-", "_")
+    return Rival(
+        name=name,
+        about=about,
+        prepare=f"exportloss.bench.exports:{function}",
+        libraries=("torch", "onnx", "onnxscript"),
+    )
+
+
 def _limit(name: str, about: str) -> Rival:
     function = name.replace("-", "_")
     return Rival(name=name, about=about, prepare=f"exportloss.bench.limits:{function}")
@@ -58,4 +68,15 @@ _STEP = Bench(
     ),
     limits=(_limit("arithmetic-limit", "the convolutions' multiply-adds in a matrix product"),),
 )
-BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (_LOSS, _STEP)}
+_EXPORT = Bench(
+    name="export",
+    about="the export of a detector",
+    rivals=(
+        _export("portable", "the portable step"),
+        _export("ort-training", "ONNX Runtime training artifacts"),
+        _export("loss", "the loss alone, with its gradients"),
+    ),
+    reference=None,
+    unmeasured=0,
+)
+BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (_LOSS, _STEP, _EXPORT)}

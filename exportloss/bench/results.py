@@ -11,7 +11,7 @@ import exportloss
 from exportloss.bench.scenario import Scenario
 from exportloss.bench.statistics import Timing
 
-__all__ = ["BenchResult", "Limit", "Row"]
+__all__ = ["BenchResult", "Limit", "Row", "finite"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,11 @@ class Row:
     loaded_mb: float
     peak_mb: float
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def measured(self) -> float:
+        """The median time in milliseconds, or where only memory was measured the peak in MB."""
+        return self.peak_mb if self.timing is None else self.timing.median_ms
 
     def to_json(self) -> dict[str, Any]:
         """Return a flat object."""
@@ -91,6 +96,27 @@ class BenchResult:
         """Return the row of a rival, if it took part."""
         return next((row for row in self.rows if row.rival == rival), None)
 
+    def title(self, *, without: str = "") -> str:
+        """Return benchmark, sizes, threads and device in words, but for a size that grows."""
+        scenario = self.scenario
+        height, width = scenario.image_size
+        sizes = {
+            "model": scenario.model,
+            "imgsz": f"{height} x {width}",
+            "batch": f"batch {scenario.batch_size}",
+            "classes": f"{scenario.num_classes} classes",
+            "targets": f"{scenario.targets} targets",
+            "slots": f"{scenario.max_targets} slots",
+        }
+        if self.bench == "loss":
+            sizes["layout"] = scenario.layout
+        if scenario.freeze != (0,):
+            sizes["freeze"] = f"frozen {' '.join(map(str, scenario.freeze))}"
+        sizes["threads"] = f"threads {scenario.threads}"
+        sizes["device"] = scenario.device
+        shown = (text for name, text in sizes.items() if name != without)
+        return f"{self.bench}: {', '.join(shown)}"
+
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints; no number in it is infinite or NaN."""
         values = {
@@ -104,15 +130,16 @@ class BenchResult:
                 {"rival": rival, "reason": reason} for rival, reason in self.unavailable.items()
             ],
         }
-        finite: dict[str, Any] = _finite(values)
-        return finite
+        printed: dict[str, Any] = finite(values)
+        return printed
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Put None for what JSON has no number for."""
     if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: finite(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -71,7 +71,8 @@ class Bench:
     Attributes:
         name: as on the command line.
         about: one line for a help text.
-        rivals: the first is what the others are compared with.
+        rivals: who competes.
+        reference: the rival that the others are compared with; None: nobody.
         limits: measured beside them, in the same rounds.
         defaults: of `Scenario`, where they differ.
         unmeasured: steps at the start of each turn that are not timed: caches and clocks are
@@ -81,6 +82,7 @@ class Bench:
     name: str
     about: str
     rivals: tuple[Rival, ...]
+    reference: str | None = "eager"
     limits: tuple[Rival, ...] = ()
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unmeasured: int = 1

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from exportloss.bench.machine import describe_machine
-from exportloss.bench.measuring import check_agreement, measure
+from exportloss.bench.measuring import check_agreement, check_counts, measure
 from exportloss.bench.process import Unavailable
 from exportloss.bench.results import BenchResult, Limit, Row
 from exportloss.bench.rivals import Bench, Rival
@@ -40,6 +40,7 @@ def run_bench(
         BenchmarkError: the rivals do not compute the same, or one broke down.
         ArtifactError: `artifacts` holds files of other sizes.
     """
+    check_counts(rounds=rounds, steps=steps)
     check_device(setting.scenario)
     entries: dict[str, Started] = {}
     unavailable: dict[str, str] = {}
@@ -65,7 +66,7 @@ def run_bench(
             name: Timing.of(seconds[name], scale=entry.ready.scale)
             for name, entry in entries.items()
         }
-        reference = timings.get(bench.rivals[0].name)
+        reference = timings.get(bench.reference or "")
         return BenchResult(
             bench=bench.name,
             scenario=setting.scenario,
@@ -107,6 +108,7 @@ def measure_memory(
         BenchmarkError: the rivals do not compute the same, or one broke down.
         ArtifactError: `artifacts` holds files of other sizes.
     """
+    check_counts(steps=steps)
     check_device(setting.scenario)
     rows: list[Row] = []
     numbers: dict[str, tuple[float, ...]] = {}
@@ -126,7 +128,7 @@ def measure_memory(
         bench=bench.name,
         scenario=setting.scenario,
         machine=describe_machine(),
-        rows=_with_ratios(rows, reference=bench.rivals[0].name),
+        rows=_with_ratios(rows, reference=bench.reference),
         unavailable=unavailable,
     )
 
@@ -147,7 +149,7 @@ def _ratio(timing: Timing, reference: Timing | None) -> float | None:
     return None if reference is None else timing.median_ms / reference.median_ms
 
 
-def _with_ratios(rows: Sequence[Row], *, reference: str) -> tuple[Row, ...]:
+def _with_ratios(rows: Sequence[Row], *, reference: str | None) -> tuple[Row, ...]:
     """Compare peaks."""
     peaks = {row.rival: row.peak_mb for row in rows}
     if reference not in peaks:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
+from exportloss.runtime.devices import Device
 from exportloss.targets import pad_targets
 
 __all__ = [
@@ -46,7 +47,8 @@ class Scenario:
         targets: boxes that the batch has, 0 to `max_targets`.
         threads: of each rival within an operator, >= 1.
         freeze: number of layers, or several layer indices, as YOLOv5's `--freeze`.
-        device: `cpu` or `cuda`.
+        device: as the runtime names it: `cpu`, `cuda`, `tensorrt`, `cuda:1`; torch's rivals
+            are on the same GPU.
         layout: what the loss starts from: `permuted` maps (B, na, H, W, 5 + nc), or the
             `head-output`, the last convolution's (B, na * (5 + nc), H, W).
         seed: of weights, pictures, boxes and maps.
@@ -81,8 +83,13 @@ class Scenario:
             raise ConfigError(
                 f"targets is {self.targets}; expected 0 to max targets, {self.max_targets}"
             )
-        if self.device not in ("cpu", "cuda"):
-            raise ConfigError(f"device is {self.device!r}; expected 'cpu' or 'cuda'")
+        # Of the coarsest level: P6 models, yolov5n6 for example, have one more.
+        stride = 64 if self.model.removesuffix("-v5.0").endswith("6") else 32
+        if any(side % stride for side in self.image_size):
+            raise ConfigError(
+                f"image size is {self.image_size}; expected multiples of {stride} for {self.model}"
+            )
+        Device.parse(self.device)
         if self.layout not in get_args(Layout):
             raise ConfigError(f"layout is {self.layout!r}; expected one of {get_args(Layout)}")
 
@@ -91,6 +98,12 @@ class Scenario:
         """Undo `dataclasses.asdict` after a way through JSON."""
         lists = {name: tuple(values[name]) for name in ("image_size", "freeze")}
         return cls(**{**values, **lists})
+
+    @property
+    def torch_device(self) -> str:
+        """What torch calls the device."""
+        device = Device.parse(self.device)
+        return "cpu" if device.kind == "cpu" else f"cuda:{device.index}"
 
     def loss_config(self, levels: int) -> LossConfig:
         """Return YOLOv5's gains, scaled to the model's levels, classes and picture size."""

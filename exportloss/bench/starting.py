@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,12 +30,22 @@ class Setting:
         device_python: interpreter for the portable rival, one without torch for example; None is
             this one.
         say: told what is going on.
+
+    Raises:
+        ConfigError: there is no such interpreter.
     """
 
     scenario: Scenario
     artifacts: str | Path | None = None
     device_python: str | None = None
     say: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        if self.device_python is not None and shutil.which(self.device_python) is None:
+            raise ConfigError(
+                f"{self.device_python} is no program that can be run; expected the Python "
+                "interpreter of an environment that has exportloss and onnxruntime"
+            )
 
     @contextlib.contextmanager
     def with_folder(self) -> Iterator[Setting]:
@@ -62,7 +73,6 @@ def started(rival: Rival, setting: Setting) -> Iterator[Started]:
         Unavailable: the rival cannot take part; the message says why.
         ArtifactError: what is in the folder of artifacts is of other sizes.
         BenchmarkError: the process broke down.
-        ConfigError: there is no such interpreter.
     """
     artifact = None
     if rival.artifact is not None:
@@ -89,7 +99,7 @@ def check_device(scenario: Scenario) -> None:
         ConfigError: there is no such GPU.
         InstallationError: torch, which tells, is not installed.
     """
-    if scenario.device == "cpu":
+    if scenario.torch_device == "cpu":
         return
     try:
         import torch

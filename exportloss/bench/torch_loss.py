@@ -11,11 +11,11 @@ from torch import Tensor
 
 from exportloss.bench.compiling import captured, compiled_function
 from exportloss.bench.detector import (
+    configure_torch,
     make_eager_loss,
     make_loss,
     make_model,
     make_torch_maps,
-    use_threads,
     with_one_thread,
 )
 from exportloss.bench.rivals import Prepared
@@ -47,10 +47,10 @@ class _LossStep:
 
 def eager(scenario: Scenario, artifact: Path | None) -> Prepared:
     """The original's algorithm."""
-    use_threads(scenario)
-    model = make_model(scenario).to(scenario.device)
+    configure_torch(scenario)
+    model = make_model(scenario).to(scenario.torch_device)
     loss = make_eager_loss(model, scenario)
-    targets = torch.from_numpy(make_targets(scenario)).to(scenario.device)
+    targets = torch.from_numpy(make_targets(scenario)).to(scenario.torch_device)
     na, no = model.detect.na, model.detect.no
 
     def value(maps: Sequence[Tensor]) -> Tensor:
@@ -92,10 +92,10 @@ def cuda_graph(scenario: Scenario, artifact: Path | None) -> Prepared:
 
 
 def _static(scenario: Scenario) -> _LossStep:
-    use_threads(scenario)
+    configure_torch(scenario)
     model = make_model(scenario)
-    loss = make_loss(model, scenario).to(scenario.device)
-    targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.device)
+    loss = make_loss(model, scenario).to(scenario.torch_device)
+    targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.torch_device)
     na, no = model.detect.na, model.detect.no
 
     def value(maps: Sequence[Tensor]) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from exportloss.bench.compiling import captured, compiled_function
 from exportloss.bench.detector import (
+    configure_torch,
     make_eager_loss,
     make_loss,
     make_model,
-    use_threads,
     with_one_thread,
 )
 from exportloss.bench.rivals import Prepared
@@ -48,7 +48,7 @@ class _TrainStep:
     ) -> None:
         self.value = value
         self._model = model
-        self._images = torch.from_numpy(make_images(scenario)).to(scenario.device)
+        self._images = torch.from_numpy(make_images(scenario)).to(scenario.torch_device)
         self._memory_format = memory_format
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _make_optimizer(model)
@@ -105,7 +105,9 @@ def compiled(scenario: Scenario, artifact: Path | None) -> Prepared:
     step = _static(scenario)
 
     def warm_up(value: Value) -> None:
-        images = torch.zeros(scenario.batch_size, 3, *scenario.image_size, device=scenario.device)
+        images = torch.zeros(
+            scenario.batch_size, 3, *scenario.image_size, device=scenario.torch_device
+        )
         with step.undone():
             torch.autograd.backward(value(images))
 
@@ -125,7 +127,7 @@ def cuda_graph(scenario: Scenario, artifact: Path | None) -> Prepared:
 def _eager(scenario: Scenario, memory_format: torch.memory_format) -> Prepared:
     model = _make_model(scenario, memory_format)
     loss = make_eager_loss(model, scenario)
-    targets = torch.from_numpy(make_targets(scenario)).to(scenario.device)
+    targets = torch.from_numpy(make_targets(scenario)).to(scenario.torch_device)
 
     def value(images: Tensor) -> Tensor:
         return loss(model(images), targets)[0]
@@ -136,8 +138,8 @@ def _eager(scenario: Scenario, memory_format: torch.memory_format) -> Prepared:
 
 def _static(scenario: Scenario) -> _TrainStep:
     model = _make_model(scenario, torch.contiguous_format)
-    loss = make_loss(model, scenario).to(scenario.device)
-    targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.device)
+    loss = make_loss(model, scenario).to(scenario.torch_device)
+    targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.torch_device)
 
     def value(images: Tensor) -> Tensor:
         total: Tensor = loss(model(images), targets)[0]
@@ -147,10 +149,10 @@ def _static(scenario: Scenario) -> _TrainStep:
 
 
 def _make_model(scenario: Scenario, memory_format: torch.memory_format) -> YoloV5:
-    use_threads(scenario)
+    configure_torch(scenario)
     model = make_model(scenario).train()
     freeze(model, scenario.freeze)
-    device = torch.device(scenario.device)
+    device = torch.device(scenario.torch_device)
     return model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
 

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 import json
-import os
-import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-from exportloss.bench import BENCHES, Bench, BenchResult, Scenario, Setting, run_bench
-from exportloss.bench.rivals import Rival
-from exportloss.cli.arguments import image_size
-from exportloss.cli.bench_tables import print_result
+from exportloss.bench import (
+    AXES,
+    BENCHES,
+    Bench,
+    BenchResult,
+    Growth,
+    Setting,
+    measure_growth,
+    measure_memory,
+    run_bench,
+)
+from exportloss.bench.plot import plot
+from exportloss.cli.bench_options import (
+    add_growth_arguments,
+    add_measuring_arguments,
+    add_output_arguments,
+    add_size_arguments,
+    make_setting,
+)
+from exportloss.cli.bench_tables import print_growth, print_result
+from exportloss.errors import ConfigError, InstallationError
+from exportloss.runtime.plots import matplotlib_missing
 
 __all__ = ["add_parser"]
 
+_OF = tuple(name for name in BENCHES if name != "export")
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command and one below it for each benchmark."""
+    """Add the command, one below it for each benchmark, and one for memory."""
     parser = subparsers.add_parser(
         "bench",
         help="time the loss or a training step against eager torch",
-        description="Measure rivals that do the same work: in turn, after a check that they "
-        "compute the same, each in a process of its own.",
+        description="Measure rivals that do the same work, each in a process of its own.",
     )
     benches = parser.add_subparsers(metavar="WHAT", required=True)
     for bench in BENCHES.values():
         _add_bench(benches, bench)
+    _add_memory(benches)
 
 
 def _add_bench(
@@ -36,156 +54,78 @@ def _add_bench(
 ) -> None:
     rivals = "; ".join(f"{rival.name}: {rival.about}" for rival in bench.rivals)
     parser = subparsers.add_parser(
-        bench.name, help=f"time {bench.about}", description=f"Time {bench.about}. {rivals}."
+        bench.name,
+        help=f"time {bench.about}",
+        description=f"Time {bench.about}, in interleaved rounds. Rivals are {rivals}.",
     )
-    _add_sizes(parser.add_argument_group("sizes"), bench)
-    _add_measuring(parser.add_argument_group("measuring"), bench)
-    _add_output(parser.add_argument_group("output"))
-    # What this benchmark has no option for stays as it is.
-    parser.set_defaults(freeze=(0,), layout="permuted", run=lambda options: _run(bench, options))
+    add_size_arguments(parser, [bench])
+    once = bench.unmeasured == 0
+    add_measuring_arguments(parser, rounds=1 if once else 10, steps=1 if once else 2)
+    add_growth_arguments(parser)
+    add_output_arguments(parser)
+    parser.set_defaults(run=functools.partial(_time, bench))
 
 
-def _add_sizes(group: argparse._ArgumentGroup, bench: Bench) -> None:
-    default = Scenario(**bench.defaults)
-    add: Callable[..., Any] = group.add_argument
-    add(
-        *("--weights", "--model"),
-        dest="model",
-        default=default.model,
-        metavar="SIZE",
-        help="detector, with random weights (default %(default)s)",
+def _add_memory(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "memory",
+        help="measure how much memory each rival's process takes",
+        description="Measure the resident size of a process of each rival, one after the other: "
+        "after its imports, when it is ready, and at its highest.",
     )
-    add(
-        *("--nc", "--num-classes"),
-        dest="num_classes",
-        type=int,
-        default=default.num_classes,
-        metavar="N",
-        help="classes (default %(default)s)",
+    parser.add_argument(
+        "--of",
+        choices=_OF,
+        default="step",
+        help="doing what; sizes and rivals are as of that benchmark (default %(default)s)",
     )
-    add(
-        *("--imgsz", "--img", "--img-size"),
-        type=int,
-        nargs="+",
-        default=default.image_size,
-        metavar="N",
-        help=f"height and width in pixels, one number for both (default {default.image_size[0]})",
-    )
-    for names, about in (
-        (("--batch-size", "--batch"), "pictures in a batch"),
-        (("--max-targets",), "slots for boxes in a batch"),
-    ):
-        value = getattr(default, names[0].removeprefix("--").replace("-", "_"))
-        add(*names, type=int, default=value, metavar="N", help=f"{about} (default {value})")
-    add(
-        "--targets",
-        type=int,
-        metavar="N",
-        help=f"boxes in the batch (default {default.targets}, or as many as there are slots)",
-    )
-    add("--device", default="cpu", help="cpu or cuda (default %(default)s)")
-    if bench.name == "loss":
-        add(
-            "--layout",
-            choices=("permuted", "head-output"),
-            default=default.layout,
-            help="what the loss starts from: maps (B, na, H, W, 5 + nc), or the output of the "
-            "head's convolution, (B, na * (5 + nc), H, W), of which eager torch makes those maps "
-            "(default %(default)s)",
-        )
+    add_size_arguments(parser, [BENCHES[name] for name in _OF])
+    add_measuring_arguments(parser, rounds=None, steps=3)
+    add_growth_arguments(parser)
+    add_output_arguments(parser)
+    parser.set_defaults(run=_remember)
+
+
+def _time(bench: Bench, options: argparse.Namespace) -> int:
+    rivals = bench.choose(options.rivals)
+
+    def run(setting: Setting) -> BenchResult:
+        return run_bench(bench, setting, rivals=rivals, rounds=options.rounds, steps=options.steps)
+
+    return _measure(bench, options, run)
+
+
+def _remember(options: argparse.Namespace) -> int:
+    bench = BENCHES[options.of]
+    rivals = bench.choose(options.rivals)
+
+    def run(setting: Setting) -> BenchResult:
+        return measure_memory(bench, setting, rivals=rivals, steps=options.steps)
+
+    return _measure(bench, options, run)
+
+
+def _measure(
+    bench: Bench, options: argparse.Namespace, run: Callable[[Setting], BenchResult]
+) -> int:
+    """Measure at one size or at several, and show it."""
+    setting = make_setting(bench, options)
+    if options.at is not None and options.growth is None:
+        raise ConfigError("--at names the sizes of --growth; say that as well")
+    if options.plot is not None and (missing := matplotlib_missing()) is not None:
+        raise InstallationError(missing)  # now rather than after minutes of measuring
+    result: BenchResult | Growth
+    if options.growth is None:
+        result = run(setting)
     else:
-        add(
-            "--freeze",
-            type=int,
-            nargs="+",
-            default=default.freeze,
-            metavar="N",
-            help="keep layers as they are, as in `exportloss export` (default 0: none)",
-        )
-    add("--seed", type=int, default=0, metavar="N", help="of weights and batch (default 0)")
-
-
-def _add_measuring(group: argparse._ArgumentGroup, bench: Bench) -> None:
-    add: Callable[..., Any] = group.add_argument
-    add("--rivals", type=_names, metavar="A,B", help="who takes part (default: all)")
-    add("--threads", type=int, metavar="N", help="of each rival (default: every core)")
-    add(
-        "--rounds",
-        type=int,
-        default=10,
-        metavar="N",
-        help="everybody has a turn in each (default %(default)s)",
-    )
-    add(
-        "--steps",
-        type=int,
-        default=2,
-        metavar="N",
-        help=f"timed in a turn, after {bench.unmeasured} that is not (default %(default)s)",
-    )
-    add(
-        "--device-python",
-        metavar="PATH",
-        help="interpreter for the rival `portable`, as of an environment with another onnxruntime "
-        "and without torch; exportloss must be installed there, too",
-    )
-    add(
-        "--artifacts",
-        metavar="FOLDER",
-        help="where to look for exported files, and to keep them (default: exported anew)",
-    )
-
-
-def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _run(bench: Bench, options: argparse.Namespace) -> int:
-    result = run_bench(
-        bench,
-        _setting(bench, options),
-        rivals=_rivals(bench, options),
-        rounds=options.rounds,
-        steps=options.steps,
-    )
-    _show(result, options)
-    return 0
-
-
-def _show(result: BenchResult, options: argparse.Namespace) -> None:
+        values = options.at or AXES[options.growth].usual
+        result = measure_growth(options.growth, values, setting, run)
+    if options.plot is not None:
+        plot(Path(options.plot), result)
     if options.json:
         print(json.dumps(result.to_json(), indent=1))
+    elif isinstance(result, Growth):
+        print_growth(result)
     else:
         print_result(result)
-
-
-def _rivals(bench: Bench, options: argparse.Namespace) -> tuple[Rival, ...]:
-    return bench.choose(options.rivals)
-
-
-def _setting(bench: Bench, options: argparse.Namespace) -> Setting:
-    usual = Scenario(**bench.defaults)
-    given = {
-        "image_size": image_size(options.imgsz),
-        "targets": min(usual.targets, max(options.max_targets, 0))
-        if options.targets is None
-        else options.targets,
-        "threads": (os.cpu_count() or 1) if options.threads is None else options.threads,
-        "freeze": tuple(options.freeze),
-        "layout": options.layout,
-        **{
-            name: getattr(options, name)
-            for name in ("model", "num_classes", "batch_size", "max_targets", "device", "seed")
-        },
-    }
-    scenario = dataclasses.replace(usual, **given)
-    return Setting(
-        scenario=scenario,
-        artifacts=options.artifacts,
-        device_python=options.device_python,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-    )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text.split(",")))
+    return 0

@@ -2,64 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.table import Table
 
-from exportloss.bench import BenchResult
+from exportloss.bench import BenchResult, Growth, Row
 
-__all__ = ["print_result"]
+__all__ = ["print_growth", "print_result"]
 
 _LEAST_WIDTH = 120
 
 
 def print_result(result: BenchResult) -> None:
     """Print sizes, machine, a row for each rival, limits, and who could not take part."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _LEAST_WIDTH)
+    console = _console()
     console.print(_about(result))
-    console.print(_table(result))
+    console.print(_times(result) if any(row.timing for row in result.rows) else _memory(result))
     for limit in result.limits:
         facts = ", ".join(f"{name} {value:.4g}" for name, value in limit.facts.items())
         console.print(f"{limit.name}: {limit.timing.median_ms:.2f} ms ({facts})")
-    for rival, reason in result.unavailable.items():
-        console.print(f"{rival} not available: {reason}", style="yellow")
+    _print_unavailable(console, result.unavailable)
 
 
-def _about(result: BenchResult) -> str:
-    scenario, machine = result.scenario, result.machine
-    height, width = scenario.image_size
-    layout = f", {scenario.layout}" if result.bench == "loss" else ""
-    frozen = "" if scenario.freeze == (0,) else f", frozen {' '.join(map(str, scenario.freeze))}"
-    return (
-        f"{result.bench}: {scenario.model}, {height} x {width}, batch {scenario.batch_size}, "
-        f"{scenario.num_classes} classes, {scenario.targets} targets in {scenario.max_targets} "
-        f"slots{layout}{frozen}\n"
-        f"{machine['processor']}, {machine['cores']} cores, {scenario.threads} threads, "
-        f"{scenario.device}"
-    )
+def print_growth(growth: Growth) -> None:
+    """Print a row for each size, with ratios to eager, and the fitted exponents below."""
+    console, first = _console(), growth.points[0].result
+    unit = "ms" if any(row.timing for row in first.rows) else "peak MB"
+    console.print(_about(first, without=growth.over))
+    console.print(f"{unit} by {growth.over}, in brackets x eager")
+    table = _empty_table(growth.over)
+    for rival in growth.rivals:
+        table.add_column(rival, justify="right")
+    for point in growth.points:
+        rows = [point.result.row(rival) for rival in growth.rivals]
+        table.add_row(point.at, *map(_cell, rows))
+    exponents, slopes = growth.exponents(), growth.slopes()
+    table.add_row("exponent", *(f"{exponents[rival]:.2f}" for rival in growth.rivals))
+    if growth.over != "model":
+        table.add_row(f"{unit} each", *(f"{slopes[rival]:.3g}" for rival in growth.rivals))
+    console.print(table)
+    unavailable = {
+        rival: reason
+        for point in growth.points
+        for rival, reason in point.result.unavailable.items()
+    }
+    _print_unavailable(console, unavailable)
 
 
-def _table(result: BenchResult) -> Table:
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _LEAST_WIDTH)
+    return console
+
+
+def _about(result: BenchResult, *, without: str = "") -> str:
+    machine = result.machine
+    return f"{result.title(without=without)}\n{machine['processor']}, {machine['cores']} cores"
+
+
+def _empty_table(first: str, *titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rival")
-    table.add_column("engine")
-    limit = result.limits[0] if result.limits else None
+    table.add_column(first)
+    for title in titles:
+        table.add_column(title, justify="left" if title == "engine" else "right")
+    return table
+
+
+def _times(result: BenchResult) -> Table:
     titles = ["median ms", "min", "max", "x eager"]
+    limit = result.limits[0].timing.median_ms if result.limits else None
     if limit is not None:
         titles.append("x limit")
-    for title in (*titles, "prepare s", "peak MB"):
-        table.add_column(title, justify="right")
+    table = _empty_table("rival", "engine", *titles, "prepare s", "peak MB")
     for row in result.rows:
         assert row.timing is not None
         timing = row.timing
-        cells = [_ms(value) for value in (timing.median_ms, timing.min_ms, timing.max_ms)]
-        cells.append("" if row.ratio_to_eager is None else f"{row.ratio_to_eager:.2f}")
+        cells = [_short(value) for value in (timing.median_ms, timing.min_ms, timing.max_ms)]
+        cells.append(_ratio(row))
         if limit is not None:
-            cells.append(f"{timing.median_ms / limit.timing.median_ms:.1f}")
+            cells.append(f"{timing.median_ms / limit:.1f}")
         table.add_row(row.rival, row.engine, *cells, f"{row.prepare_s:.1f}", f"{row.peak_mb:,.0f}")
     return table
 
 
-def _ms(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+def _memory(result: BenchResult) -> Table:
+    table = _empty_table("rival", "engine", "imported MB", "loaded MB", "peak MB", "x eager")
+    for row in result.rows:
+        sizes = (row.imported_mb, row.loaded_mb, row.peak_mb)
+        table.add_row(row.rival, row.engine, *(f"{size:,.0f}" for size in sizes), _ratio(row))
+    return table
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    ratio = f" ({row.ratio_to_eager:.2f})" if row.ratio_to_eager is not None else ""
+    return _short(row.measured) + ratio
+
+
+def _ratio(row: Row) -> str:
+    return "" if row.ratio_to_eager is None else f"{row.ratio_to_eager:.2f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def _print_unavailable(console: Console, unavailable: Mapping[str, str]) -> None:
+    for rival, reason in unavailable.items():
+        console.print(f"{rival} not available: {reason}", style="yellow")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "figure_file",
     "matplotlib_missing",
     "plot_confusion_matrix",
     "plot_curves",
@@ -67,7 +68,7 @@ def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequenc
     """
     shares, count = confusion.shares, confusion.num_classes + 1
     side = float(np.clip(2.5 + 0.75 * count, 6, 18))
-    with _figure(path, side * 1.08, side) as figure:
+    with figure_file(path, side * 1.08, side) as figure:
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         labels = (*map(_plain, names), "background")
@@ -110,7 +111,7 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
     curves = metrics.curves
     present = [(one.index, _plain(names[one.index])) for one in metrics.classes]
     paths = {name: folder / f"{name}_curve.png" for name in ("PR", "F1", "P", "R")}
-    with _figure(paths["PR"], 9, 6) as figure:
+    with figure_file(paths["PR"], 9, 6) as figure:
         _lines(
             figure,
             curves.recall_points,
@@ -128,7 +129,7 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
         ("R", "recall", curves.recall),
     ):
         at = int(np.searchsorted(curves.confidence, metrics.confidence))
-        with _figure(paths[short], 9, 6) as figure:
+        with figure_file(paths[short], 9, 6) as figure:
             axes = _lines(
                 figure,
                 curves.confidence,
@@ -167,7 +168,7 @@ def plot_results(path: Path, results: Path) -> None:
         raise ArtifactError(f"{results} has no epoch to draw")
     columns = -(-len(_PANELS) // 2)
     shown = [row for row in (_PANELS[:columns], _PANELS[columns:]) if series.keys() & set(row)]
-    with _figure(path, 2.6 * columns, 2.5 * len(shown)) as figure:
+    with figure_file(path, 2.6 * columns, 2.5 * len(shown)) as figure:
         grid = figure.subplots(len(shown), columns, squeeze=False)
         for axes, name in zip(grid.flat, (name for row in shown for name in row), strict=True):
             if name not in series:
@@ -200,7 +201,7 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
     """
     rows = np.concatenate([*labels, np.zeros((0, 5))])
     classes = rows[:, 0].astype(int)
-    with _figure(path, 10, 9, kind="jpeg") as figure:
+    with figure_file(path, 10, 9, kind="jpeg") as figure:
         (bars, boxes), (centres, sizes) = figure.subplots(2, 2)
         counts = np.bincount(classes, minlength=len(names))
         drawn = bars.bar(range(len(names)), counts, color=[_hex(i) for i in range(len(names))])
@@ -284,7 +285,7 @@ def _hex(index: int) -> str:
 
 
 @contextlib.contextmanager
-def _figure(path: Path, width: float, height: float, *, kind: str = "png") -> Iterator[Figure]:
+def figure_file(path: Path, width: float, height: float, *, kind: str = "png") -> Iterator[Figure]:
     """Yield a figure of so many inches; it is written to the file at the end."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

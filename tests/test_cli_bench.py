@@ -1,0 +1,178 @@
+"""`exportloss bench` from end to end at tiny sizes, its tables, its errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from exportloss.bench import BENCHES, BenchResult, Row
+from exportloss.bench.statistics import Timing
+from exportloss.cli import bench as command
+from exportloss.cli import main
+
+TINY = ["--imgsz", "64", "--batch-size", "1", "--nc", "2", "--max-targets", "8", "--threads", "1"]
+ONCE = ["--rounds", "1", "--steps", "1"]
+
+
+def run_json(capsys, *arguments: str) -> dict:
+    assert main(["bench", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_bench_loss(capsys, tmp_path):
+    found = run_json(
+        *(capsys, "loss", *TINY, *ONCE, "--rivals", "eager,portable,cuda-graph"),
+        *("--artifacts", str(tmp_path), "--plot", str(tmp_path / "loss.png")),
+    )
+    assert [row["rival"] for row in found["rows"]] == ["eager", "portable"]
+    for row in found["rows"]:
+        assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"]
+        assert 0 < row["imported_mb"] <= row["peak_mb"]
+    eager, portable = found["rows"]
+    assert eager["ratio_to_eager"] == 1
+    assert portable["ratio_to_eager"] == portable["median_ms"] / eager["median_ms"]
+    assert portable["engine"].startswith("onnxruntime")
+    assert portable["peak_mb"] < eager["imported_mb"]  # it has no torch
+    assert [limit["name"] for limit in found["limits"]] == ["memory-limit"]
+    assert found["machine"]["cores"] >= 1
+    assert found["unavailable"] == [
+        {"rival": "cuda-graph", "reason": "CUDA graphs need --device cuda"}
+    ]
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    # What was exported is used again, or refused where it is of other sizes.
+    other = ["bench", "loss", *TINY, *ONCE, "--rivals", "portable", "--artifacts", str(tmp_path)]
+    assert main([*other, "--nc", "3"]) == 2
+    assert "is of num_classes 2, but 3 is to be measured" in capsys.readouterr().err
+
+
+def test_bench_step(capsys):
+    assert (
+        main(["bench", "step", *TINY, *ONCE, "--rivals", "eager,portable", "--freeze", "24"]) == 0
+    )
+    out, progress = capsys.readouterr()
+    assert "round 1 of 1" in progress
+    assert "step: yolov5n, 64 x 64, batch 1, 2 classes, 8 targets, 8 slots, frozen 24" in out
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
+    assert "torch" in rows["eager"] and "onnxruntime" in rows["portable"]
+    assert rows["arithmetic-limit:"].split()[2] == "ms"
+
+
+def test_bench_memory(capsys):
+    found = run_json(capsys, "memory", "--of", "loss", *TINY, "--rivals", "eager,portable")
+    eager, portable = found["rows"]
+    assert portable["ratio_to_eager"] == portable["peak_mb"] / eager["peak_mb"] < 1
+    for row in found["rows"]:
+        assert 0 < row["imported_mb"] <= row["loaded_mb"] <= row["peak_mb"]
+        assert "median_ms" not in row
+
+
+def test_bench_export(capsys):
+    assert main(["bench", "export", *TINY, "--rivals", "loss"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("loss ")]
+    assert "torch" in row
+
+
+def pretended(bench, setting, **_):
+    """As if time grew with the square of the batch, twice as fast in ONNX Runtime."""
+    batch = setting.scenario.batch_size
+    rows = tuple(
+        Row(
+            rival=rival,
+            engine="none 1.0",
+            timing=Timing.of([factor * batch**2]),
+            ratio_to_eager=factor / 0.004,
+            prepare_s=0,
+            imported_mb=1,
+            loaded_mb=2,
+            peak_mb=3,
+        )
+        for rival, factor in (("eager", 0.004), ("portable", 0.002))
+    )
+    machine = {"processor": "abacus", "cores": 1}
+    unavailable = {"ort-training": "not here"}
+    return BenchResult(
+        bench=bench.name,
+        scenario=setting.scenario,
+        machine=machine,
+        rows=rows,
+        unavailable=unavailable,
+    )
+
+
+def test_growth(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "run_bench", pretended)
+    arguments = ["bench", "step", "--growth", "batch", "--at", "1,2,4"]
+    assert main([*arguments, "--plot", str(tmp_path / "growth.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step: yolov5n, 320 x 320, 80 classes")
+    assert lines[-5].split() == ["2", "16.00", "(1.00)", "8.00", "(0.50)"]
+    assert lines[-3].split() == ["exponent", "2.00", "2.00"]
+    assert lines[-1] == "ort-training not available: not here"
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    found = run_json(capsys, *arguments[1:])
+    assert found["growth"] == "batch"
+    assert found["exponents"] == {"eager": 2, "portable": 2}
+    assert [(row["at"], row["size"], row["median_ms"]) for row in found["rows"]][::2] == [
+        ("1", 1, 4),
+        ("2", 2, 16),
+        ("4", 4, 64),
+    ]
+    # One size has no exponent, and JSON no NaN.
+    assert run_json(capsys, *arguments[1:-1], "2")["exponents"]["eager"] is None
+
+
+def test_a_table_of_memory(capsys, monkeypatch):
+    def remembered(bench, setting, **_):
+        found = pretended(bench, setting)
+        return dataclasses.replace(
+            found, rows=tuple(dataclasses.replace(row, timing=None) for row in found.rows)
+        )
+
+    monkeypatch.setattr(command, "measure_memory", remembered)
+    assert main(["bench", "memory", "--freeze", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step: yolov5n") and "frozen 10" in lines[0]
+    assert lines[3].split() == ["eager", "none", "1.0", "1", "2", "3", "1.00"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loss", "--rivals", "eager,portible"], "no rival 'portible'; choose from eager, static"),
+        (["loss", "--targets", "9"], "targets is 9; expected 0 to max targets, 8"),
+        (["loss", "--imgsz", "64", "64", "64"], "--imgsz got 3 numbers"),
+        (["step", "--batch-size", "0"], "batch size is 0"),
+        (["step", "--device", "cuda"], "finds no GPU"),
+        (
+            ["loss", "--rivals", "portable", "--device-python", "/no/python"],
+            "/no/python is no program that can be run",
+        ),
+        (["loss", "--imgsz", "80"], "image size is (80, 80); expected multiples of 32 for yolov5n"),
+        (["step", "--weights", "yolov5s6", "--imgsz", "96"], "multiples of 64 for yolov5s6"),
+        (["loss", "--at", "1,2"], "--at names the sizes of --growth"),
+        (["step", "--growth", "batch", "--at", "1,few"], "'few' is no batch size"),
+        (["loss", "--growth", "slots", "--at", "0,8"], "max targets is 0"),
+        (["memory", "--layout", "head-output"], "--layout is of the loss alone"),
+        (["memory", "--of", "loss", "--freeze", "10"], "--freeze means nothing to the loss alone"),
+        (["loss", "--rounds", "0"], "rounds is 0"),
+        (["loss", "--rivals", "cuda-graph"], "none of the rivals is available: cuda-graph: CUDA"),
+    ],
+)
+def test_bad_options_are_refused(capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    name, *more = arguments
+    assert main(["bench", name, *TINY, *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_rivals_have_names_of_their_own():
+    for bench in BENCHES.values():
+        names = [rival.name for rival in (*bench.rivals, *bench.limits)]
+        assert len(set(names)) == len(names)
+        assert bench.reference in (None, names[0])
+        assert all(rival.about for rival in bench.rivals)
+        first, *_, last = (rival.name for rival in bench.rivals)
+        assert [rival.name for rival in bench.choose((last, first))] == [first, last]
