@@ -84,7 +84,7 @@ class Translator(Builder):
 
     def arithmetic(self, op_type: str, *operands: Operand) -> ir.Value:
         """An element-wise operator whose operands all have the type of the result."""
-        return self.op(op_type, *(self.typed(x) for x in operands))
+        return self.op(op_type, *self.unrepeated([self.typed(x) for x in operands]))
 
     def comparison(self, op_type: str, x: Operand, y: Operand) -> ir.Value:
         """A comparison of operands in the type that they have in common."""

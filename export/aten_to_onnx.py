@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 from exportloss.errors import ExportError
 from exportloss.export import (
     aten_convolution,
+    aten_criteria,
     aten_elementwise,
     aten_indexing,
     aten_max_pool,
@@ -32,6 +33,7 @@ __all__ = ["IR_VERSION", "to_onnx", "translate"]
 # Importing them registers their translations.
 _THEMES = (
     aten_convolution,
+    aten_criteria,
     aten_elementwise,
     aten_indexing,
     aten_max_pool,

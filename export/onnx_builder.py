@@ -169,7 +169,22 @@ class Builder:
             value if isinstance(value, ir.Value) else self.scalar(value, dtype_of(like))
             for value in operands
         ]
-        return self.op(op_type, *values, dtype=dtype or dtype_of(like))
+        return self.op(op_type, *self.unrepeated(values), dtype=dtype or dtype_of(like))
+
+    def unrepeated(self, values: Sequence[ir.Value]) -> list[ir.Value]:
+        """Operands of an element-wise node, without repeats that its broadcasting makes itself."""
+        kept = list(values)
+        for index, value in enumerate(values):
+            source = value.producer()
+            if source is None or source.op_type != "Expand":
+                continue
+            shorter = source.inputs[0]
+            assert shorter is not None
+            others = kept[:index] + kept[index + 1 :]
+            shapes = [shape_of(other) for other in (shorter, *others)]
+            if np.broadcast_shapes(*shapes) == np.broadcast_shapes(*map(shape_of, values)):
+                kept[index] = shorter
+        return kept
 
     def add(self, x: Operand, y: Operand) -> ir.Value:
         """x + y."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from exportloss.config import LossConfig
@@ -55,9 +56,17 @@ def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCrite
 def bce_with_logits(logits: Tensor, targets: Tensor, *, pos_weight: float = 1.0) -> Tensor:
     """Binary cross-entropy `-(w y log p + (1 - y) log(1 - p))` of p = sigmoid(logits).
 
-    Finite for every finite logit, in value and gradient. `logits - 2 * relu` is -|logits| with
-    a derivative of 1 at 0, which gives the exact gradient p - y there; abs would give -y.
+    Finite for every finite logit, in value and gradient.
     """
+    if torch.compiler.is_exporting():  # for a gradient builder that knows elementary operators
+        return _bce_in_elementary_operators(logits, targets, pos_weight)
+    weight = None if pos_weight == 1.0 else logits.new_full((1,), pos_weight)
+    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
+
+
+def _bce_in_elementary_operators(logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:
+    # `logits - 2 * relu` is -|logits| with a derivative of 1 at 0, which gives the exact gradient
+    # p - y there; abs would give -y.
     positive = torch.relu(logits)
     log_term = log1p(torch.exp(logits - 2 * positive))  # log(1 + exp(-|x|))
     softplus_of_minus = log_term + (positive - logits)  # -log p

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -13,21 +12,13 @@ from exportloss.boxes import ciou_of_logits
 from exportloss.config import LossConfig
 from exportloss.criteria import ElementwiseCriterion, make_criterion
 from exportloss.errors import ConfigError
+from exportloss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap, box_index
 from exportloss.matching import Slots, match
 
 __all__ = ["YoloLoss"]
 
 _REFERENCE_STRIDE = 16  # autobalance keeps this level's weight at 1
 _SMALLEST_OBJECTNESS = 1e-12  # keeps autobalance finite when a level's loss underflows
-
-
-@dataclasses.dataclass(frozen=True)
-class _Terms:
-    """Scalar terms of one level, before gains."""
-
-    box: Tensor
-    objectness: Tensor
-    category: Tensor
 
 
 class YoloLoss(nn.Module):
@@ -86,8 +77,9 @@ class YoloLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            predictions: one (B, na, H, W, 5 + nc) a level, raw: logits of x, y, w, h, objectness
-                and classes.
+            predictions: raw logits of x, y, w, h, objectness and classes, one map a level, fine to
+                coarse: (B, na, H, W, 5 + nc), or (B, na * (5 + nc), H, W) as the head's convolution
+                gives them, which saves the permuted copy.
             targets: (max_targets, 6) from `pad_targets`.
             balance: (nl,) objectness weights: `initial_balance` in the first step, afterwards
                 what the step before returned. Required with `autobalance`.
@@ -97,58 +89,99 @@ class YoloLoss(nn.Module):
             items: (3,) box, objectness, class, with gains, before * B, detached.
             balance: (nl,), only where one was given: the weights for the next step.
         """
-        self._check(predictions, balance)
+        self._check(predictions)
+        na = self.anchors.shape[1]
+        levels: list[Level] = [
+            PermutedMap(level) if level.ndim == 5 else HeadOutput(level, na)
+            for level in predictions
+        ]
+        return self.of_levels(levels, targets, balance)
+
+    def of_levels(
+        self, levels: Sequence[Level], targets: Tensor, balance: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss of whatever the predictions are read from; else as `forward`."""
+        if self.config.autobalance and balance is None:
+            raise ConfigError(
+                "autobalance is on, so the objectness weights are state: pass balance "
+                "(`initial_balance` first, then what the last call returned)"
+            )
         weights = self.initial_balance if balance is None else balance
-        batch_size = predictions[0].shape[0]
-        terms = [self._level(i, level, targets) for i, level in enumerate(predictions)]
-        box = torch.stack([level.box for level in terms]).sum() * self.config.box
-        objectness = torch.stack([level.objectness for level in terms])  # (nl,)
+        batch_size = levels[0].batch_size
+        slots = match(
+            targets,
+            self.anchors,
+            batch_size=batch_size,
+            grids=[level.grid for level in levels],
+            num_classes=self.num_classes,
+            anchor_t=self.config.anchor_t,
+        )
+        # The loss is computed in float32 at least, whatever the network computes in.
+        dtype = torch.promote_types(levels[0].dtype, torch.float32)
+        read = [
+            level.read(slots.image, cell)
+            for level, cell in zip(levels, slots.cell.unbind(), strict=True)
+        ]
+        rows = torch.stack([rows for rows, _ in read]).to(dtype)  # (nl, S, M, na, 5 + nc)
+        box_logits, class_logits = self._split(rows)
+
+        count = slots.weight.sum(dim=(1, 2, 3)).clamp(min=1)  # (nl,), padding enters none
+        ciou = self._ciou(box_logits, slots)
+        box = ((slots.weight * (1 - ciou)).sum(dim=(1, 2, 3)) / count).sum() * self.config.box
+        category = self._category(class_logits, targets, slots.weight, count) * self.config.cls
+        objectness = torch.stack(
+            [
+                self._objectness(index, logits.to(dtype), slots, ciou.detach()[index], levels)
+                for index, (_, logits) in enumerate(read)
+            ]
+        )  # (nl,)
         weighted = (objectness * weights).sum() * self.config.obj
-        category = torch.stack([level.category for level in terms]).sum() * self.config.cls
         loss = (box + weighted + category) * batch_size
         items = torch.stack((box, weighted, category)).detach()
         if balance is None:
             return loss, items
         return loss, items, self._next_balance(balance, objectness.detach())
 
-    def _level(self, index: int, predictions: Tensor, targets: Tensor) -> _Terms:
-        batch_size, _, height, width, channels = predictions.shape
-        anchors = self.anchors[index]
-        slots = match(
-            targets,
-            anchors,
-            batch_size=batch_size,
-            grid=(height, width),
-            num_classes=self.num_classes,
-            anchor_t=self.config.anchor_t,
-        )
-        # The loss is computed in float32 at least, whatever the network computes in.
-        dtype = torch.promote_types(predictions.dtype, torch.float32)
-        rows = predictions.reshape(-1, channels).index_select(0, slots.row.flatten()).to(dtype)
-        matched = slots.weight > 0  # (S, na, M)
+    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Box and class logits; nobody reads the objectness of a row."""
+        if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split wants every part used
+            return rows[..., :OBJECTNESS], rows[..., OBJECTNESS + 1 :]
+        box, _, category = rows.split((OBJECTNESS, 1, self.num_classes), dim=-1)
+        return box, category
+
+    def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
+        """Complete IoU of each slot's box, of logits (nl, S, M, na, 4).  # (nl, S, M, na)"""
+        matched = (slots.weight > 0)[..., None]
         # A slot that matches nothing becomes a harmless row before anything is divided:
         # NaN times a weight of 0 is NaN, in the backward pass too.
-        rows = torch.where(matched[..., None], rows.reshape(*slots.row.shape, channels), 0.0)
-        box_target = torch.where(matched[..., None], slots.box, 1.0)  # (S, na, M, 4)
+        return ciou_of_logits(
+            torch.where(matched, logits, 0.0),
+            self.anchors[:, None, None],
+            torch.where(matched, slots.box, 1.0),
+        )
 
-        ciou = ciou_of_logits(rows[..., :4], anchors[:, None], box_target)  # (S, na, M)
-        count = slots.weight.sum().clamp(min=1)  # padding enters no denominator
-        category = predictions.new_zeros((), dtype=dtype)
-        if self.num_classes > 1:
-            wanted = _class_targets(targets[:, 1], self.num_classes, self.config.label_smoothing)
-            scores = self._score_class(rows[..., 5:], wanted.to(dtype))  # (S, na, M, nc)
-            weighted = (slots.weight[..., None] * scores).sum()
-            category = weighted / (count * self.num_classes)
-        return _Terms(
-            box=(slots.weight * (1 - ciou)).sum() / count,
-            objectness=_objectness(
-                predictions[..., 4].reshape(-1).to(dtype),
-                slots,
-                ciou.detach(),
-                self._score_objectness,
-                self.config,
-            ),
-            category=category,
+    def _category(self, logits: Tensor, targets: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+        """Mean criterion of the classes of what matched, of logits (nl, S, M, na, nc)."""
+        if self.num_classes == 1:
+            return logits.new_zeros(())
+        wanted = _class_targets(targets[:, 1], self.num_classes, self.config.label_smoothing)
+        scores = self._score_class(logits, wanted[:, None].to(logits.dtype).expand_as(logits))
+        total = (weight * scores.sum(dim=4)).sum(dim=(1, 2, 3))  # (nl,)
+        return (total / (count * self.num_classes)).sum()
+
+    def _objectness(
+        self, index: int, logits: Tensor, slots: Slots, ciou: Tensor, levels: Sequence[Level]
+    ) -> Tensor:
+        height, width = levels[index].grid
+        na = self.anchors.shape[1]
+        return _objectness(
+            logits,
+            box_index(slots.image, slots.cell[index], na=na, cells=height * width),
+            slots.weight[index] > 0,
+            slots.order[index],
+            ciou,
+            self._score_objectness,
+            self.config,
         )
 
     def _next_balance(self, balance: Tensor, objectness: Tensor) -> Tensor:
@@ -159,16 +192,56 @@ class YoloLoss(nn.Module):
         reference = self._reference_level
         return updated / updated[reference : reference + 1]
 
-    def _check(self, predictions: Sequence[Tensor], balance: Tensor | None) -> None:
+    def _check(self, predictions: Sequence[Tensor]) -> None:
         """Check what is known without looking at data; a traced graph has none of this."""
         levels, na = self.anchors.shape[:2]
-        expected = f"(B, {na}, H, W, {5 + self.num_classes})"
+        outputs = 5 + self.num_classes
         if len(predictions) != levels:
             raise ConfigError(f"got {len(predictions)} prediction maps, expected {levels}")
         for i, level in enumerate(predictions):
-            if level.ndim != 5 or level.shape[1] != na or level.shape[4] != 5 + self.num_classes:
+            permuted = level.ndim == 5 and (level.shape[1], level.shape[4]) == (na, outputs)
+            if not permuted and (level.ndim != 4 or level.shape[1] != na * outputs):
                 raise ConfigError(
-                    f"prediction map {i} has shape {tuple(level.shape)}, expected {expected}"
+                    f"prediction map {i} has shape {tuple(level.shape)}, expected "
+                    f"(B, {na}, H, W, {outputs}), or (B, {na * outputs}, H, W)"
+                )
+
+
+def _objectness(
+        self, index: int, logits: Tensor, slots: Slots, ciou: Tensor, levels: Sequence[Level]
+    ) -> Tensor:
+        height, width = levels[index].grid
+        na = self.anchors.shape[1]
+        return _objectness(
+            logits,
+            box_index(slots.image, slots.cell[index], na=na, cells=height * width),
+            slots.weight[index] > 0,
+            slots.order[index],
+            ciou,
+            self._score_objectness,
+            self.config,
+        )
+
+    def _next_balance(self, balance: Tensor, objectness: Tensor) -> Tensor:
+        if not self.config.autobalance:
+            return balance.clone()
+        inverse = 0.0001 / objectness.clamp(min=_SMALLEST_OBJECTNESS)
+        updated = balance * 0.9999 + inverse
+        reference = self._reference_level
+        return updated / updated[reference : reference + 1]
+
+    def _check(self, predictions: Sequence[Tensor]) -> None:
+        """Check what is known without looking at data; a traced graph has none of this."""
+        levels, na = self.anchors.shape[:2]
+        outputs = 5 + self.num_classes
+        if len(predictions) != levels:
+            raise ConfigError(f"got {len(predictions)} prediction maps, expected {levels}")
+        for i, level in enumerate(predictions):
+            permuted = level.ndim == 5 and (level.shape[1], level.shape[4]) == (na, outputs)
+            if not permuted and (level.ndim != 4 or level.shape[1] != na * outputs):
+                raise ConfigError(
+                    f"prediction map {i} has shape {tuple(level.shape)}, expected "
+                    f"(B, {na}, H, W, {outputs}), or (B, {na * outputs}, H, W)"
                 )
         if self.config.autobalance and balance is None:
             raise ConfigError(
@@ -179,32 +252,35 @@ class YoloLoss(nn.Module):
 
 def _objectness(
     logits: Tensor,
-    slots: Slots,
+    box: Tensor,
+    matched: Tensor,
+    order: Tensor,
     ciou: Tensor,
     criterion: ElementwiseCriterion,
     config: LossConfig,
 ) -> Tensor:
-    """Mean criterion of all cells against the IoU of the row that wins the cell, else 0.
+    """Mean criterion of all boxes of a level against the IoU of the row that wins them, else 0.
 
     Args:
         logits: (B * na * H * W,) objectness logits.
-        slots: matches of the level.
-        ciou: (S, na, M) detached.
+        box: (S, M, na) index of each slot's box among them.
+        matched: (S, M, na) whether the slot matches.
+        order: (S, M, 1) place in YOLOv5's order of rows.
+        ciou: (S, M, na) detached.
         criterion: element-wise.
         config: `gr` and `sort_obj_iou` are read.
     """
-    matched = slots.weight > 0
-    row = slots.row.flatten()
+    box = box.flatten()
     score = (1 - config.gr) + config.gr * torch.relu(ciou)
     if not config.sort_obj_iou:
         # The last of YOLOv5's rows wins. A maximum does not depend on the order of writing,
         # unlike a plain write to duplicate indices.
-        order = torch.where(matched, slots.order, 0).flatten()
-        last = torch.zeros_like(logits, dtype=torch.int64).scatter_reduce(0, row, order, "amax")
-        matched = matched & (last.index_select(0, row) == order).reshape(matched.shape)
+        place = torch.where(matched, order, 0).flatten()
+        last = torch.zeros_like(logits, dtype=torch.int64).scatter_reduce(0, box, place, "amax")
+        matched = matched & (last.index_select(0, box) == place).reshape(matched.shape)
     # All that remain in a cell are equal, or the largest IoU is wanted.
     scores = torch.where(matched, score, 0.0).flatten()
-    wanted = torch.zeros_like(logits).scatter_reduce(0, row, scores, "amax")
+    wanted = torch.zeros_like(logits).scatter_reduce(0, box, scores, "amax")
     return criterion(logits, wanted).mean()
 
 

@@ -117,15 +117,20 @@ class YoloV5(nn.Module):
         Raises:
             ConfigError: the images have another type or shape.
         """
+        maps: tuple[Tensor, ...] = self.detect(*self.features(images))
+        return maps
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the head gets: (B, C, H / stride, W / stride) a level; else as `forward`."""
         self._check(images)
         x = images
         saved: dict[int, Tensor] = {}
-        for index, (layer, taken) in enumerate(zip(self.model, self.sources, strict=True)):
+        *before, _ = zip(self.model, self.sources, strict=True)
+        for index, (layer, taken) in enumerate(before):
             x = layer(*(saved[source] for source in taken)) if taken else layer(x)
             if index in self._saved:
                 saved[index] = x
-        levels: tuple[Tensor, ...] = tuple(x)  # of Detect, the last layer
-        return levels
+        return tuple(saved[source] for source in self.sources[-1])
 
     def _check(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():

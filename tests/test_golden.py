@@ -83,20 +83,15 @@ def _run_static(case: GoldenCase, loss_of: Callable[..., Any]) -> Iterator[StepR
 
 def static_matches(graph: LossGraph, targets: torch.Tensor) -> NDArray[np.int64]:
     """Rows that each level trains: the slots' multiplicities."""
-    return np.asarray(
-        [
-            match(
-                targets,
-                anchors,
-                batch_size=shape[0],
-                grid=shape[2:4],
-                num_classes=graph.num_classes,
-                anchor_t=graph.config.anchor_t,
-            ).weight.sum()
-            for anchors, shape in zip(graph.make_loss().anchors, graph.shapes, strict=True)
-        ],
-        np.int64,
+    slots = match(
+        targets,
+        graph.make_loss().anchors,
+        batch_size=graph.shapes[0][0],
+        grids=[(shape[2], shape[3]) for shape in graph.shapes],
+        num_classes=graph.num_classes,
+        anchor_t=graph.config.anchor_t,
     )
+    return slots.weight.sum(dim=(1, 2, 3)).numpy().astype(np.int64)
 
 
 class PredictionsAsParameters(nn.Module):
