@@ -51,6 +51,7 @@ def describe(
         max_targets=detector.targets.shape[0],
         loss=detector.loss.config,
         optimizer=optimizer,
+        head=detector.image_loss.head,
         groups=ParameterGroupNames(
             weights=groups.weights, norms=groups.norms, biases=groups.biases
         ),

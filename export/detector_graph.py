@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from exportloss.errors import ExportError
+from exportloss.export.head_choice import HeadChoice, choose_head
 from exportloss.loss import YoloLoss
 from exportloss.models import ParameterGroups, YoloV5, freeze, parameter_groups
-from exportloss.runtime.manifest import BatchNormStatistics
+from exportloss.runtime.manifest import BatchNormStatistics, Head
+from exportloss.sparse_head import SparseHeadLoss
 
-__all__ = ["Detector", "DetectorGraph", "prepare"]
+__all__ = ["Detector", "DetectorGraph", "ImageLoss", "prepare"]
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -26,6 +29,7 @@ class Detector:
     Attributes:
         model: a copy in evaluation mode, with its frozen layers replaced.
         loss: the loss.
+        image_loss: model and loss in one, as they are trained.
         groups: names of the trainable parameters.
         parameters: names of all parameters, frozen ones too.
         buffers: names of all running statistics.
@@ -36,6 +40,7 @@ class Detector:
 
     model: nn.Module
     loss: YoloLoss
+    image_loss: ImageLoss
     groups: ParameterGroups
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
@@ -44,20 +49,42 @@ class Detector:
     targets: Tensor
 
 
+class ImageLoss(nn.Module):
+    """(images, targets, balance) -> loss, items, new_balance."""
+
+    def __init__(self, model: nn.Module, loss: YoloLoss, head: Head) -> None:
+        super().__init__()
+        self.detector: Any = model
+        self.head = head
+        self.loss: nn.Module = (
+            SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss
+        )
+
+    def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
+        """Compute the loss, of the head's maps or where the loss looks."""
+        network = self.detector.features if self.head == "sparse" else self.detector
+        outputs: tuple[Tensor, ...] = self.loss(network(images), targets, balance)
+        return outputs
+
+
 class DetectorGraph(nn.Module):
-    """(images, targets, balance) -> loss, items, new_balance and, where it decodes, output0."""
+    """What `ImageLoss` gives and, where the model has a `decode`, output0: boxes in pixels."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector = detector.model
-        self.loss = detector.loss
+        self.image_loss = detector.image_loss
 
     def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
         """Compute the loss and, if the model has a `decode`, boxes in pixels."""
-        levels = self.detector(images)
-        outputs: tuple[Tensor, ...] = self.loss(levels, targets, balance)
-        decode = getattr(self.detector, "decode", None)
-        return outputs if decode is None else (*outputs, decode(levels))
+        model, head, loss = self.image_loss.detector, self.image_loss.head, self.image_loss.loss
+        if not hasattr(model, "decode"):
+            outputs: tuple[Tensor, ...] = self.image_loss(images, targets, balance)
+            return outputs
+        if head == "sparse":
+            features = model.features(images)
+            return (*loss(features, targets, balance), model.decode(model.detect(*features)))
+        levels = model(images)
+        return (*loss(levels, targets, balance), model.decode(levels))
 
 
 def prepare(
@@ -68,6 +95,7 @@ def prepare(
     batch_size: int,
     max_targets: int,
     frozen: int | Sequence[int] = 0,
+    head: HeadChoice = "auto",
 ) -> Detector:
     """Copy a model, freeze layers, and run it once to see that model and loss fit together.
 
@@ -78,6 +106,7 @@ def prepare(
         batch_size: pictures in a batch.
         max_targets: target rows in a batch.
         frozen: layers to freeze, as `exportloss.models.freeze` takes them.
+        head: where to evaluate the head in training; "auto" is what `choose_head` says.
 
     Raises:
         ExportError: model and loss do not fit, or a batch would be too small to normalise.
@@ -96,9 +125,11 @@ def prepare(
         freeze(model, frozen)
     images = torch.zeros(batch_size, 3, *image_size)
     statistics = _run_once(model, loss, images)
+    chosen = choose_head(model, loss, head, images=images, max_targets=max_targets)
     return Detector(
         model=model,
         loss=loss,
+        image_loss=ImageLoss(model, loss, chosen),
         groups=parameter_groups(model),
         parameters=tuple(name for name, _ in model.named_parameters()),
         buffers=tuple(

@@ -55,7 +55,7 @@ class Step:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """What the steps call, by the names that the graph's nodes get."""
-        return {"": self.detector.model, "loss": self.detector.loss}
+        return {"": self.detector.model, "loss": self.detector.image_loss.loss}
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -116,9 +116,11 @@ class Step:
             BatchStatistics(running) as statistics,
             self._computing(),
         ):
-            levels = self._levels(_shares(inputs["images"]), parameters, running)
-        levels = tuple(level.float() for level in levels)
-        loss, items, balance = self.detector.loss(levels, inputs["targets"], inputs["balance"])
+            loss, items, balance = self._call(
+                self.detector.image_loss,
+                (_shares(inputs["images"]), inputs["targets"], inputs["balance"]),
+                {f"detector.{k}": v for k, v in self._tensors(parameters, running).items()},
+            )
         # Small gradients are 0 in float16, unless they are made larger on their way.
         scale = inputs.get("loss_scale")
         scaled = loss if scale is None else loss * scale
@@ -171,16 +173,25 @@ class Step:
     def _levels(
         self, images: Tensor, parameters: dict[str, Tensor], running: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        model = self.detector.model
+        return self._call(self.detector.model, (images,), self._tensors(parameters, running))
+
+    def _tensors(
+        self, parameters: dict[str, Tensor], running: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         # A fixed momentum has no use for the number of batches; counting would change the model.
         counters = {
             name: torch.zeros((), dtype=torch.int64)
-            for name, _ in model.named_buffers()
+            for name, _ in self.detector.model.named_buffers()
             if name.endswith("num_batches_tracked")
         }
-        tensors = {**parameters, **running, **counters}
-        levels: tuple[Tensor, ...] = torch.func.functional_call(model, tensors, (images,))
-        return levels
+        return {**parameters, **running, **counters}
+
+    @staticmethod
+    def _call(
+        module: nn.Module, arguments: tuple[Tensor, ...], tensors: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        results: tuple[Tensor, ...] = torch.func.functional_call(module, tensors, arguments)
+        return results
 
     def _updated(
         self, inputs: dict[str, Tensor], total: Tensor, norm: Tensor, is_finite: Tensor

@@ -12,6 +12,7 @@ from torch import nn
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.description import describe, graph_metadata
 from exportloss.export.detector_graph import Detector, prepare
+from exportloss.export.head_choice import HeadChoice
 from exportloss.export.step_functions import Step
 from exportloss.export.step_optimizers import OPTIMIZERS
 from exportloss.loss import YoloLoss
@@ -34,6 +35,7 @@ def export_train_step(
     freeze: int | Sequence[int] = 0,
     ema: bool = False,
     precision: Precision = "float32",
+    head: HeadChoice = "auto",
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -93,6 +95,8 @@ def export_train_step(
         precision: what the network computes in, forward and backward, when it trains. Parameters,
             optimizer, BatchNorm and loss stay float32; so does evaluation. Half precision is for
             GPUs: few CPU kernels exist. A float16 step whose gradients overflow is skipped.
+        head: evaluate the head everywhere ("dense") or where the loss looks ("sparse"), the same
+            mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
@@ -109,6 +113,7 @@ def export_train_step(
             batch_size=batch_size,
             max_targets=max_targets,
             frozen=freeze,
+            head=head,
         )
         step = Step(detector, optimizer, ema=ema, precision=precision)
         manifest = describe(

@@ -17,6 +17,7 @@ from exportloss.errors import ExportError
 from exportloss.export.description import describe, graph_metadata
 from exportloss.export.detector_graph import Detector, DetectorGraph, prepare
 from exportloss.export.graph import Signature, trace_to_onnx
+from exportloss.export.head_choice import HeadChoice
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.installation import import_onnxruntime_training
@@ -42,6 +43,7 @@ def export_training_artifacts(
     optimizer: OptimizerName = "sgd",
     freeze: int | Sequence[int] = 0,
     ema: bool = False,
+    head: HeadChoice = "auto",
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -64,6 +66,8 @@ def export_training_artifacts(
         optimizer: which memory `TrainSession` keeps.
         freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`.
         ema: whether `TrainSession` keeps a moving average of parameters and statistics.
+        head: evaluate the head everywhere ("dense") or where the loss looks ("sparse"), the same
+            mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
@@ -81,6 +85,7 @@ def export_training_artifacts(
             batch_size=batch_size,
             max_targets=max_targets,
             frozen=freeze,
+            head=head,
         )
         manifest = describe(
             detector,
@@ -103,7 +108,10 @@ def _forward_graph(detector: Detector) -> ir.Model:
         graph,
         (detector.images, detector.targets, detector.loss.initial_balance),
         Signature(inputs=INPUTS, outputs=OUTPUTS if decodes else OUTPUTS[:-1]),
-        state={f"detector.{name}": name for name in (*detector.parameters, *detector.buffers)},
+        state={
+            f"image_loss.detector.{name}": name
+            for name in (*detector.parameters, *detector.buffers)
+        },
         differentiable=True,
     )
 

@@ -25,6 +25,8 @@ from exportloss.targets import pad_targets
 if TYPE_CHECKING:
     from exportloss import eager as eager
     from exportloss.loss import YoloLoss as YoloLoss
+    from exportloss.sparse_head import SparseHeadLoss as SparseHeadLoss
+    from exportloss.sparse_head import head_inputs as head_inputs
 
 __version__ = "0.1.0"
 
@@ -37,11 +39,13 @@ __all__ = [
     "ExportLossError",
     "InstallationError",
     "LossConfig",
+    "SparseHeadLoss",
     "TargetError",
     "TooManyTargetsError",
     "TrainingError",
     "YoloLoss",
     "eager",
+    "head_inputs",
     "pad_targets",
 ]
 
@@ -49,6 +53,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "YoloLoss":
         return import_module("exportloss.loss").YoloLoss
+    if name in ("SparseHeadLoss", "head_inputs"):
+        return getattr(import_module("exportloss.sparse_head"), name)
     if name == "eager":
         return import_module("exportloss.eager")
     raise AttributeError(f"module 'exportloss' has no attribute {name!r}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from exportloss.config import LossConfig
 from exportloss.graph_ops import log1p
@@ -61,7 +61,9 @@ def bce_with_logits(logits: Tensor, targets: Tensor, *, pos_weight: float = 1.0)
     if torch.compiler.is_exporting():  # for a gradient builder that knows elementary operators
         return _bce_in_elementary_operators(logits, targets, pos_weight)
     weight = None if pos_weight == 1.0 else logits.new_full((1,), pos_weight)
-    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
+    return functional.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=weight, reduction="none"
+    )
 
 
 def _bce_in_elementary_operators(logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:

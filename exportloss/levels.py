@@ -7,33 +7,45 @@ evaluated where the loss looks, and the maps are never made.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["OBJECTNESS", "HeadInput", "HeadOutput", "Level", "PermutedMap", "box_index"]
 
 OBJECTNESS = 4  # its channel among x, y, w, h, objectness, classes
 
 
-class Level(Protocol):
-    """Raw predictions of a level: B pictures, H x W cells, na boxes a cell."""
+@dataclasses.dataclass(frozen=True)
+class Level(abc.ABC):
+    """Raw predictions of a level: B pictures, H x W cells, na boxes a cell.
+
+    Attributes:
+        source: what they are read from; its dimensions begin with B, any, H, W.
+    """
+
+    source: Tensor
 
     @property
     def batch_size(self) -> int:
         """B."""
+        return self.source.shape[0]
 
     @property
     def grid(self) -> tuple[int, int]:
         """H and W."""
+        return self.source.shape[2], self.source.shape[3]
 
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""
+        return self.source.dtype
 
+    @abc.abstractmethod
     def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the loss looks at.
 
@@ -48,110 +60,73 @@ class Level(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class PermutedMap:
+class PermutedMap(Level):
     """The map that YOLOv5's head gives in training: (B, na, H, W, 5 + nc)."""
 
-    predictions: Tensor
-
-    @property
-    def batch_size(self) -> int:
-        return self.predictions.shape[0]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.predictions.shape[2], self.predictions.shape[3]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.predictions.dtype
-
     def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        _, na, height, width, outputs = self.predictions.shape
+        """Read what the loss looks at."""
+        _, na, height, width, outputs = self.source.shape
         box = box_index(image, cell, na=na, cells=height * width)
         read = _read_boxes if torch.compiler.is_exporting() else _ReadBoxes.apply
-        rows, objectness = read(self.predictions.reshape(-1, outputs), box.flatten())
+        rows, objectness = read(self.source.reshape(-1, outputs), box.flatten())
         return rows.reshape(*box.shape, outputs), objectness
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadOutput:
+class HeadOutput(Level):
     """What the head's convolution gives: (B, na * (5 + nc), H, W)."""
 
-    output: Tensor
     num_anchors: int
 
-    @property
-    def batch_size(self) -> int:
-        return self.output.shape[0]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.output.shape[2], self.output.shape[3]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.output.dtype
-
     def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Read what the loss looks at."""
         na, (height, width) = self.num_anchors, self.grid
-        outputs = self.output.shape[1] // na
+        outputs = self.source.shape[1] // na
         plane = image[:, None] * na + torch.arange(na, device=image.device)  # (M, na)
         channel = plane[..., None] * outputs + torch.arange(outputs, device=image.device)
         index = channel * (height * width) + cell[:, :, None, None]  # (S, M, na, no)
-        planes = self.output.reshape(self.batch_size * na, outputs, height * width)
+        planes = self.source.reshape(self.batch_size * na, outputs, height * width)
         read = _read_planes if torch.compiler.is_exporting() else _ReadPlanes.apply
         rows, objectness = read(planes, index.flatten())
         return rows.reshape(index.shape), objectness
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadInput:
+class HeadInput(Level):
     """The head's features and its 1x1 convolution, which is evaluated where the loss looks.
 
     Attributes:
-        features: (B, C, H, W).
+        source: (B, C, H, W) features.
         weight: (na * (5 + nc), C, 1, 1).
         bias: (na * (5 + nc),).
         num_anchors: na.
     """
 
-    features: Tensor
     weight: Tensor
     bias: Tensor
     num_anchors: int
 
-    @property
-    def batch_size(self) -> int:
-        return self.features.shape[0]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.features.shape[2], self.features.shape[3]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.features.dtype
-
     def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        na, channels = self.num_anchors, self.features.shape[1]
+        """Read what the loss looks at."""
+        na, channels = self.num_anchors, self.source.shape[1]
         weight = self.weight.reshape(na, -1, channels)  # (na, no, C)
         bias = self.bias.reshape(na, -1)  # (na, no)
-        objectness = F.conv2d(
-            self.features, weight[:, OBJECTNESS, :, None, None], bias[:, OBJECTNESS]
+        objectness = functional.conv2d(
+            self.source, weight[:, OBJECTNESS, :, None, None], bias[:, OBJECTNESS]
         )  # (B, na, H, W)
         seen = self._features_at(image, cell)  # (S * M, C), shared by the anchors of a cell
-        rows = F.linear(seen, self.weight.flatten(1), self.bias)
+        rows = functional.linear(seen, self.weight.flatten(1), self.bias)
         return rows.reshape(*cell.shape, na, -1), objectness.flatten()
 
     def _features_at(self, image: Tensor, cell: Tensor) -> Tensor:
-        _, channels, height, width = self.features.shape
+        _, channels, height, width = self.source.shape
         cells = height * width
-        if self.features.is_contiguous(memory_format=torch.channels_last):
-            by_cell = self.features.permute(0, 2, 3, 1).reshape(-1, channels)
+        if self.source.is_contiguous(memory_format=torch.channels_last):
+            by_cell = self.source.permute(0, 2, 3, 1).reshape(-1, channels)
             return by_cell.index_select(0, (image * cells + cell).flatten())
         channel = image[:, None] * channels + torch.arange(channels, device=image.device)
         index = channel * cells + cell[..., None]  # (S, M, C)
-        return self.features.flatten().index_select(0, index.flatten()).reshape(-1, channels)
+        return self.source.flatten().index_select(0, index.flatten()).reshape(-1, channels)
 
 
 def box_index(image: Tensor, cell: Tensor, *, na: int, cells: int) -> Tensor:
@@ -180,7 +155,7 @@ class _ReadBoxes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (index,), (rows, objectness) = ctx.saved_tensors, gradients
-        column = F.pad(objectness[:, None], (OBJECTNESS, ctx.outputs - OBJECTNESS - 1))
+        column = functional.pad(objectness[:, None], (OBJECTNESS, ctx.outputs - OBJECTNESS - 1))
         return column.index_add_(0, index, rows), None
 
 
@@ -202,5 +177,5 @@ class _ReadPlanes(torch.autograd.Function):
         (index,), (rows, objectness) = ctx.saved_tensors, gradients
         planes, outputs, cells = ctx.shape
         below = outputs - OBJECTNESS - 1
-        padded = F.pad(objectness.reshape(planes, 1, cells), (0, 0, OBJECTNESS, below))
+        padded = functional.pad(objectness.reshape(planes, 1, cells), (0, 0, OBJECTNESS, below))
         return padded.flatten().index_add_(0, index, rows).reshape(ctx.shape), None

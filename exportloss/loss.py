@@ -146,7 +146,7 @@ class YoloLoss(nn.Module):
         """Box and class logits; nobody reads the objectness of a row."""
         if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split wants every part used
             return rows[..., :OBJECTNESS], rows[..., OBJECTNESS + 1 :]
-        box, _, category = rows.split((OBJECTNESS, 1, self.num_classes), dim=-1)
+        box, _, category = torch.split(rows, (OBJECTNESS, 1, self.num_classes), dim=-1)
         return box, category
 
     def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
@@ -176,12 +176,12 @@ class YoloLoss(nn.Module):
         na = self.anchors.shape[1]
         return _objectness(
             logits,
-            box_index(slots.image, slots.cell[index], na=na, cells=height * width),
-            slots.weight[index] > 0,
-            slots.order[index],
-            ciou,
-            self._score_objectness,
-            self.config,
+            box=box_index(slots.image, slots.cell[index], na=na, cells=height * width),
+            matched=slots.weight[index] > 0,
+            order=slots.order[index],
+            ciou=ciou,
+            criterion=self._score_objectness,
+            config=self.config,
         )
 
     def _next_balance(self, balance: Tensor, objectness: Tensor) -> Tensor:
@@ -205,53 +205,11 @@ class YoloLoss(nn.Module):
                     f"prediction map {i} has shape {tuple(level.shape)}, expected "
                     f"(B, {na}, H, W, {outputs}), or (B, {na * outputs}, H, W)"
                 )
-
-
-def _objectness(
-        self, index: int, logits: Tensor, slots: Slots, ciou: Tensor, levels: Sequence[Level]
-    ) -> Tensor:
-        height, width = levels[index].grid
-        na = self.anchors.shape[1]
-        return _objectness(
-            logits,
-            box_index(slots.image, slots.cell[index], na=na, cells=height * width),
-            slots.weight[index] > 0,
-            slots.order[index],
-            ciou,
-            self._score_objectness,
-            self.config,
-        )
-
-    def _next_balance(self, balance: Tensor, objectness: Tensor) -> Tensor:
-        if not self.config.autobalance:
-            return balance.clone()
-        inverse = 0.0001 / objectness.clamp(min=_SMALLEST_OBJECTNESS)
-        updated = balance * 0.9999 + inverse
-        reference = self._reference_level
-        return updated / updated[reference : reference + 1]
-
-    def _check(self, predictions: Sequence[Tensor]) -> None:
-        """Check what is known without looking at data; a traced graph has none of this."""
-        levels, na = self.anchors.shape[:2]
-        outputs = 5 + self.num_classes
-        if len(predictions) != levels:
-            raise ConfigError(f"got {len(predictions)} prediction maps, expected {levels}")
-        for i, level in enumerate(predictions):
-            permuted = level.ndim == 5 and (level.shape[1], level.shape[4]) == (na, outputs)
-            if not permuted and (level.ndim != 4 or level.shape[1] != na * outputs):
-                raise ConfigError(
-                    f"prediction map {i} has shape {tuple(level.shape)}, expected "
-                    f"(B, {na}, H, W, {outputs}), or (B, {na * outputs}, H, W)"
-                )
-        if self.config.autobalance and balance is None:
-            raise ConfigError(
-                "autobalance is on, so the objectness weights are state: pass balance "
-                "(`initial_balance` first, then what the last call returned)"
-            )
 
 
 def _objectness(
     logits: Tensor,
+    *,
     box: Tensor,
     matched: Tensor,
     order: Tensor,

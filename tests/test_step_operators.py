@@ -25,7 +25,7 @@ FORBIDDEN = {"Atan", "If", "Loop", "NonZero", "Scan", "ScatterND", "Unique", "Co
 LOSS_OPERATORS = set(
     """Abs Add And Cast Concat Div Equal Exp Expand Floor Gather Greater GreaterOrEqual Identity
     Less LessOrEqual Log Max Min Mul Neg Or Pad Pow Reciprocal ReduceMean ReduceMin ReduceSum Relu
-    Reshape ScatterElements Sigmoid Sign Slice Sqrt Sub Where""".split()
+    Reshape ScatterElements Sigmoid Sign Slice Split Sqrt Sub Where""".split()
 )
 TYPES = {
     ir.DataType.FLOAT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
@@ -34,6 +34,7 @@ class ExportSettings:
         scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
         ema: keep a moving average of weights and statistics.
         precision: what the network of a portable step computes in.
+        head: where to evaluate the head in training.
 
     Raises:
         ConfigError: a size or number is below 1.
@@ -54,6 +55,7 @@ class ExportSettings:
     scale_gains: bool = True
     ema: bool = False
     precision: Precision = "float32"
+    head: Literal["auto", "dense", "sparse"] = "auto"
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -85,6 +87,7 @@ class ExportSettings:
                     "scale_gains",
                     "ema",
                     "precision",
+                    "head",
                 )
             },
         }
@@ -136,6 +139,12 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         choices=get_args(Precision),
         help="of the portable step on a GPU: what the network computes in, forward and backward; "
         "weights, BatchNorm, loss and optimizer are float32 (default float32)",
+    )
+    parser.add_argument(
+        "--head",
+        choices=("auto", "dense", "sparse"),
+        help="evaluate the detection layer in training everywhere (dense) or where the loss looks "
+        "(sparse); the numbers are the same (default auto: the faster for these sizes)",
     )
     parser.add_argument("--optimizer", type=str.lower, choices=("sgd", "adamw"), help="default sgd")
     parser.add_argument(

@@ -252,6 +252,9 @@ def _print_folder(folder: Path, manifest: Manifest, model: YoloV5, seconds: floa
     if manifest.optimizer is not None:
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         total, trained = sum(sizes.values()), sum(sizes[name] for name in manifest.groups.all)
-        print(f"  {total:,} parameters, {total - trained:,} of them frozen, {manifest.optimizer}")
+        print(
+            f"  {total:,} parameters, {total - trained:,} of them frozen, {manifest.optimizer}, "
+            f"{manifest.head} head"
+        )
     for name, entry in manifest.files.items():
         print(f"  {name:24}{entry.size / 1e3:>12,.1f} kB")

@@ -65,6 +65,7 @@ def _write_training(exporter: str) -> Callable[..., Manifest]:
             optimizer=settings.optimizer,
             freeze=settings.freeze,
             ema=settings.ema,
+            head=settings.head,
             names=detector.names,
             exist_ok=exist_ok,
             **({"precision": settings.precision} if is_step else {}),

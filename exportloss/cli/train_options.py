@@ -41,7 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "workers": 2,
     "cache": "none",
     **dict.fromkeys(
-        ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision")
+        ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision", "head")
     ),
     "scale_gains": True,
     "ema": True,

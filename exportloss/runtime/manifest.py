@@ -16,6 +16,7 @@ __all__ = [
     "MANIFEST_NAME",
     "BatchNormStatistics",
     "FileEntry",
+    "Head",
     "Kind",
     "Manifest",
     "OptimizerName",
@@ -29,6 +30,7 @@ FORMAT = "exportloss/1"
 Kind = Literal["ort-training", "train-step", "loss"]
 OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
+Head = Literal["dense", "sparse"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ class Manifest:
             optimizer are float32.
         groups: trainable parameters.
         statistics: BatchNorm layers whose statistics are trained.
+        head: where the detector's head is evaluated in training: everywhere, or where the loss
+            looks.
         layout: for the portable step, where each tensor lies in the flat state.
         opset: of the graphs, `ai.onnx`.
         versions: of the packages that wrote the folder.
@@ -112,6 +116,7 @@ class Manifest:
     precision: Precision = "float32"
     groups: ParameterGroupNames = dataclasses.field(default_factory=ParameterGroupNames)
     statistics: tuple[BatchNormStatistics, ...] = ()
+    head: Head = "dense"
     layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     opset: int
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -188,6 +193,12 @@ def describe_file(path: Path) -> FileEntry:
     return FileEntry(sha256=digest, size=path.stat().st_size)
 
 
+def _head(value: Any) -> Head:
+    if value not in get_args(Head):
+        raise ValueError(f"head is {value!r}, expected one of {get_args(Head)}")
+    return "sparse" if value == "sparse" else "dense"
+
+
 def _from_values(values: dict[str, Any]) -> Manifest:
     kind, optimizer = values["kind"], values["optimizer"]
     if kind not in get_args(Kind):
@@ -208,7 +219,8 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         batch_size=int(values["batch_size"]),
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
-        # Folders of 0.1 may lack these three.
+        # Folders of 0.1 may lack these.
+        head=_head(values.get("head", "dense")),
         gradients=bool(values.get("gradients", False)),
         ema=bool(values.get("ema", False)),
         precision=precision,
