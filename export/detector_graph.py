@@ -52,9 +52,12 @@ class Detector:
 class ImageLoss(nn.Module):
     """(images, targets, balance) -> loss, items, new_balance."""
 
+    detector: Any  # a module, and what a sparse head needs of it
+    loss: nn.Module
+
     def __init__(self, model: nn.Module, loss: YoloLoss, head: Head) -> None:
         super().__init__()
-        self.detector: Any = model
+        self.detector = model
         self.head = head
         self.loss: nn.Module = (
             SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss

@@ -146,7 +146,7 @@ class YoloLoss(nn.Module):
         """Box and class logits; nobody reads the objectness of a row."""
         if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split wants every part used
             return rows[..., :OBJECTNESS], rows[..., OBJECTNESS + 1 :]
-        box, _, category = torch.split(rows, (OBJECTNESS, 1, self.num_classes), dim=-1)
+        box, _, category = torch.split(rows, [OBJECTNESS, 1, self.num_classes], dim=-1)
         return box, category
 
     def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
