@@ -59,14 +59,15 @@ class ImageLoss(nn.Module):
         super().__init__()
         self.detector = model
         self.head = head
-        self.loss: nn.Module = (
-            SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss
-        )
+        self.loss = SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss
 
     def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
         """Compute the loss, of the head's maps or where the loss looks."""
-        network = self.detector.features if self.head == "sparse" else self.detector
-        outputs: tuple[Tensor, ...] = self.loss(network(images), targets, balance)
+        if self.head == "sparse":
+            read = self.detector.features(images)
+        else:  # whatever the network computed in, the loss is float32
+            read = tuple(level.float() for level in self.detector(images))
+        outputs: tuple[Tensor, ...] = self.loss(read, targets, balance)
         return outputs
 
 
