@@ -17,6 +17,7 @@ from exportloss.export.graph import Signature, trace_to_onnx
 from exportloss.export.nms_graph import NmsSettings, append_nms
 from exportloss.models import YoloV5
 from exportloss.runtime.files import new_file
+from exportloss.runtime.seal import seal_model
 
 __all__ = ["export_inference"]
 
@@ -66,7 +67,7 @@ def export_inference(
         proto = append_nms(proto, nms)
     onnx.helper.set_model_props(proto, metadata)
     with new_file(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes(seal_model(proto.SerializeToString()))
 
 
 class _Inference(nn.Module):

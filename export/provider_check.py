@@ -18,6 +18,8 @@ from exportloss.export.node_facts import type_name
 from exportloss.export.provider_result import CheckResult, OperatorUse, Trouble
 from exportloss.export.provider_rules import RULES, Verdict, remedy_for
 from exportloss.export.provider_tables import PROVIDERS, ProviderName, provider_table
+from exportloss.runtime.onnx_file import parse_onnx
+from exportloss.runtime.seal import model_is_whole
 
 __all__ = ["check"]
 
@@ -78,7 +80,11 @@ def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
         return ir.from_proto(model)
     path = Path(model)
     try:
-        loaded = ir.load(path)
+        content = path.read_bytes()
+        if not model_is_whole(content):
+            raise ValueError("it is damaged: its content does not match its sha256")
+        parse_onnx(content)  # tensors in other files are refused
+        loaded = ir.from_proto(onnx.load_model_from_string(content))
         if not loaded.opset_imports:
             raise ValueError("it names no opset")
         return loaded

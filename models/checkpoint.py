@@ -17,7 +17,7 @@ from exportloss.errors import ArtifactError, excerpt
 from exportloss.models.pickled_model import modules_of, tensors_of
 from exportloss.models.torch_file import StandIn, load_torch_file
 from exportloss.models.yolov5 import name_by_shape
-from exportloss.runtime.state import load_state
+from exportloss.runtime.state import check_tensor_file, load_state
 
 __all__ = ["SUFFIXES", "Checkpoint", "read_checkpoint"]
 
@@ -101,6 +101,7 @@ class _Contents:
 
 
 def _read_safetensors(path: Path) -> _Contents:
+    check_tensor_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             about = dict(file.metadata() or {})

@@ -96,6 +96,22 @@ def step_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _export(export_train_step, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The portable step of a detector whose steps take milliseconds, for `tiny_shapes`."""
+    from tests.tiny_runs import export_tiny
+
+    return export_tiny(tmp_path_factory.mktemp("export") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data.yaml` of the drawn shapes in the three classes of the tiny detector."""
+    from tests.tiny_runs import make_tiny_shapes
+
+    return make_tiny_shapes(tmp_path_factory.mktemp("data") / "tiny")
+
+
 def _export(export: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = yolov5("yolov5n", len(SHAPE_NAMES))

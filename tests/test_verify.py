@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 from pathlib import Path
@@ -22,6 +21,7 @@ from exportloss.export.verification import QUANTITIES, Bounds, StepDifferences, 
 from exportloss.export.verify import verify, verify_all
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
+from tests.manifests import edit_manifest, read_values
 
 STEPS = 2
 # At 64 px the smallest maps have 4 cells, so rounding is amplified faster than at useful sizes.
@@ -42,11 +42,7 @@ def verification(verifications: tuple[Verification, ...]) -> Verification:
 def change_manifest(artifact: Path, folder: Path, **loss: object) -> Path:
     """Copy an artifact; its manifest then describes another loss than its graphs compute."""
     shutil.copytree(artifact, folder)
-    path = folder / "manifest.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["loss"].update(loss)
-    path.write_text(json.dumps(values), encoding="utf-8")
-    return folder
+    return edit_manifest(folder, loss=read_values(folder)["loss"] | loss)
 
 
 def test_artifacts_pass(verifications: tuple[Verification, ...]) -> None:
@@ -91,10 +87,8 @@ def test_other_statistics_and_groups_fail(ort_artifact: Path, tmp_path: Path) ->
     """The manifest says that a layer is frozen which the graphs train."""
     folder = tmp_path / "frozen"
     shutil.copytree(ort_artifact, folder)
-    path = folder / "manifest.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["statistics"] = [s for s in values["statistics"] if s["mean"] != STEM_MEAN]
-    path.write_text(json.dumps(values), encoding="utf-8")
+    statistics = [s for s in read_values(folder)["statistics"] if s["mean"] != STEM_MEAN]
+    edit_manifest(folder, statistics=statistics)
     assert not verify(folder, steps=1, threads=1).passed
 
 
@@ -121,10 +115,7 @@ def test_a_session_that_steps_otherwise_fails(
 def test_the_model_can_be_given(ort_artifact: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unnamed"
     shutil.copytree(ort_artifact, folder)
-    path = folder / "manifest.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["model"] = "MyDetector"
-    path.write_text(json.dumps(values), encoding="utf-8")
+    edit_manifest(folder, model="MyDetector")
     with pytest.raises(ArtifactError, match=r"'MyDetector'.*pass the model"):
         verify(folder, steps=1)
     with pytest.raises(ArtifactError, match=r"parameters that the model lacks"):

@@ -42,6 +42,22 @@ class TinyDetector(nn.Module):
         ]
 
 
+class DecodingDetector(TinyDetector):
+    """One that makes boxes of its maps, so that a run can export what it trained."""
+
+    def decode(self, levels: list[Tensor]) -> Tensor:
+        rows = []
+        for level, anchors, stride in zip(levels, ANCHORS, STRIDES, strict=True):
+            batch, _, height, width, columns = level.shape
+            y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+            shares = level.sigmoid()
+            xy = (shares[..., :2] * 2 - 0.5 + torch.stack((x, y), dim=-1)) * stride
+            wh = (shares[..., 2:4] * 2) ** 2 * torch.tensor(anchors).view(1, 2, 1, 1, 2)
+            boxes = torch.cat((xy, wh, shares[..., 4:]), dim=-1)
+            rows.append(boxes.reshape(batch, 2 * height * width, columns))
+        return torch.cat(rows, dim=1)
+
+
 def make_detector(seed: int = 0) -> TinyDetector:
     torch.manual_seed(seed)
     return TinyDetector()

@@ -14,7 +14,7 @@ from exportloss.cli.export import export_artifacts
 from exportloss.cli.progress import report
 from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
 from exportloss.cli.train_pictures import draw_data, draw_results
-from exportloss.cli.weights import load_detector
+from exportloss.cli.weights import LoadedDetector, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, ExportLossError
 from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
@@ -73,22 +73,20 @@ def run(options: argparse.Namespace) -> int:
     _print_plan(plan, hyp)
     _print_data(plan, source.max_targets, options)
     folder = resumed or RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
-    if session is None:
-        assert isinstance(source, ExportSettings) and detector is not None
-        try:
-            export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
-        except ExportLossError:
-            with contextlib.suppress(OSError):  # it is not empty where --exist-ok was said
-                folder.path.rmdir()
-            raise
-        session = TrainSession.open(
-            folder.artifacts, device=options.device, threads=options.threads
-        )
-    if resumed is None:
-        write_options(folder, options, session, plan.schedule)
-        draw_data(folder, plan.train)
-    _print_result(_train(session, plan, folder, options, resume=resumed is not None))
-    draw_results(folder, options, has_validation=plan.val is not None)
+    try:
+        with folder.locked():
+            if session is None:
+                assert isinstance(source, ExportSettings) and detector is not None
+                session = _export(source, detector, folder, options)
+            if resumed is None:
+                write_options(folder, options, session, plan.schedule)
+                draw_data(folder, plan.train)
+            _print_result(_train(session, plan, folder, options, resume=resumed is not None))
+            draw_results(folder, options, has_validation=plan.val is not None)
+    except ExportLossError:
+        with contextlib.suppress(OSError):  # it is not empty where something was done
+            folder.path.rmdir()
+        raise
     return 0
 
 
@@ -181,6 +179,13 @@ def _plan(
             nominal_batch=options.nominal_batch,
         ),
     )
+
+
+def _export(
+    source: ExportSettings, detector: LoadedDetector, folder: RunFolder, options: argparse.Namespace
+) -> TrainSession:
+    export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
+    return TrainSession.open(folder.artifacts, device=options.device, threads=options.threads)
 
 
 def _train(

@@ -11,9 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exportloss.errors import ArtifactError
+from exportloss.runtime.locks import is_at, lock
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, describe_file
+from exportloss.runtime.replacing import recover_folder, replace_folder
 
 __all__ = ["new_file", "new_folder", "write_artifact"]
+
+_SUFFIX = ".tmp"
+_RANDOM = 8  # characters that `tempfile` puts in a name
 
 
 @contextlib.contextmanager
@@ -21,30 +26,26 @@ def new_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there replaces `path` at the end.
 
     Written out to the disk, then renamed: after a crash there is the old file or the new one.
+    What a crash left beside it is removed when the same file is written again.
 
     Raises:
         ArtifactError: the folder cannot be written to.
     """
     path = Path(path)
-    with _as_artifact_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
-    try:
-        with _as_artifact_error(path):
-            yield temporary
-            temporary.chmod(0o666 & ~_umask())
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _as_artifact_error(path), _temporary(path, folder=False) as temporary:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
 
 
 @contextlib.contextmanager
 def new_folder(folder: str | Path, *, exist_ok: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `folder` that takes its place at the end.
+
+    A folder that is replaced stays whole until then; after a crash there is the old one or the new
+    one, on systems that cannot exchange two folders at the latest when it is next read or written.
 
     Args:
         folder: the folder to make.
@@ -55,24 +56,20 @@ def new_folder(folder: str | Path, *, exist_ok: bool = False) -> Iterator[Path]:
         ArtifactError: something is in the way, or the place cannot be written to.
     """
     folder = Path(folder)
-    _check_place(folder, exist_ok)
     with _as_artifact_error(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with _as_artifact_error(folder):
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            for path in temporary.iterdir():
-                _sync(path)
-            _sync(temporary)
-            _check_place(folder, exist_ok)
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.replace(folder)
-            _sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.is_symlink():  # what it leads to is replaced, not the link
+            folder = folder.resolve()
+        recover_folder(folder)
+        _check_place(folder, exist_ok)
+    with _as_artifact_error(folder), _temporary(folder, folder=True) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        for path in temporary.iterdir():
+            _sync(path)
+        _sync(temporary)
+        _check_place(folder, exist_ok)
+        replace_folder(temporary, folder)
+        _sync(folder.parent)
 
 
 def write_artifact(temporary: Path, manifest: Manifest) -> Manifest:
@@ -103,6 +100,57 @@ def _as_artifact_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
+    """Yield a new file or folder beside `path`, locked while it is in use, removed afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    prefix = f".{path.name}-"
+    while True:
+        if folder:
+            temporary = Path(tempfile.mkdtemp(_SUFFIX, prefix, path.parent))
+            descriptor = os.open(temporary, os.O_RDONLY)
+        else:
+            descriptor, name = tempfile.mkstemp(_SUFFIX, prefix, path.parent)
+            temporary = Path(name)
+        lock(descriptor, wait=True)
+        if is_at(descriptor, temporary):  # else another process took it for an abandoned one
+            break
+        os.close(descriptor)
+    try:
+        yield temporary
+    finally:
+        os.close(descriptor)
+        _remove(temporary)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of `path` that no process holds: theirs was killed."""
+    prefix = f".{path.name}-"
+    for entry in list(os.scandir(path.parent)):
+        if (
+            len(entry.name) != len(prefix) + _RANDOM + len(_SUFFIX)
+            or not entry.name.startswith(prefix)
+            or not entry.name.endswith(_SUFFIX)
+            or entry.is_symlink()
+        ):
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(entry.path, os.O_RDONLY)
+            try:
+                if lock(descriptor):
+                    _remove(Path(entry.path))
+            finally:
+                os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.runtime.protobuf import embedded, number
+
 __all__ = ["with_initializers"]
 
 # Field numbers of onnx.proto.
@@ -21,7 +23,6 @@ _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
 _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_RAW_DATA = 1, 2, 8, 9
 _FLOAT = 1  # TensorProto.DataType
-_VARINT, _LENGTH_DELIMITED = 0, 2  # wire types
 
 
 def with_initializers(model: bytes, values: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
@@ -32,32 +33,15 @@ def with_initializers(model: bytes, values: Mapping[str, npt.NDArray[np.float32]
         values: name -> tensor.
     """
     initializers = b"".join(
-        _embedded(_GRAPH_INITIALIZER, _tensor(name, value)) for name, value in values.items()
+        embedded(_GRAPH_INITIALIZER, _tensor(name, value)) for name, value in values.items()
     )
-    return model + _embedded(_MODEL_GRAPH, initializers)
+    return model + embedded(_MODEL_GRAPH, initializers)
 
 
 def _tensor(name: str, value: npt.NDArray[np.float32]) -> bytes:
     return (
-        b"".join(_number(_TENSOR_DIMS, size) for size in value.shape)
-        + _number(_TENSOR_DATA_TYPE, _FLOAT)
-        + _embedded(_TENSOR_NAME, name.encode())
-        + _embedded(_TENSOR_RAW_DATA, np.ascontiguousarray(value, "<f4").tobytes())
+        b"".join(number(_TENSOR_DIMS, size) for size in value.shape)
+        + number(_TENSOR_DATA_TYPE, _FLOAT)
+        + embedded(_TENSOR_NAME, name.encode())
+        + embedded(_TENSOR_RAW_DATA, np.ascontiguousarray(value, "<f4").tobytes())
     )
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3 | _VARINT) + _varint(value)
-
-
-def _embedded(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -18,6 +18,7 @@ from exportloss.runtime.devices import Device, open_session
 from exportloss.runtime.images import ImageArray, letterbox
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.nms import non_max_suppression
+from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.session import TrainSession
 
 __all__ = ["Detector"]
@@ -65,8 +66,7 @@ class Detector:
         """
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
-        if not Path(path).is_file():
-            raise ArtifactError(f"{path}: no such file; expected a detector's .onnx file")
+        read_onnx(Path(path))  # it is whole, and refers to no other file
         session = open_session(
             import_onnxruntime(),
             Path(path),

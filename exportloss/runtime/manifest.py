@@ -5,12 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from exportloss.config import LossConfig
-from exportloss.errors import ArtifactError, ConfigError
+from exportloss.errors import ArtifactError
+from exportloss.reading import read_bounded
+from exportloss.runtime.limits import (
+    MAX_ARTIFACT_FILES,
+    MAX_CLASSES,
+    MAX_IMAGE_SIDE,
+    MAX_MANIFEST_BYTES,
+    MAX_ROWS,
+)
+from exportloss.runtime.replacing import recover_folder
+from exportloss.runtime.seal import seal_text, text_is_whole
 
 __all__ = [
     "MANIFEST_NAME",
@@ -25,7 +37,8 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = "exportloss/1"
+FORMAT = "exportloss/2"
+_UNSEALED_FORMAT = "exportloss/1"  # of 0.1: the manifest has no sha256 of its own
 
 Kind = Literal["ort-training", "train-step", "loss"]
 OptimizerName = Literal["sgd", "adamw"]
@@ -136,8 +149,9 @@ class Manifest:
         return (*self.groups.all, *statistics)
 
     def to_json(self) -> str:
-        """Return the text of `manifest.json`."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+        """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""
+        values = {"sha256": "", "format": FORMAT, **dataclasses.asdict(self)}
+        return seal_text(json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
@@ -147,42 +161,68 @@ class Manifest:
             ArtifactError: the folder is no artifact, or of a format this version cannot open.
         """
         path = Path(folder) / MANIFEST_NAME
+        recover_folder(Path(folder))
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            content = read_bounded(path, MAX_MANIFEST_BYTES, error=ArtifactError)
+            values = json.loads(content.decode())
         except FileNotFoundError as error:
             raise ArtifactError(
                 f"{folder} is no artifacts folder: it has no {MANIFEST_NAME}; "
                 "make one with `exportloss export`"
             ) from error
-        except (OSError, ValueError, RecursionError) as error:
+        except ArtifactError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{path} is not readable: {error}; export again") from error
         found = values.get("format") if isinstance(values, dict) else None
-        if found != FORMAT:
-            raise ArtifactError(f"{path} has format {found!r}; this version opens {FORMAT!r}")
+        if found not in (FORMAT, _UNSEALED_FORMAT):
+            raise ArtifactError(
+                f"{path} has format {found!r}; this version opens {_UNSEALED_FORMAT!r} and "
+                f"{FORMAT!r}"
+            )
+        is_sealed = found == FORMAT or "sha256" in values
+        if is_sealed and not text_is_whole(content, values.get("sha256")):
+            raise ArtifactError(
+                f"{path} is damaged or was edited: its content does not match its sha256; copy the "
+                "folder again, or export again"
+            )
         try:
             return _from_values(values)
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ArtifactError(f"{path} is damaged: {error!r}; export again") from error
 
     def verify_files(self, folder: str | Path) -> None:
         """Compare every file's size and sha256 with the manifest.
 
         Raises:
-            ArtifactError: a file is missing or is not the one that was exported.
+            ArtifactError: a file is missing, is a link, or is not the one that was exported.
         """
+        if len(self.files) > MAX_ARTIFACT_FILES:
+            raise ArtifactError(
+                f"{folder}: the manifest names {len(self.files)} files; a folder has "
+                f"{MAX_ARTIFACT_FILES} at most"
+            )
         for name, entry in self.files.items():
             path = Path(folder) / name
             if Path(name).name != name:
                 raise ArtifactError(f"{folder}: the manifest names {name!r}, outside the folder")
             try:
+                status = path.lstat()
+                # A link could lead outside the folder, and a pipe would never end.
+                if not stat.S_ISREG(status.st_mode):
+                    raise ArtifactError(f"{path} is no regular file; copy the folder again")
+                if status.st_size != entry.size:
+                    raise ArtifactError(
+                        f"{path} is damaged: it has {status.st_size} bytes, the manifest says "
+                        f"{entry.size}; export again or copy the folder again"
+                    )
                 found = describe_file(path)
             except OSError as error:
                 raise ArtifactError(f"{path} is missing or unreadable: {error}") from error
             if found != entry:
                 raise ArtifactError(
-                    f"{path} is damaged: it has {found.size} bytes of sha256 {found.sha256[:12]}, "
-                    f"the manifest says {entry.size} bytes of {entry.sha256[:12]}; export again "
-                    "or copy the folder again"
+                    f"{path} is damaged: its sha256 is {found.sha256[:12]}..., the manifest says "
+                    f"{entry.sha256[:12]}...; export again or copy the folder again"
                 )
 
 
@@ -208,14 +248,13 @@ def _from_values(values: dict[str, Any]) -> Manifest:
     precision = values.get("precision", "float32")
     if precision not in get_args(Precision):
         raise ValueError(f"precision is {precision!r}, expected one of {get_args(Precision)}")
-    height, width = (int(size) for size in values["image_size"])
-    return Manifest(
+    manifest = Manifest(
         kind=kind,
         model=str(values["model"]),
         names=tuple(str(name) for name in values["names"]),
         anchors=tuple(tuple((float(w), float(h)) for w, h in level) for level in values["anchors"]),
         strides=tuple(float(stride) for stride in values["strides"]),
-        image_size=(height, width),
+        image_size=_pair(values["image_size"]),
         batch_size=int(values["batch_size"]),
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
@@ -226,11 +265,48 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         precision=precision,
         optimizer=optimizer,
         groups=ParameterGroupNames(
-            **{group: tuple(names) for group, names in values["groups"].items()}
+            **{group: tuple(map(str, names)) for group, names in values["groups"].items()}
         ),
-        statistics=tuple(BatchNormStatistics(**entry) for entry in values["statistics"]),
+        statistics=tuple(
+            BatchNormStatistics(
+                mean=str(entry["mean"]),
+                var=str(entry["var"]),
+                count=int(entry["count"]),
+                momentum=float(entry["momentum"]),
+            )
+            for entry in values["statistics"]
+        ),
         layout=dict(values["layout"]),
         opset=int(values["opset"]),
         versions=dict(values["versions"]),
-        files={name: FileEntry(**entry) for name, entry in values["files"].items()},
+        files={
+            str(name): FileEntry(sha256=str(entry["sha256"]), size=int(entry["size"]))
+            for name, entry in values["files"].items()
+        },
     )
+    _check_ranges(manifest)
+    return manifest
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)
+
+
+def _check_ranges(manifest: Manifest) -> None:
+    for name, sizes, most in (
+        ("image_size", manifest.image_size, MAX_IMAGE_SIDE),
+        ("batch_size", (manifest.batch_size,), MAX_ROWS),
+        ("max_targets", (manifest.max_targets,), MAX_ROWS),
+        ("names", (len(manifest.names),), MAX_CLASSES),
+    ):
+        if not all(1 <= size <= most for size in sizes):
+            raise ValueError(f"{name}: {sizes[0]}, expected 1 to {most}")
+    pixels = (
+        *manifest.strides,
+        *(side for level in manifest.anchors for wh in level for side in wh),
+    )
+    if not all(math.isfinite(size) and size > 0 for size in pixels):
+        raise ValueError("an anchor or stride is no number of pixels")
+    if not 1 <= len(manifest.strides) == len(manifest.anchors):
+        raise ValueError(f"{len(manifest.strides)} strides, {len(manifest.anchors)} anchors")

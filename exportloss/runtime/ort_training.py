@@ -18,6 +18,7 @@ from exportloss.runtime.files import new_file
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
 from exportloss.runtime.manifest import BatchNormStatistics, Manifest
 from exportloss.runtime.optimizers import Hyperparameters, make_optimizer
+from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState
 
@@ -125,6 +126,7 @@ class OrtTrainSession(TrainSession):
         self._check_ema(ema)
         with self._weights(ema=ema), new_file(path) as temporary:
             self._module.export_model_for_inferencing(str(temporary), ["output0"])
+            temporary.write_bytes(seal_model(temporary.read_bytes()))
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         # ONNX Runtime changes statistics and gradients before anything is known of the step.

@@ -17,6 +17,7 @@ from exportloss.runtime.frozen_model import with_initializers
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import Hyperparameters
+from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState, load_state
 from exportloss.runtime.step_loop import Outputs, StepLoop
@@ -147,13 +148,13 @@ class PortableTrainSession(TrainSession):
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         self._check_ema(ema)
         source = self.folder / "inference.onnx"
-        if not source.is_file():
+        if source.name not in self.manifest.files:
             raise ArtifactError(
                 f"{self.folder} has no inference.onnx: its model has no `decode` to make boxes of"
             )
         weights = {what: value.numpy() for what, value in self._weights(ema=ema).items()}
         with new_file(path) as temporary:
-            temporary.write_bytes(with_initializers(source.read_bytes(), weights))
+            temporary.write_bytes(seal_model(with_initializers(source.read_bytes(), weights)))
 
     def _images(self, images: Images) -> Images:
         """Check pictures; the graph divides by 255 itself."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Mapping
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,13 @@ import yaml
 from exportloss.errors import ArtifactError
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.files import new_file
+from exportloss.runtime.locks import is_at, lock
 
 __all__ = ["RunFolder", "read_yaml", "write_yaml"]
+
+_LOCK = ".lock"  # in a folder that is being trained
+_LONGEST_HOLDER = 200  # characters that tell who trains
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +97,58 @@ class RunFolder:
                 return cls(path)
         raise AssertionError("unreachable: count never ends")
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other training off this folder for a while.
+
+        The lock goes when the process does, `kill -9` included. Whoever holds it may take it again
+        (in the same thread). On a file system without locks nothing is kept off.
+
+        Raises:
+            ArtifactError: another training has it; the message names its process.
+        """
+        path = (self.path / _LOCK).resolve()
+        if path in _held.get():
+            yield
+            return
+        with _open_locked(path):
+            token = _held.set(_held.get() | {path})
+            try:
+                yield
+            finally:
+                _held.reset(token)
+                path.unlink(missing_ok=True)  # no other process has it: we hold the lock
+
     def clear(self) -> None:
         """Remove the weights and results of an earlier run, so that none pass for this one's."""
         for path in (self.last, self.best, self.best_onnx, self.results, self.skipped_batch):
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _open_locked(path: Path) -> Iterator[None]:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ArtifactError(f"{path.parent} cannot be written to: {error}") from error
+        with file:
+            try:
+                lock(file.fileno())
+            except BlockingIOError as error:
+                file.seek(0)
+                raise ArtifactError(
+                    f"{path.parent} is being trained by {file.read(_LONGEST_HOLDER) or 'another'}; "
+                    "wait until it is done, or stop it, or train into another folder (--name)"
+                ) from error
+            if not is_at(file.fileno(), path):
+                continue  # whoever had it is done, and has removed it
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+            return
 
 
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.runtime.artifacts import read_artifact
 from exportloss.runtime.devices import Device, captures_safely
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.installation import import_onnxruntime
@@ -90,7 +91,7 @@ class TrainSession(abc.ABC):
         threads: int | None = None,
         cuda_graph: bool | None = None,
     ) -> TrainSession:
-        """Open an artifacts folder; every file is checked against the manifest first.
+        """Open an artifacts folder, once all of it has been checked against its manifest.
 
         Args:
             folder: written by `exportloss export`.
@@ -110,8 +111,7 @@ class TrainSession(abc.ABC):
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
         folder = Path(folder)
-        manifest = Manifest.read(folder)
-        manifest.verify_files(folder)
+        manifest = read_artifact(folder)
         _check_precision(manifest, where)
         if manifest.kind == "ort-training":
             from exportloss.runtime.ort_training import OrtTrainSession

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +18,10 @@ from safetensors.numpy import save_file
 
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.runtime.files import new_file
+from exportloss.runtime.limits import MAX_HEADER_BYTES, MAX_STATE_BYTES, MAX_TENSORS
 from exportloss.runtime.manifest import Manifest
 
-__all__ = ["TrainState", "load_state", "save_state"]
+__all__ = ["TrainState", "check_tensor_file", "load_state", "read_shapes", "save_state"]
 
 Array = npt.NDArray[np.float32]
 
@@ -25,6 +29,7 @@ _FORMAT = "exportloss-state/1"
 _OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
 _EMA = "ema/"  # ema/<parameter or statistic>
 _BALANCE = "balance"
+_LENGTH = 8  # bytes of a safetensors file that say how long its header is
 _DESCRIPTION = ("names", "anchors", "strides")  # of the manifest, in the metadata as JSON
 
 
@@ -92,12 +97,10 @@ def load_state(path: str | Path) -> TrainState:
     Raises:
         ArtifactError: the file is missing, damaged or something else.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ArtifactError(f"{path} is no readable training state: {error}") from error
+    check_tensor_file(path)
+    with _opened(path) as file:
+        about = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if (found := about.get("format")) != _FORMAT:
         raise ArtifactError(
             f"{path} has format {excerpt(repr(found))}; expected a training state, {_FORMAT!r}"
@@ -110,6 +113,56 @@ def load_state(path: str | Path) -> TrainState:
         raise ArtifactError(
             f"{path} is no complete training state: {excerpt(repr(error))}"
         ) from error
+
+
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in a safetensors file, without reading them.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    check_tensor_file(path)
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def check_tensor_file(path: str | Path) -> None:
+    """Hold a safetensors file to the limits, before memory is taken for it.
+
+    Its header says how long it is and where each tensor lies; the reader refuses tensors that
+    reach beyond the file.
+
+    Raises:
+        ArtifactError: it is missing, too large, or is cut off within its header.
+    """
+    try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtifactError(f"{path} is no regular file; expected tensors")
+        with Path(path).open("rb") as file:
+            header = int.from_bytes(file.read(_LENGTH), "little")
+    except (OSError, ValueError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    if status.st_size > MAX_STATE_BYTES or header > MAX_HEADER_BYTES:
+        raise ArtifactError(
+            f"{path} has {status.st_size} bytes, {header} of them before the tensors; the most are "
+            f"{MAX_STATE_BYTES} and {MAX_HEADER_BYTES}: it is damaged, or no file of tensors"
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if (count := len(file.keys())) > MAX_TENSORS:
+                raise ArtifactError(f"{path} has {count} tensors; {MAX_TENSORS} is the most")
+            yield file
+    except ArtifactError:
+        raise
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is no readable training state: {error}") from error
 
 
 def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainState:

@@ -114,7 +114,8 @@ def train(
             the first step.
         ConfigError: session, batches and schedule do not fit together, or there is nothing left
             to resume.
-        ArtifactError: the saved state is of another model or schedule, or cannot be written.
+        ArtifactError: the saved state is of another model or schedule, or cannot be written; or
+            another training is at work in the folder.
         DataError: a picture cannot be decoded.
         TrainingError: too many steps were skipped, the last batch is in `folder.skipped_batch`; or
             the loss of a validation is not finite. States saved before stay.
@@ -129,37 +130,40 @@ def train(
     for batches in filter(None, (train_batches, val_batches)):
         check_batches(batches, manifest, overflow)
     skipped = SkippedSteps(folder.skipped_batch, min(max_skipped, schedule.batches))
-    results = _resume(session, schedule, folder, patience) if resume else _start(session, folder)
-    while len(results) < schedule.epochs and not is_exhausted(results, patience):
-        result = _epoch(
-            session,
-            train_batches,
-            val_batches,
-            schedule,
-            len(results),
-            overflow=overflow,
-            skipped=skipped,
-            reporter=reporter,
+    with folder.locked():
+        results = (
+            _resume(session, schedule, folder, patience) if resume else _start(session, folder)
         )
-        results.append(result)
-        is_best = best_epoch(results) is result
-        # The last state comes last: a run is resumed after the epoch that it holds, so whatever
-        # a crash leaves beside it is written again, the same.
-        write_results(folder.results, results)
-        if is_best:
-            session.save(folder.best)
-        session.save(folder.last)
-        reporter.epoch_done(result, is_best)
-    last = session.state()
-    session.resume(folder.best).export_inference(folder.best_onnx, ema=manifest.ema)
-    session.load_state(last)
-    return TrainResult(
-        folder=folder,
-        epochs=tuple(results),
-        best=best_epoch(results),
-        updates=last.updates,
-        stopped_early=len(results) < schedule.epochs,
-    )
+        while len(results) < schedule.epochs and not is_exhausted(results, patience):
+            result = _epoch(
+                session,
+                train_batches,
+                val_batches,
+                schedule,
+                len(results),
+                overflow=overflow,
+                skipped=skipped,
+                reporter=reporter,
+            )
+            results.append(result)
+            is_best = best_epoch(results) is result
+            # The last state comes last: a run is resumed after the epoch that it holds, so whatever
+            # a crash leaves beside it is written again, the same.
+            write_results(folder.results, results)
+            if is_best:
+                session.save(folder.best)
+            session.save(folder.last)
+            reporter.epoch_done(result, is_best)
+        last = session.state()
+        session.resume(folder.best).export_inference(folder.best_onnx, ema=manifest.ema)
+        session.load_state(last)
+        return TrainResult(
+            folder=folder,
+            epochs=tuple(results),
+            best=best_epoch(results),
+            updates=last.updates,
+            stopped_early=len(results) < schedule.epochs,
+        )
 
 
 def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:

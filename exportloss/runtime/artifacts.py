@@ -1,0 +1,212 @@
+"""An artifacts folder checked against its manifest, before any session is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from exportloss.errors import ArtifactError
+from exportloss.reading import read_bounded
+from exportloss.runtime.limits import MAX_MODEL_BYTES, MAX_STATE_BYTES, MAX_TENSORS
+from exportloss.runtime.manifest import Kind, Manifest
+from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxValue, parse_onnx
+from exportloss.runtime.state import read_shapes
+
+__all__ = ["read_artifact"]
+
+_REQUIRED: Mapping[Kind, tuple[str, ...]] = {
+    "ort-training": ("training_model.onnx", "eval_model.onnx", "checkpoint"),
+    "train-step": ("train_step.onnx", "eval_step.onnx", "state.safetensors"),
+    "loss": ("loss.onnx",),
+}
+_MEMORIES = {"sgd": ["momentum"], "adamw": ["exp_avg", "exp_avg_sq"]}
+_ANY = OnnxValue(0)  # an input or output that need only be there
+
+Values = Mapping[str, OnnxValue]
+
+
+def read_artifact(folder: str | Path) -> Manifest:
+    """Read a folder's manifest and check the rest of the folder against it.
+
+    Every file is there, a regular file of the right sha256; every graph is complete, refers to no
+    other file, has the manifest's opset, and has inputs and outputs of the shapes that follow from
+    the manifest; the layout of the portable step covers its flat vectors without gap or overlap;
+    and the state has a tensor of the right shape for each of its entries.
+
+    Raises:
+        ArtifactError: names what is wrong, and in which file.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    manifest.verify_files(folder)
+    if missing := [name for name in _REQUIRED[manifest.kind] if name not in manifest.files]:
+        raise ArtifactError(f"{folder} is damaged: its manifest names no {missing[0]}")
+    for name, entry in manifest.files.items():
+        most = MAX_STATE_BYTES if name.endswith(".safetensors") else MAX_MODEL_BYTES
+        if entry.size > most:
+            raise ArtifactError(f"{folder / name} has {entry.size} bytes; {most} is the most")
+    try:
+        signatures = _signatures(manifest)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ArtifactError(f"{folder}: the manifest's layout is damaged: {error!r}") from error
+    for name in manifest.files:
+        if name.endswith(".onnx"):
+            _check_graph(folder / name, manifest, signatures.get(name))
+    if manifest.kind == "train-step":
+        _check_state(folder / "state.safetensors", manifest)
+    return manifest
+
+
+def _check_graph(path: Path, manifest: Manifest, expected: tuple[Values, Values] | None) -> None:
+    try:
+        graph = parse_onnx(read_bounded(path, MAX_MODEL_BYTES, error=ArtifactError))
+    except ArtifactError:
+        raise
+    except ValueError as error:
+        raise ArtifactError(f"{path} is no graph that can be used: {error}") from error
+    if expected is None:
+        return
+    if graph.opset != manifest.opset:
+        raise ArtifactError(
+            f"{path} has opset {graph.opset}, the manifest says {manifest.opset}; export again"
+        )
+    inputs, outputs = expected
+    _check_values(path, "input", inputs, graph.inputs)
+    _check_values(path, "output", outputs, graph.outputs)
+    if manifest.kind != "ort-training" and (surplus := graph.inputs.keys() - inputs.keys()):
+        raise ArtifactError(f"{path} has an input {min(surplus)!r} that nothing here gives it")
+
+
+def _check_values(path: Path, what: str, expected: Values, found: Values) -> None:
+    for name, value in expected.items():
+        if name not in found:
+            raise ArtifactError(f"{path} has no {what} {name!r}, which the manifest asks for")
+        if value is not _ANY and found[name] != value:
+            raise ArtifactError(
+                f"{path}: {what} {name!r} is {found[name]}; from the manifest follows {value}"
+            )
+
+
+def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
+    """Return, for each graph that is run here, inputs and outputs; outputs may be more."""
+    size = (manifest.batch_size, 3, *manifest.image_size)
+    batch = {
+        "targets": OnnxValue(FLOAT, (manifest.max_targets, 6)),
+        "balance": OnnxValue(FLOAT, (len(manifest.strides),)),
+    }
+    loss = {"loss": OnnxValue(FLOAT, ()), "items": OnnxValue(FLOAT, (3,))}
+    if manifest.kind == "train-step":
+        batch["images"] = OnnxValue(UINT8, size)
+        vectors = _vectors(manifest)
+        detector = {name: vectors[name] for name in ("parameters", "statistics") if name in vectors}
+        settings = _settings(manifest)
+        new = {f"new_{name}": value for name, value in vectors.items()}
+        new["new_balance"] = batch["balance"]
+        return {
+            "train_step.onnx": (batch | settings | vectors, loss | new),
+            "eval_step.onnx": (batch | detector, loss),
+            "inference.onnx": ({"images": OnnxValue(FLOAT, size)} | detector, {"output0": _ANY}),
+        }
+    loss["new_balance"] = batch["balance"]
+    if manifest.kind == "ort-training":
+        batch["images"] = OnnxValue(FLOAT, size)
+        batch |= dict.fromkeys(_trained(manifest), _ANY)
+        gradients = {f"{name}_grad.accumulation.out": _ANY for name in manifest.groups.all}
+        return {
+            "training_model.onnx": (batch, loss | gradients),
+            "eval_model.onnx": (batch, loss),
+        }
+    maps = [OnnxValue(FLOAT, shape) for shape in _map_shapes(manifest)]
+    gradients = {f"gradient_{i}": value for i, value in enumerate(maps) if manifest.gradients}
+    batch |= {f"predictions_{level}": value for level, value in enumerate(maps)}
+    return {"loss.onnx": (batch, loss | gradients)}
+
+
+def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
+    scalars = ["momentum", "weight_decay", "max_norm", *(["ema_decay"] if manifest.ema else [])]
+    return {
+        "learning_rates": OnnxValue(FLOAT, (3,)),
+        "update": OnnxValue(BOOL, ()),
+        **{name: OnnxValue(FLOAT, ()) for name in scalars},
+    }
+
+
+def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
+    """Return the flat vectors of the portable step, but `balance`, which is no less a state."""
+    flat = {"parameters": _covered(manifest.layout["parameters"], manifest.groups.all)}
+    if statistics := _trained(manifest)[len(manifest.groups.all) :]:
+        flat["statistics"] = _covered(manifest.layout["statistics"], statistics)
+    averages = {f"ema_{name}": size for name, size in flat.items()} if manifest.ema else {}
+    memories = {f"optimizer_{name}": flat["parameters"] for name in _memories(manifest)}
+    sizes = flat | averages | memories | {"gradients": flat["parameters"]}
+    return {name: OnnxValue(FLOAT, (size,)) for name, size in sizes.items()} | {
+        "updates": OnnxValue(FLOAT, ())
+    }
+
+
+def _memories(manifest: Manifest) -> list[str]:
+    memories = list(manifest.layout["memories"])
+    if memories != _MEMORIES.get(str(manifest.optimizer)):
+        raise ValueError(f"{manifest.optimizer} does not remember {memories}")
+    return memories
+
+
+def _trained(manifest: Manifest) -> tuple[str, ...]:
+    """Parameters, then statistics."""
+    statistics = (name for norm in manifest.statistics for name in (norm.mean, norm.var))
+    return (*manifest.groups.all, *statistics)
+
+
+def _entries(layout: Any) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    if len(layout) > MAX_TENSORS:
+        raise ValueError(f"{len(layout)} tensors; {MAX_TENSORS} is the most")
+    for entry in layout:
+        shape = tuple(int(side) for side in entry["shape"])
+        if any(side < 1 for side in shape):
+            raise ValueError(f"{entry['name']!r} has shape {shape}")
+        yield entry["name"], shape, int(entry["offset"])
+
+
+def _covered(layout: Any, names: tuple[str, ...]) -> int:
+    """Return the size of a flat vector that has these tensors and no gap or overlap."""
+    found, end = set(), 0
+    for name, shape, offset in _entries(layout):
+        if offset != end:
+            raise ValueError(f"{name!r} begins at {offset}, expected {end}")
+        found.add(name)
+        end += math.prod(shape)
+    if found != set(names) or len(layout) != len(names):
+        raise ValueError(f"it places {len(layout)} tensors, others than the {len(names)} trained")
+    return end
+
+
+def _map_shapes(manifest: Manifest) -> list[tuple[int, ...]]:
+    height, width = manifest.image_size
+    return [
+        (manifest.batch_size, len(level), height // int(stride), width // int(stride), channels)
+        for level, stride in zip(manifest.anchors, manifest.strides, strict=True)
+        for channels in [5 + manifest.num_classes]
+    ]
+
+
+def _check_state(path: Path, manifest: Manifest) -> None:
+    found = read_shapes(path)
+    for name, shape in _state_shapes(manifest).items():
+        if found.get(name) != shape:
+            raise ArtifactError(
+                f"{path}: {name!r} has shape {found.get(name)}; the manifest says {shape}"
+            )
+
+
+def _state_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    layout = manifest.layout
+    parameters = {name: shape for name, shape, _ in _entries(layout["parameters"])}
+    trained = parameters | {name: shape for name, shape, _ in _entries(layout["statistics"])}
+    shapes = {"balance": (len(manifest.strides),), **trained}
+    if manifest.ema:
+        shapes |= {f"ema/{name}": shape for name, shape in trained.items()}
+    for memory in _memories(manifest):
+        shapes |= {f"optimizer/{memory}/{name}": shape for name, shape in parameters.items()}
+    return shapes

@@ -1,0 +1,25 @@
+"""What files may be at most. Each limit is enforced before the memory for it is taken."""
+
+from __future__ import annotations
+
+__all__ = [
+    "MAX_ARTIFACT_FILES",
+    "MAX_CLASSES",
+    "MAX_HEADER_BYTES",
+    "MAX_IMAGE_SIDE",
+    "MAX_MANIFEST_BYTES",
+    "MAX_MODEL_BYTES",
+    "MAX_ROWS",
+    "MAX_STATE_BYTES",
+    "MAX_TENSORS",
+]
+
+MAX_MANIFEST_BYTES = 8 << 20  # YOLOv5x6's has 0.3 MiB
+MAX_ARTIFACT_FILES = 64
+MAX_MODEL_BYTES = (2 << 30) - 1  # a protocol buffer's, so an ONNX file's
+MAX_STATE_BYTES = 8 << 30  # YOLOv5x6 with AdamW and a moving average has 2.3 GiB
+MAX_HEADER_BYTES = 16 << 20  # of a safetensors file
+MAX_TENSORS = 100_000  # of a state
+MAX_CLASSES = 100_000
+MAX_IMAGE_SIDE = 1 << 16  # pixels
+MAX_ROWS = 1 << 20  # pictures in a batch, target rows in a batch

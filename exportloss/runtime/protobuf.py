@@ -1,0 +1,69 @@
+"""As much of Protocol Buffers' encoding as ONNX files need, which a device reads without onnx.
+
+Protocol Buffers, "Encoding": a message is a row of fields, each a number, a wire type and a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = ["embedded", "fields", "number"]
+
+_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_LONGEST_VARINT = 10  # bytes
+
+
+def number(field: int, value: int) -> bytes:
+    """Encode a field that is a whole number >= 0."""
+    return _varint(field << 3 | _VARINT) + _varint(value)
+
+
+def embedded(field: int, content: bytes) -> bytes:
+    """Encode a field that is bytes, a string or a message."""
+    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield number and value of each field of a message; fixed-size values as their bytes.
+
+    Raises:
+        ValueError: this is no message, or it is cut off.
+    """
+    position = 0
+    while position < len(message):
+        tag, position = _read_varint(message, position)
+        field, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            value, position = _read_varint(message, position)
+            yield field, value
+            continue
+        if wire == _LENGTH_DELIMITED:
+            size, position = _read_varint(message, position)
+        elif wire in _FIXED_SIZES:
+            size = _FIXED_SIZES[wire]
+        else:
+            raise ValueError(f"wire type {wire} at byte {position}")
+        if position + size > len(message):
+            raise ValueError(f"field {field} ends {position + size - len(message)} bytes too late")
+        yield field, message[position : position + size]
+        position += size
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Return a number and where it ends."""
+    value = 0
+    for index, byte in enumerate(message[position : position + _LONGEST_VARINT]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, position + index + 1
+    raise ValueError(f"no number at byte {position}")

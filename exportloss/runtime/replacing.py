@@ -1,0 +1,61 @@
+"""One folder put in another's place, so that a crash in between loses neither."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+from pathlib import Path
+
+__all__ = ["recover_folder", "replace_folder"]
+
+_CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`, in one step where the system can, and remove what was there.
+
+    Raises:
+        OSError: it cannot be renamed; `folder` is then as it was.
+    """
+    if not folder.exists():
+        new.replace(folder)
+        return
+    old = new
+    if not _exchange(new, folder):
+        old = _set_aside(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        # Between the two renames there is no `folder`; `recover_folder` knows where it is.
+        folder.replace(old)
+        try:
+            new.replace(folder)
+        except OSError:
+            old.replace(folder)
+            raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Put back what a crash in the middle of `replace_folder` has left set aside."""
+    old = _set_aside(folder)
+    with contextlib.suppress(OSError):  # a read-only disk, say: it stays set aside
+        if old.is_dir() and not folder.exists():
+            old.replace(folder)
+
+
+def _set_aside(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.replaced"
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; return whether that could be done.
+
+    Linux's renameat2(2), which other systems and some file systems lack.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    paths = (os.fsencode(one), os.fsencode(other))
+    done: int = rename(_CURRENT_FOLDER, paths[0], _CURRENT_FOLDER, paths[1], _EXCHANGE)
+    return done == 0
