@@ -1,5 +1,6 @@
-"""`kill -9` at random moments: what is left always resumes, to the same bits."""
+"""`kill -9` at random moments: what is left is whole, and resumes to the same bits."""
 
+import json
 import random
 import subprocess
 import sys
@@ -11,17 +12,17 @@ import pytest
 from exportloss.runtime.run_folder import RunFolder
 from tests.training_runs import assert_same_run
 
-KILLS = 20
+KILLS = 4
 LONGEST = 3.0  # seconds: start-up, and a few epochs
 EPOCHS = 20
 
 
 @pytest.fixture
-def command(step_artifact, shapes):
+def command(tiny_artifact, tiny_shapes):
     """Start the training command on a run of the given folder."""
 
     def start(folder: Path) -> subprocess.Popen:
-        arguments = ["--weights", step_artifact, "--data", shapes, "--epochs", EPOCHS]
+        arguments = ["--weights", tiny_artifact, "--data", tiny_shapes, "--epochs", EPOCHS]
         arguments += ["--project", folder.parent, "--name", folder.name, "--exist-ok"]
         if (folder / "opt.yaml").exists():  # the run has begun
             arguments = ["--resume", folder]
@@ -54,3 +55,14 @@ def test_a_run_that_is_killed_again_and_again_is_the_uninterrupted_one(command, 
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert_same_run(killed, whole)
+
+
+def test_nothing_is_lost_in_a_kill(tiny_artifact, tiny_shapes):
+    """A few of the kills of `python -m tests.kills`, over writers and trainings."""
+    command = [sys.executable, "-m", "tests.kills", "--kills", "16", "--seed", "1"]
+    command += ["--artifact", str(tiny_artifact), "--data", str(tiny_shapes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["writer"]["kills"] + found["training"]["kills"] == 16
+    assert found["training"]["finished"] >= 1

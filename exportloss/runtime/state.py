@@ -138,17 +138,18 @@ def check_tensor_file(path: str | Path) -> None:
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ArtifactError(f"{path} is no regular file; expected tensors")
+            raise ArtifactError(f"{path} is no readable training state: it is no regular file")
         with Path(path).open("rb") as file:
             header = int.from_bytes(file.read(_LENGTH), "little")
     except (OSError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
+        raise ArtifactError(f"{path} is no readable training state: {error}") from error
     if status.st_size > MAX_STATE_BYTES or header > MAX_HEADER_BYTES:
         raise ArtifactError(
-            f"{path} has {status.st_size} bytes, {header} of them before the tensors; the most are "
-            f"{MAX_STATE_BYTES} and {MAX_HEADER_BYTES}: it is damaged, or no file of tensors"
+            f"{path} is no readable training state or weights: it has {status.st_size} bytes and "
+            f"says that {header} of them come before the tensors; the most are {MAX_STATE_BYTES} "
+            f"and {MAX_HEADER_BYTES}"
         )
 
 
