@@ -21,6 +21,7 @@ from exportloss.models import yolov5
 from exportloss.runtime.files import new_file
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import AdamW, Hyperparameters
+from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState
 
@@ -158,7 +159,7 @@ class EagerTrainSession(TrainSession):
             differentiable=False,
         )
         with new_file(path) as temporary:
-            ir.save(graph, temporary)
+            temporary.write_bytes(seal_model(ir.to_proto(graph).SerializeToString()))
 
     @property
     def _trainable(self) -> tuple[str, ...]:

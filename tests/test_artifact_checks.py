@@ -180,6 +180,19 @@ def test_signatures_are_read_as_onnx_reads_them(folders):
                     assert values[value.name].shape == shape
 
 
+def test_a_checkpoint_of_another_model_is_refused(folders, tmp_path):
+    from exportloss.runtime import TrainSession
+
+    checkpoint = folders / "ort" / "checkpoint"
+    other = checkpoint.read_bytes().replace(b"head.0.bias", b"tail.0.bias")
+    checkpoint.write_bytes(other)
+    with pytest.raises(ArtifactError, match=r"checkpoint lacks 'head\.0\.bias'"):
+        TrainSession.open(rehash(folders / "ort"))
+    checkpoint.write_bytes(other[: len(other) // 2])
+    with pytest.raises(ArtifactError, match=r"checkpoint (cannot be read|lacks)"):
+        TrainSession.open(rehash(folders / "ort"))
+
+
 @pytest.mark.parametrize("name", ["train_step.onnx", "state.safetensors"])
 def test_links_and_pipes_in_a_folder_are_refused(folders, tmp_path, name):
     path = folders / "step" / name

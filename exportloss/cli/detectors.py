@@ -9,6 +9,7 @@ from pathlib import Path
 from exportloss.errors import ArtifactError
 from exportloss.runtime.inference import Detector
 from exportloss.runtime.manifest import MANIFEST_NAME
+from exportloss.runtime.replacing import recover_folder
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.session import TrainSession
 
@@ -91,6 +92,7 @@ def open_detector(weights: str, *, device: str = "cpu", threads: int | None = No
         InstallationError: the installed onnxruntime cannot run it.
     """
     path = Path(weights)
+    recover_folder(path)
     if (path / MANIFEST_NAME).exists():
         session = TrainSession.open(path, device=device, threads=threads)
         return Opened(detector=Detector.from_session(session), path=path, session=session)

@@ -23,6 +23,7 @@ from exportloss.runtime.hyp import TrainingConfig, read_hyp, unused_keys
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.replacing import recover_folder
 from exportloss.runtime.results import read_results
 from exportloss.runtime.room import check_batches, check_room, drops_boxes
 from exportloss.runtime.run_folder import RunFolder
@@ -102,6 +103,7 @@ def _source(
 ) -> Manifest | ExportSettings:
     """Return what is in the artifacts folder, or what is to be exported into one."""
     loss = LossConfig.from_mapping(hyp)
+    recover_folder(Path(options.weights))
     if not Path(options.weights).is_dir():
         return ExportSettings.from_options(
             options, names=data.names, num_classes=data.num_classes, loss=loss

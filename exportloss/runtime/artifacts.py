@@ -112,7 +112,7 @@ def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
     loss["new_balance"] = batch["balance"]
     if manifest.kind == "ort-training":
         batch["images"] = OnnxValue(FLOAT, size)
-        batch |= dict.fromkeys(_trained(manifest), _ANY)
+        batch |= dict.fromkeys(manifest.trained, _ANY)
         gradients = {f"{name}_grad.accumulation.out": _ANY for name in manifest.groups.all}
         return {
             "training_model.onnx": (batch, loss | gradients),
@@ -136,7 +136,7 @@ def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
 def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
     """Return the flat vectors of the portable step, but `balance`, which is no less a state."""
     flat = {"parameters": _covered(manifest.layout["parameters"], manifest.groups.all)}
-    if statistics := _trained(manifest)[len(manifest.groups.all) :]:
+    if statistics := manifest.trained[len(manifest.groups.all) :]:
         flat["statistics"] = _covered(manifest.layout["statistics"], statistics)
     averages = {f"ema_{name}": size for name, size in flat.items()} if manifest.ema else {}
     memories = {f"optimizer_{name}": flat["parameters"] for name in _memories(manifest)}
@@ -151,12 +151,6 @@ def _memories(manifest: Manifest) -> list[str]:
     if memories != _MEMORIES.get(str(manifest.optimizer)):
         raise ValueError(f"{manifest.optimizer} does not remember {memories}")
     return memories
-
-
-def _trained(manifest: Manifest) -> tuple[str, ...]:
-    """Parameters, then statistics."""
-    statistics = (name for norm in manifest.statistics for name in (norm.mean, norm.var))
-    return (*manifest.groups.all, *statistics)
 
 
 def _entries(layout: Any) -> Iterator[tuple[str, tuple[int, ...], int]]:

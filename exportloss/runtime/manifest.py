@@ -141,12 +141,15 @@ class Manifest:
         return len(self.names)
 
     @property
-    def averaged(self) -> tuple[str, ...]:
-        """What the moving average is of: all trained parameters and statistics, if it is kept."""
-        if not self.ema:
-            return ()
+    def trained(self) -> tuple[str, ...]:
+        """What a step changes: the trainable parameters, then the statistics."""
         statistics = (name for norm in self.statistics for name in (norm.mean, norm.var))
         return (*self.groups.all, *statistics)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """What the moving average is of: all that is trained, if it is kept."""
+        return self.trained if self.ema else ()
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""

@@ -65,7 +65,7 @@ class OrtTrainSession(TrainSession):
         options.intra_op_num_threads = threads
         options.log_severity_level = _WARNING
         self._new_vector = ort.capi.onnxruntime_pybind11_state.OrtValueVector
-        self._state = bindings.load_checkpoint(str(folder / "checkpoint"))
+        self._state = _load_checkpoint(bindings, folder / "checkpoint", manifest)
         self._module = _open_module(bindings, folder, self._state, device, options)
         self._values = {
             name: self._state.get_parameter(name).data for name in self._state.parameter_names()
@@ -203,6 +203,17 @@ class OrtTrainSession(TrainSession):
         outputs = self._new_vector()
         run([images, targets, self._balance], outputs)
         return [np.array(value.numpy()) for value in outputs]  # their memory is reused
+
+
+def _load_checkpoint(bindings: Any, path: Path, manifest: Manifest) -> Any:
+    """Load what the manifest's hash has been compared with: ONNX Runtime takes damaged files."""
+    try:
+        state = bindings.load_checkpoint(str(path))
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ArtifactError(f"{path} cannot be read: {error}; export again") from error
+    if missing := sorted(set(manifest.trained) - set(state.parameter_names())):
+        raise ArtifactError(f"{path} lacks {missing[0]!r}, which the manifest says is trained")
+    return state
 
 
 def _open_module(bindings: Any, folder: Path, state: Any, device: Device, options: Any) -> Any:

@@ -316,6 +316,7 @@ class TrainSession(abc.ABC):
                 for memory in own.optimizer
             ),
             ("moving average (EMA)", own.ema, state.ema),
+            ("objectness", {"balance": own.balance}, {"balance": state.balance}),
         ):
             if missing := sorted(set(mine) - set(theirs)):
                 raise ArtifactError(
