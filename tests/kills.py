@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def kill_writers(artifact: Path, folder: Path, kills: int, moments: random.Rando
     def write(generation: int) -> None:
         with new_folder(target, exist_ok=True) as temporary:
             for name in source.files:
-                os.link(artifact / name, temporary / name)
+                shutil.copyfile(artifact / name, temporary / name)
             write_artifact(temporary, dataclasses.replace(source, model=str(generation)))
         numbers = np.full(1000, generation, np.float32)
         save_state(

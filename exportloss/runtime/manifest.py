@@ -303,12 +303,10 @@ def _check_ranges(manifest: Manifest) -> None:
         ("max_targets", (manifest.max_targets,), MAX_ROWS),
         ("names", (len(manifest.names),), MAX_CLASSES),
     ):
-        if not all(1 <= size <= most for size in sizes):
-            raise ValueError(f"{name}: {sizes[0]}, expected 1 to {most}")
-    pixels = (
-        *manifest.strides,
-        *(side for level in manifest.anchors for wh in level for side in wh),
-    )
+        if wrong := [size for size in sizes if not 1 <= size <= most]:
+            raise ValueError(f"{name}: {wrong[0]}, expected 1 to {most}")
+    anchors = (side for level in manifest.anchors for pair in level for side in pair)
+    pixels = (*manifest.strides, *anchors)
     if not all(math.isfinite(size) and size > 0 for size in pixels):
         raise ValueError("an anchor or stride is no number of pixels")
     if not 1 <= len(manifest.strides) == len(manifest.anchors):

@@ -117,7 +117,8 @@ class RunFolder:
                 yield
             finally:
                 _held.reset(token)
-                path.unlink(missing_ok=True)  # no other process has it: we hold the lock
+                with contextlib.suppress(OSError):  # what lies there is no obstacle to the next
+                    path.unlink()
 
     def clear(self) -> None:
         """Remove the weights and results of an earlier run, so that none pass for this one's."""
