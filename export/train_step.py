@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ def export_train_step(
         }
         if hasattr(detector.model, "decode"):
             graphs["inference"] = (step.infer, step.inference_example())
+        newest = 0  # where the network computes in bfloat16, its graph needs a newer opset
         for name, (function, example) in graphs.items():
             graph = to_onnx(
                 function,
@@ -141,13 +143,14 @@ def export_train_step(
                 repeatable=name != "inference",  # predictions rather have plain convolutions
             )
             graph.metadata_props.update(graph_metadata(manifest))
+            newest = max(newest, graph.opset_imports[""])
             ir.save(graph, temporary / f"{name}.onnx")
         save_state(
             temporary / "state.safetensors",
             _initial_state(step, manifest.averaged),
             manifest=manifest,
         )
-        return write_artifact(temporary, manifest)
+        return write_artifact(temporary, dataclasses.replace(manifest, opset=newest))
 
 
 def _layout(step: Step) -> dict[str, Any]:

@@ -248,7 +248,7 @@ def test_a_state_without_its_parts_is_refused(tmp_path):
     tensors = {"w": np.zeros(1, np.float32)}
     path = tmp_path / "s.safetensors"
     save_file(tensors, path, metadata=about | {"sha256": _digest(tensors, about)})
-    with pytest.raises(ArtifactError, match="is no training state: KeyError"):
+    with pytest.raises(ArtifactError, match="is no complete training state: KeyError"):
         load_state(path)
     save_file(tensors, path, metadata=about)
     with pytest.raises(ArtifactError, match="does not match its sha256"):

@@ -11,7 +11,7 @@ from exportloss.errors import ArtifactError
 from exportloss.reading import read_bounded
 from exportloss.runtime.limits import MAX_MODEL_BYTES, MAX_STATE_BYTES, MAX_TENSORS
 from exportloss.runtime.manifest import Kind, Manifest
-from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxValue, parse_onnx
+from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxFile, OnnxValue, parse_onnx
 from exportloss.runtime.state import read_shapes
 
 __all__ = ["read_artifact"]
@@ -31,9 +31,9 @@ def read_artifact(folder: str | Path) -> Manifest:
     """Read a folder's manifest and check the rest of the folder against it.
 
     Every file is there, a regular file of the right sha256; every graph is complete, refers to no
-    other file, has the manifest's opset, and has inputs and outputs of the shapes that follow from
-    the manifest; the layout of the portable step covers its flat vectors without gap or overlap;
-    and the state has a tensor of the right shape for each of its entries.
+    other file, and has inputs and outputs of the types and shapes that follow from the manifest;
+    the newest opset of them is the manifest's; the layout of the portable step covers its flat
+    vectors without gap or overlap; and the state has a tensor of the right shape for each entry.
 
     Raises:
         ArtifactError: names what is wrong, and in which file.
@@ -51,27 +51,35 @@ def read_artifact(folder: str | Path) -> Manifest:
         signatures = _signatures(manifest)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(f"{folder}: the manifest's layout is damaged: {error!r}") from error
+    opsets = {}
     for name in manifest.files:
         if name.endswith(".onnx"):
-            _check_graph(folder / name, manifest, signatures.get(name))
+            graph = _read_graph(folder / name)
+            if name in signatures:
+                _check_graph(folder / name, graph, signatures[name], manifest)
+                opsets[graph.opset] = name
+    if (newest := max(opsets)) != manifest.opset:
+        raise ArtifactError(
+            f"{folder / opsets[newest]} has opset {newest}, the manifest says {manifest.opset}; "
+            "export again"
+        )
     if manifest.kind == "train-step":
         _check_state(folder / "state.safetensors", manifest)
     return manifest
 
 
-def _check_graph(path: Path, manifest: Manifest, expected: tuple[Values, Values] | None) -> None:
+def _read_graph(path: Path) -> OnnxFile:
     try:
-        graph = parse_onnx(read_bounded(path, MAX_MODEL_BYTES, error=ArtifactError))
+        return parse_onnx(read_bounded(path, MAX_MODEL_BYTES, error=ArtifactError))
     except ArtifactError:
         raise
     except ValueError as error:
         raise ArtifactError(f"{path} is no graph that can be used: {error}") from error
-    if expected is None:
-        return
-    if graph.opset != manifest.opset:
-        raise ArtifactError(
-            f"{path} has opset {graph.opset}, the manifest says {manifest.opset}; export again"
-        )
+
+
+def _check_graph(
+    path: Path, graph: OnnxFile, expected: tuple[Values, Values], manifest: Manifest
+) -> None:
     inputs, outputs = expected
     _check_values(path, "input", inputs, graph.inputs)
     _check_values(path, "output", outputs, graph.outputs)
@@ -125,7 +133,9 @@ def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
 
 
 def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
-    scalars = ["momentum", "weight_decay", "max_norm", *(["ema_decay"] if manifest.ema else [])]
+    scalars = ["momentum", "weight_decay", "max_norm"]
+    scalars += ["ema_decay"] if manifest.ema else []
+    scalars += ["loss_scale"] if manifest.precision == "float16" else []
     return {
         "learning_rates": OnnxValue(FLOAT, (3,)),
         "update": OnnxValue(BOOL, ()),

@@ -109,7 +109,7 @@ class Manifest:
         head: where the detector's head is evaluated in training: everywhere, or where the loss
             looks.
         layout: for the portable step, where each tensor lies in the flat state.
-        opset: of the graphs, `ai.onnx`.
+        opset: the newest of the graphs, `ai.onnx`.
         versions: of the packages that wrote the folder.
         files: every file but the manifest.
     """
