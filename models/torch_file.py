@@ -23,6 +23,7 @@ from typing import IO, Any, Self
 import torch
 
 from exportloss.errors import ArtifactError, excerpt
+from exportloss.models.pickle_size import PickleSize
 
 __all__ = ["StandIn", "load_torch_file"]
 
@@ -142,7 +143,9 @@ def _is_zip(path: Path) -> bool:
 
 def _named_in_pickle(file: IO[bytes]) -> Iterator[str]:
     strings: deque[str] = deque(maxlen=2)
+    size = PickleSize()
     for opcode, argument, _ in pickletools.genops(file):
+        size.feed(opcode, argument)
         if opcode.name in ("GLOBAL", "INST"):
             yield _modern(str(argument).replace(" ", ".", 1))
         elif opcode.name == "STACK_GLOBAL":
