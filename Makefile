@@ -5,22 +5,27 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A device: no torch, no onnx, the newest onnxruntime.
 DEVICE := .venv-device
+LOWEST := .venv-lowest
 SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
 
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo test fuzz check licences lock clean
+.PHONY: demo test fuzz check lowest licences lock clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
 
-test: check $(DEVICE)/.ready build/device/expected.json
+test: check licences $(DEVICE)/.ready build/device/expected.json
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(DEVICE)/bin/python -m pytest tests/device
 
 fuzz: $(READY) $(VENV)/.fuzz
 	$(BIN)/python -m fuzzing --seconds $(TARGET_SECONDS)
+
+# The device's tests with the oldest releases that users may have.
+lowest: $(LOWEST)/.ready build/device/expected.json
+	$(LOWEST)/bin/python -m pytest tests/device
 
 licences: $(READY) $(DEVICE)/.ready
 	$(BIN)/python scripts/licences.py
@@ -48,15 +53,15 @@ $(VENV)/.fuzz: requirements-fuzz.lock $(READY)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-fuzz.lock
 	touch $@
 
-$(DEVICE)/.ready: requirements-device.lock pyproject.toml
-	$(PYTHON) -m venv $(DEVICE)
-	$(DEVICE)/bin/python -m pip install --quiet --require-hashes --requirement requirements-device.lock
-	$(DEVICE)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(DEVICE)/bin/python -m pip check
+.venv-%/.ready: requirements-%.lock pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --require-hashes --requirement $<
+	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(@D)/bin/python -m pip check
 	touch $@
 
 build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/bright_detector.py $(SOURCES)
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ from exportloss.runtime.inference import Detector
 from exportloss.runtime.run_folder import read_yaml, write_yaml
 from fuzzing.targets import SEEDS, TARGETS, read_made_up
 
+_MANIFEST = (SEEDS / "manifest" / "step").read_bytes()
 _STATE = (SEEDS / "state" / "small").read_bytes()
 _ONNX = (SEEDS / "onnx" / "detector.onnx").read_bytes()
 
@@ -32,6 +33,8 @@ def _pair_of_pairs(depth: int) -> bytes:
 
 FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
     ("manifest", b'{"a": ' + b"[" * 100_000, ArtifactError, "not readable"),
+    ("manifest", _MANIFEST.replace(b" 64,", b" Infinity,"), ArtifactError, "OverflowError"),
+    ("manifest", b'{"format": "' + b"x" * 99_999 + b'"}', ArtifactError, r"has format 'x+\.\.\.;"),
     ("state", _STATE.replace(b'"updates"', b'"updated"'), ArtifactError, "no complete"),
     ("state", _STATE.replace(b'"balance"', b'"balancf"'), ArtifactError, "no complete"),
     ("results", b'"' + b"1" * 200_000, ArtifactError, "no readable results"),

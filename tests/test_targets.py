@@ -119,3 +119,45 @@ def test_anything_is_padded_or_refused(rows, max_targets):
         return
     assert padded.shape == (max_targets, 6) and np.isfinite(padded).all()
     assert (padded >= 0).all() and (padded[:, 2:] <= 1).all() and (padded[:, 1] < 3).all()
+
+
+_share = st.sampled_from([0.0, 1e-6, 0.5, 1.0]) | st.floats(0, 1, width=32)
+_rows = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(0, 2), _share, _share, _share, _share), max_size=12
+)
+
+
+@given(_rows, st.integers(1, 8))
+def test_good_rows_are_kept_to_the_bit_or_counted(rows, max_targets):
+    rows = np.array(rows, np.float32).reshape(-1, 6)
+    padded, left_out = pad(rows, max_targets, overflow="keep_largest")
+    kept = len(rows) - left_out
+    assert kept == min(len(rows), max_targets)
+    assert (padded[kept:] == 0).all()
+
+    # In their order, each once, and none that is left out is larger than one that is kept.
+    remaining = iter(range(len(rows)))
+    found = [next(i for i in remaining if (rows[i] == row).all()) for row in padded[:kept]]
+    areas = rows[:, 4].astype(np.float64) * rows[:, 5]
+    assert np.sort(areas)[left_out:].tolist() == np.sort(areas[found]).tolist()
+
+    if not left_out:
+        np.testing.assert_array_equal(pad(rows, max_targets), padded)
+    again, none = pad(padded, max_targets, overflow="keep_largest")
+    np.testing.assert_array_equal(again, padded)
+    assert none == 0
+
+
+@given(_rows.filter(bool), st.integers(0, 5), st.floats(), st.data())
+def test_a_bad_value_anywhere_is_refused(rows, column, value, data):
+    rows = np.array(rows, np.float64)
+    index = data.draw(st.integers(0, len(rows) - 1))
+    rows[index, column] = value
+    limits = (1, 2, 1, 1, 1, 1)
+    is_good = 0 <= value <= limits[column] and (column > 1 or value == int(value))
+    try:
+        pad(rows, 12)
+    except TargetError as error:
+        assert not is_good and f"row {index}: " in str(error)
+    else:
+        assert is_good

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from exportloss.config import LossConfig
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.limits import (
     MAX_ARTIFACT_FILES,
@@ -180,7 +180,7 @@ class Manifest:
         found = values.get("format") if isinstance(values, dict) else None
         if found not in (FORMAT, _UNSEALED_FORMAT):
             raise ArtifactError(
-                f"{path} has format {found!r}; this version opens {_UNSEALED_FORMAT!r} and "
+                f"{path} has format {excerpt(repr(found))}; this version opens {_UNSEALED_FORMAT!r} and "
                 f"{FORMAT!r}"
             )
         is_sealed = found == FORMAT or "sha256" in values
@@ -192,7 +192,8 @@ class Manifest:
         try:
             return _from_values(values)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ArtifactError(f"{path} is damaged: {error!r}; export again") from error
+            problem = excerpt(repr(error), 200)
+            raise ArtifactError(f"{path} is damaged: {problem}; export again") from error
 
     def verify_files(self, folder: str | Path) -> None:
         """Compare every file's size and sha256 with the manifest.

@@ -1,0 +1,101 @@
+"""What is installed: pinned with hashes, within the ranges that users get, under known licences."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts.licences import judge
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENTS = ("dev", "device", "fuzz", "lowest")
+
+
+def requirements(name: str) -> dict[str, Requirement]:
+    lines = (ROOT / f"requirements-{name}.txt").read_text().splitlines()
+    found = (Requirement(line) for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(one.name): one for one in found}
+
+
+def locked(name: str) -> dict[str, str]:
+    """Version by package; each must be pinned, with a hash."""
+    text = (ROOT / f"requirements-{name}.lock").read_text()
+    entries = re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) == 2 * len(entries)
+    return dict(entries)
+
+
+def ranges() -> dict[str, list[Requirement]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, list[Requirement]] = {}
+    for line in sum(project["optional-dependencies"].values(), project["dependencies"]):
+        one = Requirement(line)
+        found.setdefault(canonicalize_name(one.name), []).append(one)
+    return found
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_lock_holds_what_is_asked_for(name):
+    versions = locked(name)
+    for package, requirement in requirements(name).items():
+        assert requirement.specifier.contains(versions[package]), f"{package}: say `make lock`"
+
+
+@pytest.mark.parametrize("name", ["dev", "device", "lowest"])
+def test_what_is_tested_lies_in_the_ranges_of_users(name):
+    for package, version in locked(name).items():
+        for requirement in ranges().get(package, ()):
+            assert requirement.specifier.contains(version), requirement
+
+
+def test_the_lower_ends_are_tested():
+    versions = locked("lowest")
+    for package in ("numpy", "pillow", "pyyaml", "rich", "safetensors", "onnxruntime"):
+        (lowest,) = {
+            specifier.version
+            for requirement in ranges()[package]
+            for specifier in requirement.specifier
+            if specifier.operator == ">="
+        }
+        assert re.fullmatch(rf"{re.escape(lowest)}(\.0)*", versions[package]), package
+
+
+def test_every_range_has_ends():
+    for requirement in itertools.chain.from_iterable(ranges().values()):
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert operators in ({"=="}, {">=", "<"}), requirement
+
+
+def test_no_file_names_where_packages_come_from():
+    for path in (*ROOT.glob("requirements*"), ROOT / "pyproject.toml", ROOT / "Makefile"):
+        assert not re.search(r"https?://|index-url|find-links", path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    ("about", "problem"),
+    [
+        ({"License-Expression": "MIT"}, ""),
+        ({"License-Expression": "Apache-2.0 AND BSD-3-Clause"}, ""),
+        ({"License": "LGPL-2.1"}, ""),
+        ({"Classifier": "License :: OSI Approved :: Mozilla Public License 2.0 (MPL 2.0)"}, ""),
+        ({"License-Expression": "AGPL-3.0-or-later"}, "copyleft"),
+        ({"License": "GPLv3"}, "copyleft"),
+        ({"Classifier": "License :: OSI Approved :: GNU General Public License (GPL)"}, "copyleft"),
+        ({"License": "GNU Affero General Public License"}, "copyleft"),
+        ({"License": "ask me"}, "not known"),
+        ({}, "not known"),
+    ],
+)
+def test_licences_are_judged(about, problem):
+    metadata = Message()
+    for key, value in about.items():
+        metadata[key] = value
+    assert judge("a", metadata).problem == problem
