@@ -180,8 +180,8 @@ class Manifest:
         found = values.get("format") if isinstance(values, dict) else None
         if found not in (FORMAT, _UNSEALED_FORMAT):
             raise ArtifactError(
-                f"{path} has format {excerpt(repr(found))}; this version opens {_UNSEALED_FORMAT!r} and "
-                f"{FORMAT!r}"
+                f"{path} has format {excerpt(repr(found))}; this version opens "
+                f"{_UNSEALED_FORMAT!r} and {FORMAT!r}"
             )
         is_sealed = found == FORMAT or "sha256" in values
         if is_sealed and not text_is_whole(content, values.get("sha256")):
