@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exportloss.errors import ExportError
 from exportloss.export.aten_to_onnx import to_onnx
@@ -18,9 +19,11 @@ from exportloss.export.description import (
     versions,
 )
 from exportloss.export.graph import OPSET
+from exportloss.levels import HeadInput, HeadOutput, Level, PermutedMap
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
-from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.manifest import Layout, Manifest
+from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = ["export_loss"]
 
@@ -33,15 +36,30 @@ def export_loss(
     batch_size: int,
     max_targets: int,
     gradients: bool = False,
+    layout: Layout = "permuted",
+    head: nn.Module | None = None,
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
     """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
 
-    Inputs `predictions_0`, ... (B, na, H / stride, W / stride, 5 + nc) from fine to coarse,
-    `targets` (max_targets, 6) and `balance` (nl,); outputs `loss` (), `items` (3,) and
-    `new_balance` (nl,), all float32. With `gradients` also `gradient_0`, ..., shaped as the
-    predictions: d loss / d predictions, to be handed to the network's own backward pass.
+    Inputs are the predictions by level from fine to coarse, `targets` (max_targets, 6) and
+    `balance` (nl,); outputs `loss` (), `items` (3,) and `new_balance` (nl,), all float32. The
+    predictions, with H x W cells at a level, are
+
+    =========== ==================================================================================
+    layout      inputs
+    =========== ==================================================================================
+    permuted    `predictions_0`, ... (B, na, H, W, 5 + nc), YOLOv5's maps
+    head-output `predictions_0`, ... (B, na * (5 + nc), H, W), as the head's convolutions write them
+    head-input  `features_0`, ... (B, C, H, W), which the head takes; `weight_0`, ...
+                (na * (5 + nc), C, 1, 1) and `bias_0`, ... (na * (5 + nc),), its convolutions:
+                they are evaluated where the loss looks
+    =========== ==================================================================================
+
+    With `gradients` also `gradient_0`, ..., shaped as the predictions or features: d loss / d
+    predictions, to be handed to the network's own backward pass; and for the head's input
+    `weight_gradient_0`, ... and `bias_gradient_0`, ...
 
     Args:
         loss: the loss to export.
@@ -50,14 +68,18 @@ def export_loss(
         batch_size: pictures in a batch, >= 1.
         max_targets: target rows in a batch, >= 1.
         gradients: whether the graph has the backward pass too.
+        layout: what the graph starts from.
+        head: for the layout "head-input" the detection layer, as `SparseHeadLoss` takes it; its
+            weights are inputs, not part of the graph.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
     Raises:
-        ExportError: the sizes do not suit the loss.
+        ExportError: the sizes do not suit the loss, or the layout lacks its head.
+        ConfigError: the head is not one that can be evaluated where the loss looks.
         ArtifactError: the folder is in use or cannot be written.
     """
-    predictions = _example_predictions(loss, image_size, batch_size)
+    example = _example(loss, image_size, batch_size, layout, head)
     if max_targets < 1:
         raise ExportError(f"max_targets is {max_targets}; expected at least 1")
     manifest = Manifest(
@@ -70,43 +92,65 @@ def export_loss(
         max_targets=max_targets,
         loss=loss.config,
         gradients=gradients,
+        loss_layout=layout,
         opset=OPSET,
         versions=versions(),
     )
     with new_folder(folder, exist_ok=exist_ok) as temporary:
-        graph = _loss_graph(loss, predictions, max_targets=max_targets, gradients=gradients)
+        graph = _loss_graph(loss, example, max_targets=max_targets, gradients=gradients)
         graph.metadata_props.update(graph_metadata(manifest))
         ir.save(graph, temporary / "loss.onnx")
         return write_artifact(temporary, manifest)
 
 
 def _loss_graph(
-    loss: YoloLoss, predictions: Sequence[Tensor], *, max_targets: int, gradients: bool
+    loss: YoloLoss, example: dict[str, Tensor], *, max_targets: int, gradients: bool
 ) -> ir.Model:
-    names = [f"predictions_{level}" for level in range(len(predictions))]
-    example = {
-        **dict(zip(names, predictions, strict=True)),
-        "targets": torch.zeros(max_targets, 6),
-        "balance": loss.initial_balance,
-    }
+    na = loss.anchors.shape[1]
 
     def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        levels = [inputs[name].detach().requires_grad_(gradients) for name in names]
-        value, items, balance = loss(levels, inputs["targets"], inputs["balance"])
-        found = torch.autograd.grad(value, levels) if gradients else ()
+        read = {name: inputs[name].detach().requires_grad_(gradients) for name in example}
+        levels: list[Level] = []
+        for level in range(loss.anchors.shape[0]):
+            if (features := read.get(f"features_{level}")) is not None:
+                weight, bias = read[f"weight_{level}"], read[f"bias_{level}"]
+                levels.append(HeadInput(features, weight, bias, na))
+            else:
+                maps = read[f"predictions_{level}"]
+                levels.append(PermutedMap(maps) if maps.ndim == 5 else HeadOutput(maps, na))
+        results: tuple[Tensor, ...] = loss.of_levels(levels, inputs["targets"], inputs["balance"])
+        value, items, balance = results
+        found = torch.autograd.grad(value, list(read.values())) if gradients else ()
+        names = [_gradient_name(name) for name in read] if gradients else ()
         return {
             "loss": value.detach(),
             "items": items,
             "new_balance": balance,
-            **{f"gradient_{level}": gradient for level, gradient in enumerate(found)},
+            **dict(zip(names, found, strict=True)),
         }
 
-    return to_onnx(compute, example, name="loss", modules={"loss": loss})
+    inputs = {
+        **example,
+        "targets": torch.zeros(max_targets, 6),
+        "balance": loss.initial_balance,
+    }
+    return to_onnx(compute, inputs, name="loss", modules={"loss": loss})
 
 
-def _example_predictions(
-    loss: YoloLoss, image_size: tuple[int, int], batch_size: int
-) -> list[Tensor]:
+def _gradient_name(name: str) -> str:
+    kind, _, level = name.rpartition("_")
+    return (
+        f"gradient_{level}" if kind in ("predictions", "features") else f"{kind}_gradient_{level}"
+    )
+
+
+def _example(
+    loss: YoloLoss,
+    image_size: tuple[int, int],
+    batch_size: int,
+    layout: Layout,
+    head: nn.Module | None,
+) -> dict[str, Tensor]:
     height, width = image_size
     largest = int(loss.strides.max())
     if batch_size < 1 or height < 1 or width < 1 or height % largest or width % largest:
@@ -114,8 +158,19 @@ def _example_predictions(
             f"batch_size is {batch_size} and image_size {image_size}; expected at least 1, and "
             f"multiples of {largest}"
         )
-    na, channels = loss.anchors.shape[1], 5 + loss.num_classes
-    return [
-        torch.zeros(batch_size, na, height // stride, width // stride, channels)
-        for stride in map(int, loss.strides.tolist())
-    ]
+    na, outputs = loss.anchors.shape[1], 5 + loss.num_classes
+    grids = [(height // stride, width // stride) for stride in map(int, loss.strides.tolist())]
+    if layout != "head-input":
+        by_box = layout == "permuted"
+        shapes = [(na, *grid, outputs) if by_box else (na * outputs, *grid) for grid in grids]
+        return {f"predictions_{i}": torch.zeros(batch_size, *s) for i, s in enumerate(shapes)}
+    if head is None:
+        raise ExportError('layout "head-input" needs the head whose input it is: pass head=...')
+    SparseHeadLoss(head, loss)  # raises where they do not fit
+    convolutions: Any = head.m
+    example: dict[str, Tensor] = {}
+    for level, (grid, convolution) in enumerate(zip(grids, convolutions, strict=True)):
+        example[f"features_{level}"] = torch.zeros(batch_size, convolution.in_channels, *grid)
+        example[f"weight_{level}"] = torch.zeros_like(convolution.weight, device="cpu")
+        example[f"bias_{level}"] = torch.zeros_like(convolution.bias, device="cpu")
+    return example

@@ -12,7 +12,7 @@ from exportloss import BenchmarkError, ConfigError
 from exportloss.bench import Scenario
 from exportloss.bench.limits import count_multiply_adds
 from exportloss.bench.measuring import check_agreement, measure
-from exportloss.bench.scenario import make_maps, make_padded_targets, make_targets
+from exportloss.bench.scenario import make_head, make_maps, make_padded_targets, make_targets
 from exportloss.bench.statistics import Timing, fitted_exponent, fitted_slope
 
 
@@ -83,10 +83,15 @@ def test_a_scenario_refuses_sizes_that_cannot_be(wrong, message):
 
 def test_the_batch_has_the_sizes_that_were_asked_for():
     scenario = Scenario(num_classes=2, image_size=(64, 32), batch_size=3, targets=5, max_targets=8)
-    shapes = [x.shape for x in make_maps(scenario, (8, 16), 3)]
+    shapes = [x.shape for x in make_maps(scenario, (8, 16), 3, (5, 7))]
     assert shapes == [(3, 3, 8, 4, 7), (3, 3, 4, 2, 7)]
     head = Scenario(**{**vars(scenario), "layout": "head-output"})
-    assert [x.shape for x in make_maps(head, (8, 16), 3)] == [(3, 21, 8, 4), (3, 21, 4, 2)]
+    shapes = [x.shape for x in make_maps(head, (8, 16), 3, (5, 7))]
+    assert shapes == [(3, 21, 8, 4), (3, 21, 4, 2)]
+    features = Scenario(**{**vars(scenario), "layout": "head-input"})
+    shapes = [x.shape for x in make_maps(features, (8, 16), 3, (5, 7))]
+    assert shapes == [(3, 5, 8, 4), (3, 7, 4, 2)]
+    assert [x.shape for x, _ in make_head(features, 3, (5, 7))] == [(21, 5, 1, 1), (21, 7, 1, 1)]
     padded = make_padded_targets(scenario)
     assert padded.shape == (8, 6)
     assert (padded[:5] == make_targets(scenario)).all() and not padded[5:].any()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 import exportloss
 from exportloss import LossConfig, SparseHeadLoss, YoloLoss, head_inputs, pad_targets
 from exportloss.errors import ConfigError, ExportError
+from exportloss.export import export_loss
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.detector_graph import prepare
 from exportloss.export.step_functions import Step
@@ -198,6 +201,45 @@ def test_steps_with_either_head_are_one(options: dict[str, object]):
         # The gradient passes a whole network in training mode, of maps of two cells.
         bound = 2e-4 if "momentum" in name else 2e-6
         assert difference <= bound * max(float(abs(value).max()), 1) * math.sqrt(value.size), name
+
+
+@pytest.mark.parametrize("layout", ["head-output", "head-input"])
+def test_loss_alone_from_either_side_of_the_head(tmp_path: Path, layout: str):
+    head, loss, features, targets = make_head(), make_loss(), make_features(), make_targets()
+    sizes = {"image_size": (HEIGHT, WIDTH), "batch_size": BATCH, "max_targets": len(targets)}
+    export_loss(loss, tmp_path / "loss", gradients=True, layout=layout, head=head, **sizes)
+    graph = ir.load(tmp_path / "loss" / "loss.onnx")
+    assert_runs_on_gpus(graph)
+    convolutions = list(head.m)
+    maps = [convolution(x) for convolution, x in zip(convolutions, features, strict=True)]
+    leaves = {f"predictions_{level}": x for level, x in enumerate(maps)}
+    if layout == "head-input":
+        leaves = {f"features_{level}": x for level, x in enumerate(features)}
+        leaves |= {f"weight_{level}": m.weight for level, m in enumerate(convolutions)}
+        leaves |= {f"bias_{level}": m.bias for level, m in enumerate(convolutions)}
+    permuted = [x.view(BATCH, 2, -1, *x.shape[2:]).permute(0, 1, 3, 4, 2) for x in maps]
+    value, items = loss(permuted, targets)
+    wanted = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+
+    session = open_session(graph, threads=1)
+    names = [output.name for output in session.get_outputs()]
+    feed = {name: leaf.detach().numpy() for name, leaf in leaves.items()}
+    feed |= {"targets": targets.numpy(), "balance": loss.initial_balance.numpy()}
+    got = dict(zip(names, session.run(names, feed), strict=True))
+    assert got["loss"] == pytest.approx(value.item(), rel=2e-6)
+    assert got["items"] == pytest.approx(items.numpy(), rel=2e-6)
+    for name, gradient in wanted.items():
+        kind, _, level = name.rpartition("_")
+        of = f"{kind}_" if kind in ("weight", "bias") else ""
+        difference = got[f"{of}gradient_{level}"] - gradient.numpy()
+        assert np.linalg.norm(difference) <= 2e-6 * gradient.norm(), name
+
+
+def test_loss_alone_from_the_heads_input_needs_the_head(tmp_path: Path):
+    sizes = {"image_size": (HEIGHT, WIDTH), "batch_size": BATCH, "max_targets": 4}
+    with pytest.raises(ExportError, match="pass head="):
+        export_loss(make_loss(), tmp_path / "loss", layout="head-input", **sizes)
+    assert not (tmp_path / "loss").exists()
 
 
 def test_the_faster_head_is_chosen():

@@ -64,8 +64,9 @@ def _export_loss(scenario: Scenario, path: Path) -> None:
     from exportloss.bench.detector import make_loss, make_model
     from exportloss.export import export_loss
 
-    loss = make_loss(make_model(scenario), scenario)
-    export_loss(loss, path, gradients=True, **_sizes(scenario))
+    model = make_model(scenario)
+    loss, sizes = make_loss(model, scenario), _sizes(scenario)
+    export_loss(loss, path, gradients=True, layout=scenario.layout, head=model.detect, **sizes)
 
 
 def _export_step(scenario: Scenario, path: Path) -> None:

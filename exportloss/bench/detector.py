@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from exportloss.bench.scenario import Scenario, make_maps
+from exportloss.bench.scenario import Scenario, make_head, make_maps
 from exportloss.eager import ComputeLoss
 from exportloss.loss import YoloLoss
 from exportloss.models import YoloV5, yolov5
 
 __all__ = [
     "configure_torch",
+    "head_channels",
     "make_eager_loss",
     "make_loss",
     "make_model",
@@ -45,9 +46,25 @@ def make_eager_loss(model: YoloV5, scenario: Scenario) -> ComputeLoss:
 
 
 def make_torch_maps(model: YoloV5, scenario: Scenario) -> list[Tensor]:
-    """Draw what the head gives, on the scenario's device, as leaves that want a gradient."""
-    maps = make_maps(scenario, model.strides, model.detect.na)
+    """Draw what the loss starts from, on the scenario's device, as leaves that want a gradient.
+
+    Where that is the head's input, the head gets the scenario's weights too.
+    """
+    channels = head_channels(model)
+    if scenario.layout == "head-input":
+        drawn = make_head(scenario, model.detect.na, channels)
+        with torch.no_grad():
+            for convolution, (weight, bias) in zip(model.detect.m, drawn, strict=True):
+                assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+                convolution.weight.copy_(torch.from_numpy(weight))
+                convolution.bias.copy_(torch.from_numpy(bias))
+    maps = make_maps(scenario, model.strides, model.detect.na, channels)
     return [torch.from_numpy(x).to(scenario.torch_device).requires_grad_() for x in maps]
+
+
+def head_channels(model: YoloV5) -> list[int]:
+    """Return the channels of the head's input, a level at a time."""
+    return [m.in_channels for m in model.detect.m if isinstance(m, nn.Conv2d)]
 
 
 def configure_torch(scenario: Scenario) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from exportloss.balance import initial_balance
 from exportloss.bench.rivals import Prepared
-from exportloss.bench.scenario import Scenario, make_maps, make_padded_targets
+from exportloss.bench.scenario import Scenario, make_head, make_maps, make_padded_targets
 from exportloss.errors import ConfigError
 from exportloss.runtime.devices import Device, open_session
 from exportloss.runtime.installation import import_onnxruntime
@@ -58,24 +58,34 @@ def portable(scenario: Scenario, artifact: Path | None) -> Prepared:
     assert artifact is not None
     manifest = Manifest.read(artifact)
     graph = BoundGraph(artifact / "loss.onnx", scenario)
-    maps = make_maps(scenario, manifest.strides, len(manifest.anchors[0]))
-    expected = graph.session.get_inputs()[0].shape
-    if list(maps[0].shape) != expected:
+    if manifest.loss_layout != scenario.layout:
         raise ConfigError(
-            f"loss.onnx takes maps {tuple(expected)}, the layout {scenario.layout!r} has "
-            f"{maps[0].shape}"
+            f"{artifact} starts from {manifest.loss_layout!r}, but {scenario.layout!r} is to be "
+            "measured; name another folder"
         )
-    graph.bind(
-        {
-            **{f"predictions_{level}": x for level, x in enumerate(maps)},
-            "targets": make_padded_targets(scenario),
-            "balance": np.asarray(initial_balance(len(maps)), np.float32),
-        }
-    )
+    graph.bind(_inputs(graph.session, manifest, scenario))
 
     def check() -> tuple[float, float]:
         loss = graph.run()
-        gradients = (graph.outputs[f"gradient_{level}"].numpy() for level in range(len(maps)))
+        gradients = [value.numpy() for name, value in graph.outputs.items() if "gradient" in name]
         return loss, math.hypot(*(float(np.linalg.norm(g)) for g in gradients))
 
     return Prepared(step=graph.run, check=check)
+
+
+def _inputs(session: Any, manifest: Manifest, scenario: Scenario) -> dict[str, Any]:
+    """Draw what the graph takes, by name."""
+    levels, anchors = range(len(manifest.strides)), len(manifest.anchors[0])
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    from_head = scenario.layout == "head-input"
+    channels = [shapes[f"features_{level}"][1] if from_head else 0 for level in levels]
+    maps = make_maps(scenario, manifest.strides, anchors, channels)
+    name = "features" if from_head else "predictions"
+    inputs: dict[str, Any] = {f"{name}_{level}": maps[level] for level in levels}
+    if from_head:
+        for level, (weight, bias) in enumerate(make_head(scenario, anchors, channels)):
+            inputs |= {f"weight_{level}": weight, f"bias_{level}": bias}
+    return inputs | {
+        "targets": make_padded_targets(scenario),
+        "balance": np.asarray(initial_balance(len(maps)), np.float32),
+    }

@@ -47,6 +47,7 @@ _LOSS = Bench(
     rivals=(
         _torch("loss", "eager", "the original's algorithm with its dynamic shapes, in torch"),
         _torch("loss", "static", "YoloLoss in torch"),
+        _torch("loss", "sparse", "SparseHeadLoss in torch: the head where the loss looks"),
         _torch("loss", "compiled", "YoloLoss under torch.compile"),
         _torch("loss", "cuda-graph", "YoloLoss captured as a CUDA graph"),
         _ort("ort_loss:portable", "portable", "loss.onnx with gradients, in ONNX Runtime", "loss"),

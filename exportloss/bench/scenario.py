@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.runtime.devices import Device
+from exportloss.runtime.manifest import Layout
 from exportloss.targets import pad_targets
 
 __all__ = [
@@ -19,8 +20,8 @@ __all__ = [
     "MAX_NORM",
     "MOMENTUM",
     "WEIGHT_DECAY",
-    "Layout",
     "Scenario",
+    "make_head",
     "make_images",
     "make_maps",
     "make_padded_targets",
@@ -30,7 +31,6 @@ __all__ = [
 # YOLOv5's settings of a step; the rate is that of a warm-up.
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, MAX_NORM = 1e-3, 0.937, 5e-4, 10.0
 
-Layout = Literal["permuted", "head-output"]
 Array = npt.NDArray[np.float32]
 
 
@@ -49,8 +49,9 @@ class Scenario:
         freeze: number of layers, or several layer indices, as YOLOv5's `--freeze`.
         device: as the runtime names it: `cpu`, `cuda`, `tensorrt`, `cuda:1`; torch's rivals
             are on the same GPU.
-        layout: what the loss starts from: `permuted` maps (B, na, H, W, 5 + nc), or the
-            `head-output`, the last convolution's (B, na * (5 + nc), H, W).
+        layout: what the loss starts from: `permuted` maps (B, na, H, W, 5 + nc), the
+            `head-output`, the last convolution's (B, na * (5 + nc), H, W), or the `head-input`,
+            which that convolution takes, (B, C, H, W): then the head is measured with the loss.
         seed: of weights, pictures, boxes and maps.
 
     Raises:
@@ -139,23 +140,43 @@ def make_padded_targets(scenario: Scenario) -> Array:
     )
 
 
-def make_maps(scenario: Scenario, strides: Sequence[float], anchors: int) -> list[Array]:
-    """Draw what the head gives, one map a level, in the scenario's layout.
+def make_maps(
+    scenario: Scenario, strides: Sequence[float], anchors: int, channels: Sequence[int]
+) -> list[Array]:
+    """Draw what the loss starts from, one map a level, in the scenario's layout.
 
     Args:
         scenario: sizes and layout.
         strides: (nl,) input pixels a cell.
         anchors: of a level, na.
+        channels: (nl,) of the head's input.
     """
-    rng, channels = _generator(scenario, 2), 5 + scenario.num_classes
+    rng, outputs = _generator(scenario, 2), 5 + scenario.num_classes
     maps = []
-    for stride in map(int, strides):
+    for stride, width_of_input in zip(map(int, strides), channels, strict=True):
         height, width = (side // stride for side in scenario.image_size)
-        shape: tuple[int, ...] = (anchors, height, width, channels)
-        if scenario.layout == "head-output":
-            shape = (anchors * channels, height, width)
-        maps.append(rng.standard_normal((scenario.batch_size, *shape), dtype=np.float32))
+        shapes: dict[Layout, tuple[int, ...]] = {
+            "permuted": (anchors, height, width, outputs),
+            "head-output": (anchors * outputs, height, width),
+            "head-input": (width_of_input, height, width),
+        }
+        shape = (scenario.batch_size, *shapes[scenario.layout])
+        maps.append(rng.standard_normal(shape, dtype=np.float32))
     return maps
+
+
+def make_head(
+    scenario: Scenario, anchors: int, channels: Sequence[int]
+) -> list[tuple[Array, Array]]:
+    """Draw the head's weights (na * (5 + nc), C, 1, 1) and biases, a level at a time."""
+    rng, outputs = _generator(scenario, 3), anchors * (5 + scenario.num_classes)
+    return [
+        (
+            0.1 * rng.standard_normal((outputs, width, 1, 1), dtype=np.float32),
+            0.1 * rng.standard_normal(outputs, dtype=np.float32),
+        )
+        for width in channels
+    ]
 
 
 def _generator(scenario: Scenario, stream: int) -> np.random.Generator:

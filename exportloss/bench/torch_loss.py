@@ -20,20 +20,27 @@ from exportloss.bench.detector import (
 )
 from exportloss.bench.rivals import Prepared
 from exportloss.bench.scenario import Scenario, make_padded_targets, make_targets
+from exportloss.errors import ConfigError
+from exportloss.models import YoloV5
+from exportloss.models.layers import Detect
+from exportloss.sparse_head import SparseHeadLoss
 
-__all__ = ["compiled", "cuda_graph", "eager", "static"]
+__all__ = ["compiled", "cuda_graph", "eager", "sparse", "static"]
 
 Value = Callable[[Sequence[Tensor]], Tensor]  # maps in the scenario's layout -> scalar
 
 
 class _LossStep:
-    """Computes a loss and the gradients of its maps, which are kept."""
+    """Computes a loss and the gradients of its maps and parameters, which are kept."""
 
-    def __init__(self, value: Value, maps: Sequence[Tensor]) -> None:
+    def __init__(
+        self, value: Value, maps: Sequence[Tensor], parameters: Sequence[Tensor] = ()
+    ) -> None:
         self.value, self.maps = value, maps
+        self.leaves = (*maps, *parameters)
 
     def __call__(self) -> float:
-        for x in self.maps:
+        for x in self.leaves:
             x.grad = None  # as `zero_grad` leaves a network
         loss = self.value(self.maps)
         torch.autograd.backward(loss)
@@ -42,7 +49,7 @@ class _LossStep:
     def check(self) -> tuple[float, float]:
         """Return the loss, and the L2 norm of its gradients."""
         loss = self()
-        return loss, _norm([x.grad for x in self.maps if x.grad is not None])
+        return loss, _norm([x.grad for x in self.leaves if x.grad is not None])
 
 
 def eager(scenario: Scenario, artifact: Path | None) -> Prepared:
@@ -51,12 +58,11 @@ def eager(scenario: Scenario, artifact: Path | None) -> Prepared:
     model = make_model(scenario).to(scenario.torch_device)
     loss = make_eager_loss(model, scenario)
     targets = torch.from_numpy(make_targets(scenario)).to(scenario.torch_device)
-    na, no = model.detect.na, model.detect.no
 
     def value(maps: Sequence[Tensor]) -> Tensor:
-        return loss(_permuted(maps, scenario, na, no), targets)[0]
+        return loss(_permuted(maps, scenario, model.detect), targets)[0]
 
-    step = _LossStep(value, make_torch_maps(model, scenario))
+    step = _LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
     return Prepared(step=step, check=lambda: with_one_thread(step.check, scenario))
 
 
@@ -91,18 +97,40 @@ def cuda_graph(scenario: Scenario, artifact: Path | None) -> Prepared:
     return Prepared(step=replay, check=check)
 
 
-def _static(scenario: Scenario) -> _LossStep:
+def sparse(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """`SparseHeadLoss`: the head is evaluated where the loss looks."""
+    if scenario.layout != "head-input":
+        raise ConfigError("it starts from the head's input: --layout head-input")
     configure_torch(scenario)
-    model = make_model(scenario)
-    loss = make_loss(model, scenario).to(scenario.torch_device)
+    model = make_model(scenario).to(scenario.torch_device)
+    loss = SparseHeadLoss(model.detect, make_loss(model, scenario)).to(scenario.torch_device)
     targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.torch_device)
-    na, no = model.detect.na, model.detect.no
 
     def value(maps: Sequence[Tensor]) -> Tensor:
-        total: Tensor = loss(_permuted(maps, scenario, na, no), targets)[0]
+        total: Tensor = loss(maps, targets)[0]
         return total
 
-    return _LossStep(value, make_torch_maps(model, scenario))
+    step = _LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
+    return Prepared(step=step, check=step.check)
+
+
+def _static(scenario: Scenario) -> _LossStep:
+    configure_torch(scenario)
+    model = make_model(scenario).to(scenario.torch_device)
+    loss = make_loss(model, scenario).to(scenario.torch_device)
+    targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.torch_device)
+
+    def value(maps: Sequence[Tensor]) -> Tensor:
+        read = maps if scenario.layout == "head-output" else _permuted(maps, scenario, model.detect)
+        total: Tensor = loss(read, targets)[0]
+        return total
+
+    return _LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
+
+
+def _parameters(model: YoloV5, scenario: Scenario) -> tuple[Tensor, ...]:
+    """Return the head's, where it is measured with the loss."""
+    return tuple(model.detect.parameters()) if scenario.layout == "head-input" else ()
 
 
 def _norm(gradients: Sequence[Tensor]) -> float:
@@ -110,13 +138,14 @@ def _norm(gradients: Sequence[Tensor]) -> float:
     return math.hypot(*(float(torch.linalg.vector_norm(g)) for g in gradients))
 
 
-def _permuted(
-    maps: Sequence[Tensor], scenario: Scenario, anchors: int, outputs: int
-) -> Sequence[Tensor]:
-    """Do what YOLOv5's head does to its convolution's output: (B, na, H, W, no), a copy."""
+def _permuted(maps: Sequence[Tensor], scenario: Scenario, head: Detect) -> Sequence[Tensor]:
+    """Do what is left of YOLOv5's head: its convolution, and the permuted copy of its output."""
     if scenario.layout == "permuted":
         return maps
+    if scenario.layout == "head-input":
+        permuted: Sequence[Tensor] = head(*maps)
+        return permuted
     return [
-        x.view(len(x), anchors, outputs, *x.shape[2:]).permute(0, 1, 3, 4, 2).contiguous()
+        x.view(len(x), head.na, head.no, *x.shape[2:]).permute(0, 1, 3, 4, 2).contiguous()
         for x in maps
     ]

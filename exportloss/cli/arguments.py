@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
-from exportloss.runtime.manifest import OptimizerName, Precision
+from exportloss.runtime.manifest import Layout, OptimizerName, Precision
 
 __all__ = ["ExportSettings", "add_export_arguments", "image_size"]
 
@@ -30,6 +30,7 @@ class ExportSettings:
         optimizer: which memory a session keeps.
         freeze: number of layers, or several layer indices.
         gradients: whether a loss alone gives gradients too.
+        layout: what a loss alone starts from.
         seed: of random weights.
         scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
         ema: keep a moving average of weights and statistics.
@@ -51,6 +52,7 @@ class ExportSettings:
     optimizer: OptimizerName = "sgd"
     freeze: tuple[int, ...] = (0,)
     gradients: bool = False
+    layout: Layout = "permuted"
     seed: int = 0
     scale_gains: bool = True
     ema: bool = False

@@ -7,10 +7,12 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 from exportloss.bench import AXES, Bench, Scenario, Setting
 from exportloss.cli.arguments import image_size
 from exportloss.errors import ConfigError
+from exportloss.runtime.manifest import Layout
 
 __all__ = [
     "add_growth_arguments",
@@ -67,10 +69,10 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
     if any(bench.name == "loss" for bench in benches):
         group.add_argument(
             "--layout",
-            choices=("permuted", "head-output"),
-            help="what the loss starts from: maps (B, na, H, W, 5 + nc), or the output of the "
-            "head's convolution, (B, na * (5 + nc), H, W), of which eager torch makes those maps "
-            "(default permuted)",
+            choices=get_args(Layout),
+            help="what the loss starts from: maps (B, na, H, W, 5 + nc); the output of the head's "
+            "convolution, (B, na * (5 + nc), H, W), of which eager torch makes those maps; or its "
+            "input, (B, C, H, W), so that the head is measured with the loss (default permuted)",
         )
     if any(bench.name != "loss" for bench in benches):
         group.add_argument(

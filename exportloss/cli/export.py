@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from exportloss.cli.arguments import ExportSettings, add_export_arguments
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
@@ -15,7 +15,7 @@ from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.dataset import read_data_yaml
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.manifest import MANIFEST_NAME, Layout, Manifest
 
 if TYPE_CHECKING:
     from exportloss.export import NmsSettings
@@ -69,6 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="loss alone: with its gradients with respect to the predictions",
     )
     parser.add_argument(
+        "--layout",
+        choices=get_args(Layout),
+        help="loss alone: what it starts from: YOLOv5's permuted maps (default), the output of the "
+        "detection layer's convolutions, or their input, where it evaluates them where it looks",
+    )
+    parser.add_argument(
         "--output",
         default="artifacts",
         metavar="FOLDER",
@@ -98,6 +104,8 @@ def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
     if options.gradients and "loss" not in options.format:
         raise ConfigError("--gradients is of the loss alone; say --format loss too, or leave it")
+    if options.layout and "loss" not in options.format:
+        raise ConfigError("--layout is of the loss alone; say --format loss too, or leave it")
     if options.ema and not {"step", "ort"} & set(options.format):
         raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
     names, num_classes = _classes(options.data, options.nc)
@@ -107,6 +115,7 @@ def run(options: argparse.Namespace) -> int:
         num_classes=num_classes,
         loss=LossConfig() if options.hyp is None else LossConfig.from_yaml(options.hyp),
         gradients=options.gradients,
+        layout=options.layout or "permuted",
     )
     output = Path(options.output)
     folders = {

@@ -90,6 +90,8 @@ def _write_loss(
         batch_size=settings.batch_size,
         max_targets=settings.max_targets,
         gradients=settings.gradients,
+        layout=settings.layout,
+        head=detector.model.detect,
         names=detector.names,
         exist_ok=exist_ok,
     )

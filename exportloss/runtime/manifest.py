@@ -30,6 +30,7 @@ __all__ = [
     "FileEntry",
     "Head",
     "Kind",
+    "Layout",
     "Manifest",
     "OptimizerName",
     "ParameterGroupNames",
@@ -44,6 +45,7 @@ Kind = Literal["ort-training", "train-step", "loss"]
 OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
+Layout = Literal["permuted", "head-output", "head-input"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,7 @@ class Manifest:
         max_targets: target rows in a batch.
         loss: options of the loss.
         gradients: for a loss alone, whether its graph gives the gradients of the predictions.
+        loss_layout: for a loss alone, what its graph starts from; see `export_loss`.
         optimizer: which optimizer the artifact is made for; None for a loss alone.
         ema: whether a moving average of the weights is kept beside them.
         precision: what the network computes in when it trains; weights, statistics, loss and
@@ -124,6 +127,7 @@ class Manifest:
     max_targets: int
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     gradients: bool = False
+    loss_layout: Layout = "permuted"
     optimizer: OptimizerName | None = None
     ema: bool = False
     precision: Precision = "float32"
@@ -237,10 +241,10 @@ def describe_file(path: Path) -> FileEntry:
     return FileEntry(sha256=digest, size=path.stat().st_size)
 
 
-def _head(value: Any) -> Head:
-    if value not in get_args(Head):
-        raise ValueError(f"head is {value!r}, expected one of {get_args(Head)}")
-    return "sparse" if value == "sparse" else "dense"
+def _one_of(choices: Any, value: Any) -> Any:
+    if value not in get_args(choices):
+        raise ValueError(f"got {value!r}, expected one of {get_args(choices)}")
+    return value
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:
@@ -263,7 +267,8 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
         # Folders of 0.1 may lack these.
-        head=_head(values.get("head", "dense")),
+        head=_one_of(Head, values.get("head", "dense")),
+        loss_layout=_one_of(Layout, values.get("loss_layout", "permuted")),
         gradients=bool(values.get("gradients", False)),
         ema=bool(values.get("ema", False)),
         precision=precision,
