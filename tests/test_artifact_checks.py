@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from exportloss import ArtifactError
@@ -17,6 +20,7 @@ from exportloss.runtime.artifacts import read_artifact
 from exportloss.runtime.inference import Detector
 from exportloss.runtime.manifest import Manifest, describe_file
 from exportloss.runtime.onnx_file import parse_onnx
+from exportloss.runtime.protobuf import embedded
 from exportloss.runtime.state import load_state
 from tests.manifests import edit_manifest, read_values
 from tests.old_folders import unpack
@@ -153,6 +157,26 @@ def test_tensors_in_other_files_are_found_everywhere(graph):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     with pytest.raises(ValueError, match="external data"):
         parse_onnx(model.SerializeToString())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_bytes_that_are_no_model_are_an_error_of_ours(data):
+    graph = around(tensors=[external()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    content = bytearray(model.SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ValueError):
+        parse_onnx(bytes(content[: data.draw(st.integers(0, len(content)))]))
+
+
+def test_messages_in_messages_have_an_end():
+    message = b""
+    for _ in range(200):  # graph of a node of an attribute of a graph of ...
+        message = embedded(1, embedded(5, embedded(6, message)))
+    with pytest.raises(ValueError, match="100 deep"):
+        parse_onnx(embedded(7, message) + embedded(2, b"location"))
 
 
 def test_a_class_called_location_is_no_external_data():

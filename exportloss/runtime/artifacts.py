@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.limits import MAX_MODEL_BYTES, MAX_STATE_BYTES, MAX_TENSORS
 from exportloss.runtime.manifest import Kind, Manifest
@@ -50,7 +50,9 @@ def read_artifact(folder: str | Path) -> Manifest:
     try:
         signatures = _signatures(manifest)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ArtifactError(f"{folder}: the manifest's layout is damaged: {error!r}") from error
+        raise ArtifactError(
+            f"{folder}: the manifest's layout is damaged: {excerpt(repr(error), 200)}"
+        ) from error
     opsets = {}
     for name in manifest.files:
         if name.endswith(".onnx"):
