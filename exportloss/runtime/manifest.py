@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
+_LONGEST_NAME = 255  # characters of a file's name
 FORMAT = "exportloss/2"
 _UNSEALED_FORMAT = "exportloss/1"  # of 0.1: the manifest has no sha256 of its own
 
@@ -212,8 +213,9 @@ class Manifest:
             )
         for name, entry in self.files.items():
             path = Path(folder) / name
-            if Path(name).name != name:
-                raise ArtifactError(f"{folder}: the manifest names {name!r}, outside the folder")
+            if Path(name).name != name or len(name) > _LONGEST_NAME:
+                named = excerpt(repr(name))
+                raise ArtifactError(f"{folder}: the manifest names {named}, outside the folder")
             try:
                 status = path.lstat()
                 # A link could lead outside the folder, and a pipe would never end.
