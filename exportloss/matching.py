@@ -60,16 +60,15 @@ def match(
         anchor_t: largest ratio between a target's and an anchor's side, exclusive.
     """
     height, width = (_column(targets, sizes) for sizes in zip(*grids, strict=True))  # (nl, 1)
-    image, category = targets[:, 0].long(), targets[:, 1].long()  # (M,)
-    in_range = (image >= 0) & (image < batch_size) & (category >= 0) & (category < num_classes)
-    centre = targets[:, 2:4]
-    in_range = in_range & ((centre >= 0) & (centre <= 1)).all(dim=1)  # false for NaN
+    in_range = (targets >= 0).all(dim=1) & (targets[:, 2:] <= 1).all(dim=1)  # false for NaN
+    in_range = in_range & (targets[:, 0] < batch_size) & (targets[:, 1] < num_classes)  # (M,)
+    # Before anything becomes a whole number: beyond the range of one, and of NaN, devices differ.
+    targets = torch.where(in_range[:, None], targets, 0.0)
     x, y = targets[:, 2] * width, targets[:, 3] * height  # (nl, M), in cells
     size = torch.stack((targets[:, 4] * width, targets[:, 5] * height), dim=2)  # (nl, M, 2)
 
     ratio = size[:, :, None] / anchors[:, None]  # (nl, M, na, 2)
-    fits = (torch.maximum(ratio, 1 / ratio) < anchor_t).all(dim=3)
-    fits = fits & in_range[:, None]  # (nl, M, na)
+    fits = (torch.maximum(ratio, 1 / ratio) < anchor_t).all(dim=3)  # (nl, M, na)
 
     left, right = _chosen_neighbours(x, width)
     top, bottom = _chosen_neighbours(y, height)
@@ -98,7 +97,7 @@ def match(
     order = place * slots + torch.arange(1, slots + 1, device=targets.device)
 
     return Slots(
-        image=image.clamp(0, batch_size - 1),
+        image=targets[:, 0].long(),
         cell=row * width[:, None].long() + column,
         weight=(multiplicity[..., None] * fits[:, None]).to(targets.dtype),
         order=order[..., None],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -178,7 +179,10 @@ def test_rows_out_of_range_match_nothing():
     predictions = make_predictions(1)
     good = (0, 1, 0.4, 0.6, 0.3, 0.3)
     bad = [(BATCH, *good[1:]), (-1, *good[1:]), (0, CLASSES, *good[2:]), (0, -1, *good[2:])]
-    bad += [(0, 1, float("nan"), 0.5, 0.3, 0.3), (0, 1, 0.5, 0.5, float("nan"), 0.3)]
+    for column, values in enumerate(((1e30, -0.5), (1e30, -0.5), *[(-0.1, 1.1, 1e30)] * 4)):
+        for value in (*values, math.nan, math.inf, -math.inf):
+            bad.append((*good[:column], value, *good[column + 1 :]))
+    bad.append((*good[:4], -0.3, -0.3))
     loss = make_loss(LossConfig())
     expected, _ = loss(predictions, torch.tensor([good]))
     value, _ = loss(predictions, torch.tensor([good, *bad], dtype=torch.float32))
