@@ -12,6 +12,8 @@ from exportloss import BenchmarkError, ConfigError
 from exportloss.bench import Scenario
 from exportloss.bench.limits import count_multiply_adds
 from exportloss.bench.measuring import check_agreement, measure
+from exportloss.bench.process import RivalProcess, Unavailable
+from exportloss.bench.rivals import Rival
 from exportloss.bench.scenario import make_head, make_maps, make_padded_targets, make_targets
 from exportloss.bench.statistics import Timing, fitted_exponent, fitted_slope
 
@@ -35,6 +37,20 @@ def test_an_exact_power_has_its_exponent(exponent, factor, sizes):
 def test_the_fit_is_by_least_squares():
     assert fitted_slope([0, 1, 2], [0, 0, 3]) == 1.5
     assert math.isnan(fitted_slope([1, 1], [2, 3]))
+
+
+def test_a_rival_that_is_not_available_says_why():
+    absent = Rival(name="absent", about="", prepare="os:abort", libraries=("numpy", "no_package"))
+    with RivalProcess(absent) as process, pytest.raises(Unavailable, match="no_package is not"):
+        process.prepare(Scenario(), None)
+
+
+def test_a_rival_that_breaks_down_shows_what_it_wrote():
+    broken = Rival(name="broken", about="", prepare="os:getenv", libraries=("numpy",))
+    with RivalProcess(broken) as process, pytest.raises(BenchmarkError) as caught:
+        process.prepare(Scenario(), None)
+    assert "broken broke down (prepare, exit status 1)" in str(caught.value)
+    assert "TypeError: str expected, not Scenario" in str(caught.value)
 
 
 class Recorder:

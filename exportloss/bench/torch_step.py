@@ -29,8 +29,17 @@ from exportloss.bench.scenario import (
     make_targets,
 )
 from exportloss.models import YoloV5, freeze, parameter_groups
+from exportloss.sparse_head import SparseHeadLoss
 
-__all__ = ["compiled", "cuda_graph", "eager", "eager_channels_last", "static"]
+__all__ = [
+    "compiled",
+    "cuda_graph",
+    "eager",
+    "eager_channels_last",
+    "sparse",
+    "sparse_channels_last",
+    "static",
+]
 
 Value = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scalar
 
@@ -100,6 +109,18 @@ def static(scenario: Scenario, artifact: Path | None) -> Prepared:
     return Prepared(step=step, check=step.check)
 
 
+def sparse(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """`SparseHeadLoss`, NCHW: the head is evaluated where the loss looks."""
+    step = _sparse(scenario, torch.contiguous_format)
+    return Prepared(step=step, check=step.check)
+
+
+def sparse_channels_last(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """`SparseHeadLoss`, NHWC."""
+    step = _sparse(scenario, torch.channels_last)
+    return Prepared(step=step, check=step.check)
+
+
 def compiled(scenario: Scenario, artifact: Path | None) -> Prepared:
     """Network and `YoloLoss` under `torch.compile`, which is done when this returns."""
     step = _static(scenario)
@@ -146,6 +167,18 @@ def _static(scenario: Scenario) -> _TrainStep:
         return total
 
     return _TrainStep(model, value, scenario)
+
+
+def _sparse(scenario: Scenario, memory_format: torch.memory_format) -> _TrainStep:
+    model = _make_model(scenario, memory_format)
+    loss = SparseHeadLoss(model.detect, make_loss(model, scenario)).to(scenario.torch_device)
+    targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.torch_device)
+
+    def value(images: Tensor) -> Tensor:
+        total: Tensor = loss(model.features(images), targets)[0]
+        return total
+
+    return _TrainStep(model, value, scenario, memory_format=memory_format)
 
 
 def _make_model(scenario: Scenario, memory_format: torch.memory_format) -> YoloV5:
