@@ -123,10 +123,13 @@ class HeadInput(Level):
         cells = height * width
         if self.source.is_contiguous(memory_format=torch.channels_last):
             by_cell = self.source.permute(0, 2, 3, 1).reshape(-1, channels)
-            return by_cell.index_select(0, (image * cells + cell).flatten())
+            return by_cell[(image * cells + cell).flatten()]
         channel = image[:, None] * channels + torch.arange(channels, device=image.device)
         index = channel * cells + cell[..., None]  # (S, M, C)
-        return self.source.flatten().index_select(0, index.flatten()).reshape(-1, channels)
+        flat, index = self.source.flatten(), index.flatten()
+        # On CUDA the gradient of index_select adds up in no fixed order; that of [] is slow elsewhere.
+        seen = flat[index] if flat.is_cuda else flat.index_select(0, index)
+        return seen.reshape(-1, channels)
 
 
 def box_index(image: Tensor, cell: Tensor, *, na: int, cells: int) -> Tensor:
@@ -156,7 +159,8 @@ class _ReadBoxes(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (index,), (rows, objectness) = ctx.saved_tensors, gradients
         column = functional.pad(objectness[:, None], (OBJECTNESS, ctx.outputs - OBJECTNESS - 1))
-        return column.index_add_(0, index, rows), None
+        # Not index_add: slower on a CPU, and its sums have no fixed order on CUDA.
+        return column.index_put_((index,), rows, accumulate=True), None
 
 
 def _read_planes(planes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,4 +182,5 @@ class _ReadPlanes(torch.autograd.Function):
         planes, outputs, cells = ctx.shape
         below = outputs - OBJECTNESS - 1
         padded = functional.pad(objectness.reshape(planes, 1, cells), (0, 0, OBJECTNESS, below))
-        return padded.flatten().index_add_(0, index, rows).reshape(ctx.shape), None
+        flat = padded.flatten().index_put_((index,), rows, accumulate=True)
+        return flat.reshape(ctx.shape), None
