@@ -127,7 +127,7 @@ class HeadInput(Level):
         channel = image[:, None] * channels + torch.arange(channels, device=image.device)
         index = channel * cells + cell[..., None]  # (S, M, C)
         flat, index = self.source.flatten(), index.flatten()
-        # On CUDA the gradient of index_select adds up in no fixed order; that of [] is slow elsewhere.
+        # The gradient of index_select has no fixed order on CUDA; that of [] is slow elsewhere.
         seen = flat[index] if flat.is_cuda else flat.index_select(0, index)
         return seen.reshape(-1, channels)
 
