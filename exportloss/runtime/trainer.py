@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,12 +23,14 @@ from exportloss.runtime.results import (
 )
 from exportloss.runtime.room import Overflow, check_batches, fit_targets
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.session import Evaluation, Items, TrainSession
+from exportloss.runtime.schedule import PlannedStep, Schedule
+from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
 from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps, name_pictures
 from exportloss.runtime.validate import validate
 
 __all__ = ["Reporter", "TrainResult", "is_exhausted", "train"]
+
+_Entry = TypeVar("_Entry")
 
 MAX_NORM = 10.0  # of the gradient, as in YOLOv5
 
@@ -245,18 +247,24 @@ def _train_epoch(
 ) -> EpochResult:
     """Train on every batch once."""
     total, left_out, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
-    with contextlib.closing(batches.epoch(epoch)) as stream:
-        for done, (step, batch) in enumerate(zip(schedule.steps(epoch), stream, strict=True), 1):
-            targets, dropped = fit_targets(batch, session.manifest, overflow)
-            result = session.step(
-                batch.images,
-                targets,
-                lr=step.lr,
-                momentum=step.momentum,
-                weight_decay=schedule.weight_decay,
-                max_norm=MAX_NORM,
-                update=step.update,
-            )
+
+    def run() -> Iterator[tuple[PlannedStep, Batch, int, StepResult]]:
+        with contextlib.closing(batches.epoch(epoch)) as stream:
+            for step, batch in zip(schedule.steps(epoch), stream, strict=True):
+                targets, dropped = fit_targets(batch, session.manifest, overflow)
+                result = session.step(
+                    batch.images,
+                    targets,
+                    lr=step.lr,
+                    momentum=step.momentum,
+                    weight_decay=schedule.weight_decay,
+                    max_norm=MAX_NORM,
+                    update=step.update,
+                )
+                yield step, batch, dropped, result
+
+    with contextlib.closing(run()) as steps:
+        for done, (step, batch, dropped, result) in enumerate(_one_behind(steps), 1):
             where = f"epoch {epoch}, batch {done} of {len(batches)}"
             if result.skipped:
                 reporter.batch_skipped(epoch, done, result.loss, batch.paths)
@@ -282,6 +290,15 @@ def _train_epoch(
         skipped=len(batches) - trained,
         waiting=waited / (time.monotonic() - started),
     )
+
+
+def _one_behind(entries: Iterable[_Entry]) -> Iterator[_Entry]:
+    """Yield each entry when the next is there: a GPU need not wait while a result is looked at."""
+    waiting: list[_Entry] = []
+    for entry in entries:
+        yield from waiting
+        waiting = [entry]
+    yield from waiting
 
 
 def _validate(
