@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 # A device: no torch, no onnx, the newest onnxruntime.
 DEVICE := .venv-device
 LOWEST := .venv-lowest
+# What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
 
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo test fuzz check lowest licences lock clean
+.PHONY: demo test fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -39,6 +41,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu:
+	@$(GPU_PYTHON) benchmarks/gpu.py
+
+gpu-artifacts: $(READY)
+	$(BIN)/python -m tests.gpu.make_artifacts build/gpu
 
 $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from exportloss.export.eager_session import EagerTrainSession
 from exportloss.export.train_step import export_train_step
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
+from exportloss.runtime.manifest import Manifest
 from tests.bright_detector import make_spots, write_bright_detector
 from tests.coco_numbers import coco_map
 
@@ -59,18 +61,25 @@ def draw_batches() -> Batches:
 
 def make_case(folder: Path, batches: Batches, **options: Any) -> dict[str, list[float]]:
     """Export to `folder`, train in the references, and return their losses."""
-    torch.manual_seed(0)
-    model = yolov5("yolov5n", len(CLASSES))
-    loss = YoloLoss(model.anchors_px, model.strides, model.num_classes)
-    options |= {"image_size": (SIZE, SIZE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
-    manifest = export_train_step(model, loss, folder, names=CLASSES, **options)
+    manifest = export_case(export_train_step, folder, **options)
     losses = {"eager": train(EagerTrainSession(folder, manifest), folder, "eager", batches)}
     if folder.name == "sgd":  # in training artifacts all optimizers share a graph
         with tempfile.TemporaryDirectory() as temporary:
             other = Path(temporary) / "artifact"
-            export_training_artifacts(model, loss, other, names=CLASSES, **options)
+            export_case(export_training_artifacts, other, **options)
             losses["ort"] = train(TrainSession.open(other, threads=1), folder, "ort", batches)
     return losses
+
+
+def export_case(
+    export: Callable[..., Manifest], folder: Path, *, model: str = "yolov5n", **options: Any
+) -> Manifest:
+    """Export a detector of the tests' sizes, with the same random weights every time."""
+    torch.manual_seed(0)
+    detector = yolov5(model, len(CLASSES))
+    loss = YoloLoss(detector.anchors_px, detector.strides, detector.num_classes)
+    options |= {"image_size": (SIZE, SIZE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
+    return export(detector, loss, folder, names=CLASSES, **options)
 
 
 def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> list[float]:
