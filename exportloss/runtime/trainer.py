@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -248,7 +248,7 @@ def _train_epoch(
     """Train on every batch once."""
     total, left_out, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
 
-    def run() -> Iterator[tuple[PlannedStep, Batch, int, StepResult]]:
+    def run() -> Generator[tuple[PlannedStep, Batch, int, StepResult], None, None]:
         with contextlib.closing(batches.epoch(epoch)) as stream:
             for step, batch in zip(schedule.steps(epoch), stream, strict=True):
                 targets, dropped = fit_targets(batch, session.manifest, overflow)
