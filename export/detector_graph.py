@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Sequence
@@ -61,12 +62,20 @@ class ImageLoss(nn.Module):
         self.head = head
         self.loss = SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss
 
-    def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
-        """Compute the loss, of the head's maps or where the loss looks."""
-        if self.head == "sparse":
-            read = self.detector.features(images)
-        else:  # whatever the network computed in, the loss is float32
-            read = tuple(level.float() for level in self.detector(images))
+    def forward(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        balance: Tensor,
+        mode: contextlib.AbstractContextManager[Any] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Compute the loss, of the head's maps or where the loss looks.
+
+        The network runs in a mode, such as `HalfPrecision`; the loss, and a head in it, does not.
+        """
+        with mode or contextlib.nullcontext():
+            read = (self.detector.features if self.head == "sparse" else self.detector)(images)
+        read = tuple(level.float() for level in read)
         outputs: tuple[Tensor, ...] = self.loss(read, targets, balance)
         return outputs
 

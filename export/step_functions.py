@@ -111,14 +111,11 @@ class Step:
             for name, tensor in self.parameters.unflatten(inputs["parameters"]).items()
         }
         running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
-        with (
-            _mode(self.detector.model, training=True),
-            BatchStatistics(running) as statistics,
-            self._computing(),
-        ):
+        images = _shares(inputs["images"])
+        with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
             loss, items, balance = self._call(
                 self.detector.image_loss,
-                (_shares(inputs["images"]), inputs["targets"], inputs["balance"]),
+                (images, inputs["targets"], inputs["balance"], self._computing()),
                 {f"detector.{k}": v for k, v in self._tensors(parameters, running).items()},
             )
         # Small gradients are 0 in float16, unless they are made larger on their way.
@@ -188,7 +185,7 @@ class Step:
 
     @staticmethod
     def _call(
-        module: nn.Module, arguments: tuple[Tensor, ...], tensors: dict[str, Tensor]
+        module: nn.Module, arguments: tuple[object, ...], tensors: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
         results: tuple[Tensor, ...] = torch.func.functional_call(module, tensors, arguments)
         return results

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from exportloss import ConfigError
+from exportloss import ConfigError, YoloLoss
 from exportloss.cli import main
 from exportloss.export import export_train_step
 from exportloss.export.detector_graph import prepare
 from exportloss.export.step_functions import Step
 from exportloss.export.verify import verify
+from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
 from exportloss.runtime.manifest import Manifest
 from tests import tiny_detector as tiny
@@ -107,6 +108,19 @@ class TestTypes:
         one, other = (ir.load(path).graph for path in graphs)
         assert [node.op_type for node in one] == [node.op_type for node in other]
         assert HALVES[precision] not in {v.dtype for node in one for v in node.outputs}
+
+
+def test_a_head_within_the_loss_is_float32_too(tmp_path):
+    """Where the head is evaluated where the loss looks, its gradients are scattered sums."""
+    model = yolov5("yolov5n", 3)
+    loss = YoloLoss(model.anchors_px, model.strides, 3)
+    export_train_step(model, loss, tmp_path / "out", precision="float16", head="sparse", **SIZES)
+    nodes = list(ir.load(tmp_path / "out" / "train_step.onnx").graph)
+    scattered = [node for node in nodes if node.op_type == "ScatterElements"]
+    of_loss = [n for n in nodes if (n.name or "").startswith("loss/") and n.op_type != "Cast"]
+    assert scattered and of_loss
+    for node in (*scattered, *of_loss):
+        assert ir.DataType.FLOAT16 not in {value.dtype for value in node.outputs}, node.name
 
 
 def test_float16_follows_float32(folders, losses):
