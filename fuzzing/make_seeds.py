@@ -48,7 +48,7 @@ def main() -> None:
     seeds |= _pictures() | _written_by_us() | _onnx()
     model = yolov5("yolov5n", len(_NAMES)).half()
     seeds |= {
-        "pickle/checkpoint": _pickled_checkpoint(model),
+        **_pickles(model),
         "weights/header": _header(model),
         **_torch_files(),
     }
@@ -142,8 +142,8 @@ def _header(model: YoloV5) -> bytes:
     return json.dumps(header, separators=(",", ":")).encode()
 
 
-def _pickled_checkpoint(model: YoloV5) -> bytes:
-    """The pickle of a YOLOv5 checkpoint, whose tensors lie in one storage."""
+def _pickles(model: YoloV5) -> dict[str, bytes]:
+    """The pickles of YOLOv5 checkpoints, whole and cut down, whose tensors lie in one storage."""
     with tempfile.TemporaryDirectory() as folder, yolov5_classes():
         path = Path(folder) / "a.pt"
         save_checkpoint(path, model, names=list(_NAMES), bare=True)
@@ -159,9 +159,18 @@ def _pickled_checkpoint(model: YoloV5) -> bytes:
                     held[name] = nn.Parameter(shared) if held is module._parameters else shared
                     start += tensor.numel()
         whole.model[-1].stride = whole.model[-1].grid = None
-        torch.save(whole, path)
-        with zipfile.ZipFile(path) as archive:
-            return archive.read("a/data.pkl")
+        seeds = {"pickle/checkpoint": _pickled(whole, path)}
+        first = whole.model[0]
+        whole.model = nn.Sequential(first)
+        seeds["pickle/one_layer"] = _pickled({"model": whole}, path)
+        seeds["pickle/state_dict"] = _pickled(dict(first.state_dict()), path)
+        return seeds
+
+
+def _pickled(value: object, path: Path) -> bytes:
+    torch.save(value, path)
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(f"{path.stem}/data.pkl")
 
 
 def _tensors(whole: nn.Module) -> Iterator[Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 
@@ -13,8 +12,6 @@ from exportloss import YoloLoss
 from exportloss.models import yolov5
 from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 from tests.golden_cases import GoldenCase, find_cases, load
-
-hypothesis.settings.register_profile("many")
 
 # Which match wins a shared cell is defined for the original on one thread only.
 torch.set_num_threads(1)

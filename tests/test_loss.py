@@ -16,8 +16,6 @@ from exportloss.eager import ComputeLoss
 
 BATCH, CLASSES = 2, 3
 SIZE = (64, 96)  # height, width
-# Random extremes an option; `--hypothesis-profile many` makes them 10,000 together.
-EXTREMES = 910 if settings.get_current_profile_name() == "many" else 10
 STRIDES = (8, 16)
 ANCHORS = (((10, 13), (16, 30), (33, 23)), ((30, 61), (62, 45), (59, 80)))
 
@@ -62,8 +60,9 @@ def run_static(config, predictions, rows, *, slots=None, classes=CLASSES):
 _cells = st.integers(0, 24).map(lambda k: k / 24)
 _coordinate = st.one_of(_cells, st.sampled_from([0.0, 1.0]), st.floats(0, 1, width=32))
 _side = st.one_of(st.sampled_from([0.0, 1.0, 0.25]), st.floats(1 / 64, 1, width=32))
-_row_parts = st.integers(0, BATCH - 1), st.integers(0, CLASSES - 1)
-_row = st.tuples(*_row_parts, _coordinate, _coordinate, _side, _side)
+_row = st.tuples(
+    st.integers(0, BATCH - 1), st.integers(0, CLASSES - 1), _coordinate, _coordinate, _side, _side
+)
 # A row twice and rows in one cell come up often.
 _rows = st.lists(_row, min_size=0, max_size=12).flatmap(
     lambda rows: st.permutations(rows + rows[:3]) if rows else st.just([])
@@ -151,25 +150,6 @@ def test_extreme_logits_stay_finite(config, logit):
 @given(rows=_rows, seed=st.integers(0, 1000), scale=st.sampled_from([10.0, 50.0, 100.0]))
 def test_random_extremes_stay_finite(config, rows, seed, scale):
     results = run_static(config, make_predictions(seed, scale=scale), as_rows(rows))
-    for tensor in (*results[:3], *results[3]):
-        assert torch.isfinite(tensor).all()
-
-
-# Logits where exp() overflows or vanishes in float32, and boxes that are nearly nothing, or all.
-_extreme_side = st.sampled_from([1e-6, 1.0]) | st.floats(2**-20, 1, width=32)
-_extreme_row = st.tuples(*_row_parts, _coordinate, _coordinate, _extreme_side, _extreme_side)
-
-
-@pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS.keys())
-@settings(max_examples=EXTREMES, deadline=None)
-@given(rows=st.lists(_extreme_row, max_size=12), seed=st.integers(0, 1_000_000))
-def test_saturated_logits_and_vanishing_boxes_stay_finite(config, rows, seed):
-    generator = torch.Generator().manual_seed(seed)
-    predictions = [
-        (torch.randint(-1, 2, level.shape, generator=generator) * 100.0).requires_grad_()
-        for level in make_predictions(0)
-    ]
-    results = run_static(config, predictions, as_rows(rows))
     for tensor in (*results[:3], *results[3]):
         assert torch.isfinite(tensor).all()
 
