@@ -167,7 +167,10 @@ def kill_trainings(
     run, done = new_run("0"), 0
     while found.kills < kills or done or not found.finished:  # the last one comes to its end
         seconds = moments.uniform(0, longest) if found.kills < kills else FOREVER
+        started, is_new = time.monotonic(), done == 0
         count, ended = kill_after(seconds, functools.partial(work, run))
+        if ended and is_new:  # the machine has become faster: kill earlier
+            longest = time.monotonic() - started
         found.kills += not ended
         kept = _epochs_kept(run.folder, run.schedule, found)
         found.lost += max(done + count - kept, 0)

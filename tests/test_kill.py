@@ -61,7 +61,8 @@ def test_nothing_is_lost_in_a_kill(tiny_artifact, tiny_shapes):
     """A few of the kills of `python -m tests.kills`, over writers and trainings."""
     command = [sys.executable, "-m", "tests.kills", "--kills", "16", "--seed", "1"]
     command += ["--artifact", str(tiny_artifact), "--data", str(tiny_shapes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["writer"]["kills"] + found["training"]["kills"] == 16
