@@ -10,6 +10,15 @@ LOWEST := .venv-lowest
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
 
+# The very files that are locked. Only where an index does not have one of them, as PyPI has not torch's
+# CPU builds, the same versions in what builds it has. A file that is another than locked is an error.
+define install
+@$(1)/python -m pip install --quiet --require-hashes --requirement $(2).lock 2>$(1)/pip.log || \
+		{ cat $(1)/pip.log >&2; grep --quiet "No matching distribution" $(1)/pip.log && \
+		echo "installing $(2).txt instead, without hashes" && \
+		$(1)/python -m pip install --quiet --requirement $(2).txt; }
+endef
+
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
@@ -53,17 +62,17 @@ $(READY): requirements-dev.lock pyproject.toml
 		{ echo "Python 3.11 is needed (onnxruntime-training-cpu has no wheel for others), got" \
 		"`$(PYTHON) --version`; say make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock
+	$(call install,$(BIN),requirements-dev)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.fuzz: requirements-fuzz.lock $(READY)
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-fuzz.lock
+	$(call install,$(BIN),requirements-fuzz)
 	touch $@
 
 .venv-%/.ready: requirements-%.lock pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --require-hashes --requirement $<
+	$(call install,$(@D)/bin,$(basename $<))
 	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(@D)/bin/python -m pip check
 	touch $@
