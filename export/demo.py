@@ -76,7 +76,7 @@ class DemoSettings:
 
     epochs: int = 14
     image_size: int = 160
-    batch_size: int = 8
+    batch_size: int = 4
     train: int = 256
     val: int = 32
     lr: float = 0.02

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 _LEAST_WIDTH = 100
-_DEFAULTS = {"epochs": 14, "imgsz": 160, "batch_size": 8, "lr": 0.02, "seed": 0}
+_DEFAULTS = {"epochs": 14, "imgsz": 160, "batch_size": 4, "lr": 0.02, "seed": 0}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
