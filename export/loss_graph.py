@@ -19,7 +19,8 @@ from exportloss.export.description import (
     versions,
 )
 from exportloss.export.graph import OPSET
-from exportloss.levels import HeadInput, HeadOutput, Level, PermutedMap
+from exportloss.export.traced_graph import region
+from exportloss.levels import HeadInput
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.manifest import Layout, Manifest
@@ -106,19 +107,15 @@ def export_loss(
 def _loss_graph(
     loss: YoloLoss, example: dict[str, Tensor], *, max_targets: int, gradients: bool
 ) -> ir.Model:
-    na = loss.anchors.shape[1]
-
     def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         read = {name: inputs[name].detach().requires_grad_(gradients) for name in example}
-        levels: list[Level] = []
-        for level in range(loss.anchors.shape[0]):
-            if (features := read.get(f"features_{level}")) is not None:
-                weight, bias = read[f"weight_{level}"], read[f"bias_{level}"]
-                levels.append(HeadInput(features, weight, bias, na))
-            else:
-                maps = read[f"predictions_{level}"]
-                levels.append(PermutedMap(maps) if maps.ndim == 5 else HeadOutput(maps, na))
-        results: tuple[Tensor, ...] = loss.of_levels(levels, inputs["targets"], inputs["balance"])
+        state = inputs["targets"], inputs["balance"]
+        results: tuple[Tensor, ...]
+        if "features_0" in read:
+            with region("loss"):
+                results = loss.of_levels(_head_inputs(loss, read), *state)
+        else:
+            results = loss(list(read.values()), *state)
         value, items, balance = results
         found = torch.autograd.grad(value, list(read.values())) if gradients else ()
         names = [_gradient_name(name) for name in read] if gradients else ()
@@ -135,6 +132,14 @@ def _loss_graph(
         "balance": loss.initial_balance,
     }
     return to_onnx(compute, inputs, name="loss", modules={"loss": loss})
+
+
+def _head_inputs(loss: YoloLoss, read: dict[str, Tensor]) -> list[HeadInput]:
+    levels, na = loss.anchors.shape[:2]
+    return [
+        HeadInput(read[f"features_{level}"], read[f"weight_{level}"], read[f"bias_{level}"], na)
+        for level in range(levels)
+    ]
 
 
 def _gradient_name(name: str) -> str:

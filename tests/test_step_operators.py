@@ -120,6 +120,7 @@ def test_loss(tmp_path: Path, options: dict[str, object], gradients: bool):
     model = ir.load(folder / "loss.onnx")
     check_graph(model)
     assert {node.op_type for node in model.graph} <= LOSS_OPERATORS
+    assert any(node.name.startswith("loss/") for node in model.graph)  # as a person reads it
     values = (*model.graph.inputs, *model.graph.outputs)
     shapes = {value.name: value.shape.numpy() for value in values}
     levels = [(1, 2, 8, 4, 8), (1, 2, 4, 2, 8)]
