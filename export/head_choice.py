@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from exportloss.errors import ExportError
+from exportloss.errors import ConfigError, ExportError
 from exportloss.loss import YoloLoss
 from exportloss.runtime.manifest import Head
 from exportloss.sparse_head import SparseHeadLoss
@@ -38,18 +38,18 @@ def choose_head(
 
     Raises:
         ExportError: a sparse head is wanted and the model has none.
-        ConfigError: a sparse head is wanted, and the model's cannot be evaluated so.
     """
+    if head == "dense":
+        return "dense"
     able = hasattr(model, "features") and hasattr(model, "detect")
+    if head == "sparse" and not able:
+        raise ExportError(
+            f"{type(model).__name__} has no `features` and `detect`, which a sparse head needs; "
+            "export with head dense"
+        )
     if head == "sparse":
-        if not able:
-            raise ExportError(
-                f"{type(model).__name__} has no `features` and `detect`, which a sparse head "
-                "needs; export with head dense"
-            )
-        SparseHeadLoss(model.detect, loss)  # type: ignore[arg-type]
         return "sparse"
-    if head == "dense" or not able:
+    if not able or not _is_able(model.detect, loss):
         return "dense"
     batch_size, _, height, width = images.shape
     (levels, na), outputs = loss.anchors.shape[:2], 5 + loss.num_classes
@@ -57,3 +57,11 @@ def choose_head(
     maps = batch_size * na * cells * outputs
     rows = math.prod((levels, _SLOTS, max_targets, na, outputs))
     return "sparse" if maps > _SMALL_MAPS and rows < _ROWS_PER_MAP * maps else "dense"
+
+
+def _is_able(head: Any, loss: YoloLoss) -> bool:
+    try:
+        SparseHeadLoss(head, loss)
+    except ConfigError:  # it is of another kind
+        return False
+    return True

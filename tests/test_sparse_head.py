@@ -252,6 +252,8 @@ def test_the_faster_head_is_chosen():
 
     assert choose(320, 4, 64) == "sparse"
     assert choose(64, 1, 64) == "dense"  # more slots than cells
+    model.detect.m[0] = nn.Sequential(model.detect.m[0])  # the same, but no convolution
+    assert choose(320, 4, 64) == "dense"
 
 
 def test_a_model_without_a_head_stays_dense():
