@@ -62,6 +62,13 @@ class ImageLoss(nn.Module):
         self.head = head
         self.loss = SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss
 
+    def network(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the loss is of: the head's maps, or its input where it is sparse."""
+        found: tuple[Tensor, ...] = (
+            self.detector.features if self.head == "sparse" else self.detector
+        )(images)
+        return found
+
     def forward(
         self,
         images: Tensor,
@@ -74,8 +81,8 @@ class ImageLoss(nn.Module):
         The network runs in a mode, such as `HalfPrecision`; the loss, and a head in it, does not.
         """
         with mode or contextlib.nullcontext():
-            read = (self.detector.features if self.head == "sparse" else self.detector)(images)
-        read = tuple(level.float() for level in read)
+            found = self.network(images)
+        read = tuple(level.float() for level in found)
         outputs: tuple[Tensor, ...] = self.loss(read, targets, balance)
         return outputs
 
@@ -89,15 +96,12 @@ class DetectorGraph(nn.Module):
 
     def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
         """Compute the loss and, if the model has a `decode`, boxes in pixels."""
-        model, head, loss = self.image_loss.detector, self.image_loss.head, self.image_loss.loss
+        model, read = self.image_loss.detector, self.image_loss.network(images)
+        outputs: tuple[Tensor, ...] = self.image_loss.loss(read, targets, balance)
         if not hasattr(model, "decode"):
-            outputs: tuple[Tensor, ...] = self.image_loss(images, targets, balance)
             return outputs
-        if head == "sparse":
-            features = model.features(images)
-            return (*loss(features, targets, balance), model.decode(model.detect(*features)))
-        levels = model(images)
-        return (*loss(levels, targets, balance), model.decode(levels))
+        levels = model.detect(*read) if self.image_loss.head == "sparse" else read
+        return (*outputs, model.decode(levels))
 
 
 def prepare(
