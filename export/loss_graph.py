@@ -19,11 +19,13 @@ from exportloss.export.description import (
     versions,
 )
 from exportloss.export.graph import OPSET
+from exportloss.export.tiers import choose_tiers
 from exportloss.export.traced_graph import region
 from exportloss.levels import HeadInput
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
-from exportloss.runtime.manifest import Layout, Manifest
+from exportloss.runtime.loss_signature import gradient_name
+from exportloss.runtime.manifest import Layout, Manifest, check_tiers
 from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = ["export_loss"]
@@ -36,6 +38,7 @@ def export_loss(
     image_size: tuple[int, int],
     batch_size: int,
     max_targets: int,
+    tiers: Sequence[int] | None = None,
     gradients: bool = False,
     layout: Layout = "permuted",
     head: nn.Module | None = None,
@@ -43,6 +46,10 @@ def export_loss(
     exist_ok: bool = False,
 ) -> Manifest:
     """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
+
+    A graph pays for every target row, used or not. So there are graphs for fewer rows beside it,
+    the tiers: `loss-32.onnx` and so on, the same but for the size of `targets`. Whoever runs them
+    takes the smallest that has room for a batch, as `exportloss.runtime.LossSession` does.
 
     Inputs are the predictions by level from fine to coarse, `targets` (max_targets, 6) and
     `balance` (nl,); outputs `loss` (), `items` (3,) and `new_balance` (nl,), all float32. The
@@ -68,6 +75,8 @@ def export_loss(
         image_size: height and width of the pictures, pixels; multiples of the largest stride.
         batch_size: pictures in a batch, >= 1.
         max_targets: target rows in a batch, >= 1.
+        tiers: smaller numbers of target rows, ascending, each with a graph of its own; () for
+            none; None chooses: the powers of two from 32 to two thirds of `max_targets`.
         gradients: whether the graph has the backward pass too.
         layout: what the graph starts from.
         head: for the layout "head-input" the detection layer, as `SparseHeadLoss` takes it; its
@@ -76,13 +85,16 @@ def export_loss(
         exist_ok: replace an artifacts folder that is there.
 
     Raises:
-        ExportError: the sizes do not suit the loss, or the layout lacks its head.
+        ExportError: the sizes do not suit the loss, the tiers are not ascending numbers from 1 to
+            below `max_targets`, or the layout lacks its head.
         ConfigError: the head is not one that can be evaluated where the loss looks.
         ArtifactError: the folder is in use or cannot be written.
     """
     example = _example(loss, image_size, batch_size, layout, head)
     if max_targets < 1:
         raise ExportError(f"max_targets is {max_targets}; expected at least 1")
+    tiers = choose_tiers(max_targets) if tiers is None else tuple(tiers)
+    check_tiers(tiers, max_targets, error=ExportError)
     manifest = Manifest(
         kind="loss",
         names=class_names(names, loss.num_classes),
@@ -91,6 +103,7 @@ def export_loss(
         image_size=image_size,
         batch_size=batch_size,
         max_targets=max_targets,
+        tiers=tiers,
         loss=loss.config,
         gradients=gradients,
         loss_layout=layout,
@@ -98,9 +111,10 @@ def export_loss(
         versions=versions(),
     )
     with new_folder(folder, exist_ok=exist_ok) as temporary:
-        graph = _loss_graph(loss, example, max_targets=max_targets, gradients=gradients)
-        graph.metadata_props.update(graph_metadata(manifest))
-        ir.save(graph, temporary / "loss.onnx")
+        for slots, name in manifest.loss_graphs.items():
+            graph = _loss_graph(loss, example, max_targets=slots, gradients=gradients)
+            graph.metadata_props.update(graph_metadata(manifest))
+            ir.save(graph, temporary / name)
         return write_artifact(temporary, manifest)
 
 
@@ -118,7 +132,7 @@ def _loss_graph(
             results = loss(list(read.values()), *state)
         value, items, balance = results
         found = torch.autograd.grad(value, list(read.values())) if gradients else ()
-        names = [_gradient_name(name) for name in read] if gradients else ()
+        names = [gradient_name(name) for name in read] if gradients else ()
         return {
             "loss": value.detach(),
             "items": items,
@@ -140,13 +154,6 @@ def _head_inputs(loss: YoloLoss, read: dict[str, Tensor]) -> list[HeadInput]:
         HeadInput(read[f"features_{level}"], read[f"weight_{level}"], read[f"bias_{level}"], na)
         for level in range(levels)
     ]
-
-
-def _gradient_name(name: str) -> str:
-    kind, _, level = name.rpartition("_")
-    return (
-        f"gradient_{level}" if kind in ("predictions", "features") else f"{kind}_gradient_{level}"
-    )
 
 
 def _example(

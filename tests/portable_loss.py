@@ -27,7 +27,7 @@ def loss_onnx(graph: LossGraph, *, gradients: bool) -> bytes:
     """Export a loss; return the content of `loss.onnx`."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "artifact"
-        export_loss(graph.make_loss(), folder, gradients=gradients, **graph.sizes)
+        export_loss(graph.make_loss(), folder, tiers=(), gradients=gradients, **graph.sizes)
         assert_runs_on_gpus(folder / "loss.onnx")
         return (folder / "loss.onnx").read_bytes()
 

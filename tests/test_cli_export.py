@@ -42,6 +42,7 @@ def exported(files, shapes, tmp_path_factory):
         *("--weights", files / "three.safetensors", "--data", shapes),
         *("--img", 64, 96, "--batch", 2, "--max-targets", 16, "--optimizer", "AdamW"),
         *("--freeze", 10, "--hyp", hyp, "--format", "loss,ort", "--gradients", "--ema"),
+        *("--tiers", "4,8"),
         *("--output", output),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -61,7 +62,9 @@ def test_both_formats_are_what_was_asked_for(exported):
         assert manifest.image_size == (64, 96)
         assert (manifest.batch_size, manifest.max_targets) == (2, 16)
         assert manifest.loss.box == 0.1
-    assert Manifest.read(output / "loss").gradients
+    loss = Manifest.read(output / "loss")
+    assert loss.gradients
+    assert loss.tiers == (4, 8) and "loss-4.onnx" in loss.files
     manifest = Manifest.read(output / "ort")
     assert manifest.optimizer == "adamw"
     layers = {int(name.split(".")[1]) for name in manifest.averaged}
@@ -242,6 +245,9 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --nc 4 --freeze 99", "freeze got 99"),
         ("--weights yolov5n --nc 4 --freeze 25", "leaves no parameter of yolov5n to train"),
         ("--weights yolov5n --nc 4 --gradients", "--gradients is of the loss alone"),
+        ("--weights yolov5n --nc 4 --layout permuted", "--layout is of the loss alone"),
+        ("--weights yolov5n --nc 4 --tiers none", "--tiers is of the loss alone"),
+        ("--weights yolov5n --nc 4 --format loss --tiers 32,64", "below max_targets, 64"),
         ("--weights yolov5n --nc 4 --ema --format loss", "--ema is of what trains"),
         ("--weights yolov5n --nc 4 --output .", "is no artifacts folder"),
     ],
@@ -257,6 +263,7 @@ def test_what_is_wrong_is_said(words, tmp_path, capsys, arguments, message):
     [
         (["--nc", "4"], "required: --weights"),
         (["--weights", "n", "--format", "ort,tflite"], "no format 'tflite'; choose from"),
+        (["--weights", "n", "--tiers", "32,few"], "'32,few'; expected whole numbers"),
         (["--weights", "n", "--optimizer", "lion"], "invalid choice: 'lion'"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
-from exportloss.runtime.manifest import Layout, OptimizerName, Precision
+from exportloss.runtime.manifest import Layout, OptimizerName, Precision, check_tiers
 
 __all__ = ["ExportSettings", "add_export_arguments", "image_size"]
 
@@ -27,6 +27,7 @@ class ExportSettings:
         image_size: height and width, pixels.
         batch_size: pictures in a batch.
         max_targets: target rows in a batch.
+        tiers: of a loss alone, smaller numbers of target rows with a graph each; None chooses.
         optimizer: which memory a session keeps.
         freeze: number of layers, or several layer indices.
         gradients: whether a loss alone gives gradients too.
@@ -38,7 +39,8 @@ class ExportSettings:
         head: where to evaluate the head in training.
 
     Raises:
-        ConfigError: a size or number is below 1.
+        ConfigError: a size or number is below 1, or the tiers are not ascending numbers below
+            `max_targets`.
     """
 
     weights: str
@@ -49,6 +51,7 @@ class ExportSettings:
     image_size: tuple[int, int] = (320, 320)
     batch_size: int = 4
     max_targets: int = 64
+    tiers: tuple[int, ...] | None = None
     optimizer: OptimizerName = "sgd"
     freeze: tuple[int, ...] = (0,)
     gradients: bool = False
@@ -67,6 +70,7 @@ class ExportSettings:
         ):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; expected at least 1")
+        check_tiers(self.tiers or (), self.max_targets, error=ConfigError)
 
     @classmethod
     def from_options(cls, options: argparse.Namespace, **more: Any) -> ExportSettings:

@@ -75,6 +75,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "detection layer's convolutions, or their input, where it evaluates them where it looks",
     )
     parser.add_argument(
+        "--tiers",
+        type=_tiers,
+        metavar="NUMBERS",
+        help="loss alone: numbers of boxes below --max-targets, with commas, that get a graph of "
+        "their own, which is faster; none for none (default: powers of two from 32)",
+    )
+    parser.add_argument(
         "--output",
         default="artifacts",
         metavar="FOLDER",
@@ -102,10 +109,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    if options.gradients and "loss" not in options.format:
-        raise ConfigError("--gradients is of the loss alone; say --format loss too, or leave it")
-    if options.layout and "loss" not in options.format:
-        raise ConfigError("--layout is of the loss alone; say --format loss too, or leave it")
+    for name in ("gradients", "layout", "tiers"):
+        if getattr(options, name) not in (None, False) and "loss" not in options.format:
+            raise ConfigError(f"--{name} is of the loss alone; say --format loss too, or leave it")
     if options.ema and not {"step", "ort"} & set(options.format):
         raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
     names, num_classes = _classes(options.data, options.nc)
@@ -116,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         loss=LossConfig() if options.hyp is None else LossConfig.from_yaml(options.hyp),
         gradients=options.gradients,
         layout=options.layout or "permuted",
+        tiers=options.tiers,
     )
     output = Path(options.output)
     folders = {
@@ -202,6 +209,15 @@ def _formats(text: str) -> tuple[str, ...]:
         if name not in known:
             raise argparse.ArgumentTypeError(f"no format {name!r}; choose from {', '.join(known)}")
     return tuple(dict.fromkeys(names))
+
+
+def _tiers(text: str) -> tuple[int, ...]:
+    try:
+        return () if text == "none" else tuple(map(int, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected whole numbers with commas, such as 32,64, or none"
+        ) from None
 
 
 def _file(weights: str, output: Path, suffix: str) -> Path:

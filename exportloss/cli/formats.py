@@ -89,6 +89,7 @@ def _write_loss(
         image_size=settings.image_size,
         batch_size=settings.batch_size,
         max_targets=settings.max_targets,
+        tiers=settings.tiers,
         gradients=settings.gradients,
         layout=settings.layout,
         head=detector.model.detect,

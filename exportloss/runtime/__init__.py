@@ -1,7 +1,17 @@
 """What a device runs: training sessions, data and metrics, without torch and without onnx."""
 
+from exportloss.runtime.loss_session import LossResult, LossSession
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState
 
-__all__ = ["Evaluation", "Items", "Manifest", "StepResult", "TrainSession", "TrainState"]
+__all__ = [
+    "Evaluation",
+    "Items",
+    "LossResult",
+    "LossSession",
+    "Manifest",
+    "StepResult",
+    "TrainSession",
+    "TrainState",
+]

@@ -10,6 +10,7 @@ from typing import Any
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.limits import MAX_MODEL_BYTES, MAX_STATE_BYTES, MAX_TENSORS
+from exportloss.runtime.loss_signature import loss_inputs, loss_outputs
 from exportloss.runtime.manifest import Kind, Manifest
 from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxFile, OnnxValue, parse_onnx
 from exportloss.runtime.state import read_shapes
@@ -19,7 +20,6 @@ __all__ = ["read_artifact"]
 _REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     "ort-training": ("training_model.onnx", "eval_model.onnx", "checkpoint"),
     "train-step": ("train_step.onnx", "eval_step.onnx", "state.safetensors"),
-    "loss": ("loss.onnx",),
 }
 _MEMORIES = {"sgd": ["momentum"], "adamw": ["exp_avg", "exp_avg_sq"]}
 _ANY = OnnxValue(0)  # an input or output that need only be there
@@ -41,7 +41,8 @@ def read_artifact(folder: str | Path) -> Manifest:
     folder = Path(folder)
     manifest = Manifest.read(folder)
     manifest.verify_files(folder)
-    if missing := [name for name in _REQUIRED[manifest.kind] if name not in manifest.files]:
+    required = _REQUIRED.get(manifest.kind, tuple(manifest.loss_graphs.values()))
+    if missing := [name for name in required if name not in manifest.files]:
         raise ArtifactError(f"{folder} is damaged: its manifest names no {missing[0]}")
     for name, entry in manifest.files.items():
         most = MAX_STATE_BYTES if name.endswith(".safetensors") else MAX_MODEL_BYTES
@@ -49,16 +50,17 @@ def read_artifact(folder: str | Path) -> Manifest:
             raise ArtifactError(f"{folder / name} has {entry.size} bytes; {most} is the most")
     try:
         signatures = _signatures(manifest)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ArtifactError(
             f"{folder}: the manifest's layout is damaged: {excerpt(repr(error), 200)}"
         ) from error
     opsets = {}
+    sizes: dict[str, int] = {}
     for name in manifest.files:
         if name.endswith(".onnx"):
             graph = _read_graph(folder / name)
             if name in signatures:
-                _check_graph(folder / name, graph, signatures[name], manifest)
+                _check_graph(folder / name, graph, signatures[name], manifest, sizes)
                 opsets[graph.opset] = name
     if (newest := max(opsets)) != manifest.opset:
         raise ArtifactError(
@@ -80,23 +82,39 @@ def _read_graph(path: Path) -> OnnxFile:
 
 
 def _check_graph(
-    path: Path, graph: OnnxFile, expected: tuple[Values, Values], manifest: Manifest
+    path: Path,
+    graph: OnnxFile,
+    expected: tuple[Values, Values],
+    manifest: Manifest,
+    sizes: dict[str, int],
 ) -> None:
     inputs, outputs = expected
-    _check_values(path, "input", inputs, graph.inputs)
-    _check_values(path, "output", outputs, graph.outputs)
+    _check_values(path, "input", inputs, graph.inputs, sizes)
+    _check_values(path, "output", outputs, graph.outputs, sizes)
     if manifest.kind != "ort-training" and (surplus := graph.inputs.keys() - inputs.keys()):
         raise ArtifactError(f"{path} has an input {min(surplus)!r} that nothing here gives it")
 
 
-def _check_values(path: Path, what: str, expected: Values, found: Values) -> None:
+def _check_values(
+    path: Path, what: str, expected: Values, found: Values, sizes: dict[str, int]
+) -> None:
     for name, value in expected.items():
         if name not in found:
             raise ArtifactError(f"{path} has no {what} {name!r}, which the manifest asks for")
-        if value is not _ANY and found[name] != value:
+        if value is not _ANY and found[name] != (sized := _with_sizes(value, found[name], sizes)):
             raise ArtifactError(
-                f"{path}: {what} {name!r} is {found[name]}; from the manifest follows {value}"
+                f"{path}: {what} {name!r} is {found[name]}; from the manifest follows {sized}"
             )
+
+
+def _with_sizes(expected: OnnxValue, found: OnnxValue, sizes: dict[str, int]) -> OnnxValue:
+    """Put in the sizes that have a name: what was found first, in all graphs of the folder."""
+    shape = expected.shape or ()
+    for size, there in zip(shape, found.shape or (), strict=False):
+        if isinstance(size, str) and isinstance(there, int):
+            sizes.setdefault(size, max(there, 1))
+    numbers = tuple(size if isinstance(size, int) else sizes.get(size, 0) for size in shape)
+    return OnnxValue(expected.type, numbers)
 
 
 def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
@@ -128,10 +146,11 @@ def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
             "training_model.onnx": (batch, loss | gradients),
             "eval_model.onnx": (batch, loss),
         }
-    maps = [OnnxValue(FLOAT, shape) for shape in _map_shapes(manifest)]
-    gradients = {f"gradient_{i}": value for i, value in enumerate(maps) if manifest.gradients}
-    batch |= {f"predictions_{level}": value for level, value in enumerate(maps)}
-    return {"loss.onnx": (batch, loss | gradients)}
+    inputs, outputs = loss_inputs(manifest) | batch, loss_outputs(manifest)
+    return {
+        name: (inputs | {"targets": OnnxValue(FLOAT, (slots, 6))}, outputs)
+        for slots, name in manifest.loss_graphs.items()
+    }
 
 
 def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
@@ -186,15 +205,6 @@ def _covered(layout: Any, names: tuple[str, ...]) -> int:
     if found != set(names) or len(layout) != len(names):
         raise ValueError(f"it places {len(layout)} tensors, others than the {len(names)} trained")
     return end
-
-
-def _map_shapes(manifest: Manifest) -> list[tuple[int, ...]]:
-    height, width = manifest.image_size
-    return [
-        (manifest.batch_size, len(level), height // int(stride), width // int(stride), channels)
-        for level, stride in zip(manifest.anchors, manifest.strides, strict=True)
-        for channels in [5 + manifest.num_classes]
-    ]
 
 
 def _check_state(path: Path, manifest: Manifest) -> None:

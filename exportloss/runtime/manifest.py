@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,6 +36,7 @@ __all__ = [
     "OptimizerName",
     "ParameterGroupNames",
     "Precision",
+    "check_tiers",
 ]
 
 MANIFEST_NAME = "manifest.json"
@@ -101,6 +103,7 @@ class Manifest:
         image_size: height and width of the pictures, pixels.
         batch_size: pictures in a batch.
         max_targets: target rows in a batch.
+        tiers: for a loss alone, smaller numbers of target rows that have a graph of their own.
         loss: options of the loss.
         gradients: for a loss alone, whether its graph gives the gradients of the predictions.
         loss_layout: for a loss alone, what its graph starts from; see `export_loss`.
@@ -126,6 +129,7 @@ class Manifest:
     image_size: tuple[int, int]
     batch_size: int
     max_targets: int
+    tiers: tuple[int, ...] = ()
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     gradients: bool = False
     loss_layout: Layout = "permuted"
@@ -155,6 +159,13 @@ class Manifest:
     def averaged(self) -> tuple[str, ...]:
         """What the moving average is of: all that is trained, if it is kept."""
         return self.trained if self.ema else ()
+
+    @property
+    def loss_graphs(self) -> dict[int, str]:
+        """For a loss alone, its files by the number of target rows, the fewest first."""
+        return {slots: f"loss-{slots}.onnx" for slots in self.tiers} | {
+            self.max_targets: "loss.onnx"
+        }
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""
@@ -243,6 +254,22 @@ def describe_file(path: Path) -> FileEntry:
     return FileEntry(sha256=digest, size=path.stat().st_size)
 
 
+def check_tiers(
+    tiers: Sequence[int], max_targets: int, *, error: type[Exception] = ValueError
+) -> None:
+    """See that these are numbers of target rows that can have graphs beside that of the most.
+
+    Raises:
+        error: they are not ascending, below 1, not below `max_targets`, or more than a folder has.
+    """
+    steps = (0, *tiers, max_targets)
+    if any(less >= more for less, more in pairwise(steps)) or len(tiers) >= MAX_ARTIFACT_FILES:
+        raise error(
+            f"tiers are {excerpt(tuple(tiers))}; expected fewer than {MAX_ARTIFACT_FILES}, "
+            f"ascending, each at least 1 and below max_targets, {max_targets}"
+        )
+
+
 def _one_of(choices: Any, value: Any) -> Any:
     if value not in get_args(choices):
         raise ValueError(f"got {value!r}, expected one of {get_args(choices)}")
@@ -269,6 +296,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
         # Folders of 0.1 may lack these.
+        tiers=tuple(int(slots) for slots in values.get("tiers", ())),
         head=_one_of(Head, values.get("head", "dense")),
         loss_layout=_one_of(Layout, values.get("loss_layout", "permuted")),
         gradients=bool(values.get("gradients", False)),
@@ -313,6 +341,7 @@ def _check_ranges(manifest: Manifest) -> None:
     ):
         if wrong := [size for size in sizes if not 1 <= size <= most]:
             raise ValueError(f"{name}: {wrong[0]}, expected 1 to {most}")
+    check_tiers(manifest.tiers, manifest.max_targets)
     anchors = (side for level in manifest.anchors for pair in level for side in pair)
     pixels = (*manifest.strides, *anchors)
     if not all(math.isfinite(size) and size > 0 for size in pixels):

@@ -4,8 +4,9 @@
 
 For each of `CASES` the folder then holds an artifact, `sgd`, and the expected states,
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
-For `val` and `detect` there are `bright.onnx` and the data set `spots`, and pycocotools' numbers
-for them in `expected.json`.
+The loss alone is in `loss`, and what torch makes of it for several numbers of rows in
+`loss-expected.safetensors`. For `val` and `detect` there are `bright.onnx` and the data set
+`spots`, and pycocotools' numbers for them in `expected.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from safetensors.numpy import save_file
 
 from exportloss import YoloLoss
 from exportloss.cli import main as command
-from exportloss.export import export_training_artifacts
+from exportloss.export import export_loss, export_training_artifacts
 from exportloss.export.eager_session import EagerTrainSession
 from exportloss.export.train_step import export_train_step
 from exportloss.models import yolov5
@@ -42,6 +43,7 @@ SETTINGS = {"lr": 2e-4, "momentum": 0.937, "weight_decay": 5e-4, "max_norm": 10.
 CLASSES = ("circle", "square", "triangle")
 # BatchNorm over the few cells of a smaller picture amplifies rounding.
 SIZE, BATCH, TARGETS, MAX_TARGETS, STEPS = 128, 2, 12, 16, 5
+LOSS_TIER = 4  # slots of the smaller graph of the loss alone
 
 Batches = dict[str, np.ndarray]
 
@@ -94,6 +96,30 @@ def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> l
     return losses
 
 
+def make_loss_alone(folder: Path, rows: np.ndarray) -> None:
+    """Export the loss with a tier, and save maps, and what torch makes of them, by filled rows.
+
+    Args:
+        folder: where to write `loss` and `loss-expected.safetensors`.
+        rows: (MAX_TARGETS, 6) boxes and zeros.
+    """
+    detector = yolov5("yolov5n", len(CLASSES))
+    loss = YoloLoss(detector.anchors_px, detector.strides, len(CLASSES))
+    sizes = {"image_size": (SIZE, SIZE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
+    export_loss(loss, folder / "loss", tiers=(LOSS_TIER,), gradients=True, **sizes)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(BATCH, 3, SIZE // s, SIZE // s, 5 + len(CLASSES)) for s in (8, 16, 32)]
+    maps = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    expected = {f"predictions_{level}": x.detach().numpy() for level, x in enumerate(maps)}
+    for count in (0, LOSS_TIER, LOSS_TIER + 1, TARGETS):
+        targets = torch.from_numpy(rows * (np.arange(len(rows)) < count)[:, None])
+        value, items = loss(maps, targets.float())
+        gradients = torch.autograd.grad(value, maps)
+        expected |= {f"{count}/loss": value.detach().numpy(), f"{count}/items": items.numpy()}
+        expected |= {f"{count}/gradient_{i}": g.numpy() for i, g in enumerate(gradients)}
+    save_file(expected, folder / "loss-expected.safetensors")
+
+
 def make_detections(folder: Path) -> dict[str, float]:
     """Write a detector and a data set, and return what pycocotools says of the detections."""
     shutil.rmtree(folder / "spots", ignore_errors=True)
@@ -109,11 +135,12 @@ def make_detections(folder: Path) -> dict[str, float]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    for name in CASES:
+    for name in (*CASES, "loss"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     batches = draw_batches()
     save_file(batches, folder / "batches.safetensors")
+    make_loss_alone(folder, batches["targets"][0])
     losses = {name: make_case(folder / name, batches, **case) for name, case in CASES.items()}
     expected = {"settings": SETTINGS, "losses": losses, "coco": make_detections(folder)}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")

@@ -50,7 +50,8 @@ def make_for_tests(folder: Path) -> None:
         export_case(export_train_step, folder / f"yolov5n-{precision}", precision=precision)
     for case in map(load, find_cases(GOLDEN)):
         graph = case.graph
-        export_loss(graph.make_loss(), folder / "golden" / case.name, gradients=True, **graph.sizes)
+        options = {"tiers": (), "gradients": True, **graph.sizes}
+        export_loss(graph.make_loss(), folder / "golden" / case.name, **options)
     expected = {"settings": SETTINGS, "losses": losses}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 

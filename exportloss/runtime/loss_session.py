@@ -1,0 +1,205 @@
+"""`LossSession`: the loss alone and its gradients, where another engine runs the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.balance import initial_balance
+from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.runtime.artifacts import read_artifact
+from exportloss.runtime.devices import Device, open_session
+from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
+from exportloss.runtime.session import Items
+from exportloss.targets import pad_targets
+
+__all__ = ["LossResult", "LossSession"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossResult:
+    """The loss of a batch.
+
+    Attributes:
+        loss: (box + objectness + class) * batch size.
+        items: the three terms.
+        balance: (nl,) objectness weights for the next batch; autobalance alone changes them.
+        gradients: d loss / d input, each of its input's shape, as `OrtValue`s in the device's
+            memory: `gradient_0`, ... of the predictions or features; of the head's input also
+            `weight_gradient_0`, ... and `bias_gradient_0`, ... Empty where the artifact was
+            exported without. The session's next batch overwrites them.
+        slots: target rows of the graph that computed it.
+    """
+
+    loss: float
+    items: Items
+    balance: npt.NDArray[np.float32]
+    gradients: Mapping[str, Any]
+    slots: int
+
+
+class LossSession:
+    """A loss alone (`exportloss export --format loss`) on this device.
+
+    Open one with `LossSession.open(folder)`. The folder has graphs for several numbers of target
+    rows; each batch is given to the smallest with room for it, which is opened when it is first
+    needed. All of them write into the same memory.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, device: Device, threads: int) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._ort = import_onnxruntime()
+        self._device = device
+        self._threads = threads
+        self._sessions: dict[int, Any] = {}  # by slots
+        graph = parse_onnx((folder / manifest.loss_graphs[manifest.max_targets]).read_bytes())
+        self._shapes = {name: _sizes(graph.inputs[name]) for name in loss_inputs(manifest)}
+        self._outputs = {
+            name: device.empty(self._ort, _sizes(graph.outputs[name]), np.float32)
+            for name in loss_outputs(manifest)
+        }
+
+    @classmethod
+    def open(cls, folder: str | Path, *, device: str = "cpu", threads: int = 0) -> LossSession:
+        """Open an artifacts folder, once all of it has been checked against its manifest.
+
+        Args:
+            folder: written by `exportloss export --format loss`.
+            device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`.
+            threads: of ONNX Runtime within an operator; 0 takes every core.
+
+        Raises:
+            ArtifactError: the folder is no artifact, is damaged, or is of a detector.
+            ConfigError: the device is unknown, or the number of threads negative.
+            InstallationError: the installed onnxruntime cannot run it, or not on that device:
+                nothing ever runs on the CPU instead.
+        """
+        where = Device.parse(device)
+        if threads < 0:
+            raise ConfigError(f"threads is {threads}; expected at least 0, for every core")
+        folder = Path(folder)
+        manifest = read_artifact(folder)
+        if manifest.kind != "loss":
+            raise ArtifactError(
+                f"{folder} holds a {manifest.kind!r} artifact, not a loss alone; open it with "
+                "TrainSession, or export with --format loss"
+            )
+        return cls(folder, manifest, device=where, threads=threads or os.cpu_count() or 1)
+
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What `compute` takes as `inputs`."""
+        return dict(self._shapes)
+
+    def compute(
+        self,
+        inputs: Mapping[str, Any],
+        targets: npt.ArrayLike,
+        *,
+        balance: npt.ArrayLike | None = None,
+    ) -> LossResult:
+        """Compute the loss of a batch and, where the artifact has them, its gradients.
+
+        Args:
+            inputs: float32, by the names and of the shapes in `input_shapes`: numpy arrays (on the
+                CPU read in place, where they are contiguous) or `OrtValue`s. Which there are
+                depends on `--layout`, see `exportloss.export.export_loss`.
+            targets: (n, 6) rows image, class, x, y, width, height, normalised, at most the
+                manifest's `max_targets`; rows of zeros at the end cost nothing.
+            balance: (nl,) objectness weights of the levels; default YOLOv5's first.
+
+        Raises:
+            DataError: an input is missing, unknown, or of another type or shape.
+            TargetError: a target row cannot be trained on.
+            TooManyTargetsError: there are more rows than the largest graph has.
+        """
+        manifest = self.manifest
+        padded = pad_targets(
+            targets,
+            manifest.max_targets,
+            batch_size=manifest.batch_size,
+            num_classes=manifest.num_classes,
+        )
+        slots = min(slots for slots in manifest.loss_graphs if slots >= _filled(padded))
+        values = self._checked(inputs)
+        values["targets"] = padded[:slots]
+        values["balance"] = self._balance(balance)
+        self._run(slots, values)
+        found = self._outputs
+        return LossResult(
+            loss=float(found["loss"].numpy()),
+            items=Items(*found["items"].numpy().tolist()),
+            balance=np.array(found["new_balance"].numpy()),
+            gradients={
+                name: found[name] for name in map(gradient_name, self._shapes) if name in found
+            },
+            slots=slots,
+        )
+
+    def _run(self, slots: int, inputs: Mapping[str, Any]) -> None:
+        if slots not in self._sessions:
+            path = self.folder / self.manifest.loss_graphs[slots]
+            self._sessions[slots] = open_session(
+                self._ort, path, self._device, threads=self._threads
+            )
+        session = self._sessions[slots]
+        binding = session.io_binding()  # a new one, which keeps no input longer than it is needed
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, self._on_device(value))
+        for name, value in self._outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        session.run_with_iobinding(binding)
+
+    def _on_device(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        return self._ort.OrtValue.ortvalue_from_numpy(value, *self._device.memory)
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        if inputs.keys() != self._shapes.keys():
+            raise DataError(
+                f"inputs are {', '.join(map(str, inputs)) or 'none'}; this loss starts from "
+                f"{', '.join(self._shapes)}"
+            )
+        for name, shape in self._shapes.items():
+            if (found := self._describe(inputs[name])) != ("float32", shape):
+                raise DataError(
+                    f"{name} is {found[0]} {found[1]}; the graph was exported for float32 {shape}: "
+                    "numpy arrays or OrtValues"
+                )
+        return dict(inputs)
+
+    def _describe(self, value: Any) -> tuple[str, tuple[int, ...]]:
+        if isinstance(value, np.ndarray):
+            return str(value.dtype), value.shape
+        if isinstance(value, self._ort.OrtValue) and value.is_tensor():
+            kind = value.data_type()
+            return "float32" if kind == "tensor(float)" else kind, tuple(value.shape())
+        return type(value).__name__, tuple(getattr(value, "shape", ()))
+
+    def _balance(self, given: npt.ArrayLike | None) -> npt.NDArray[np.float32]:
+        levels = len(self.manifest.strides)
+        balance = np.array(initial_balance(levels) if given is None else given, np.float32)
+        if balance.shape != (levels,):
+            raise DataError(f"balance has shape {balance.shape}; expected ({levels},)")
+        return balance
+
+
+def _sizes(value: OnnxValue) -> tuple[int, ...]:
+    return tuple(int(size) for size in value.shape or ())  # none has a name, as was checked
+
+
+def _filled(padded: npt.NDArray[np.float32]) -> int:
+    """Count the rows up to the last that is not zero: those after it match nothing."""
+    rows = np.flatnonzero(padded.any(axis=1))
+    return int(rows[-1]) + 1 if rows.size else 0

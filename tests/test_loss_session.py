@@ -1,0 +1,359 @@
+"""The loss alone on a device: the smallest graph with room for a batch, and the same numbers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exportloss import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    ExportError,
+    SparseHeadLoss,
+    TargetError,
+    TooManyTargetsError,
+    pad_targets,
+)
+from exportloss.export import export_loss
+from exportloss.export.tiers import choose_tiers
+from exportloss.models.layers import Detect
+from exportloss.runtime import LossResult, LossSession
+from exportloss.runtime.artifacts import read_artifact
+from exportloss.runtime.manifest import Manifest, check_tiers, describe_file
+from tests.manifests import edit_manifest, read_values
+from tests.old_folders import unpack
+from tests.portable_loss import open_session
+from tests.tiny_detector import ANCHORS, CLASSES, IMAGE, STRIDES, make_loss
+
+TIERS, MAX_TARGETS, BATCH, CHANNELS = (2, 5), 9, 2, (3, 4)
+LAYOUTS = ("permuted", "head-output", "head-input")
+# With autobalance the balance changes, so that it can be compared.
+OPTIONS = {"autobalance": True, "label_smoothing": 0.1}
+
+Inputs = dict[str, np.ndarray]
+
+
+def make_head() -> Detect:
+    torch.manual_seed(0)
+    anchors = [[side for pair in level for side in pair] for level in ANCHORS]
+    return Detect(CLASSES, anchors, CHANNELS, STRIDES)
+
+
+def export(folder: Path, layout: str = "permuted", **options: Any) -> Path:
+    sizes = {"image_size": (IMAGE, IMAGE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
+    settings = {"tiers": TIERS, "gradients": True, **sizes, **options}
+    export_loss(make_loss(**OPTIONS), folder, layout=layout, head=make_head(), **settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """An artifact of each layout; to be read only."""
+    return {layout: export(tmp_path_factory.mktemp("loss") / layout, layout) for layout in LAYOUTS}
+
+
+@pytest.fixture(scope="module")
+def sessions(folders) -> dict[str, LossSession]:
+    return {layout: LossSession.open(folder, threads=1) for layout, folder in folders.items()}
+
+
+@pytest.fixture
+def session(sessions) -> LossSession:
+    return sessions["permuted"]
+
+
+@pytest.fixture
+def folder(folders, tmp_path) -> Path:
+    """A copy of an artifact, to be damaged."""
+    return shutil.copytree(folders["permuted"], tmp_path / "loss")
+
+
+def draw_inputs(session: LossSession, seed: int = 0) -> Inputs:
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.standard_normal(shape, dtype=np.float32)
+        for name, shape in session.input_shapes.items()
+    }
+
+
+def draw_rows(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    index = rng.integers(0, (BATCH, CLASSES), (count, 2))
+    boxes = (rng.uniform(0, 1, (count, 2)), rng.uniform(0.1, 0.6, (count, 2)))
+    return np.column_stack((index, *boxes)).astype(np.float32)
+
+
+def pad(rows: np.ndarray) -> np.ndarray:
+    return pad_targets(rows, MAX_TARGETS, batch_size=BATCH, num_classes=CLASSES)
+
+
+def in_torch(layout: str, inputs: Inputs, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """YOLOv5's loss in torch, under the names that the graph gives its outputs."""
+    loss, leaves = make_loss(**OPTIONS), {}
+    for name, array in inputs.items():
+        leaves[name] = torch.from_numpy(array).requires_grad_()
+    if layout == "head-input":
+        head = make_head()
+        for level, convolution in enumerate(head.m):
+            convolution.weight = torch.nn.Parameter(leaves[f"weight_{level}"])
+            convolution.bias = torch.nn.Parameter(leaves[f"bias_{level}"])
+            leaves[f"weight_{level}"], leaves[f"bias_{level}"] = convolution.parameters()
+        loss = SparseHeadLoss(head, loss)
+    maps = [leaf for name, leaf in leaves.items() if name.startswith(("pred", "feat"))]
+    initial = make_loss(**OPTIONS).initial_balance
+    value, items, balance = loss(maps, torch.from_numpy(pad(rows)), initial)
+    gradients = torch.autograd.grad(value, list(leaves.values()))
+    named = {}
+    for name, gradient in zip(leaves, gradients, strict=True):
+        kind, _, level = name.rpartition("_")
+        of = f"{kind}_" if kind in ("weight", "bias") else ""
+        named[f"{of}gradient_{level}"] = gradient.numpy()
+    values = {"loss": value, "items": items, "new_balance": balance}
+    return {name: tensor.detach().numpy() for name, tensor in values.items()} | named
+
+
+def values_of(result: LossResult) -> dict[str, np.ndarray]:
+    return {
+        "loss": np.float32(result.loss),
+        "items": np.array([result.items.box, result.items.objectness, result.items.category]),
+        "new_balance": result.balance,
+        **{name: value.numpy() for name, value in result.gradients.items()},
+    }
+
+
+def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert got[name].shape == value.shape
+        assert np.linalg.norm(got[name] - value) <= 1e-6 * np.linalg.norm(value), name
+
+
+@pytest.mark.parametrize(
+    ("rows", "slots"), [(0, 2), (1, 2), (2, 2), (3, 5), (5, 5), (6, MAX_TARGETS), (9, MAX_TARGETS)]
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_smallest_graph_with_room_gives_the_numbers_of_the_largest(
+    folders, sessions, layout, rows, slots
+):
+    session, targets = sessions[layout], draw_rows(rows)
+    inputs = draw_inputs(session)
+    result = session.compute(inputs, targets)
+    assert result.slots == slots
+    largest = open_session((folders[layout] / "loss.onnx").read_bytes())
+    names = [output.name for output in largest.get_outputs()]
+    balance = make_loss().initial_balance.numpy()
+    feed = inputs | {"targets": pad(targets), "balance": balance}
+    assert_near(values_of(result), dict(zip(names, largest.run(names, feed), strict=True)))
+    assert_near(values_of(result), in_torch(layout, inputs, targets))
+
+
+def test_a_graph_is_opened_when_it_is_first_needed(folder):
+    session = LossSession.open(folder, threads=1)
+    inputs = draw_inputs(session)
+    for path in (folder / "loss-5.onnx", folder / "loss.onnx"):
+        path.unlink()
+    assert session.compute(inputs, draw_rows(2)).slots == 2
+    with pytest.raises(ArtifactError, match=r"loss-5\.onnx"):
+        session.compute(inputs, draw_rows(3))
+
+
+def test_rows_of_zeros_at_the_end_cost_nothing(session):
+    inputs, rows = draw_inputs(session), draw_rows(2)
+    first = values_of(session.compute(inputs, rows))
+    first = {name: value.copy() for name, value in first.items()}
+    padded = session.compute(inputs, pad(rows))
+    assert padded.slots == 2
+    for name, value in values_of(padded).items():
+        np.testing.assert_array_equal(value, first[name])
+
+
+def test_all_graphs_write_into_the_same_memory(session):
+    inputs = draw_inputs(session)
+    first = session.compute(inputs, draw_rows(2))
+    before, balance = first.gradients["gradient_0"].numpy().copy(), first.balance.copy()
+    second = session.compute(inputs, draw_rows(9, seed=1), balance=[1, 2])
+    assert first.gradients["gradient_0"].data_ptr() == second.gradients["gradient_0"].data_ptr()
+    assert (first.gradients["gradient_0"].numpy() != before).any()
+    assert (first.balance == balance).all() and first.balance[0] != second.balance[0]
+
+
+def test_the_balance_goes_on(session):
+    inputs, rows = draw_inputs(session), draw_rows(3)
+    first = session.compute(inputs, rows)
+    again = session.compute(inputs, rows, balance=first.balance)
+    assert again.items.box == first.items.box
+    assert again.items.objectness != first.items.objectness
+    assert session.compute(inputs, rows).items == first.items
+
+
+def test_arrays_in_any_order_and_values_of_the_runtime(session):
+    inputs, rows = draw_inputs(session), draw_rows(4)
+    wanted = session.compute(inputs, rows).loss
+    turned = {name: np.asfortranarray(array) for name, array in inputs.items()}
+    assert session.compute(turned, rows).loss == wanted
+    values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in inputs.items()}
+    assert session.compute(values, rows).loss == wanted
+
+
+def test_without_gradients(tmp_path):
+    session = LossSession.open(export(tmp_path / "loss", gradients=False, tiers=()), threads=1)
+    inputs, rows = draw_inputs(session), draw_rows(4)
+    result = session.compute(inputs, rows)
+    assert result.gradients == {}
+    assert result.slots == MAX_TARGETS
+    assert result.loss == pytest.approx(in_torch("permuted", inputs, rows)["loss"], rel=1e-6)
+
+
+def test_what_cannot_be_computed_is_refused(session):
+    inputs, rows = draw_inputs(session), draw_rows(2)
+    one = inputs["predictions_1"]
+
+    def refused(error, message, *, targets=rows, balance=None, **changes):
+        given = {name: value for name, value in (inputs | changes).items() if value is not None}
+        with pytest.raises(error, match=message):
+            session.compute(given, targets, balance=balance)
+
+    names = "predictions_0, predictions_1"
+    refused(DataError, rf"inputs are predictions_0; .*starts from {names}$", predictions_1=None)
+    refused(DataError, rf"inputs are {names}, images; .* from {names}$", images=one)
+    refused(DataError, r"predictions_1 is float32 \(1, .*for float32 \(2, ", predictions_1=one[:1])
+    double = one.astype(np.float64)
+    refused(DataError, r"is float64 \(2, 2, 4, 4, 8\)", predictions_1=double)
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(double)
+    refused(DataError, r"is tensor\(double\) \(2, 2, 4, 4, 8\)", predictions_1=value)
+    refused(DataError, r"is list \(\)", predictions_1=one.tolist())
+    refused(DataError, r"balance has shape \(3,\); expected \(2,\)", balance=[4, 1, 0.4])
+    refused(TooManyTargetsError, "got 10 target rows, the graph has 9", targets=draw_rows(10))
+    refused(TargetError, "row 1: class is 3", targets=[[0] * 6, [0, 3, 0, 0, 0, 0]])
+
+
+def test_another_kind_of_artifact_is_refused(folders, tmp_path):
+    with pytest.raises(ArtifactError, match="holds a 'train-step' artifact, not a loss alone"):
+        LossSession.open(unpack("0.1", tmp_path) / "step")
+    for wrong, message in (({"threads": -1}, "threads is -1"), ({"device": "tpu"}, "'tpu'")):
+        with pytest.raises(ConfigError, match=message):
+            LossSession.open(folders["permuted"], **wrong)
+
+
+@pytest.mark.parametrize("name", ["loss-2.onnx", "loss-5.onnx", "loss.onnx"])
+def test_damaged_and_missing_graphs_are_refused(folder, name):
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match=rf"{name} is damaged"):
+        LossSession.open(folder)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=rf"{name} is missing"):
+        LossSession.open(folder)
+    files = {other: file for other, file in read_values(folder)["files"].items() if other != name}
+    edit_manifest(folder, files=files)
+    with pytest.raises(ArtifactError, match=rf"its manifest names no {name}"):
+        LossSession.open(folder)
+
+
+def rewrite(folder: Path, name: str, change) -> Path:
+    """Change a graph, and make the manifest say so."""
+    graph = ir.load(folder / name)
+    change(graph.graph)
+    ir.save(graph, folder / name)
+    files = read_values(folder)["files"] | {name: vars(describe_file(folder / name))}
+    return edit_manifest(folder, files=files)
+
+
+def test_a_graph_of_other_slots_is_refused(folder):
+    shutil.copyfile(folder / "loss-5.onnx", folder / "loss-2.onnx")
+    rewrite(folder, "loss-2.onnx", lambda graph: None)
+    with pytest.raises(ArtifactError, match=r"loss-2\.onnx: input 'targets' is .*follows .*\(2, 6"):
+        read_artifact(folder)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"names": ["a"]}, {"image_size": [64, 96]}])
+def test_a_manifest_of_other_sizes_is_refused(folders, tmp_path, layout, change):
+    assert read_artifact(folders[layout]).loss_layout == layout
+    folder = edit_manifest(shutil.copytree(folders[layout], tmp_path / "loss"), **change)
+    with pytest.raises(ArtifactError, match=r"(predictions|features|weight|bias)_0' is .* follows"):
+        read_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("weight_1", (16, 5, 1, 1), r"input 'weight_1' is .*\(16, 5, 1, 1\).*\(16, 4, 1, 1\)"),
+        ("features_1", (2, 5, 4, 4), r"input 'features_1' is .*\(2, 5, 4, 4\).*\(2, 4, 4, 4\)"),
+        ("bias_0", (15,), r"input 'bias_0' is .*\(15,\).*\(16,\)"),
+        ("features_0", (2, "channels", 8, 8), "input 'features_0' is .*'channels'"),
+        ("weight_gradient_0", (16, 3), r"output 'weight_gradient_0' is .*\(16, 3\).*\(16, 3, 1, 1"),
+    ],
+)
+def test_features_and_head_belong_together(folders, tmp_path, name, shape, message):
+    def change(graph):
+        value = next(v for v in (*graph.inputs, *graph.outputs) if v.name == name)
+        value.shape = ir.Shape(shape)
+
+    folder = shutil.copytree(folders["head-input"], tmp_path / "loss")
+    with pytest.raises(ArtifactError, match=message):
+        read_artifact(rewrite(folder, "loss.onnx", change))
+
+
+def test_gradients_that_a_graph_lacks_are_missed(folders, tmp_path):
+    folder = shutil.copytree(folders["head-input"], tmp_path / "loss")
+    rewrite(folder, "loss-2.onnx", lambda graph: graph.outputs.pop())
+    with pytest.raises(ArtifactError, match=r"loss-2\.onnx has no output 'bias_gradient_1'"):
+        read_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("max_targets", "tiers"),
+    [(1, ()), (16, ()), (47, ()), (48, (32,)), (64, (32,)), (300, (32, 64, 128))],
+)
+def test_tiers_are_chosen(max_targets, tiers):
+    assert choose_tiers(max_targets) == tiers
+
+
+@given(st.data())
+def test_a_batch_gets_few_empty_slots(data):
+    max_targets = data.draw(st.integers(1, 1 << 20))
+    tiers = choose_tiers(max_targets)
+    check_tiers(tiers, max_targets)
+    rows = data.draw(st.integers(0, max_targets))
+    slots = min(slots for slots in (*tiers, max_targets) if slots >= rows)
+    assert slots < max(3 * rows, 48)
+
+
+@pytest.mark.parametrize("tiers", [(0,), (5, 2), (2, 2), (2, 9), tuple(range(1, 101))])
+def test_tiers_that_cannot_be_are_refused_before_anything_is_traced(tmp_path, monkeypatch, tiers):
+    monkeypatch.setattr("exportloss.export.loss_graph.to_onnx", None)
+    max_targets = MAX_TARGETS if len(tiers) < 64 else 300
+    with pytest.raises(ExportError, match=r"tiers are \(.*ascending.* below max_targets, (9|300)$"):
+        export(tmp_path / "loss", tiers=tiers, max_targets=max_targets)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tiers", [[5, 2], [0], [9], ["a"], 2])
+def test_a_manifest_of_impossible_tiers_is_refused(folder, tiers):
+    edit_manifest(folder, tiers=tiers)
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+        Manifest.read(folder)
+
+
+def test_tiers_may_be_left_to_the_export(tmp_path):
+    manifest = export_loss(
+        make_loss(),
+        tmp_path / "loss",
+        image_size=(IMAGE, IMAGE),
+        batch_size=1,
+        max_targets=48,
+    )
+    assert manifest.tiers == Manifest.read(tmp_path / "loss").tiers == (32,)
+    assert sorted(manifest.files) == ["loss-32.onnx", "loss.onnx"]
