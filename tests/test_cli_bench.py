@@ -124,6 +124,20 @@ def test_growth(capsys, monkeypatch, tmp_path):
     assert run_json(capsys, *arguments[1:-1], "2")["exponents"]["eager"] is None
 
 
+def test_targets_grow_with_their_slots(capsys, monkeypatch):
+    scenarios = []
+
+    def recorded(bench, setting, **more):
+        scenarios.append(setting.scenario)
+        return pretended(bench, setting, **more)
+
+    monkeypatch.setattr(command, "run_bench", recorded)
+    assert main(["bench", "loss", "--growth", "targets", "--at", "30,1000"]) == 0
+    assert [(one.targets, one.max_targets) for one in scenarios] == [(30, 30), (1000, 1000)]
+    title = capsys.readouterr().out.splitlines()[0]
+    assert "targets" not in title and "slots" not in title and "batch 16" in title
+
+
 def test_a_table_of_memory(capsys, monkeypatch):
     def remembered(bench, setting, **_):
         found = pretended(bench, setting)
@@ -155,6 +169,7 @@ def test_a_table_of_memory(capsys, monkeypatch):
         (["loss", "--at", "1,2"], "--at names the sizes of --growth"),
         (["step", "--growth", "batch", "--at", "1,few"], "'few' is no batch size"),
         (["loss", "--growth", "slots", "--at", "0,8"], "max targets is 0"),
+        (["loss", "--growth", "targets", "--at", "few"], "'few' is no number of boxes"),
         (["memory", "--layout", "head-output"], "--layout is of the loss alone"),
         (["memory", "--of", "loss", "--freeze", "10"], "--freeze means nothing to the loss alone"),
         (["loss", "--rounds", "0"], "rounds is 0"),

@@ -23,14 +23,14 @@ class Axis:
     Attributes:
         about: what it is, for a help text.
         usual: values that are measured where none are named.
-        field: of `Scenario`.
-        parse: from the text of one value to the field's.
+        fields: of `Scenario` that are set to it.
+        parse: from the text of one value to the fields'.
         size: the number that time is held against.
     """
 
     about: str
     usual: tuple[str, ...]
-    field: str
+    fields: tuple[str, ...]
     parse: Callable[[str], Any] = int
     size: Callable[[Scenario], float]
 
@@ -44,7 +44,7 @@ class Axis:
             parsed = self.parse(value)
         except ValueError as error:
             raise ConfigError(f"{value!r} is no {self.about}; expected a whole number") from error
-        return dataclasses.replace(base, **{self.field: parsed})
+        return dataclasses.replace(base, **dict.fromkeys(self.fields, parsed))
 
 
 def _multiply_adds(scenario: Scenario) -> float:
@@ -57,26 +57,32 @@ AXES: Mapping[str, Axis] = {
     "batch": Axis(
         about="batch size",
         usual=("1", "2", "4", "8", "16"),
-        field="batch_size",
+        fields=("batch_size",),
         size=lambda scenario: scenario.batch_size,
     ),
     "imgsz": Axis(
         about="side of the pictures in pixels",
         usual=("160", "320", "480", "640"),
-        field="image_size",
+        fields=("image_size",),
         parse=lambda text: (int(text),) * 2,
         size=lambda scenario: scenario.image_size[0],
     ),
     "slots": Axis(
         about="number of slots",
         usual=("300", "1000", "4000"),
-        field="max_targets",
+        fields=("max_targets",),
         size=lambda scenario: scenario.max_targets,
+    ),
+    "targets": Axis(
+        about="number of boxes in the batch, with as many slots",
+        usual=("30", "120", "300", "1000"),
+        fields=("targets", "max_targets"),
+        size=lambda scenario: scenario.targets,
     ),
     "model": Axis(
         about="size of the detector, by the multiply-adds of a step",
         usual=("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x"),
-        field="model",
+        fields=("model",),
         parse=str,
         size=_multiply_adds,
     ),

@@ -50,7 +50,7 @@ _LOSS = Bench(
         _torch("loss", "sparse", "SparseHeadLoss in torch: the head where the loss looks"),
         _torch("loss", "compiled", "YoloLoss under torch.compile"),
         _torch("loss", "cuda-graph", "YoloLoss captured as a CUDA graph"),
-        _ort("ort_loss:portable", "portable", "loss.onnx with gradients, in ONNX Runtime", "loss"),
+        _ort("ort_loss:portable", "portable", "LossSession with gradients, ONNX Runtime", "loss"),
     ),
     limits=(_limit("memory-limit", "reads the predictions and writes their gradient, once"),),
     defaults={"image_size": (640, 640), "batch_size": 16, "max_targets": 300, "targets": 120},

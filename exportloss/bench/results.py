@@ -114,7 +114,8 @@ class BenchResult:
             sizes["freeze"] = f"frozen {' '.join(map(str, scenario.freeze))}"
         sizes["threads"] = f"threads {scenario.threads}"
         sizes["device"] = scenario.device
-        shown = (text for name, text in sizes.items() if name != without)
+        hidden = {without, "slots"} if without == "targets" else {without}  # they grow together
+        shown = (text for name, text in sizes.items() if name not in hidden)
         return f"{self.bench}: {', '.join(shown)}"
 
     def to_json(self) -> dict[str, Any]:
