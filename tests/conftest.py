@@ -112,6 +112,15 @@ def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_shapes(tmp_path_factory.mktemp("data") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def small_losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Artifacts of the loss alone with gradients and tiers, by layout; to be read only."""
+    from tests.small_losses import LAYOUTS, export_small_loss
+
+    folder = tmp_path_factory.mktemp("losses")
+    return {layout: export_small_loss(folder / layout, layout) for layout in LAYOUTS}
+
+
 def _export(export: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = yolov5("yolov5n", len(SHAPE_NAMES))

@@ -4,67 +4,33 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from exportloss import (
     ArtifactError,
     ConfigError,
     DataError,
-    ExportError,
     SparseHeadLoss,
     TargetError,
     TooManyTargetsError,
     pad_targets,
 )
-from exportloss.export import export_loss
-from exportloss.export.tiers import choose_tiers
-from exportloss.models.layers import Detect
-from exportloss.runtime import LossResult, LossSession
-from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.manifest import Manifest, check_tiers, describe_file
-from tests.manifests import edit_manifest, read_values
+from exportloss.runtime import LossResult, LossSession, devices
 from tests.old_folders import unpack
 from tests.portable_loss import open_session
-from tests.tiny_detector import ANCHORS, CLASSES, IMAGE, STRIDES, make_loss
-
-TIERS, MAX_TARGETS, BATCH, CHANNELS = (2, 5), 9, 2, (3, 4)
-LAYOUTS = ("permuted", "head-output", "head-input")
-# With autobalance the balance changes, so that it can be compared.
-OPTIONS = {"autobalance": True, "label_smoothing": 0.1}
+from tests.small_losses import BATCH, LAYOUTS, MAX_TARGETS, OPTIONS, export_small_loss, make_head
+from tests.tiny_detector import CLASSES, make_loss
 
 Inputs = dict[str, np.ndarray]
 
 
-def make_head() -> Detect:
-    torch.manual_seed(0)
-    anchors = [[side for pair in level for side in pair] for level in ANCHORS]
-    return Detect(CLASSES, anchors, CHANNELS, STRIDES)
-
-
-def export(folder: Path, layout: str = "permuted", **options: Any) -> Path:
-    sizes = {"image_size": (IMAGE, IMAGE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
-    settings = {"tiers": TIERS, "gradients": True, **sizes, **options}
-    export_loss(make_loss(**OPTIONS), folder, layout=layout, head=make_head(), **settings)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    """An artifact of each layout; to be read only."""
-    return {layout: export(tmp_path_factory.mktemp("loss") / layout, layout) for layout in LAYOUTS}
-
-
-@pytest.fixture(scope="module")
-def sessions(folders) -> dict[str, LossSession]:
-    return {layout: LossSession.open(folder, threads=1) for layout, folder in folders.items()}
+def sessions(small_losses) -> dict[str, LossSession]:
+    return {layout: LossSession.open(folder, threads=1) for layout, folder in small_losses.items()}
 
 
 @pytest.fixture
@@ -73,9 +39,9 @@ def session(sessions) -> LossSession:
 
 
 @pytest.fixture
-def folder(folders, tmp_path) -> Path:
+def folder(small_losses, tmp_path) -> Path:
     """A copy of an artifact, to be damaged."""
-    return shutil.copytree(folders["permuted"], tmp_path / "loss")
+    return shutil.copytree(small_losses["permuted"], tmp_path / "loss")
 
 
 def draw_inputs(session: LossSession, seed: int = 0) -> Inputs:
@@ -143,13 +109,13 @@ def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> No
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_smallest_graph_with_room_gives_the_numbers_of_the_largest(
-    folders, sessions, layout, rows, slots
+    small_losses, sessions, layout, rows, slots
 ):
     session, targets = sessions[layout], draw_rows(rows)
     inputs = draw_inputs(session)
     result = session.compute(inputs, targets)
     assert result.slots == slots
-    largest = open_session((folders[layout] / "loss.onnx").read_bytes())
+    largest = open_session((small_losses[layout] / "loss.onnx").read_bytes())
     names = [output.name for output in largest.get_outputs()]
     balance = make_loss().initial_balance.numpy()
     feed = inputs | {"targets": pad(targets), "balance": balance}
@@ -206,7 +172,8 @@ def test_arrays_in_any_order_and_values_of_the_runtime(session):
 
 
 def test_without_gradients(tmp_path):
-    session = LossSession.open(export(tmp_path / "loss", gradients=False, tiers=()), threads=1)
+    export_small_loss(tmp_path / "loss", gradients=False, tiers=())
+    session = LossSession.open(tmp_path / "loss", threads=1)
     inputs, rows = draw_inputs(session), draw_rows(4)
     result = session.compute(inputs, rows)
     assert result.gradients == {}
@@ -237,123 +204,16 @@ def test_what_cannot_be_computed_is_refused(session):
     refused(TargetError, "row 1: class is 3", targets=[[0] * 6, [0, 3, 0, 0, 0, 0]])
 
 
-def test_another_kind_of_artifact_is_refused(folders, tmp_path):
+def test_another_kind_of_artifact_is_refused(small_losses, tmp_path):
     with pytest.raises(ArtifactError, match="holds a 'train-step' artifact, not a loss alone"):
         LossSession.open(unpack("0.1", tmp_path) / "step")
     for wrong, message in (({"threads": -1}, "threads is -1"), ({"device": "tpu"}, "'tpu'")):
         with pytest.raises(ConfigError, match=message):
-            LossSession.open(folders["permuted"], **wrong)
+            LossSession.open(small_losses["permuted"], **wrong)
 
 
-@pytest.mark.parametrize("name", ["loss-2.onnx", "loss-5.onnx", "loss.onnx"])
-def test_damaged_and_missing_graphs_are_refused(folder, name):
-    path = folder / name
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ArtifactError, match=rf"{name} is damaged"):
-        LossSession.open(folder)
-    path.unlink()
-    with pytest.raises(ArtifactError, match=rf"{name} is missing"):
-        LossSession.open(folder)
-    files = {other: file for other, file in read_values(folder)["files"].items() if other != name}
-    edit_manifest(folder, files=files)
-    with pytest.raises(ArtifactError, match=rf"its manifest names no {name}"):
-        LossSession.open(folder)
-
-
-def rewrite(folder: Path, name: str, change) -> Path:
-    """Change a graph, and make the manifest say so."""
-    graph = ir.load(folder / name)
-    change(graph.graph)
-    ir.save(graph, folder / name)
-    files = read_values(folder)["files"] | {name: vars(describe_file(folder / name))}
-    return edit_manifest(folder, files=files)
-
-
-def test_a_graph_of_other_slots_is_refused(folder):
-    shutil.copyfile(folder / "loss-5.onnx", folder / "loss-2.onnx")
-    rewrite(folder, "loss-2.onnx", lambda graph: None)
-    with pytest.raises(ArtifactError, match=r"loss-2\.onnx: input 'targets' is .*follows .*\(2, 6"):
-        read_artifact(folder)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"names": ["a"]}, {"image_size": [64, 96]}])
-def test_a_manifest_of_other_sizes_is_refused(folders, tmp_path, layout, change):
-    assert read_artifact(folders[layout]).loss_layout == layout
-    folder = edit_manifest(shutil.copytree(folders[layout], tmp_path / "loss"), **change)
-    with pytest.raises(ArtifactError, match=r"(predictions|features|weight|bias)_0' is .* follows"):
-        read_artifact(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "message"),
-    [
-        ("weight_1", (16, 5, 1, 1), r"input 'weight_1' is .*\(16, 5, 1, 1\).*\(16, 4, 1, 1\)"),
-        ("features_1", (2, 5, 4, 4), r"input 'features_1' is .*\(2, 5, 4, 4\).*\(2, 4, 4, 4\)"),
-        ("bias_0", (15,), r"input 'bias_0' is .*\(15,\).*\(16,\)"),
-        ("features_0", (2, "channels", 8, 8), "input 'features_0' is .*'channels'"),
-        ("weight_gradient_0", (16, 3), r"output 'weight_gradient_0' is .*\(16, 3\).*\(16, 3, 1, 1"),
-    ],
-)
-def test_features_and_head_belong_together(folders, tmp_path, name, shape, message):
-    def change(graph):
-        value = next(v for v in (*graph.inputs, *graph.outputs) if v.name == name)
-        value.shape = ir.Shape(shape)
-
-    folder = shutil.copytree(folders["head-input"], tmp_path / "loss")
-    with pytest.raises(ArtifactError, match=message):
-        read_artifact(rewrite(folder, "loss.onnx", change))
-
-
-def test_gradients_that_a_graph_lacks_are_missed(folders, tmp_path):
-    folder = shutil.copytree(folders["head-input"], tmp_path / "loss")
-    rewrite(folder, "loss-2.onnx", lambda graph: graph.outputs.pop())
-    with pytest.raises(ArtifactError, match=r"loss-2\.onnx has no output 'bias_gradient_1'"):
-        read_artifact(folder)
-
-
-@pytest.mark.parametrize(
-    ("max_targets", "tiers"),
-    [(1, ()), (16, ()), (47, ()), (48, (32,)), (64, (32,)), (300, (32, 64, 128))],
-)
-def test_tiers_are_chosen(max_targets, tiers):
-    assert choose_tiers(max_targets) == tiers
-
-
-@given(st.data())
-def test_a_batch_gets_few_empty_slots(data):
-    max_targets = data.draw(st.integers(1, 1 << 20))
-    tiers = choose_tiers(max_targets)
-    check_tiers(tiers, max_targets)
-    rows = data.draw(st.integers(0, max_targets))
-    slots = min(slots for slots in (*tiers, max_targets) if slots >= rows)
-    assert slots < max(3 * rows, 48)
-
-
-@pytest.mark.parametrize("tiers", [(0,), (5, 2), (2, 2), (2, 9), tuple(range(1, 101))])
-def test_tiers_that_cannot_be_are_refused_before_anything_is_traced(tmp_path, monkeypatch, tiers):
-    monkeypatch.setattr("exportloss.export.loss_graph.to_onnx", None)
-    max_targets = MAX_TARGETS if len(tiers) < 64 else 300
-    with pytest.raises(ExportError, match=r"tiers are \(.*ascending.* below max_targets, (9|300)$"):
-        export(tmp_path / "loss", tiers=tiers, max_targets=max_targets)
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("tiers", [[5, 2], [0], [9], ["a"], 2])
-def test_a_manifest_of_impossible_tiers_is_refused(folder, tiers):
-    edit_manifest(folder, tiers=tiers)
-    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
-        Manifest.read(folder)
-
-
-def test_tiers_may_be_left_to_the_export(tmp_path):
-    manifest = export_loss(
-        make_loss(),
-        tmp_path / "loss",
-        image_size=(IMAGE, IMAGE),
-        batch_size=1,
-        max_targets=48,
-    )
-    assert manifest.tiers == Manifest.read(tmp_path / "loss").tiers == (32,)
-    assert sorted(manifest.files) == ["loss-32.onnx", "loss.onnx"]
+def test_an_arena_that_the_process_shares_already_is_used(small_losses):
+    for _ in range(2):
+        devices._share_arena.cache_clear()
+        session = LossSession.open(small_losses["permuted"], threads=1)
+        assert session.compute(draw_inputs(session), draw_rows(3)).loss > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 from collections import Counter
@@ -103,6 +104,7 @@ def open_session(
     threads: int = 0,
     capture: bool = False,
     strict: bool = True,
+    shared: bool = False,
 ) -> Any:
     """Open a graph on a device, and nowhere else.
 
@@ -115,6 +117,8 @@ def open_session(
             keep their addresses.
         strict: refuse a graph of which a node would run on the CPU beside a GPU. Graphs of
             dynamic shapes, which we do not write, compute these there by design.
+        shared: on the CPU, take working memory from an arena that all such sessions of the process
+            share, and that it keeps to its end: for sessions of which one runs at a time.
 
     Raises:
         InstallationError: onnxruntime was built without the device, or cannot drive it here.
@@ -125,6 +129,9 @@ def open_session(
     options.log_severity_level = _WARNING
     # All memory planned ahead is half as much again as memory taken when needed, and no faster.
     options.enable_mem_pattern = device.kind != "cpu"
+    if shared and device.kind == "cpu":
+        _share_arena(ort)
+        options.add_session_config_entry("session.use_env_allocators", "1")
     providers: list[tuple[str, Mapping[str, str]]] = [(_PROVIDERS["cpu"], {})]
     check_device(ort, device)
     if device.kind != "cpu":
@@ -153,6 +160,14 @@ def open_session(
     if strict and (strays := set(node_counts(session)) - set(device.providers)):
         raise ArtifactError(f"{path} would run in part on {', '.join(sorted(strays))}")
     return session
+
+
+@functools.cache
+def _share_arena(ort: ModuleType) -> None:
+    """Make the arena that sessions of this process can share."""
+    kinds = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    with contextlib.suppress(RuntimeError):  # the process has one already
+        ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", *kinds), None)
 
 
 def node_counts(session: Any) -> dict[str, int]:

@@ -148,9 +148,13 @@ class LossSession:
 
     def _run(self, slots: int, inputs: Mapping[str, Any]) -> None:
         if slots not in self._sessions:
-            path = self.folder / self.manifest.loss_graphs[slots]
+            # With an arena of its own, each would keep the most that it ever took.
             self._sessions[slots] = open_session(
-                self._ort, path, self._device, threads=self._threads
+                self._ort,
+                self.folder / self.manifest.loss_graphs[slots],
+                self._device,
+                threads=self._threads,
+                shared=bool(self.manifest.tiers),
             )
         session = self._sessions[slots]
         binding = session.io_binding()  # a new one, which keeps no input longer than it is needed
