@@ -118,6 +118,9 @@ class LossSession:
                 manifest's `max_targets`; rows of zeros at the end cost nothing.
             balance: (nl,) objectness weights of the levels; default YOLOv5's first.
 
+        Returns:
+            Numbers of this batch, and gradients that stay until the next call.
+
         Raises:
             DataError: an input is missing, unknown, or of another type or shape.
             TargetError: a target row cannot be trained on.
