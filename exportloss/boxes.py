@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ __all__ = ["ciou_of_logits"]
 _EPS = 1e-7
 
 
-def ciou_of_logits(logits: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
-    """Complete IoU of the boxes that YOLOv5 decodes from `logits` with `targets`.
+def ciou_of_logits(logits: Tensor, anchors: Tensor, *, centre: Tensor, side: Tensor) -> Tensor:
+    """Complete IoU of the boxes that YOLOv5 decodes from `logits` with targets.
 
     Zheng et al., arXiv 1911.08287, section 4: IoU - rho^2 / c^2 - alpha v, alpha detached. Boxes
     decode as xy = 2 sigmoid(t) - 0.5 and wh = (2 sigmoid(t))^2 * anchor, in cells.
@@ -23,38 +24,46 @@ def ciou_of_logits(logits: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
     The angle of the predicted box is taken from its logits instead of its sides, so that a box
     whose sides underflow to 0 keeps a finite angle and gradient; elsewhere the two are equal.
 
+    Horizontal and vertical come first: a graph then needs one operator for both.
+
     Args:
-        logits: (..., 4) raw x, y, w, h.
-        anchors: broadcastable to (..., 2), width and height in cells, > 0.
-        targets: broadcastable to (..., 4), x and y relative to the cell, w and h > 0, in cells.
+        logits: (4, ...) raw x, y, w, h.
+        anchors: (2, ...) width and height in cells, > 0.
+        centre: (2, ...) targets' x and y relative to the cell, in cells.
+        side: (2, ...) targets' width and height, > 0, in cells; all broadcast.
 
     Returns:
         (...), in (-2, 1].
     """
-    s = torch.sigmoid(logits)
-    x1, y1 = 2 * s[..., 0] - 0.5, 2 * s[..., 1] - 0.5
-    w1 = (2 * s[..., 2]) ** 2 * anchors[..., 0]
-    h1 = (2 * s[..., 3]) ** 2 * anchors[..., 1]
-    x2, y2, w2, h2 = (targets[..., i] for i in range(4))
+    logits_xy, logits_wh = logits.split(2)
+    centre1, side1 = (
+        2 * torch.sigmoid(logits_xy) - 0.5,
+        (2 * torch.sigmoid(logits_wh)) ** 2 * anchors,
+    )
+    low1, high1 = centre1 - side1 / 2, centre1 + side1 / 2
+    low2, high2 = centre - side / 2, centre + side / 2
+    inter = _product(torch.relu(torch.minimum(high1, high2) - torch.maximum(low1, low2)))
+    iou = inter / (_product(side1) + _product(side) - inter + _EPS)
 
-    left1, right1, top1, bottom1 = x1 - w1 / 2, x1 + w1 / 2, y1 - h1 / 2, y1 + h1 / 2
-    left2, right2, top2, bottom2 = x2 - w2 / 2, x2 + w2 / 2, y2 - h2 / 2, y2 + h2 / 2
-    overlap_w = torch.minimum(right1, right2) - torch.maximum(left1, left2)
-    overlap_h = torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)
-    inter = torch.relu(overlap_w) * torch.relu(overlap_h)
-    iou = inter / (w1 * h1 + w2 * h2 - inter + _EPS)
+    hull = torch.maximum(high1, high2) - torch.minimum(low1, low2)
+    diagonal = (hull**2).sum(dim=0) + _EPS
+    distance = ((centre - centre1) ** 2).sum(dim=0)
 
-    hull_w = torch.maximum(right1, right2) - torch.minimum(left1, left2)
-    hull_h = torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)
-    diagonal = hull_w**2 + hull_h**2 + _EPS
-    distance = (x2 - x1) ** 2 + (y2 - y1) ** 2
-
-    log_ratio1 = 2 * (_log_sigmoid(logits[..., 2]) - _log_sigmoid(logits[..., 3]))
-    log_ratio1 = log_ratio1 + torch.log(anchors[..., 0] / anchors[..., 1])
-    angle1, angle2 = atan_of_exp(log_ratio1), atan_of_exp(torch.log(w2 / h2))
+    log_ratio1 = 2 * _difference(_log_sigmoid(logits_wh)) + _difference(torch.log(anchors))
+    angle1, angle2 = atan_of_exp(log_ratio1), atan_of_exp(_difference(torch.log(side)))
     v = (4 / math.pi**2) * (angle2 - angle1) ** 2
     alpha = (v / (v - iou + (1 + _EPS))).detach()
     return iou - (distance / diagonal + v * alpha)
+
+
+def _product(sides: Tensor) -> Tensor:
+    width, height = sides.unbind()
+    return width * height
+
+
+def _difference(logarithms: Tensor) -> Tensor:
+    width, height = logarithms.unbind()
+    return width - height
 
 
 def atan_of_exp(x: Tensor) -> Tensor:
@@ -64,6 +73,10 @@ def atan_of_exp(x: Tensor) -> Tensor:
     e = exp(-|x|) <= 1 no division is by a small number; the angle beyond tan(pi / 8) is reduced
     by a quarter turn, and the polynomial is the one that Cephes' atanf uses (Moshier, 1992).
     """
+    return _atan_of_exp(x)[0] if torch.compiler.is_exporting() else _AtanOfExp.apply(x)
+
+
+def _atan_of_exp(x: Tensor) -> tuple[Tensor, Tensor]:
     positive = torch.relu(x)
     e = torch.exp(x - 2 * positive)  # exp(-|x|), in (0, 1]
     is_far = e > math.tan(math.pi / 8)
@@ -72,9 +85,42 @@ def atan_of_exp(x: Tensor) -> Tensor:
     poly = ((8.05374449538e-2 * z - 1.38776856032e-1) * z + 1.99777106478e-1) * z
     angle = (poly - 3.33329491539e-1) * z * t + t
     angle = torch.where(is_far, angle + math.pi / 4, angle)  # atan(exp(-|x|))
-    return torch.where(x > 0, math.pi / 2 - angle, angle)
+    return torch.where(x > 0, math.pi / 2 - angle, angle), e
+
+
+class _AtanOfExp(torch.autograd.Function):
+    """With its derivative, 1 / (exp(x) + exp(-x)), instead of that of each operator."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        angle, e = _atan_of_exp(x)
+        ctx.save_for_backward(e)
+        return angle
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (e,), (gradient,) = ctx.saved_tensors, gradients
+        return gradient * (e / (1 + e * e))
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:
+    return _log_sigmoid_of(x) if torch.compiler.is_exporting() else _LogSigmoid.apply(x)
+
+
+def _log_sigmoid_of(x: Tensor) -> Tensor:
     positive = torch.relu(x)
     return x - positive - log1p(torch.exp(x - 2 * positive))
+
+
+class _LogSigmoid(torch.autograd.Function):
+    """With its derivative, sigmoid(-x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _log_sigmoid_of(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        return gradient * torch.sigmoid(-x)

@@ -54,7 +54,7 @@ class Level(abc.ABC):
             cell: (S, M) int64, index among the H * W cells.
 
         Returns:
-            rows: (S, M, na, 5 + nc) logits of all boxes of those cells.
+            rows: (na, S, M, 5 + nc) logits of all boxes of those cells.
             objectness: (B * na * H * W,) logits.
         """
 
@@ -82,9 +82,9 @@ class HeadOutput(Level):
         """Read what the loss looks at."""
         na, (height, width) = self.num_anchors, self.grid
         outputs = self.source.shape[1] // na
-        plane = image[:, None] * na + torch.arange(na, device=image.device)  # (M, na)
-        channel = plane[..., None] * outputs + torch.arange(outputs, device=image.device)
-        index = channel * (height * width) + cell[:, :, None, None]  # (S, M, na, no)
+        first = box_index(image, cell, na=na, cells=outputs * height * width)  # (na, S, M)
+        channel = torch.arange(outputs, device=image.device) * (height * width)
+        index = first[..., None] + channel  # (na, S, M, no)
         planes = self.source.reshape(self.batch_size * na, outputs, height * width)
         read = _read_planes if torch.compiler.is_exporting() else _ReadPlanes.apply
         rows, objectness = read(planes, index.flatten())
@@ -115,8 +115,9 @@ class HeadInput(Level):
             self.source, weight[:, OBJECTNESS, :, None, None], bias[:, OBJECTNESS]
         )  # (B, na, H, W)
         seen = self._features_at(image, cell)  # (S * M, C), shared by the anchors of a cell
-        rows = functional.linear(seen, self.weight.flatten(1), self.bias)
-        return rows.reshape(*cell.shape, na, -1), objectness.flatten()
+        rows = functional.linear(seen, self.weight.flatten(1), self.bias)  # (S * M, na * no)
+        rows = rows.reshape(*cell.shape, na, -1).permute(2, 0, 1, 3)
+        return rows, objectness.flatten()
 
     def _features_at(self, image: Tensor, cell: Tensor) -> Tensor:
         _, channels, height, width = self.source.shape
@@ -133,9 +134,9 @@ class HeadInput(Level):
 
 
 def box_index(image: Tensor, cell: Tensor, *, na: int, cells: int) -> Tensor:
-    """Index among all B * na * H * W boxes of a level.  # (S, M, na)"""
-    plane = image[:, None] * na + torch.arange(na, device=image.device)  # (M, na)
-    return plane * cells + cell[..., None]
+    """Index among all B * na * H * W boxes of a level.  # (na, S, M)"""
+    plane = image * na + torch.arange(na, device=image.device)[:, None]  # (na, M)
+    return plane[:, None] * cells + cell
 
 
 def _read_boxes(boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -122,18 +123,15 @@ class YoloLoss(nn.Module):
             level.read(slots.image, cell)
             for level, cell in zip(levels, slots.cell.unbind(), strict=True)
         ]
-        rows = torch.stack([rows for rows, _ in read]).to(dtype)  # (nl, S, M, na, 5 + nc)
+        rows = torch.stack([rows for rows, _ in read]).to(dtype)  # (nl, na, S, M, 5 + nc)
         box_logits, class_logits = self._split(rows)
 
         count = slots.weight.sum(dim=(1, 2, 3)).clamp(min=1)  # (nl,), padding enters none
-        ciou = self._ciou(box_logits, slots)
+        ciou = self._ciou(box_logits, slots)  # (nl, na, S, M)
         box = ((slots.weight * (1 - ciou)).sum(dim=(1, 2, 3)) / count).sum() * self.config.box
         category = self._category(class_logits, targets, slots.weight, count) * self.config.cls
-        objectness = torch.stack(
-            [
-                self._objectness(index, logits.to(dtype), slots, ciou.detach()[index], levels)
-                for index, (_, logits) in enumerate(read)
-            ]
+        objectness = self._objectness(
+            [logits.to(dtype) for _, logits in read], slots, ciou.detach(), levels
         )  # (nl,)
         weighted = (objectness * weights).sum() * self.config.obj
         loss = (box + weighted + category) * batch_size
@@ -143,46 +141,56 @@ class YoloLoss(nn.Module):
         return loss, items, self._next_balance(balance, objectness.detach())
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Box and class logits; nobody reads the objectness of a row."""
+        """Logits of boxes (4, nl, na, S, M) and of classes (nl, na, S, M, nc).
+
+        Nobody reads the objectness of a row.
+        """
         if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split wants every part used
-            return rows[..., :OBJECTNESS], rows[..., OBJECTNESS + 1 :]
-        box, _, category = torch.split(rows, [OBJECTNESS, 1, self.num_classes], dim=-1)
-        return box, category
+            box, category = rows[..., :OBJECTNESS].split(1, dim=-1), rows[..., OBJECTNESS + 1 :]
+        else:
+            *box, _, category = rows.split([1] * (OBJECTNESS + 1) + [self.num_classes], dim=-1)
+        return torch.stack([column.squeeze(-1) for column in box]), category
 
     def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
-        """Complete IoU of each slot's box, of logits (nl, S, M, na, 4).  # (nl, S, M, na)"""
-        matched = (slots.weight > 0)[..., None]
+        """Complete IoU of each slot's box, of logits (4, nl, na, S, M).  # (nl, na, S, M)"""
         # A slot that matches nothing becomes a harmless row before anything is divided:
         # NaN times a weight of 0 is NaN, in the backward pass too.
         return ciou_of_logits(
-            torch.where(matched, logits, 0.0),
-            self.anchors[:, None, None],
-            torch.where(matched, slots.box, 1.0),
+            torch.where(slots.weight > 0, logits, 0.0),
+            self.anchors.permute(2, 0, 1)[..., None, None],  # (2, nl, na, 1, 1)
+            centre=slots.centre,
+            side=slots.side,
         )
 
     def _category(self, logits: Tensor, targets: Tensor, weight: Tensor, count: Tensor) -> Tensor:
-        """Mean criterion of the classes of what matched, of logits (nl, S, M, na, nc)."""
+        """Mean criterion of the classes of what matched, of logits (nl, na, S, M, nc)."""
         if self.num_classes == 1:
             return logits.new_zeros(())
         wanted = _class_targets(targets[:, 1], self.num_classes, self.config.label_smoothing)
-        scores = self._score_class(logits, wanted[:, None].to(logits.dtype).expand_as(logits))
+        scores = self._score_class(logits, wanted.to(logits.dtype).expand_as(logits))
         total = (weight * scores.sum(dim=4)).sum(dim=(1, 2, 3))  # (nl,)
         return (total / (count * self.num_classes)).sum()
 
     def _objectness(
-        self, index: int, logits: Tensor, slots: Slots, ciou: Tensor, levels: Sequence[Level]
+        self, logits: Sequence[Tensor], slots: Slots, ciou: Tensor, levels: Sequence[Level]
     ) -> Tensor:
-        height, width = levels[index].grid
+        """Mean criterion of all boxes of each level against the IoU of what wins them.  # (nl,)"""
         na = self.anchors.shape[1]
-        return _objectness(
-            logits,
-            box=box_index(slots.image, slots.cell[index], na=na, cells=height * width),
-            matched=slots.weight[index] > 0,
-            order=slots.order[index],
+        sizes = [level.numel() for level in logits]
+        index = [
+            box_index(slots.image, cell, na=na, cells=math.prod(level.grid)) + sum(sizes[:place])
+            for place, (cell, level) in enumerate(zip(slots.cell.unbind(), levels, strict=True))
+        ]
+        scores = _objectness(
+            torch.cat(list(logits)),  # all levels at once: fewer, longer operators
+            box=torch.stack(index),
+            matched=slots.weight > 0,
+            order=slots.order,
             ciou=ciou,
             criterion=self._score_objectness,
             config=self.config,
         )
+        return torch.stack([level.mean() for level in scores.split(sizes)])
 
     def _next_balance(self, balance: Tensor, objectness: Tensor) -> Tensor:
         if not self.config.autobalance:
@@ -217,14 +225,14 @@ def _objectness(
     criterion: ElementwiseCriterion,
     config: LossConfig,
 ) -> Tensor:
-    """Mean criterion of all boxes of a level against the IoU of the row that wins them, else 0.
+    """Criterion of all boxes against the IoU of the row that wins them, else 0.
 
     Args:
-        logits: (B * na * H * W,) objectness logits.
-        box: (S, M, na) index of each slot's box among them.
-        matched: (S, M, na) whether the slot matches.
-        order: (S, M, 1) place in YOLOv5's order of rows.
-        ciou: (S, M, na) detached.
+        logits: (N,) objectness logits of all boxes.
+        box: (nl, na, S, M) index of each slot's box among them.
+        matched: (nl, na, S, M) whether the slot matches.
+        order: (nl, 1, S, M) place in YOLOv5's order of rows.
+        ciou: (nl, na, S, M) detached.
         criterion: element-wise.
         config: `gr` and `sort_obj_iou` are read.
     """
@@ -239,7 +247,7 @@ def _objectness(
     # All that remain in a cell are equal, or the largest IoU is wanted.
     scores = torch.where(matched, score, 0.0).flatten()
     wanted = torch.zeros_like(logits).scatter_reduce(0, box, scores, "amax")
-    return criterion(logits, wanted).mean()
+    return criterion(logits, wanted)
 
 
 def _class_targets(category: Tensor, num_classes: int, smoothing: float) -> Tensor:

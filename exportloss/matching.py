@@ -25,16 +25,18 @@ class Slots:
     Attributes:
         image: (M,) int64, index of the picture.
         cell: (nl, S, M) int64, index of the cell among the level's H * W.
-        weight: (nl, S, M, na) float, how many of YOLOv5's rows the slot stands for; 0 is no match.
-        order: (nl, S, M, 1) int64 >= 1, place of the slot's last row in YOLOv5's order of rows.
-        box: (nl, S, M, 1, 4) float, centre relative to the cell, width and height, in cells.
+        weight: (nl, na, S, M) float, how many of YOLOv5's rows the slot stands for; 0 is no match.
+        order: (nl, 1, S, M) int64 >= 1, place of the slot's last row in YOLOv5's order of rows.
+        centre: (2, nl, 1, S, M) float, x and y relative to the cell, in cells.
+        side: (2, nl, 1, 1, M) float, width and height in cells, > 0: those of padding are 1.
     """
 
     image: Tensor
     cell: Tensor
     weight: Tensor
     order: Tensor
-    box: Tensor
+    centre: Tensor
+    side: Tensor
 
 
 def match(
@@ -65,10 +67,10 @@ def match(
     # Before anything becomes a whole number: beyond the range of one, and of NaN, devices differ.
     targets = torch.where(in_range[:, None], targets, 0.0)
     x, y = targets[:, 2] * width, targets[:, 3] * height  # (nl, M), in cells
-    size = torch.stack((targets[:, 4] * width, targets[:, 5] * height), dim=2)  # (nl, M, 2)
+    size = torch.stack((targets[:, 4] * width, targets[:, 5] * height))  # (2, nl, M)
 
-    ratio = size[:, :, None] / anchors[:, None]  # (nl, M, na, 2)
-    fits = (torch.maximum(ratio, 1 / ratio) < anchor_t).all(dim=3)  # (nl, M, na)
+    ratio = size[:, :, None] / anchors.permute(2, 0, 1)[..., None]  # (2, nl, na, M)
+    fits = (torch.maximum(ratio, 1 / ratio) < anchor_t).all(dim=0)  # (nl, na, M)
 
     left, right = _chosen_neighbours(x, width)
     top, bottom = _chosen_neighbours(y, height)
@@ -99,15 +101,10 @@ def match(
     return Slots(
         image=targets[:, 0].long(),
         cell=row * width[:, None].long() + column,
-        weight=(multiplicity[..., None] * fits[:, None]).to(targets.dtype),
-        order=order[..., None],
-        box=torch.cat(
-            (
-                torch.stack((x[:, None] - column, y[:, None] - row), dim=3),
-                size[:, None].expand(-1, 3, -1, -1),
-            ),
-            dim=3,
-        )[:, :, :, None],
+        weight=(multiplicity[:, None] * fits[:, :, None]).to(targets.dtype),
+        order=order[:, None],
+        centre=torch.stack((x[:, None] - column, y[:, None] - row))[:, :, None],
+        side=torch.where(size > 0, size, 1.0)[:, :, None, None],
     )
 
 
