@@ -129,6 +129,8 @@ def _flat_index(
             raise ExportError(
                 "indexing with a mask has a shape that depends on data: use torch.where"
             )
+        if len(places) == 1:  # a negative one counts from the end in ONNX too
+            return place, index
         negative = t.elementwise("Less", index, 0, dtype=ir.DataType.BOOL)
         counted = t.where(negative, t.add(index, size), index)
         flat = counted if flat is None else t.add(t.mul(flat, size), counted)

@@ -23,6 +23,7 @@ from exportloss.export import (
     aten_reductions,
     aten_resampling,
     aten_shapes,
+    map_gradient_graph,
 )
 from exportloss.export.aten_registry import TRANSLATIONS, Translator, onnx_dtype
 from exportloss.export.graph import OPSET
@@ -41,6 +42,7 @@ _THEMES = (
     aten_reductions,
     aten_resampling,
     aten_shapes,
+    map_gradient_graph,
 )
 
 IR_VERSION = 8  # the first that knows opset 18
@@ -58,6 +60,7 @@ def to_onnx(
     name: str,
     modules: Mapping[str, nn.Module] | None = None,
     repeatable: bool = True,
+    cpu_only: bool = False,
 ) -> ir.Model:
     """Write a function of named tensors, with whatever gradients it takes inside, as a graph.
 
@@ -69,6 +72,7 @@ def to_onnx(
             that the graph holds after their parameters and buffers. The names given here stand
             before theirs.
         repeatable: in ONNX Runtime one thread and two give the same bits, if a little slower.
+        cpu_only: operators may be used that ONNX Runtime has for the CPU alone.
 
     Raises:
         ExportError: the function cannot be traced, or an operator has no translation.
@@ -93,6 +97,7 @@ def to_onnx(
         constants=constants,
         name=name,
         repeatable=repeatable,
+        cpu_only=cpu_only,
     )
 
 
@@ -104,6 +109,7 @@ def translate(
     constants: Mapping[int, str] | None = None,
     name: str,
     repeatable: bool = True,
+    cpu_only: bool = False,
 ) -> ir.Model:
     """Write a traced graph in `ai.onnx` operators, with static shapes throughout.
 
@@ -114,12 +120,13 @@ def translate(
         constants: names of tensors that the graph may hold, by their `id`.
         name: of the graph.
         repeatable: as `to_onnx` takes it.
+        cpu_only: as `to_onnx` takes it.
 
     Raises:
         ExportError: an operator has no translation; the message names it and the module that it
             comes from.
     """
-    t = Translator(repeatable=repeatable)
+    t = Translator(repeatable=repeatable, cpu_only=cpu_only)
     values = _Values(t, traced, constants or {})
     live = _live_nodes(traced.graph)
     graph_inputs: list[ir.Value] = []

@@ -25,7 +25,7 @@ from exportloss.levels import HeadInput
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.loss_signature import gradient_name
-from exportloss.runtime.manifest import Layout, Manifest, check_tiers
+from exportloss.runtime.manifest import Layout, LossProvider, Manifest, check_tiers
 from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = ["export_loss"]
@@ -43,6 +43,7 @@ def export_loss(
     layout: Layout = "permuted",
     head: nn.Module | None = None,
     names: Sequence[str] | None = None,
+    provider: LossProvider = "any",
     exist_ok: bool = False,
 ) -> Manifest:
     """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
@@ -82,6 +83,8 @@ def export_loss(
         head: for the layout "head-input" the detection layer, as `SparseHeadLoss` takes it; its
             weights are inputs, not part of the graph.
         names: class names; default the class numbers.
+        provider: "cpu" for ONNX Runtime's CPU provider alone, which then writes the gradients of
+            maps in one pass; "any" for every runtime.
         exist_ok: replace an artifacts folder that is there.
 
     Raises:
@@ -107,19 +110,31 @@ def export_loss(
         loss=loss.config,
         gradients=gradients,
         loss_layout=layout,
+        provider=provider,
         opset=OPSET,
         versions=versions(),
     )
     with new_folder(folder, exist_ok=exist_ok) as temporary:
         for slots, name in manifest.loss_graphs.items():
-            graph = _loss_graph(loss, example, max_targets=slots, gradients=gradients)
+            graph = _loss_graph(
+                loss,
+                example,
+                max_targets=slots,
+                gradients=gradients,
+                cpu_only=provider == "cpu",
+            )
             graph.metadata_props.update(graph_metadata(manifest))
             ir.save(graph, temporary / name)
         return write_artifact(temporary, manifest)
 
 
 def _loss_graph(
-    loss: YoloLoss, example: dict[str, Tensor], *, max_targets: int, gradients: bool
+    loss: YoloLoss,
+    example: dict[str, Tensor],
+    *,
+    max_targets: int,
+    gradients: bool,
+    cpu_only: bool,
 ) -> ir.Model:
     def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         read = {name: inputs[name].detach().requires_grad_(gradients) for name in example}
@@ -145,7 +160,7 @@ def _loss_graph(
         "targets": torch.zeros(max_targets, 6),
         "balance": loss.initial_balance,
     }
-    return to_onnx(compute, inputs, name="loss", modules={"loss": loss})
+    return to_onnx(compute, inputs, name="loss", modules={"loss": loss}, cpu_only=cpu_only)
 
 
 def _head_inputs(loss: YoloLoss, read: dict[str, Tensor]) -> list[HeadInput]:

@@ -54,11 +54,13 @@ class Builder:
         nodes: what was written, in order.
         constants: values without a node, known when the graph is written.
         repeatable: whether one thread and two shall give the same bits, at some cost in speed.
+        cpu_only: whether operators may be used that ONNX Runtime has for the CPU alone.
     """
 
-    def __init__(self, *, repeatable: bool = True) -> None:
+    def __init__(self, *, repeatable: bool = True, cpu_only: bool = False) -> None:
         self.scope = ""
         self.repeatable = repeatable
+        self.cpu_only = cpu_only
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self._written: dict[object, tuple[ir.Value, ...]] = {}

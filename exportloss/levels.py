@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["OBJECTNESS", "HeadInput", "HeadOutput", "Level", "PermutedMap", "box_index"]
+from exportloss.map_gradient import OBJECTNESS, element_index, map_gradient
 
-OBJECTNESS = 4  # its channel among x, y, w, h, objectness, classes
+__all__ = ["OBJECTNESS", "HeadInput", "HeadOutput", "Level", "PermutedMap", "box_index"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +67,8 @@ class PermutedMap(Level):
         """Read what the loss looks at."""
         _, na, height, width, outputs = self.source.shape
         box = box_index(image, cell, na=na, cells=height * width)
-        read = _read_boxes if torch.compiler.is_exporting() else _ReadBoxes.apply
-        rows, objectness = read(self.source.reshape(-1, outputs), box.flatten())
+        read = _read_map if torch.compiler.is_exporting() else _ReadMap.apply
+        rows, objectness = read(self.source, box.flatten(), outputs)
         return rows.reshape(*box.shape, outputs), objectness
 
 
@@ -80,15 +80,12 @@ class HeadOutput(Level):
 
     def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Read what the loss looks at."""
-        na, (height, width) = self.num_anchors, self.grid
-        outputs = self.source.shape[1] // na
-        first = box_index(image, cell, na=na, cells=outputs * height * width)  # (na, S, M)
-        channel = torch.arange(outputs, device=image.device) * (height * width)
-        index = first[..., None] + channel  # (na, S, M, no)
-        planes = self.source.reshape(self.batch_size * na, outputs, height * width)
-        read = _read_planes if torch.compiler.is_exporting() else _ReadPlanes.apply
-        rows, objectness = read(planes, index.flatten())
-        return rows.reshape(index.shape), objectness
+        height, width = self.grid
+        outputs = self.source.shape[1] // self.num_anchors
+        box = box_index(image, cell, na=self.num_anchors, cells=height * width)
+        read = _read_map if torch.compiler.is_exporting() else _ReadMap.apply
+        rows, objectness = read(self.source, box.flatten(), outputs)
+        return rows.reshape(*box.shape, outputs), objectness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,49 +136,28 @@ def box_index(image: Tensor, cell: Tensor, *, na: int, cells: int) -> Tensor:
     return plane[:, None] * cells + cell
 
 
-def _read_boxes(boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    return boxes.index_select(0, index), boxes[:, OBJECTNESS]
+def _read_map(source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    """Rows (K, no) of the boxes asked for, and objectness of all of a map of either layout."""
+    if source.ndim == 5:
+        boxes = source.reshape(-1, outputs)
+        return boxes.index_select(0, box), boxes[:, OBJECTNESS]
+    cells = source.shape[2] * source.shape[3]
+    index = element_index(box, outputs=outputs, cells=cells)
+    rows = source.flatten().index_select(0, index.flatten()).reshape(index.shape)
+    return rows, source.reshape(-1, outputs, cells)[:, OBJECTNESS].flatten()
 
 
-class _ReadBoxes(torch.autograd.Function):
-    """Rows of (N, no) and the objectness column; their gradients are written in one go.
-
-    Left to autograd, each would be a map of zeros with a few numbers in it, and both be added.
-    """
+class _ReadMap(torch.autograd.Function):
+    """`_read_map`, with both gradients written in one go."""
 
     @staticmethod
-    def forward(ctx: Any, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(index)
-        ctx.outputs = boxes.shape[1]
-        rows, objectness = _read_boxes(boxes, index)
+    def forward(ctx: Any, source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(box)
+        ctx.shape = source.shape
+        rows, objectness = _read_map(source, box, outputs)
         return rows, objectness.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (index,), (rows, objectness) = ctx.saved_tensors, gradients
-        column = functional.pad(objectness[:, None], (OBJECTNESS, ctx.outputs - OBJECTNESS - 1))
-        # Not index_add: slower on a CPU, and its sums have no fixed order on CUDA.
-        return column.index_put_((index,), rows, accumulate=True), None
-
-
-def _read_planes(planes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    return planes.flatten().index_select(0, index), planes[:, OBJECTNESS].flatten()
-
-
-class _ReadPlanes(torch.autograd.Function):
-    """Elements of (B * na, no, H * W) and the objectness planes, as `_ReadBoxes`."""
-
-    @staticmethod
-    def forward(ctx: Any, planes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(index)
-        ctx.shape = planes.shape
-        return _read_planes(planes, index)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (index,), (rows, objectness) = ctx.saved_tensors, gradients
-        planes, outputs, cells = ctx.shape
-        below = outputs - OBJECTNESS - 1
-        padded = functional.pad(objectness.reshape(planes, 1, cells), (0, 0, OBJECTNESS, below))
-        flat = padded.flatten().index_put_((index,), rows, accumulate=True)
-        return flat.reshape(ctx.shape), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (box,), (rows, objectness) = ctx.saved_tensors, gradients
+        return map_gradient(objectness, box, rows, ctx.shape), None, None

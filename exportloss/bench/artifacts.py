@@ -66,7 +66,15 @@ def _export_loss(scenario: Scenario, path: Path) -> None:
 
     model = make_model(scenario)
     loss, sizes = make_loss(model, scenario), _sizes(scenario)
-    export_loss(loss, path, gradients=True, layout=scenario.layout, head=model.detect, **sizes)
+    export_loss(
+        loss,
+        path,
+        gradients=True,
+        layout=scenario.layout,
+        head=model.detect,
+        provider="cpu" if scenario.device == "cpu" else "any",
+        **sizes,
+    )
 
 
 def _export_step(scenario: Scenario, path: Path) -> None:

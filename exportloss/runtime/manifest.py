@@ -32,6 +32,7 @@ __all__ = [
     "Head",
     "Kind",
     "Layout",
+    "LossProvider",
     "Manifest",
     "OptimizerName",
     "ParameterGroupNames",
@@ -49,6 +50,7 @@ OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
 Layout = Literal["permuted", "head-output", "head-input"]
+LossProvider = Literal["any", "cpu"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ class Manifest:
         loss: options of the loss.
         gradients: for a loss alone, whether its graph gives the gradients of the predictions.
         loss_layout: for a loss alone, what its graph starts from; see `export_loss`.
+        provider: for a loss alone, whether ONNX Runtime's CPU provider alone can run it.
         optimizer: which optimizer the artifact is made for; None for a loss alone.
         ema: whether a moving average of the weights is kept beside them.
         precision: what the network computes in when it trains; weights, statistics, loss and
@@ -133,6 +136,7 @@ class Manifest:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     gradients: bool = False
     loss_layout: Layout = "permuted"
+    provider: LossProvider = "any"
     optimizer: OptimizerName | None = None
     ema: bool = False
     precision: Precision = "float32"
@@ -299,6 +303,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         tiers=tuple(int(slots) for slots in values.get("tiers", ())),
         head=_one_of(Head, values.get("head", "dense")),
         loss_layout=_one_of(Layout, values.get("loss_layout", "permuted")),
+        provider=_one_of(LossProvider, values.get("provider", "any")),
         gradients=bool(values.get("gradients", False)),
         ema=bool(values.get("ema", False)),
         precision=precision,
