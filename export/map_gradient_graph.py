@@ -6,7 +6,6 @@ zeros of its own, MaxUnpool, which writes the map once. MaxUnpool does not add, 
 box are added up before, and each is written with the sum.
 """
 
-# ruff: noqa: PLR0917 - the signature is that of the operator
 from __future__ import annotations
 
 import math

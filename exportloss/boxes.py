@@ -35,7 +35,7 @@ def ciou_of_logits(logits: Tensor, anchors: Tensor, *, centre: Tensor, side: Ten
     Returns:
         (...), in (-2, 1].
     """
-    logits_xy, logits_wh = logits.split(2)
+    logits_xy, logits_wh = torch.split(logits, 2)
     centre1, side1 = (
         2 * torch.sigmoid(logits_xy) - 0.5,
         (2 * torch.sigmoid(logits_wh)) ** 2 * anchors,
@@ -73,10 +73,13 @@ def atan_of_exp(x: Tensor) -> Tensor:
     e = exp(-|x|) <= 1 no division is by a small number; the angle beyond tan(pi / 8) is reduced
     by a quarter turn, and the polynomial is the one that Cephes' atanf uses (Moshier, 1992).
     """
-    return _atan_of_exp(x)[0] if torch.compiler.is_exporting() else _AtanOfExp.apply(x)
+    if torch.compiler.is_exporting():
+        return _angle_and_exp(x)[0]
+    angle: Tensor = _AtanOfExp.apply(x)  # type: ignore[no-untyped-call]
+    return angle
 
 
-def _atan_of_exp(x: Tensor) -> tuple[Tensor, Tensor]:
+def _angle_and_exp(x: Tensor) -> tuple[Tensor, Tensor]:
     positive = torch.relu(x)
     e = torch.exp(x - 2 * positive)  # exp(-|x|), in (0, 1]
     is_far = e > math.tan(math.pi / 8)
@@ -93,21 +96,25 @@ class _AtanOfExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        angle, e = _atan_of_exp(x)
+        angle, e = _angle_and_exp(x)
         ctx.save_for_backward(e)
         return angle
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        e: Tensor
         (e,), (gradient,) = ctx.saved_tensors, gradients
         return gradient * (e / (1 + e * e))
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:
-    return _log_sigmoid_of(x) if torch.compiler.is_exporting() else _LogSigmoid.apply(x)
+    if torch.compiler.is_exporting():
+        return _written_out(x)
+    logarithm: Tensor = _LogSigmoid.apply(x)  # type: ignore[no-untyped-call]
+    return logarithm
 
 
-def _log_sigmoid_of(x: Tensor) -> Tensor:
+def _written_out(x: Tensor) -> Tensor:
     positive = torch.relu(x)
     return x - positive - log1p(torch.exp(x - 2 * positive))
 
@@ -118,7 +125,7 @@ class _LogSigmoid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return _log_sigmoid_of(x)
+        return _written_out(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -146,9 +146,11 @@ class YoloLoss(nn.Module):
         Nobody reads the objectness of a row.
         """
         if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split wants every part used
-            box, category = rows[..., :OBJECTNESS].split(1, dim=-1), rows[..., OBJECTNESS + 1 :]
+            box: Sequence[Tensor] = torch.split(rows[..., :OBJECTNESS], 1, dim=-1)
+            category = rows[..., OBJECTNESS + 1 :]
         else:
-            *box, _, category = rows.split([1] * (OBJECTNESS + 1) + [self.num_classes], dim=-1)
+            sizes = [1] * (OBJECTNESS + 1) + [self.num_classes]
+            *box, _, category = torch.split(rows, sizes, dim=-1)
         return torch.stack([column.squeeze(-1) for column in box]), category
 
     def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
@@ -190,7 +192,7 @@ class YoloLoss(nn.Module):
             criterion=self._score_objectness,
             config=self.config,
         )
-        return torch.stack([level.mean() for level in scores.split(sizes)])
+        return torch.stack([level.mean() for level in torch.split(scores, sizes)])
 
     def _next_balance(self, balance: Tensor, objectness: Tensor) -> Tensor:
         if not self.config.autobalance:

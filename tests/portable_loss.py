@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from exportloss.export import export_loss
+from exportloss.runtime.manifest import LossProvider
 from tests.golden_cases import GoldenCase, LossGraph, StepResult
 from tests.gpu_graphs import assert_runs_on_gpus
 
@@ -23,23 +24,30 @@ def open_session(model: ir.Model | bytes, *, threads: int = 1) -> onnxruntime.In
 
 
 @functools.cache
-def loss_onnx(graph: LossGraph, *, gradients: bool) -> bytes:
+def loss_onnx(graph: LossGraph, *, gradients: bool, provider: LossProvider = "any") -> bytes:
     """Export a loss; return the content of `loss.onnx`."""
+    options = {"tiers": (), "gradients": gradients, "provider": provider}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "artifact"
-        export_loss(graph.make_loss(), folder, tiers=(), gradients=gradients, **graph.sizes)
-        assert_runs_on_gpus(folder / "loss.onnx")
+        export_loss(graph.make_loss(), folder, **options, **graph.sizes)
+        if provider == "any":
+            assert_runs_on_gpus(folder / "loss.onnx")
         return (folder / "loss.onnx").read_bytes()
 
 
 @functools.cache
-def open_loss(graph: LossGraph, *, gradients: bool, threads: int) -> onnxruntime.InferenceSession:
-    return open_session(loss_onnx(graph, gradients=gradients), threads=threads)
+def open_loss(
+    graph: LossGraph, *, gradients: bool, threads: int, provider: LossProvider = "any"
+) -> onnxruntime.InferenceSession:
+    content = loss_onnx(graph, gradients=gradients, provider=provider)
+    return open_session(content, threads=threads)
 
 
-def run_loss_onnx(case: GoldenCase, *, gradients: bool, threads: int = 1) -> Iterator[StepResult]:
+def run_loss_onnx(
+    case: GoldenCase, *, gradients: bool, threads: int = 1, provider: LossProvider = "any"
+) -> Iterator[StepResult]:
     """Run a golden case through `loss.onnx`."""
-    session = open_loss(case.graph, gradients=gradients, threads=threads)
+    session = open_loss(case.graph, gradients=gradients, threads=threads, provider=provider)
     names = [output.name for output in session.get_outputs()]
     balance = case.initial_balance
     for step in case.steps:

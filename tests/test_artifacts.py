@@ -25,7 +25,7 @@ FORWARD_OPERATORS = frozenset(
     """Abs Add And BatchNormalization Cast Clip Concat Conv Div Equal Exp Expand Floor Gather
     Greater GreaterOrEqual Identity Less LessOrEqual Log Max MaxPool Min Mul Optional
     OptionalGetElement Or Pow Reciprocal ReduceMean ReduceMin ReduceSum Relu Reshape
-    ScatterElements Sigmoid Slice Squeeze Sub Transpose Unsqueeze Where""".split()
+    ScatterElements Sigmoid Slice Split Squeeze Sub Transpose Unsqueeze Where""".split()
 )
 GRADIENT_OPERATORS = frozenset(
     """BatchNormInternal BatchNormalizationGrad ConcatTraining ConvGrad DivGrad GatherGrad
@@ -33,7 +33,7 @@ GRADIENT_OPERATORS = frozenset(
     SplitTraining""".split()
 )
 # Written by the gradient builder beside its own operators.
-GRADIENT_STANDARD = frozenset("MaxPoolGrad Neg Shape Size Split Sum".split())
+GRADIENT_STANDARD = frozenset("MaxPoolGrad Neg Shape Size Sum".split())
 DYNAMIC = frozenset("NonZero If Loop Scan Unique Compress RandomUniform Atan".split())
 
 ANCHORS = (((10, 13), (16, 30)), ((30, 61), (62, 45)))

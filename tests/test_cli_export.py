@@ -43,6 +43,7 @@ def exported(files, shapes, tmp_path_factory):
         *("--img", 64, 96, "--batch", 2, "--max-targets", 16, "--optimizer", "AdamW"),
         *("--freeze", 10, "--hyp", hyp, "--format", "loss,ort", "--gradients", "--ema"),
         *("--tiers", "4,8"),
+        *("--for", "cpu"),
         *("--output", output),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -64,6 +65,7 @@ def test_both_formats_are_what_was_asked_for(exported):
         assert manifest.loss.box == 0.1
     loss = Manifest.read(output / "loss")
     assert loss.gradients
+    assert loss.provider == "cpu"
     assert loss.tiers == (4, 8) and "loss-4.onnx" in loss.files
     manifest = Manifest.read(output / "ort")
     assert manifest.optimizer == "adamw"
@@ -247,6 +249,7 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --nc 4 --gradients", "--gradients is of the loss alone"),
         ("--weights yolov5n --nc 4 --layout permuted", "--layout is of the loss alone"),
         ("--weights yolov5n --nc 4 --tiers none", "--tiers is of the loss alone"),
+        ("--weights yolov5n --nc 4 --for cpu", "--for is of the loss alone"),
         ("--weights yolov5n --nc 4 --format loss --tiers 32,64", "below max_targets, 64"),
         ("--weights yolov5n --nc 4 --ema --format loss", "--ema is of what trains"),
         ("--weights yolov5n --nc 4 --output .", "is no artifacts folder"),

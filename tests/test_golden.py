@@ -139,6 +139,11 @@ IMPLEMENTATIONS = {
     "loss.onnx": Implementation(
         run=functools.partial(run_loss_onnx, gradients=True), loss_rtol=1e-5, gradient_rtol=1e-5
     ),
+    "loss.onnx-for-cpu": Implementation(
+        run=functools.partial(run_loss_onnx, gradients=True, provider="cpu"),
+        loss_rtol=1e-5,
+        gradient_rtol=1e-5,
+    ),
     "loss.onnx-alone": Implementation(
         run=functools.partial(run_loss_onnx, gradients=False), loss_rtol=1e-5, gradient_rtol=None
     ),
@@ -206,7 +211,7 @@ def test_balance(implementation, golden_case, results):
     )
 
 
-@pytest.mark.parametrize("name", ["loss.onnx", "ort-training"])
+@pytest.mark.parametrize("name", ["loss.onnx", "loss.onnx-for-cpu", "ort-training"])
 def test_one_and_two_threads_give_the_same_bits(golden_case, name):
     run = IMPLEMENTATIONS[name].run
     one, two = (run(golden_case, threads=threads) for threads in (1, 2))

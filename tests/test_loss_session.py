@@ -217,3 +217,15 @@ def test_an_arena_that_the_process_shares_already_is_used(small_losses):
         devices._share_arena.cache_clear()
         session = LossSession.open(small_losses["permuted"], threads=1)
         assert session.compute(draw_inputs(session), draw_rows(3)).loss > 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_for_a_cpu_alone_the_numbers_are_the_same(sessions, tmp_path, layout):
+    inputs, rows = draw_inputs(sessions[layout]), draw_rows(MAX_TARGETS)
+    folder = export_small_loss(tmp_path / "loss", layout, provider="cpu")
+    result = LossSession.open(folder, threads=1).compute(inputs, rows)
+    assert_near(values_of(result), values_of(sessions[layout].compute(inputs, rows)))
+    with pytest.raises(
+        ConfigError, match=r"device is cuda, but .* for a CPU alone; export without"
+    ):
+        LossSession.open(folder, device="cuda")

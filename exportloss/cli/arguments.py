@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
-from exportloss.runtime.manifest import Layout, OptimizerName, Precision, check_tiers
+from exportloss.runtime.manifest import Layout, LossProvider, OptimizerName, Precision, check_tiers
 
 __all__ = ["ExportSettings", "add_export_arguments", "image_size"]
 
@@ -32,6 +32,7 @@ class ExportSettings:
         freeze: number of layers, or several layer indices.
         gradients: whether a loss alone gives gradients too.
         layout: what a loss alone starts from.
+        provider: what a loss alone is to run on.
         seed: of random weights.
         scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
         ema: keep a moving average of weights and statistics.
@@ -56,6 +57,7 @@ class ExportSettings:
     freeze: tuple[int, ...] = (0,)
     gradients: bool = False
     layout: Layout = "permuted"
+    provider: LossProvider = "any"
     seed: int = 0
     scale_gains: bool = True
     ema: bool = False

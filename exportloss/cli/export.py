@@ -15,7 +15,7 @@ from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.dataset import read_data_yaml
-from exportloss.runtime.manifest import MANIFEST_NAME, Layout, Manifest
+from exportloss.runtime.manifest import MANIFEST_NAME, Layout, LossProvider, Manifest
 
 if TYPE_CHECKING:
     from exportloss.export import NmsSettings
@@ -82,6 +82,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "their own, which is faster; none for none (default: powers of two from 32)",
     )
     parser.add_argument(
+        "--for",
+        dest="provider",
+        choices=get_args(LossProvider),
+        help="loss alone: for any runtime (default), or for ONNX Runtime on a CPU alone, which "
+        "then writes the gradients of maps in one pass",
+    )
+    parser.add_argument(
         "--output",
         default="artifacts",
         metavar="FOLDER",
@@ -109,9 +116,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    for name in ("gradients", "layout", "tiers"):
+    of_loss = {"gradients": "gradients", "layout": "layout", "tiers": "tiers", "for": "provider"}
+    for option, name in of_loss.items():
         if getattr(options, name) not in (None, False) and "loss" not in options.format:
-            raise ConfigError(f"--{name} is of the loss alone; say --format loss too, or leave it")
+            raise ConfigError(
+                f"--{option} is of the loss alone; say --format loss too, or leave it"
+            )
     if options.ema and not {"step", "ort"} & set(options.format):
         raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
     names, num_classes = _classes(options.data, options.nc)
@@ -123,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
         gradients=options.gradients,
         layout=options.layout or "permuted",
         tiers=options.tiers,
+        provider=options.provider or "any",
     )
     output = Path(options.output)
     folders = {

@@ -92,6 +92,7 @@ def _write_loss(
         tiers=settings.tiers,
         gradients=settings.gradients,
         layout=settings.layout,
+        provider=settings.provider,
         head=detector.model.detect,
         names=detector.names,
         exist_ok=exist_ok,

@@ -80,7 +80,8 @@ class LossSession:
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or is of a detector.
-            ConfigError: the device is unknown, or the number of threads negative.
+            ConfigError: the device is unknown, or a GPU for a loss that was exported for a CPU, or
+                the number of threads is negative.
             InstallationError: the installed onnxruntime cannot run it, or not on that device:
                 nothing ever runs on the CPU instead.
         """
@@ -93,6 +94,11 @@ class LossSession:
             raise ArtifactError(
                 f"{folder} holds a {manifest.kind!r} artifact, not a loss alone; open it with "
                 "TrainSession, or export with --format loss"
+            )
+        if manifest.provider == "cpu" and where.kind != "cpu":
+            raise ConfigError(
+                f"device is {device}, but {folder} was exported for a CPU alone; export without "
+                "--for cpu, or use --device cpu"
             )
         return cls(folder, manifest, device=where, threads=threads or os.cpu_count() or 1)
 
