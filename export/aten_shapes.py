@@ -73,8 +73,7 @@ def _t(t: Translator, x: ir.Value) -> ir.Value:
 
 @translates(aten.select.int)
 def _select(t: Translator, x: ir.Value, dim: int, index: int) -> ir.Value:
-    axis, index = _axis(x, dim), index % shape_of(x)[dim]
-    return t.reshape(t.slice(x, axis, index, index + 1), t.shape)
+    return _pick(t, x, _axis(x, dim), index % shape_of(x)[dim])
 
 
 @translates(aten.select_backward.default)
@@ -123,9 +122,10 @@ def _cat(t: Translator, values: Sequence[ir.Value], dim: int = 0) -> ir.Value:
 
 @translates(aten.stack.default)
 def _stack(t: Translator, values: Sequence[ir.Value], dim: int = 0) -> ir.Value:
-    axis = dim % len(t.shape)
-    shape = [1 if i == axis else size for i, size in enumerate(t.shape)]
-    return t.concat([t.reshape(t.typed(value), shape) for value in values], axis)
+    axis, parts = dim % len(t.shape), [t.typed(value) for value in values]
+    if axis < len(t.shape) - 1:  # to join them along what follows is the same in memory
+        return t.reshape(t.concat(parts, axis), t.shape)
+    return t.concat([t.reshape(part, (*t.shape[:-1], 1)) for part in parts], axis)
 
 
 @translates(aten.split_with_sizes.default)
@@ -143,9 +143,10 @@ def _split(t: Translator, x: ir.Value, size: int, dim: int = 0) -> tuple[ir.Valu
 
 @translates(aten.unbind.int)
 def _unbind(t: Translator, x: ir.Value, dim: int = 0) -> tuple[ir.Value, ...]:
-    axis = _axis(x, dim)
-    parts = t.split(x, [1] * shape_of(x)[axis], axis)
-    return tuple(t.reshape(part, t.shape) for part in parts)
+    axis, count = _axis(x, dim), shape_of(x)[dim]
+    if axis == 0:
+        return tuple(_pick(t, x, axis, index) for index in range(count))
+    return tuple(t.reshape(part, t.shape) for part in t.split(x, [1] * count, axis))
 
 
 @translates(aten.constant_pad_nd.default)
@@ -199,6 +200,11 @@ def _scalar_tensor(t: Translator, value: Scalar, **_: object) -> ir.Value:
 @translates(aten.arange.default, aten.arange.start, aten.arange.start_step)
 def _arange(t: Translator, *bounds: Scalar, **_: object) -> ir.Value:
     return t.constant(np.arange(*bounds).astype(t.dtype.numpy()))
+
+
+def _pick(t: Translator, x: ir.Value, axis: int, index: int) -> ir.Value:
+    """X at an index along an axis, which falls away."""
+    return t.op("Gather", x, t.scalar(index, ir.DataType.INT64), shape=t.shape, axis=axis)
 
 
 def _axis(x: ir.Value, dim: int) -> int:
