@@ -25,6 +25,8 @@ __all__: list[str] = []
 
 aten = torch.ops.aten
 
+_FEW_CHANNELS = 4  # of a picture, with an alpha channel even
+
 
 @dataclasses.dataclass(frozen=True)
 class _Geometry:
@@ -40,6 +42,17 @@ class _Geometry:
     def is_pointwise(self) -> bool:
         """Whether it is a matrix product of channels."""
         return (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether the kernel is made of whole strides, so that `_phases` does not make it grow."""
+        whole = all(k % s == 0 for k, s in zip(self.kernel, self.stride, strict=True))
+        return whole and self.stride != (1, 1) and (self.dilation, self.groups) == ((1, 1), 1)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The kernel's size in strides."""
+        return self.kernel[0] // self.stride[0], self.kernel[1] // self.stride[1]
 
     def attributes(self) -> dict[str, Any]:
         """As attributes of Conv and ConvTranspose."""
@@ -94,7 +107,27 @@ def _convolution(
     terms, cells = math.prod(kernel), math.prod(t.shape[2:])
     if outputs // groups <= cells and t.depends_on_threads(terms, cells):
         return _as_product(t, x, weight, bias, geometry)
+    is_trained = t.array_of(weight) is None
+    if t.repeatable and is_trained and geometry.has_phases and shape_of(x)[1] <= _FEW_CHANNELS:
+        return _over_phases(t, x, weight, bias, geometry)
     return t.op("Conv", x, weight, bias, shape=t.shape, **geometry.attributes())
+
+
+def _over_phases(
+    t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: _Geometry
+) -> ir.Value:
+    """The same with a stride of 1 over phases, which the gradient of the weight needs anyway.
+
+    Of a picture, whose channels are few, that is the faster.
+    """
+    outputs, channels = shape_of(weight)[:2]
+    (s_y, s_x), (k_y, k_x) = geometry.stride, geometry.steps
+    apart = t.reshape(weight, (outputs, channels, k_y, s_y, k_x, s_x))
+    kernels = t.reshape(
+        t.transpose(apart, [0, 3, 5, 1, 2, 4]), (outputs, s_y * s_x * channels, k_y, k_x)
+    )
+    phases = _phases(t, x, geometry, t.shape[2:])
+    return t.op("Conv", phases, kernels, bias, shape=t.shape, kernel_shape=(k_y, k_x))
 
 
 def _as_product(
@@ -165,8 +198,7 @@ def _weight_gradient(
         return _by_columns(t, gradient, x, weight, geometry)
     if geometry.stride == (1, 1):
         return _by_shifts(t, gradient, x, geometry)
-    whole = all(k % s == 0 for k, s in zip(geometry.kernel, geometry.stride, strict=True))
-    if whole and geometry.dilation == (1, 1):
+    if geometry.has_phases:
         return _by_phases(t, gradient, x, weight, geometry)
     return _by_columns(t, gradient, x, weight, geometry)
 
@@ -197,30 +229,42 @@ def _by_shifts(t: Translator, gradient: ir.Value, x: ir.Value, geometry: _Geomet
 def _by_phases(
     t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
 ) -> ir.Value:
+    (outputs, channels), (s_y, s_x) = shape_of(weight)[:2], geometry.stride
+    k_y, k_x = geometry.steps
+    phases = _phases(t, x, geometry, shape_of(gradient)[2:])
+    found = _by_shifts(t, gradient, phases, _Geometry((k_y, k_x), (1, 1), (0, 0), (1, 1), 1))
+    found = t.reshape(found, (outputs, s_y, s_x, channels, k_y, k_x))
+    return t.reshape(t.transpose(found, [0, 3, 4, 1, 5, 2]), shape_of(weight))
+
+
+def _phases(t: Translator, x: ir.Value, geometry: _Geometry, size: Sequence[int]) -> ir.Value:
     """Turn the cells between two windows into channels; then the stride is 1.
 
     With a stride of 2, say, rows and columns are even or odd: four phases of the picture. Only for
     kernels of whole strides: others would grow.
+
+    Args:
+        t: the builder.
+        x: (B, C, H, W).
+        geometry: of the convolution.
+        size: Ho and Wo, of its output.
+
+    Returns:
+        (B, s_y * s_x * C, Ho + k_y / s_y - 1, Wo + k_x / s_x - 1).
     """
-    (batch, channels), (height, width) = shape_of(x)[:2], shape_of(gradient)[2:]
+    batch, channels, *sizes = shape_of(x)
     s_y, s_x = geometry.stride
-    k_y, k_x = geometry.kernel[0] // s_y, geometry.kernel[1] // s_x
-    rows, columns = height + k_y - 1, width + k_x - 1
-    (pad_y, pad_x), (size_y, size_x) = geometry.padding, shape_of(x)[2:]
+    rows, columns = (cells + k - 1 for cells, k in zip(size, geometry.steps, strict=True))
+    (pad_y, pad_x), (size_y, size_x) = geometry.padding, sizes
     padded = t.pad(
         x,
         {2: (pad_y, rows * s_y - size_y - pad_y), 3: (pad_x, columns * s_x - size_x - pad_x)},
     )
     shape = (batch, s_y * s_x * channels, rows, columns)
     if s_y == s_x:
-        phases = t.op("SpaceToDepth", padded, shape=shape, blocksize=s_y)
-    else:
-        apart = t.reshape(padded, (batch, channels, rows, s_y, columns, s_x))
-        phases = t.reshape(t.transpose(apart, [0, 3, 5, 1, 2, 4]), shape)
-    found = _by_shifts(t, gradient, phases, _Geometry((k_y, k_x), (1, 1), (0, 0), (1, 1), 1))
-    outputs = shape_of(weight)[0]
-    found = t.reshape(found, (outputs, s_y, s_x, channels, k_y, k_x))
-    return t.reshape(t.transpose(found, [0, 3, 4, 1, 5, 2]), shape_of(weight))
+        return t.op("SpaceToDepth", padded, shape=shape, blocksize=s_y)
+    apart = t.reshape(padded, (batch, channels, rows, s_y, columns, s_x))
+    return t.reshape(t.transpose(apart, [0, 3, 5, 1, 2, 4]), shape)
 
 
 def _by_columns(

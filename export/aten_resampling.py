@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from exportloss.errors import ExportError
 from exportloss.export.aten_registry import Translator, translates
-from exportloss.export.onnx_builder import shape_of
+from exportloss.export.onnx_builder import dtype_of, shape_of
 
 __all__: list[str] = []
 
@@ -30,6 +30,18 @@ def _nearest(t: Translator, x: ir.Value, _: Sequence[int], *scales: float | None
     rows, columns = _repeats(shape_of(x), t.shape)
     if not rows:
         return _resample(t, x, _nearest_matrices(shape_of(x), t.shape, scales))
+    if dtype_of(x) == ir.DataType.FLOAT:
+        return t.op(
+            "Resize",
+            x,
+            None,
+            t.constant(np.array([1, 1, rows, columns], np.float32)),
+            shape=t.shape,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+    # Not every provider resizes half precision.
     batch, channels, height, width = shape_of(x)
     apart = t.reshape(x, (batch, channels, height, 1, width, 1))
     return t.reshape(t.expand(apart, (batch, channels, height, rows, width, columns)), t.shape)
