@@ -12,6 +12,7 @@ from exportloss.bench import BENCHES, BenchResult, Row
 from exportloss.bench.statistics import Timing
 from exportloss.cli import bench as command
 from exportloss.cli import main
+from exportloss.errors import BenchmarkError
 
 TINY = ["--imgsz", "64", "--batch-size", "1", "--nc", "2", "--max-targets", "8", "--threads", "1"]
 ONCE = ["--rounds", "1", "--steps", "1"]
@@ -122,6 +123,24 @@ def test_growth(capsys, monkeypatch, tmp_path):
     ]
     # One size has no exponent, and JSON no NaN.
     assert run_json(capsys, *arguments[1:-1], "2")["exponents"]["eager"] is None
+
+
+def test_growth_keeps_what_was_measured_before_a_size_failed(capsys, monkeypatch):
+    def run(bench, setting, **more):
+        if setting.scenario.batch_size == 4:
+            raise BenchmarkError("portable does not do what eager does")
+        return pretended(bench, setting, **more)
+
+    monkeypatch.setattr(command, "run_bench", run)
+    arguments = ["bench", "step", "--growth", "batch", "--at"]
+    assert main([*arguments, "1,2,4,8"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "4 not available: portable does not do what eager does"
+    assert main([*arguments, "1,2,4,8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["failed"] == {"4": "portable does not do what eager does"}
+    assert {row["at"] for row in found["rows"]} == {"1", "2", "8"}
+    assert main([*arguments, "4,8"]) == 2  # nothing was measured before
 
 
 def test_targets_grow_with_their_slots(capsys, monkeypatch):

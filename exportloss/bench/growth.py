@@ -11,7 +11,7 @@ from exportloss.bench.results import BenchResult, finite
 from exportloss.bench.scenario import Scenario
 from exportloss.bench.starting import Setting
 from exportloss.bench.statistics import fitted_exponent, fitted_slope
-from exportloss.errors import ConfigError
+from exportloss.errors import BenchmarkError, ConfigError
 
 __all__ = ["AXES", "Axis", "Growth", "Point", "measure_growth"]
 
@@ -110,11 +110,13 @@ class Growth:
 
     Attributes:
         over: a key of `AXES`.
-        points: in the order they were named.
+        points: in the order they were named, >= 1.
+        failed: sizes that could not be measured after others had been, and why.
     """
 
     over: str
     points: tuple[Point, ...]
+    failed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def rivals(self) -> tuple[str, ...]:
@@ -150,7 +152,8 @@ class Growth:
             for name in ("rows", "limits", "unavailable")
         }
         fits = {"exponents": self.exponents(), "slopes": self.slopes()}
-        values: dict[str, Any] = finite({**parts[0][1], "growth": self.over, **lists, **fits})
+        about = {"growth": self.over, "failed": dict(self.failed)}
+        values: dict[str, Any] = finite({**parts[0][1], **about, **lists, **fits})
         return values
 
 
@@ -170,14 +173,23 @@ def measure_growth(
 
     Raises:
         ConfigError: a value cannot be.
+        BenchmarkError: rivals do not compute the same at the first size, or one broke down; at a
+            later one that is told beside the others.
         ExportLossError: as `run` does.
     """
     axis = AXES[over]
     scenarios = {value: axis.scenario(setting.scenario, value) for value in values}
-    points = []
+    points: list[Point] = []
+    failed: dict[str, str] = {}
     for value, scenario in scenarios.items():
         setting.say(f"{over} {value}")
         folder = None if setting.artifacts is None else Path(setting.artifacts) / f"{over}-{value}"
-        result = run(dataclasses.replace(setting, scenario=scenario, artifacts=folder))
+        try:
+            result = run(dataclasses.replace(setting, scenario=scenario, artifacts=folder))
+        except BenchmarkError as error:
+            if not points:
+                raise
+            failed[value] = str(error)  # what was measured for minutes is not thrown away
+            continue
         points.append(Point(at=value, size=axis.size(scenario), result=result))
-    return Growth(over=over, points=tuple(points))
+    return Growth(over=over, points=tuple(points), failed=failed)

@@ -47,7 +47,7 @@ def print_growth(growth: Growth) -> None:
         for point in growth.points
         for rival, reason in point.result.unavailable.items()
     }
-    _print_unavailable(console, unavailable)
+    _print_unavailable(console, {**unavailable, **growth.failed})
 
 
 def _console() -> Console:
