@@ -130,6 +130,6 @@ def _objectness_elements(t: Translator, outputs: int, shape: Sequence[int]) -> i
     total = math.prod(shape)
     step, columns = (outputs, shape[3]) if len(shape) == 5 else (1, shape[2] * shape[3])
     # Two short vectors in the file instead of a long one.
-    rows = np.arange(0, total, total // (total // outputs // columns))[:, None]
+    rows = np.arange(0, total, outputs * columns)[:, None]
     column = np.arange(columns) * step + OBJECTNESS * (1 if len(shape) == 5 else columns)
     return t.reshape(t.add(t.constant(rows), t.constant(column)), (total // outputs,))

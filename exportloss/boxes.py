@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,8 +76,8 @@ def atan_of_exp(x: Tensor) -> Tensor:
     """
     if torch.compiler.is_exporting():
         return _angle_and_exp(x)[0]
-    angle: Tensor = _AtanOfExp.apply(x)  # type: ignore[no-untyped-call]
-    return angle
+    apply: Callable[[Tensor], Tensor] = _AtanOfExp.apply
+    return apply(x)
 
 
 def _angle_and_exp(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,8 +111,8 @@ class _AtanOfExp(torch.autograd.Function):
 def _log_sigmoid(x: Tensor) -> Tensor:
     if torch.compiler.is_exporting():
         return _written_out(x)
-    logarithm: Tensor = _LogSigmoid.apply(x)  # type: ignore[no-untyped-call]
-    return logarithm
+    apply: Callable[[Tensor], Tensor] = _LogSigmoid.apply
+    return apply(x)
 
 
 def _written_out(x: Tensor) -> Tensor:

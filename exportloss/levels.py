@@ -65,11 +65,8 @@ class PermutedMap(Level):
 
     def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Read what the loss looks at."""
-        _, na, height, width, outputs = self.source.shape
-        box = box_index(image, cell, na=na, cells=height * width)
-        read = _read_map if torch.compiler.is_exporting() else _ReadMap.apply
-        rows, objectness = read(self.source, box.flatten(), outputs)
-        return rows.reshape(*box.shape, outputs), objectness
+        _, na, _, _, outputs = self.source.shape
+        return _read_boxes(self, image, cell, na=na, outputs=outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +77,8 @@ class HeadOutput(Level):
 
     def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Read what the loss looks at."""
-        height, width = self.grid
-        outputs = self.source.shape[1] // self.num_anchors
-        box = box_index(image, cell, na=self.num_anchors, cells=height * width)
-        read = _read_map if torch.compiler.is_exporting() else _ReadMap.apply
-        rows, objectness = read(self.source, box.flatten(), outputs)
-        return rows.reshape(*box.shape, outputs), objectness
+        na, channels = self.num_anchors, self.source.shape[1]
+        return _read_boxes(self, image, cell, na=na, outputs=channels // na)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +127,17 @@ def box_index(image: Tensor, cell: Tensor, *, na: int, cells: int) -> Tensor:
     """Index among all B * na * H * W boxes of a level.  # (na, S, M)"""
     plane = image * na + torch.arange(na, device=image.device)[:, None]  # (na, M)
     return plane[:, None] * cells + cell
+
+
+def _read_boxes(
+    level: Level, image: Tensor, cell: Tensor, *, na: int, outputs: int
+) -> tuple[Tensor, Tensor]:
+    """Read a map of either layout, as `Level.read`."""
+    height, width = level.grid
+    box = box_index(image, cell, na=na, cells=height * width)
+    read = _read_map if torch.compiler.is_exporting() else _ReadMap.apply
+    rows, objectness = read(level.source, box.flatten(), outputs)
+    return rows.reshape(*box.shape, outputs), objectness
 
 
 def _read_map(source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
