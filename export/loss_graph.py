@@ -83,8 +83,10 @@ def export_loss(
         head: for the layout "head-input" the detection layer, as `SparseHeadLoss` takes it; its
             weights are inputs, not part of the graph.
         names: class names; default the class numbers.
-        provider: "cpu" for ONNX Runtime's CPU provider alone, which then writes the gradients of
-            maps in one pass; "any" for every runtime.
+        provider: "any" for every runtime; "cpu" for ONNX Runtime's CPU provider alone, which then
+            writes the gradients of maps in one pass; "gpu" for a graph without a scatter that
+            reduces (`YoloLoss` with `pairwise`), which TensorRT takes and which gives the same bits
+            in whatever order a GPU writes: any runtime takes it, but a CPU is slower.
         exist_ok: replace an artifacts folder that is there.
 
     Raises:
@@ -93,6 +95,7 @@ def export_loss(
         ConfigError: the head is not one that can be evaluated where the loss looks.
         ArtifactError: the folder is in use or cannot be written.
     """
+    loss = loss.as_pairwise() if provider == "gpu" else loss
     example = _example(loss, image_size, batch_size, layout, head)
     if max_targets < 1:
         raise ExportError(f"max_targets is {max_targets}; expected at least 1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -24,46 +25,66 @@ __all__: list[str] = []
 
 @translates(torch.ops.exportloss.map_gradient.default)
 def _map_gradient(
-    t: Translator, objectness: ir.Value, box: ir.Value, rows: ir.Value, shape: Sequence[int]
+    t: Translator,
+    objectness: ir.Value,
+    box: ir.Value,
+    rows: ir.Value,
+    shape: Sequence[int],
+    *,
+    add: bool = True,
 ) -> ir.Value:
+    if not add:
+        rows = _with_objectness(t, objectness, box, rows)
+        return _padded(t, objectness, box, rows, shape, reduction="none")
     values = math.prod(shape_of(rows)) + shape_of(objectness)[0]
     if t.cpu_only and dtype_of(rows) == ir.DataType.FLOAT and values <= math.prod(shape):
         return _in_one_pass(t, objectness, box, rows, shape)
-    return _padded(t, objectness, box, rows, shape)
+    return _padded(t, objectness, box, rows, shape, reduction="add")
+
+
+def _with_objectness(
+    t: Translator, objectness: ir.Value, box: ir.Value, rows: ir.Value
+) -> ir.Value:
+    """Add to each row what its box's objectness has."""
+    count, outputs = shape_of(rows)
+    column = t.reshape(t.op("Gather", objectness, box, shape=(count,)), (count, 1))
+    return t.add(rows, t.pad(column, {1: (OBJECTNESS, outputs - OBJECTNESS - 1)}))
 
 
 def _padded(
-    t: Translator, objectness: ir.Value, box: ir.Value, rows: ir.Value, shape: Sequence[int]
+    t: Translator,
+    objectness: ir.Value,
+    box: ir.Value,
+    rows: ir.Value,
+    shape: Sequence[int],
+    *,
+    reduction: Literal["add", "none"],
 ) -> ir.Value:
     count, outputs = shape_of(rows)
-    after = outputs - OBJECTNESS - 1
+    after, boxes = outputs - OBJECTNESS - 1, shape_of(objectness)[0]
     if len(shape) == 5:
-        boxes = shape_of(objectness)[0]
         data = t.pad(t.reshape(objectness, (boxes, 1)), {1: (OBJECTNESS, after)})
         index = t.expand(t.reshape(box, (count, 1)), (count, outputs))
     else:
         cells = shape[2] * shape[3]
-        planes = t.reshape(objectness, (shape_of(objectness)[0] // cells, 1, cells))
+        planes = t.reshape(objectness, (boxes // cells, 1, cells))
         data = t.reshape(t.pad(planes, {1: (OBJECTNESS, after)}), (math.prod(shape),))
         index = t.reshape(_elements(t, box, outputs, shape), (count * outputs,))
         rows = t.reshape(rows, (count * outputs,))
+    places = shape_of(data)[0]
+    if reduction == "none":  # TensorRT takes no more indices than there are places
+        data = t.pad(data, {0: (0, max(0, shape_of(index)[0] - places))})
     written = t.op(
-        "ScatterElements", data, index, rows, shape=shape_of(data), axis=0, reduction="add"
+        "ScatterElements", data, index, rows, shape=shape_of(data), axis=0, reduction=reduction
     )
-    return t.reshape(written, shape)
+    return t.reshape(t.slice(written, 0, 0, places), shape)
 
 
 def _in_one_pass(
     t: Translator, objectness: ir.Value, box: ir.Value, rows: ir.Value, shape: Sequence[int]
 ) -> ir.Value:
     (boxes,), (count, outputs) = shape_of(objectness), shape_of(rows)
-    sums = t.add(
-        _sums_of_same_box(t, box, rows, boxes),
-        t.pad(
-            t.reshape(t.op("Gather", objectness, box, shape=(count,)), (count, 1)),
-            {1: (OBJECTNESS, outputs - OBJECTNESS - 1)},
-        ),
-    )
+    sums = _with_objectness(t, objectness, box, _sums_of_same_box(t, box, rows, boxes))
     # MaxUnpool wants values in a tensor like the map, with the same first two dimensions and none
     # longer. So the longest is cut to what holds all values; what remains repeats one of them.
     longest = max(range(2, len(shape)), key=lambda axis: shape[axis])

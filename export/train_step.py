@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 from torch import nn
@@ -37,6 +37,7 @@ def export_train_step(
     ema: bool = False,
     precision: Precision = "float32",
     head: HeadChoice = "auto",
+    provider: Literal["any", "gpu"] = "any",
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -98,6 +99,8 @@ def export_train_step(
             GPUs: few CPU kernels exist. A float16 step whose gradients overflow is skipped.
         head: evaluate the head everywhere ("dense") or where the loss looks ("sparse"), the same
             mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
+        provider: "gpu" for graphs without a scatter that reduces, as `export_loss` has them:
+            TensorRT takes them, and every run gives the same bits. "any" is faster on a CPU.
         names: class names; default the class numbers.
         exist_ok: replace an artifacts folder that is there.
 
@@ -109,7 +112,7 @@ def export_train_step(
     with new_folder(folder, exist_ok=exist_ok) as temporary:
         detector = prepare(
             model,
-            loss,
+            loss.as_pairwise() if provider == "gpu" else loss,
             image_size=image_size,
             batch_size=batch_size,
             max_targets=max_targets,
@@ -125,6 +128,7 @@ def export_train_step(
             model_name=model,
             ema=ema,
             precision=precision,
+            provider=provider,
             layout=_layout(step),
         )
         graphs = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from exportloss.map_gradient import OBJECTNESS, element_index, map_gradient
+from exportloss.shared_cells import SharedCells, write_equals
 
 __all__ = ["OBJECTNESS", "HeadInput", "HeadOutput", "Level", "PermutedMap", "box_index"]
 
@@ -46,12 +48,16 @@ class Level(abc.ABC):
         return self.source.dtype
 
     @abc.abstractmethod
-    def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what the loss looks at.
 
         Args:
             image: (M,) int64, index of the picture of each target row.
             cell: (S, M) int64, index among the H * W cells.
+            shared: which of them are the same, to add up their gradients pair by pair; None
+                scatters sums.
 
         Returns:
             rows: (na, S, M, 5 + nc) logits of all boxes of those cells.
@@ -63,10 +69,12 @@ class Level(abc.ABC):
 class PermutedMap(Level):
     """The map that YOLOv5's head gives in training: (B, na, H, W, 5 + nc)."""
 
-    def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read what the loss looks at."""
         _, na, _, _, outputs = self.source.shape
-        return _read_boxes(self, image, cell, na=na, outputs=outputs)
+        return _read_boxes(self, image, cell, shared, na=na, outputs=outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +83,12 @@ class HeadOutput(Level):
 
     num_anchors: int
 
-    def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read what the loss looks at."""
         na, channels = self.num_anchors, self.source.shape[1]
-        return _read_boxes(self, image, cell, na=na, outputs=channels // na)
+        return _read_boxes(self, image, cell, shared, na=na, outputs=channels // na)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +106,9 @@ class HeadInput(Level):
     bias: Tensor
     num_anchors: int
 
-    def read(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read what the loss looks at."""
         na, channels = self.num_anchors, self.source.shape[1]
         weight = self.weight.reshape(na, -1, channels)  # (na, no, C)
@@ -104,20 +116,23 @@ class HeadInput(Level):
         objectness = functional.conv2d(
             self.source, weight[:, OBJECTNESS, :, None, None], bias[:, OBJECTNESS]
         )  # (B, na, H, W)
-        seen = self._features_at(image, cell)  # (S * M, C), shared by the anchors of a cell
+        seen = self._features_at(image, cell, shared)  # (S * M, C), shared by the anchors of a cell
         rows = functional.linear(seen, self.weight.flatten(1), self.bias)  # (S * M, na * no)
         rows = rows.reshape(*cell.shape, na, -1).permute(2, 0, 1, 3)
         return rows, objectness.flatten()
 
-    def _features_at(self, image: Tensor, cell: Tensor) -> Tensor:
+    def _features_at(self, image: Tensor, cell: Tensor, shared: SharedCells | None) -> Tensor:
         _, channels, height, width = self.source.shape
         cells = height * width
-        if self.source.is_contiguous(memory_format=torch.channels_last):
+        if shared is None and self.source.is_contiguous(memory_format=torch.channels_last):
             by_cell = self.source.permute(0, 2, 3, 1).reshape(-1, channels)
             return by_cell[(image * cells + cell).flatten()]
         channel = image[:, None] * channels + torch.arange(channels, device=image.device)
         index = channel * cells + cell[..., None]  # (S, M, C)
         flat, index = self.source.flatten(), index.flatten()
+        if shared is not None:
+            read: Callable[..., Tensor] = _ReadFeatures.apply
+            return read(flat, index.reshape(-1, channels), shared.same, shared.last)
         # The gradient of index_select has no fixed order on CUDA; that of [] is slow elsewhere.
         seen = flat[index] if flat.is_cuda else flat.index_select(0, index)
         return seen.reshape(-1, channels)
@@ -130,13 +145,23 @@ def box_index(image: Tensor, cell: Tensor, *, na: int, cells: int) -> Tensor:
 
 
 def _read_boxes(
-    level: Level, image: Tensor, cell: Tensor, *, na: int, outputs: int
+    level: Level,
+    image: Tensor,
+    cell: Tensor,
+    shared: SharedCells | None,
+    *,
+    na: int,
+    outputs: int,
 ) -> tuple[Tensor, Tensor]:
     """Read a map of either layout, as `Level.read`."""
     height, width = level.grid
     box = box_index(image, cell, na=na, cells=height * width)
-    read = _read_map if torch.compiler.is_exporting() else _ReadMap.apply
-    rows, objectness = read(level.source, box.flatten(), outputs)
+    read: Callable[..., tuple[Tensor, Tensor]] = _ReadMap.apply
+    if torch.compiler.is_exporting():
+        rows, objectness = _read_map(level.source, box.flatten(), outputs)
+    else:
+        combined = () if shared is None else (shared.same, shared.last)
+        rows, objectness = read(level.source, box.flatten(), outputs, *combined)
     return rows.reshape(*box.shape, outputs), objectness
 
 
@@ -155,13 +180,35 @@ class _ReadMap(torch.autograd.Function):
     """`_read_map`, with both gradients written in one go."""
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(box)
+    def forward(
+        ctx: Any, source: Tensor, box: Tensor, outputs: int, *shared: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(box, *shared)
         ctx.shape = source.shape
         rows, objectness = _read_map(source, box, outputs)
         return rows, objectness.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (box,), (rows, objectness) = ctx.saved_tensors, gradients
-        return map_gradient(objectness, box, rows, ctx.shape), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (box, *shared), (rows, objectness) = ctx.saved_tensors, gradients
+        if shared:
+            by_anchor = rows.reshape(-1, len(shared[1]), rows.shape[1])  # (na, K, no)
+            rows = SharedCells(*shared).total(by_anchor).reshape(rows.shape)
+        written = map_gradient(objectness, box, rows, ctx.shape, add=not shared)
+        return written, None, None, *(None for _ in shared)
+
+
+class _ReadFeatures(torch.autograd.Function):
+    """Read of the features of cells, whose gradients are added up before they are written."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, index: Tensor, same: Tensor, last: Tensor) -> Tensor:
+        ctx.save_for_backward(index, same, last)
+        ctx.size = len(flat)
+        return flat.index_select(0, index.flatten()).reshape(index.shape)  # (K, C)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (index, same, last), (rows,) = ctx.saved_tensors, gradients
+        total = SharedCells(same, last).total(rows)
+        return write_equals(ctx.size, index.flatten(), total.flatten()), None, None, None

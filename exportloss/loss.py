@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from exportloss.criteria import ElementwiseCriterion, make_criterion
 from exportloss.errors import ConfigError
 from exportloss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap, box_index
 from exportloss.matching import Slots, match
+from exportloss.shared_cells import SharedCells, write_equals
 
 __all__ = ["YoloLoss"]
 
@@ -35,6 +37,9 @@ class YoloLoss(nn.Module):
         strides: (nl,) input pixels per cell.
         num_classes: classes of the model, >= 1; one class has no class term.
         config: options and gains.
+        pairwise: combine what several slots have for one cell before it is written, so that no
+            scatter reduces (see `exportloss.shared_cells`): the same bits on a GPU every time, and
+            graphs that TensorRT takes. Slower on a CPU.
 
     Raises:
         ConfigError: anchors, strides and config do not fit together.
@@ -50,9 +55,12 @@ class YoloLoss(nn.Module):
         strides: Tensor | Sequence[float],
         num_classes: int,
         config: LossConfig | None = None,
+        *,
+        pairwise: bool = False,
     ) -> None:
         super().__init__()
         self.config = config or LossConfig()
+        self.pairwise = pairwise
         self.num_classes = num_classes
         anchors_px = torch.as_tensor(anchors, dtype=torch.float32).detach()
         pixels = torch.as_tensor(strides, dtype=torch.float32).detach()
@@ -71,6 +79,14 @@ class YoloLoss(nn.Module):
         self.register_buffer("initial_balance", balance, persistent=False)
         self._score_class = make_criterion(self.config, pos_weight=self.config.cls_pw)
         self._score_objectness = make_criterion(self.config, pos_weight=self.config.obj_pw)
+
+    def as_pairwise(self) -> YoloLoss:
+        """Return the same loss with `pairwise`."""
+        if self.pairwise:
+            return self
+        loss = copy.copy(self)
+        loss.pairwise = True
+        return loss
 
     def forward(
         self, predictions: Sequence[Tensor], targets: Tensor, balance: Tensor | None = None
@@ -109,19 +125,21 @@ class YoloLoss(nn.Module):
             )
         weights = self.initial_balance if balance is None else balance
         batch_size = levels[0].batch_size
+        grids = [level.grid for level in levels]
         slots = match(
             targets,
             self.anchors,
             batch_size=batch_size,
-            grids=[level.grid for level in levels],
+            grids=grids,
             num_classes=self.num_classes,
             anchor_t=self.config.anchor_t,
         )
+        shared = SharedCells.of(slots, grids) if self.pairwise else None
         # The loss is computed in float32 at least, whatever the network computes in.
         dtype = torch.promote_types(levels[0].dtype, torch.float32)
         read = [
-            level.read(slots.image, cell)
-            for level, cell in zip(levels, slots.cell.unbind(), strict=True)
+            level.read(slots.image, cell, None if shared is None else shared.of_level(i))
+            for i, (level, cell) in enumerate(zip(levels, slots.cell.unbind(), strict=True))
         ]
         rows = torch.stack([rows for rows, _ in read]).to(dtype)  # (nl, na, S, M, 5 + nc)
         box_logits, class_logits = self._split(rows)
@@ -131,7 +149,7 @@ class YoloLoss(nn.Module):
         box = ((slots.weight * (1 - ciou)).sum(dim=(1, 2, 3)) / count).sum() * self.config.box
         category = self._category(class_logits, targets, slots.weight, count) * self.config.cls
         objectness = self._objectness(
-            [logits.to(dtype) for _, logits in read], slots, ciou.detach(), levels
+            [logits.to(dtype) for _, logits in read], slots, ciou.detach(), levels, shared
         )  # (nl,)
         weighted = (objectness * weights).sum() * self.config.obj
         loss = (box + weighted + category) * batch_size
@@ -174,7 +192,12 @@ class YoloLoss(nn.Module):
         return (total / (count * self.num_classes)).sum()
 
     def _objectness(
-        self, logits: Sequence[Tensor], slots: Slots, ciou: Tensor, levels: Sequence[Level]
+        self,
+        logits: Sequence[Tensor],
+        slots: Slots,
+        ciou: Tensor,
+        levels: Sequence[Level],
+        shared: SharedCells | None,
     ) -> Tensor:
         """Mean criterion of all boxes of each level against the IoU of what wins them.  # (nl,)"""
         na = self.anchors.shape[1]
@@ -189,6 +212,7 @@ class YoloLoss(nn.Module):
             matched=slots.weight > 0,
             order=slots.order,
             ciou=ciou,
+            shared=shared,
             criterion=self._score_objectness,
             config=self.config,
         )
@@ -224,6 +248,7 @@ def _objectness(
     matched: Tensor,
     order: Tensor,
     ciou: Tensor,
+    shared: SharedCells | None,
     criterion: ElementwiseCriterion,
     config: LossConfig,
 ) -> Tensor:
@@ -235,6 +260,7 @@ def _objectness(
         matched: (nl, na, S, M) whether the slot matches.
         order: (nl, 1, S, M) place in YOLOv5's order of rows.
         ciou: (nl, na, S, M) detached.
+        shared: which slots share a cell, to combine them pair by pair; None scatters maxima.
         criterion: element-wise.
         config: `gr` and `sort_obj_iou` are read.
     """
@@ -243,13 +269,26 @@ def _objectness(
     if not config.sort_obj_iou:
         # The last of YOLOv5's rows wins. A maximum does not depend on the order of writing,
         # unlike a plain write to duplicate indices.
-        place = torch.where(matched, order, 0).flatten()
-        last = torch.zeros_like(logits, dtype=torch.int64).scatter_reduce(0, box, place, "amax")
-        matched = matched & (last.index_select(0, box) == place).reshape(matched.shape)
+        if shared is None:
+            place = torch.where(matched, order, 0)
+            last = _scatter_largest(logits, box, place).index_select(0, box).reshape(place.shape)
+        else:
+            place = torch.where(matched, order.to(score.dtype), 0.0)
+            last = shared.largest(place)
+        matched = matched & (last == place)
     # All that remain in a cell are equal, or the largest IoU is wanted.
-    scores = torch.where(matched, score, 0.0).flatten()
-    wanted = torch.zeros_like(logits).scatter_reduce(0, box, scores, "amax")
+    scores = torch.where(matched, score, 0.0)
+    if shared is None:
+        wanted = _scatter_largest(logits, box, scores)
+    else:
+        wanted = write_equals(len(logits), box, shared.largest(scores).flatten())
     return criterion(logits, wanted)
+
+
+def _scatter_largest(boxes: Tensor, box: Tensor, values: Tensor) -> Tensor:
+    """Return the largest of the values >= 0 that each of all boxes is given, else 0.  # (N,)"""
+    zeros = torch.zeros_like(boxes, dtype=values.dtype)
+    return zeros.scatter_reduce(0, box, values.flatten(), "amax")
 
 
 def _class_targets(category: Tensor, num_classes: int, smoothing: float) -> Tensor:

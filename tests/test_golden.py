@@ -52,8 +52,9 @@ def run_eager(case: GoldenCase) -> Iterator[StepResult]:
         )
 
 
-def run_static(case: GoldenCase) -> Iterator[StepResult]:
-    yield from _run_static(case, case.graph.make_loss())
+def run_static(case: GoldenCase, *, pairwise: bool = False) -> Iterator[StepResult]:
+    loss = case.graph.make_loss()
+    yield from _run_static(case, loss.as_pairwise() if pairwise else loss)
 
 
 def run_compiled(case: GoldenCase, backend: str) -> Iterator[StepResult]:
@@ -135,12 +136,20 @@ def _open_training(graph: LossGraph) -> dict[int, OrtTrainSession]:
 IMPLEMENTATIONS = {
     "eager": Implementation(run=run_eager, loss_rtol=2e-6, gradient_rtol=1e-5),
     "static": Implementation(run=run_static, loss_rtol=2e-6, gradient_rtol=1e-5),
+    "static-pairwise": Implementation(
+        run=functools.partial(run_static, pairwise=True), loss_rtol=2e-6, gradient_rtol=1e-5
+    ),
     "compiled": Implementation(run=run_compiled, loss_rtol=2e-6, gradient_rtol=1e-5),
     "loss.onnx": Implementation(
         run=functools.partial(run_loss_onnx, gradients=True), loss_rtol=1e-5, gradient_rtol=1e-5
     ),
     "loss.onnx-for-cpu": Implementation(
         run=functools.partial(run_loss_onnx, gradients=True, provider="cpu"),
+        loss_rtol=1e-5,
+        gradient_rtol=1e-5,
+    ),
+    "loss.onnx-for-gpu": Implementation(
+        run=functools.partial(run_loss_onnx, gradients=True, provider="gpu"),
         loss_rtol=1e-5,
         gradient_rtol=1e-5,
     ),
@@ -211,7 +220,9 @@ def test_balance(implementation, golden_case, results):
     )
 
 
-@pytest.mark.parametrize("name", ["loss.onnx", "loss.onnx-for-cpu", "ort-training"])
+@pytest.mark.parametrize(
+    "name", ["loss.onnx", "loss.onnx-for-cpu", "loss.onnx-for-gpu", "ort-training"]
+)
 def test_one_and_two_threads_give_the_same_bits(golden_case, name):
     run = IMPLEMENTATIONS[name].run
     one, two = (run(golden_case, threads=threads) for threads in (1, 2))

@@ -72,7 +72,7 @@ def _export_loss(scenario: Scenario, path: Path) -> None:
         gradients=True,
         layout=scenario.layout,
         head=model.detect,
-        provider="cpu" if scenario.device == "cpu" else "any",
+        provider="cpu" if scenario.device == "cpu" else "gpu",
         **sizes,
     )
 
@@ -83,7 +83,14 @@ def _export_step(scenario: Scenario, path: Path) -> None:
 
     model = make_model(scenario)
     loss = make_loss(model, scenario)
-    export_train_step(model, loss, path, freeze=scenario.freeze, **_sizes(scenario))
+    export_train_step(
+        model,
+        loss,
+        path,
+        freeze=scenario.freeze,
+        provider="any" if scenario.device == "cpu" else "gpu",
+        **_sizes(scenario),
+    )
 
 
 def _export_training(scenario: Scenario, path: Path) -> None:

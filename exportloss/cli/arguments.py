@@ -32,7 +32,7 @@ class ExportSettings:
         freeze: number of layers, or several layer indices.
         gradients: whether a loss alone gives gradients too.
         layout: what a loss alone starts from.
-        provider: what a loss alone is to run on.
+        provider: what the portable step or the loss alone is to run on.
         seed: of random weights.
         scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
         ema: keep a moving average of weights and statistics.

@@ -85,8 +85,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--for",
         dest="provider",
         choices=get_args(LossProvider),
-        help="loss alone: for any runtime (default), or for ONNX Runtime on a CPU alone, which "
-        "then writes the gradients of maps in one pass",
+        help="for any runtime (default); for a GPU, whose writes have no order: TensorRT takes the "
+        "graphs, and every run gives the same bits (step and loss); or for ONNX Runtime on a CPU "
+        "alone, which then writes the gradients of maps in one pass (loss)",
     )
     parser.add_argument(
         "--output",
@@ -116,12 +117,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    of_loss = {"gradients": "gradients", "layout": "layout", "tiers": "tiers", "for": "provider"}
-    for option, name in of_loss.items():
+    for name in ("gradients", "layout", "tiers"):
         if getattr(options, name) not in (None, False) and "loss" not in options.format:
-            raise ConfigError(
-                f"--{option} is of the loss alone; say --format loss too, or leave it"
-            )
+            raise ConfigError(f"--{name} is of the loss alone; say --format loss too, or leave it")
+    _check_provider(options.provider, options.format)
     if options.ema and not {"step", "ort"} & set(options.format):
         raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
     names, num_classes = _classes(options.data, options.nc)
@@ -237,6 +236,16 @@ def _file(weights: str, output: Path, suffix: str) -> Path:
         Path(weights).stem if is_file_name(weights) else f"yolov5{weights.removeprefix('yolov5')}"
     )
     return output / f"{stem}.{suffix}"
+
+
+def _check_provider(provider: LossProvider | None, formats: tuple[str, ...]) -> None:
+    able = {"loss"} if provider == "cpu" else {"loss", "step"}
+    chosen = {"loss", "step"} & set(formats)
+    if provider is not None and not (chosen and chosen <= able):
+        raise ConfigError(
+            f"--for {provider} applies to --format {' and '.join(sorted(able))}, got --format "
+            f"{','.join(formats)}; change one of them"
+        )
 
 
 def _check_places(

@@ -68,7 +68,7 @@ def _write_training(exporter: str) -> Callable[..., Manifest]:
             head=settings.head,
             names=detector.names,
             exist_ok=exist_ok,
-            **({"precision": settings.precision} if is_step else {}),
+            **({"precision": settings.precision, "provider": settings.provider} if is_step else {}),
         )
 
     return write

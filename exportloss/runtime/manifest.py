@@ -50,7 +50,7 @@ OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
 Layout = Literal["permuted", "head-output", "head-input"]
-LossProvider = Literal["any", "cpu"]
+LossProvider = Literal["any", "cpu", "gpu"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,8 @@ class Manifest:
         loss: options of the loss.
         gradients: for a loss alone, whether its graph gives the gradients of the predictions.
         loss_layout: for a loss alone, what its graph starts from; see `export_loss`.
-        provider: for a loss alone, whether ONNX Runtime's CPU provider alone can run it.
+        provider: what the graphs were written for: "any" runtime; ONNX Runtime's "cpu" provider,
+            which alone can run them; or a "gpu", whose writes have no order.
         optimizer: which optimizer the artifact is made for; None for a loss alone.
         ema: whether a moving average of the weights is kept beside them.
         precision: what the network computes in when it trains; weights, statistics, loss and
