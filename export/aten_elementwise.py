@@ -123,8 +123,12 @@ def _unary(op_type: str, *overloads: torch._ops.OpOverload) -> None:
         return t.op(op_type, t.typed(x))
 
 
+@translates(aten.abs.default)
+def _abs(t: Translator, x: ir.Value) -> ir.Value:
+    return t.absolute(t.typed(x))
+
+
 _unary("Neg", aten.neg.default)
-_unary("Abs", aten.abs.default)
 _unary("Exp", aten.exp.default)
 _unary("Log", aten.log.default)
 _unary("Sqrt", aten.sqrt.default)
@@ -257,12 +261,9 @@ def _isnan(t: Translator, x: ir.Value) -> ir.Value:
 
 @translates(aten.log1p.default)
 def _log1p(t: Translator, x: ir.Value) -> ir.Value:
-    # Kahan: the rounding error of 1 + x, relative to it, is undone by the quotient.
+    # As `exportloss.graph_ops.log1p`: the rounding error of 1 + x is put back.
     y = t.add(x, 1.0)
-    less_one = t.sub(y, 1.0)
-    is_zero = t.elementwise("Equal", less_one, 0.0, dtype=ir.DataType.BOOL)
-    safe = t.where(is_zero, 1.0, less_one)
-    return t.where(is_zero, x, t.div(t.mul(t.op("Log", y), x), safe))
+    return t.add(t.op("Log", y), t.div(t.sub(x, t.sub(y, 1.0)), y))
 
 
 @translates(aten.expm1.default)
@@ -270,5 +271,5 @@ def _expm1(t: Translator, x: ir.Value) -> ir.Value:
     # tanh is accurate near 0, where exp(x) - 1 is not; far from 0 exp(x) - 1 is.
     half = t.op("Tanh", t.mul(x, 0.5))
     near = t.div(t.mul(half, 2.0), t.sub(1.0, half))
-    is_near = t.elementwise("Less", t.op("Abs", x), math.log(2), dtype=ir.DataType.BOOL)
+    is_near = t.elementwise("Less", t.absolute(x), math.log(2), dtype=ir.DataType.BOOL)
     return t.where(is_near, near, t.sub(t.op("Exp", x), 1.0))

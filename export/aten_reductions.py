@@ -136,6 +136,6 @@ def _vector_norm(
     axes = axes_of(x, dims)
     if order == 2:
         return t.op("Sqrt", t.reduce("ReduceSum", t.mul(x, x), axes, keep=keepdim))
-    powers = t.op("Pow", t.op("Abs", x), t.scalar(order, dtype_of(x)))
+    powers = t.op("Pow", t.absolute(x), t.scalar(order, dtype_of(x)))
     total = t.reduce("ReduceSum", powers, axes, keep=keepdim)
     return t.op("Pow", total, t.scalar(1 / order, dtype_of(x)))

@@ -15,7 +15,6 @@ from torch._ops import OpOverload
 from exportloss.errors import ExportError
 from exportloss.export import (
     aten_convolution,
-    aten_criteria,
     aten_elementwise,
     aten_indexing,
     aten_max_pool,
@@ -34,7 +33,6 @@ __all__ = ["IR_VERSION", "to_onnx", "translate"]
 # Importing them registers their translations.
 _THEMES = (
     aten_convolution,
-    aten_criteria,
     aten_elementwise,
     aten_indexing,
     aten_max_pool,

@@ -204,6 +204,10 @@ class Builder:
         """x / y."""
         return self.elementwise("Div", x, y)
 
+    def absolute(self, x: ir.Value) -> ir.Value:
+        """|x| without Abs, which OpenVINO 2026.4 computes in place where others read x too."""
+        return self.op("Max", x, self.op("Neg", x))
+
     def where(self, condition: ir.Value, x: Operand, y: Operand) -> ir.Value:
         """X where the condition holds, y elsewhere; at least one of them is a tensor."""
         like = x if isinstance(x, ir.Value) else y

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exportloss.graph_ops import log1p
+from exportloss.graph_ops import log1p, minus_abs, sigmoid, sigmoid_of_exp
 
 __all__ = ["ciou_of_logits"]
 
@@ -38,8 +38,8 @@ def ciou_of_logits(logits: Tensor, anchors: Tensor, *, centre: Tensor, side: Ten
     """
     logits_xy, logits_wh = torch.split(logits, 2)
     centre1, side1 = (
-        2 * torch.sigmoid(logits_xy) - 0.5,
-        (2 * torch.sigmoid(logits_wh)) ** 2 * anchors,
+        2 * sigmoid(logits_xy) - 0.5,
+        (2 * sigmoid(logits_wh)) ** 2 * anchors,
     )
     low1, high1 = centre1 - side1 / 2, centre1 + side1 / 2
     low2, high2 = centre - side / 2, centre + side / 2
@@ -131,4 +131,4 @@ class _LogSigmoid(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,), (gradient,) = ctx.saved_tensors, gradients
-        return gradient * torch.sigmoid(-x)
+        return gradient * sigmoid_of_exp(-x, torch.exp(minus_abs(x)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from exportloss.config import LossConfig
-from exportloss.graph_ops import log1p
+from exportloss.graph_ops import log1p, minus_abs, sigmoid, sigmoid_of_exp
 
 __all__ = ["ElementwiseCriterion", "make_criterion"]
 
@@ -34,18 +34,19 @@ def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCrite
 
     def focal(logits: Tensor, targets: Tensor) -> Tensor:
         # Lin et al., arXiv 1708.02002, eq. 5, for targets between 0 and 1 too.
-        p = torch.sigmoid(logits)
+        p = sigmoid(logits)
         not_p_t = targets * (1 - p) + (1 - targets) * p
         return bce(logits, targets) * _alpha_weight(targets, alpha) * _power(not_p_t, gamma)
 
     def quality_focal(logits: Tensor, targets: Tensor) -> Tensor:
         # Li et al., arXiv 2006.04388, eq. 4.
-        distance = torch.abs(targets - torch.sigmoid(logits))
+        difference = targets - sigmoid(logits)
+        distance = torch.relu(difference) + torch.relu(-difference)  # without Abs, as `minus_abs`
         return bce(logits, targets) * _alpha_weight(targets, alpha) * _power(distance, gamma)
 
     def blur(logits: Tensor, targets: Tensor) -> Tensor:
         # Confident predictions of what is not labelled count less: labels may be missing.
-        excess = torch.sigmoid(logits) - targets
+        excess = sigmoid(logits) - targets
         return bce(logits, targets) * (1 - torch.exp((excess - 1) / (config.blur_alpha + 1e-4)))
 
     return {"bce": bce, "focal": focal, "qfocal": quality_focal, "blur": blur}[
@@ -56,24 +57,51 @@ def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCrite
 def bce_with_logits(logits: Tensor, targets: Tensor, *, pos_weight: float = 1.0) -> Tensor:
     """Binary cross-entropy `-(w y log p + (1 - y) log(1 - p))` of p = sigmoid(logits).
 
-    Finite for every finite logit, in value and gradient.
+    Finite for every finite logit and right to float32, far from the decision too, in value and
+    gradient.
     """
     if torch.compiler.is_exporting():  # for a gradient builder that knows elementary operators
         return _bce_in_elementary_operators(logits, targets, pos_weight)
-    weight = None if pos_weight == 1.0 else logits.new_full((1,), pos_weight)
-    return functional.binary_cross_entropy_with_logits(
-        logits, targets, pos_weight=weight, reduction="none"
-    )
+    apply: Callable[[Tensor, Tensor, float], Tensor] = _Bce.apply
+    return apply(logits, targets, pos_weight)
 
 
 def _bce_in_elementary_operators(logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:
     # `logits - 2 * relu` is -|logits| with a derivative of 1 at 0, which gives the exact gradient
     # p - y there; abs would give -y.
+    log_term = log1p(torch.exp(logits - 2 * torch.relu(logits)))
+    return _bce_of_log_term(log_term, logits, targets, pos_weight)
+
+
+def _bce_of_log_term(log_term: Tensor, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
+    """The cross-entropy, where log(1 + exp(-|x|)) is known; neither sum of it loses digits."""
     positive = torch.relu(logits)
-    log_term = log1p(torch.exp(logits - 2 * positive))  # log(1 + exp(-|x|))
-    softplus_of_minus = log_term + (positive - logits)  # -log p
-    weight = targets if pos_weight == 1.0 else targets * pos_weight
-    return weight * softplus_of_minus + (1 - targets) * (log_term + positive)
+    minus_log_p = log_term + (positive - logits)
+    weighted = targets if weight == 1.0 else targets * weight
+    return weighted * minus_log_p + (1 - targets) * (log_term + positive)
+
+
+class _Bce(torch.autograd.Function):
+    """With its derivative, p - y where positives weigh 1."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:
+        e = torch.exp(minus_abs(logits))
+        ctx.save_for_backward(logits, targets, e)
+        ctx.pos_weight = pos_weight
+        log_term = torch.log1p(e)
+        if pos_weight == 1.0:
+            return log_term + (torch.relu(logits) - targets * logits)
+        return _bce_of_log_term(log_term, logits, targets, pos_weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (logits, targets, e), (gradient,) = ctx.saved_tensors, gradients
+        p = sigmoid_of_exp(logits, e)
+        if ctx.pos_weight == 1.0:
+            return gradient * (p - targets), None, None
+        positive = targets * ctx.pos_weight
+        return gradient * (p * (1 - targets) - positive * (1 - p)), None, None
 
 
 def _alpha_weight(targets: Tensor, alpha: float) -> Tensor:

@@ -22,7 +22,7 @@ from tests.manifests import edit_manifest, read_values
 # Every operator that the graphs may use. A new one is a decision: can every runtime that is
 # promised run it, and does ONNX Runtime have its gradient?
 FORWARD_OPERATORS = frozenset(
-    """Abs Add And BatchNormalization Cast Clip Concat Conv Div Equal Exp Expand Floor Gather
+    """Add And BatchNormalization Cast Clip Concat Conv Div Equal Exp Expand Floor Gather
     Greater GreaterOrEqual Identity Less LessOrEqual Log Max MaxPool Min Mul Optional
     OptionalGetElement Or Pow Reciprocal ReduceMean ReduceMin ReduceSum Relu Reshape
     ScatterElements Sigmoid Slice Split Squeeze Sub Transpose Unsqueeze Where""".split()
