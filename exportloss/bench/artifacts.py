@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ArtifactError
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, Precision
 
 __all__ = ["EXPORTERS", "find_or_export"]
 
@@ -50,6 +50,16 @@ def _check_sizes(path: Path, scenario: Scenario) -> None:
             raise ArtifactError(
                 f"{path} is of {name} {found}, but {wanted} is to be measured; name another folder"
             )
+    if manifest.precision != _precision(scenario):
+        raise ArtifactError(
+            f"{path} is of precision {manifest.precision}, but {scenario.precision} is to be "
+            "measured; name another folder"
+        )
+
+
+def _precision(scenario: Scenario) -> Precision:
+    """Return the precision of the graphs: TF32 is a matter of the session."""
+    return "float32" if scenario.precision == "tf32" else scenario.precision
 
 
 def _sizes(scenario: Scenario) -> _Sizes:
@@ -89,6 +99,7 @@ def _export_step(scenario: Scenario, path: Path) -> None:
         path,
         freeze=scenario.freeze,
         provider="any" if scenario.device == "cpu" else "gpu",
+        precision=_precision(scenario),
         **_sizes(scenario),
     )
 

@@ -70,16 +70,20 @@ def head_channels(model: YoloV5) -> list[int]:
 def configure_torch(scenario: Scenario) -> None:
     """Let torch use as many threads within an operator as the scenario says, and full float32."""
     torch.set_num_threads(scenario.threads)
-    torch.backends.cudnn.allow_tf32 = False  # as it is in ONNX Runtime's sessions here
+    is_tf32 = scenario.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = is_tf32
+    torch.backends.cudnn.benchmark = True  # the fastest of its algorithms, as in ONNX Runtime
 
 
 def with_one_thread(compute: Callable[[], Result], scenario: Scenario) -> Result:
-    """Compute with one thread, then go back to the scenario's number.
+    """Compute with one thread, and in a fixed order on a GPU, then go back to the scenario's.
 
-    With more, the original leaves it to chance which target wins a shared cell.
+    Otherwise the original leaves it to chance which target wins a shared cell.
     """
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(scenario.torch_device != "cpu", warn_only=True)
     try:
         return compute()
     finally:
+        torch.use_deterministic_algorithms(False)
         configure_torch(scenario)

@@ -6,11 +6,18 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from exportloss.bench.scenario import Arithmetic
 from exportloss.errors import BenchmarkError, ConfigError
 
-__all__ = ["TOLERANCE", "Stepper", "check_agreement", "check_counts", "measure"]
+__all__ = ["TOLERANCES", "Stepper", "check_agreement", "check_counts", "measure"]
 
-TOLERANCE = 1e-4  # relative
+# Relative, by what products are computed in.
+TOLERANCES: Mapping[Arithmetic, float] = {
+    "float32": 1e-4,
+    "tf32": 1e-2,
+    "float16": 2e-2,
+    "bfloat16": 5e-2,
+}
 
 
 class Stepper(Protocol):
@@ -67,19 +74,20 @@ def check_counts(**counts: int) -> None:
 
 
 def check_agreement(
-    numbers: Mapping[str, Sequence[float]], *, tolerance: float = TOLERANCE
+    numbers: Mapping[str, Sequence[float]], *, precision: Arithmetic = "float32"
 ) -> None:
     """See that all computed the same.
 
     Args:
         numbers: what each computed, by name; the first is what the others are held to.
-        tolerance: relative.
+        precision: what products are computed in, which says how near they can come.
 
     Raises:
         BenchmarkError: one did not; the message names it and both numbers.
     """
     if not numbers:
         return
+    tolerance = TOLERANCES[precision]
     (reference, expected), *others = numbers.items()
     for name, found in others:
         for one, other in zip(found, expected, strict=True):

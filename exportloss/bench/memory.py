@@ -1,12 +1,14 @@
-"""How much memory this process has taken. Needs nothing but Python."""
+"""How much memory this process has taken. Needs nothing but Python, and nvidia-smi for a GPU's."""
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["peak_mb", "resident_mb"]
+__all__ = ["device_mb", "peak_mb", "resident_mb"]
 
 _STATUS = Path("/proc/self/status")
 
@@ -24,6 +26,21 @@ def resident_mb() -> float:
     """Return the resident size, MB; where the system does not tell, the largest so far."""
     now = _read("VmRSS")
     return peak_mb() if now is None else now
+
+
+def device_mb() -> float | None:
+    """Return what this process holds of NVIDIA GPUs' memory, MB; None where that is not known.
+
+    The allocators of torch and ONNX Runtime give nothing back, so at the end it is the peak.
+    """
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = (line.split(",") for line in listed.stdout.splitlines())
+    used = [float(mib) for pid, mib in rows if int(pid) == os.getpid() and mib.strip().isdigit()]
+    return sum(used) * (1 << 20) / 1e6 if used else None
 
 
 def _read(name: str) -> float | None:

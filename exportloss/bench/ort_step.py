@@ -22,7 +22,12 @@ __all__ = ["session"]
 def session(scenario: Scenario, artifact: Path | None) -> Prepared:
     """Open the artifacts; their state stays in ONNX Runtime's memory."""
     assert artifact is not None
-    opened = TrainSession.open(artifact, device=scenario.device, threads=scenario.threads)
+    opened = TrainSession.open(
+        artifact,
+        device=scenario.device,
+        threads=scenario.threads,
+        tf32=scenario.precision == "tf32",
+    )
     images, targets = make_images(scenario), make_targets(scenario)
 
     def step() -> float:

@@ -112,8 +112,8 @@ class RivalProcess:
         seconds: list[float] = self._ask("turn", unmeasured=unmeasured, steps=steps)["seconds"]
         return seconds
 
-    def memory(self) -> dict[str, float]:
-        """Return resident MB after the imports and when ready, and the peak so far."""
+    def memory(self) -> dict[str, Any]:
+        """Return resident MB after the imports and when ready, and the peaks so far."""
         return self._ask("memory")
 
     def _ask(self, what: str, **arguments: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Row:
         imported_mb: resident after the imports.
         loaded_mb: resident when ready for the first step.
         peak_mb: the most that was resident, to the end.
+        peak_device_mb: the most of a GPU's memory; None without one.
         facts: what else the rival reports.
     """
 
@@ -39,6 +40,7 @@ class Row:
     imported_mb: float
     loaded_mb: float
     peak_mb: float
+    peak_device_mb: float | None = None
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -112,6 +114,8 @@ class BenchResult:
             sizes["layout"] = scenario.layout
         if scenario.freeze != (0,):
             sizes["freeze"] = f"frozen {' '.join(map(str, scenario.freeze))}"
+        if scenario.precision != "float32":
+            sizes["precision"] = scenario.precision
         sizes["threads"] = f"threads {scenario.threads}"
         sizes["device"] = scenario.device
         hidden = {without, "slots"} if without == "targets" else {without}  # they grow together

@@ -54,7 +54,10 @@ def run_bench(
         names = [name for name in entries if name not in limits]
         _check_anybody(names, unavailable)
         setting.say("checking that all compute the same")
-        check_agreement({name: entries[name].process.check() for name in names})
+        check_agreement(
+            {name: entries[name].process.check() for name in names},
+            precision=setting.scenario.precision,
+        )
         seconds = measure(
             {name: entry.process for name, entry in entries.items()},
             rounds=rounds,
@@ -123,7 +126,7 @@ def measure_memory(
             except Unavailable as answer:
                 unavailable[rival.name] = str(answer)
     _check_anybody(list(numbers), unavailable)
-    check_agreement(numbers)
+    check_agreement(numbers, precision=setting.scenario.precision)
     return BenchResult(
         bench=bench.name,
         scenario=setting.scenario,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_NORM",
     "MOMENTUM",
     "WEIGHT_DECAY",
+    "Arithmetic",
     "Scenario",
     "make_head",
     "make_images",
@@ -32,6 +33,9 @@ __all__ = [
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, MAX_NORM = 1e-3, 0.937, 5e-4, 10.0
 
 Array = npt.NDArray[np.float32]
+
+# What products are computed in. TF32 keeps 10 of float32's 23 bits, on CUDA.
+Arithmetic = Literal["float32", "tf32", "float16", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class Scenario:
         layout: what the loss starts from: `permuted` maps (B, na, H, W, 5 + nc), the
             `head-output`, the last convolution's (B, na * (5 + nc), H, W), or the `head-input`,
             which that convolution takes, (B, C, H, W): then the head is measured with the loss.
+        precision: what the network computes in when it trains, in every implementation; the loss
+            is float32. On the CPU float32 alone.
         seed: of weights, pictures, boxes and maps.
 
     Raises:
@@ -68,6 +74,7 @@ class Scenario:
     freeze: tuple[int, ...] = (0,)
     device: str = "cpu"
     layout: Layout = "permuted"
+    precision: Arithmetic = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,6 +100,10 @@ class Scenario:
         Device.parse(self.device)
         if self.layout not in get_args(Layout):
             raise ConfigError(f"layout is {self.layout!r}; expected one of {get_args(Layout)}")
+        if self.precision not in get_args(Arithmetic):
+            raise ConfigError(
+                f"precision is {self.precision!r}; expected one of {get_args(Arithmetic)}"
+            )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -28,7 +28,9 @@ from exportloss.bench.scenario import (
     make_padded_targets,
     make_targets,
 )
+from exportloss.errors import ConfigError
 from exportloss.models import YoloV5, freeze, parameter_groups
+from exportloss.runtime.optimizers import LOSS_SCALE
 from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = [
@@ -61,6 +63,9 @@ class _TrainStep:
         self._memory_format = memory_format
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _make_optimizer(model)
+        self._scaler = torch.amp.GradScaler(
+            init_scale=LOSS_SCALE, enabled=scenario.precision == "float16"
+        )
 
     def __call__(self) -> float:
         return self.update().item()  # which waits for a GPU
@@ -69,9 +74,11 @@ class _TrainStep:
         """Do a step; return the loss before it."""
         images = self._images.float() / 255
         loss = self.value(images.contiguous(memory_format=self._memory_format))
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self._scaler.scale(loss))
+        self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._trained, MAX_NORM)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._optimizer.zero_grad()
         return loss.detach()
 
@@ -151,13 +158,16 @@ def _eager(scenario: Scenario, memory_format: torch.memory_format) -> Prepared:
     targets = torch.from_numpy(make_targets(scenario)).to(scenario.torch_device)
 
     def value(images: Tensor) -> Tensor:
-        return loss(model(images), targets)[0]
+        with _autocast(scenario):
+            maps = model(images)
+        return loss([level.float() for level in maps], targets)[0]
 
     step = _TrainStep(model, value, scenario, memory_format=memory_format)
     return Prepared(step=step, check=lambda: with_one_thread(step.check, scenario))
 
 
 def _static(scenario: Scenario) -> _TrainStep:
+    _check_precision(scenario)
     model = _make_model(scenario, torch.contiguous_format)
     loss = make_loss(model, scenario).to(scenario.torch_device)
     targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.torch_device)
@@ -170,6 +180,7 @@ def _static(scenario: Scenario) -> _TrainStep:
 
 
 def _sparse(scenario: Scenario, memory_format: torch.memory_format) -> _TrainStep:
+    _check_precision(scenario)
     model = _make_model(scenario, memory_format)
     loss = SparseHeadLoss(model.detect, make_loss(model, scenario)).to(scenario.torch_device)
     targets = torch.from_numpy(make_padded_targets(scenario)).to(scenario.torch_device)
@@ -179,6 +190,21 @@ def _sparse(scenario: Scenario, memory_format: torch.memory_format) -> _TrainSte
         return total
 
     return _TrainStep(model, value, scenario, memory_format=memory_format)
+
+
+def _autocast(scenario: Scenario) -> contextlib.AbstractContextManager[object]:
+    """Let the network compute in the scenario's half precision, if that is one."""
+    if scenario.precision in ("float32", "tf32"):
+        return contextlib.nullcontext()
+    kind = torch.device(scenario.torch_device).type
+    return torch.autocast(kind, dtype=getattr(torch, scenario.precision))
+
+
+def _check_precision(scenario: Scenario) -> None:
+    if scenario.precision not in ("float32", "tf32"):
+        raise ConfigError(
+            f"precision is {scenario.precision}; only the eager loss is measured in it"
+        )
 
 
 def _make_model(scenario: Scenario, memory_format: torch.memory_format) -> YoloV5:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import exportloss
-from exportloss.bench.memory import peak_mb, resident_mb
+from exportloss.bench.memory import device_mb, peak_mb, resident_mb
 from exportloss.bench.rivals import Prepared, Rival
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ExportLossError
@@ -97,6 +97,7 @@ class _Worker:
             "imported_mb": self._imported_mb,
             "loaded_mb": self._loaded_mb,
             "peak_mb": peak_mb(),
+            "peak_device_mb": device_mb(),
         }
 
 

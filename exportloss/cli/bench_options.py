@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from exportloss.bench import AXES, Bench, Scenario, Setting
+from exportloss.bench.scenario import Arithmetic
 from exportloss.cli.arguments import image_size
 from exportloss.errors import ConfigError
 from exportloss.runtime.manifest import Layout
@@ -82,6 +83,11 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
             metavar="N",
             help="keep layers as they are, as in `exportloss export` (default 0: none)",
         )
+        group.add_argument(
+            "--precision",
+            choices=get_args(Arithmetic),
+            help="what the network computes in, on a GPU (default float32)",
+        )
     group.add_argument("--seed", type=int, metavar="N", help="of weights and batch (default 0)")
 
 
@@ -153,15 +159,19 @@ def make_setting(bench: Bench, options: argparse.Namespace) -> Setting:
         ConfigError: a size cannot be, or means nothing to this benchmark.
     """
     usual = Scenario(**bench.defaults)
-    freeze, layout = (getattr(options, name, None) for name in ("freeze", "layout"))
+    names = ("freeze", "layout", "precision")
+    freeze, layout, precision = (getattr(options, name, None) for name in names)
     if layout is not None and bench.name != "loss":
         raise ConfigError("--layout is of the loss alone")
     if freeze is not None and bench.name == "loss":
         raise ConfigError("--freeze means nothing to the loss alone")
+    if precision is not None and bench.name == "loss":
+        raise ConfigError("--precision means nothing to the loss alone, which is float32")
     given = {
         "image_size": image_size(options.imgsz),
         "freeze": None if freeze is None else tuple(freeze),
         "layout": layout,
+        "precision": precision,
         "threads": (os.cpu_count() or 1) if options.threads is None else options.threads,
         **{name: getattr(options, name) for name in ("model", "targets", "device", "seed")},
         **{field: getattr(options, field) for _, field, _ in _NUMBERS},

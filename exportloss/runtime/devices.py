@@ -20,7 +20,15 @@ from exportloss.errors import ArtifactError, ConfigError, InstallationError
 from exportloss.runtime.index import cache_folder
 from exportloss.runtime.manifest import describe_file
 
-__all__ = ["CPU", "Device", "captures_safely", "check_device", "node_counts", "open_session"]
+__all__ = [
+    "CPU",
+    "Device",
+    "captures_safely",
+    "check_device",
+    "node_counts",
+    "open_session",
+    "wants_capture",
+]
 
 Kind = Literal["cpu", "cuda", "tensorrt"]
 
@@ -96,6 +104,25 @@ def captures_safely(ort: ModuleType) -> bool:
     return tuple(map(int, numbers)) >= _SAFE_CAPTURE
 
 
+def wants_capture(ort: ModuleType, device: Device, wanted: bool | None) -> bool:
+    """Return whether to capture CUDA graphs; None captures where that is possible and safe.
+
+    Raises:
+        ConfigError: they are wanted where they would not do, or would go wrong.
+    """
+    if wanted and device.kind != "cuda":
+        raise ConfigError(f"cuda_graph requires device cuda, got {device}; leave it out")
+    if device.kind != "cuda" or wanted is False:
+        return False
+    safe = captures_safely(ort)
+    if wanted and not safe:
+        raise ConfigError(
+            "this onnxruntime may replay something else than it captured (its pull request 32121); "
+            "leave cuda_graph out, or install onnxruntime-gpu 1.31.1 or later"
+        )
+    return safe
+
+
 def open_session(
     ort: ModuleType,
     path: Path,
@@ -103,6 +130,7 @@ def open_session(
     *,
     threads: int = 0,
     capture: bool = False,
+    tf32: bool = False,
     strict: bool = True,
     shared: bool = False,
 ) -> Any:
@@ -115,6 +143,7 @@ def open_session(
         threads: within an operator, on the CPU; 0 is one a core.
         capture: capture the graph's kernels once and replay them: inputs and outputs must then
             keep their addresses.
+        tf32: on CUDA, let products of float32 be computed with 10 of its 23 bits.
         strict: refuse a graph of which a node would run on the CPU beside a GPU. Graphs of
             dynamic shapes, which we do not write, compute these there by design.
         shared: on the CPU, take working memory from an arena that all such sessions of the process
@@ -135,7 +164,7 @@ def open_session(
     providers: list[tuple[str, Mapping[str, str]]] = [(_PROVIDERS["cpu"], {})]
     check_device(ort, device)
     if device.kind != "cpu":
-        providers = _gpu_providers(path, device, capture=capture)
+        providers = _gpu_providers(path, device, capture=capture, tf32=tf32)
         options.use_deterministic_compute = True
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if strict:
@@ -222,11 +251,11 @@ def _cannot_drive(ort: ModuleType, device: Device, said: str = "") -> str:
 
 
 def _gpu_providers(
-    path: Path, device: Device, *, capture: bool
+    path: Path, device: Device, *, capture: bool, tf32: bool
 ) -> list[tuple[str, Mapping[str, str]]]:
     cuda = {
         "device_id": str(device.index),
-        "use_tf32": "0",  # it keeps 10 of float32's 23 bits
+        "use_tf32": str(int(tf32)),
         "enable_cuda_graph": str(int(capture)),
     }
     providers: list[tuple[str, Mapping[str, str]]] = [(_PROVIDERS["cuda"], cuda)]

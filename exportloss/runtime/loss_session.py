@@ -14,7 +14,7 @@ import numpy.typing as npt
 from exportloss.balance import initial_balance
 from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.devices import Device, open_session
+from exportloss.runtime.devices import Device, open_session, wants_capture
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
 from exportloss.runtime.manifest import Manifest
@@ -23,6 +23,9 @@ from exportloss.runtime.session import Items
 from exportloss.targets import pad_targets
 
 __all__ = ["LossResult", "LossSession"]
+
+# Captured CUDA graphs per session: one for each set of addresses that its inputs come from.
+_MOST_GRAPHS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,14 +56,22 @@ class LossSession:
     Open one with `LossSession.open(folder)`. The folder has graphs for several numbers of target
     rows; each batch is given to the smallest with room for it, which is opened when it is first
     needed. All of them write into the same memory.
+
+    On CUDA the kernels of a graph are captured and replayed for inputs that come from the same
+    memory again: hand in the same `OrtValue`s every time, or numpy arrays.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, device: Device, threads: int) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, device: Device, threads: int, capture: bool
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._ort = import_onnxruntime()
         self._device = device
         self._threads = threads
+        self._capture = capture
+        self._copies: dict[tuple[str, tuple[int, ...]], Any] = {}  # of arrays, on the device
+        self._graphs: dict[tuple[int, ...], int] = {}  # number of each, by slots and addresses
         self._sessions: dict[int, Any] = {}  # by slots
         graph = parse_onnx((folder / manifest.loss_graphs[manifest.max_targets]).read_bytes())
         self._shapes = {name: _sizes(graph.inputs[name]) for name in loss_inputs(manifest)}
@@ -70,13 +81,21 @@ class LossSession:
         }
 
     @classmethod
-    def open(cls, folder: str | Path, *, device: str = "cpu", threads: int = 0) -> LossSession:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        cuda_graph: bool | None = None,
+    ) -> LossSession:
         """Open an artifacts folder, once all of it has been checked against its manifest.
 
         Args:
             folder: written by `exportloss export --format loss`.
             device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`.
             threads: of ONNX Runtime within an operator; 0 takes every core.
+            cuda_graph: as `TrainSession.open` takes it.
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or is of a detector.
@@ -100,7 +119,13 @@ class LossSession:
                 f"device is {device}, but {folder} was exported for a CPU alone; export without "
                 "--for cpu, or use --device cpu"
             )
-        return cls(folder, manifest, device=where, threads=threads or os.cpu_count() or 1)
+        return cls(
+            folder,
+            manifest,
+            device=where,
+            threads=threads or os.cpu_count() or 1,
+            capture=wants_capture(import_onnxruntime(), where, cuda_graph),
+        )
 
     @property
     def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -163,20 +188,39 @@ class LossSession:
                 self.folder / self.manifest.loss_graphs[slots],
                 self._device,
                 threads=self._threads,
+                capture=self._capture,
                 shared=bool(self.manifest.tiers),
             )
         session = self._sessions[slots]
         binding = session.io_binding()  # a new one, which keeps no input longer than it is needed
-        for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, self._on_device(value))
+        values = {name: self._on_device(name, value) for name, value in inputs.items()}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             binding.bind_ortvalue_output(name, value)
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, self._run_options(slots, values))
 
-    def _on_device(self, value: Any) -> Any:
+    def _run_options(self, slots: int, values: Mapping[str, Any]) -> Any:
+        """Return which captured graph to run: none where inputs keep coming from elsewhere."""
+        options = self._ort.RunOptions()
+        if self._capture:
+            addresses = (slots, *(value.data_ptr() for value in values.values()))
+            if len(self._graphs) < _MOST_GRAPHS:
+                self._graphs.setdefault(addresses, len(self._graphs) + 1)
+            options.add_run_config_entry("gpu_graph_id", str(self._graphs.get(addresses, -1)))
+        return options
+
+    def _on_device(self, name: str, value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value
-        return self._ort.OrtValue.ortvalue_from_numpy(value, *self._device.memory)
+        if self._device.kind == "cpu":
+            return self._ort.OrtValue.ortvalue_from_numpy(value, *self._device.memory)
+        copy = self._copies.get((name, value.shape))
+        if copy is None:
+            copy = self._device.empty(self._ort, value.shape, value.dtype)
+            self._copies[name, value.shape] = copy
+        copy.update_inplace(np.ascontiguousarray(value))
+        return copy
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if inputs.keys() != self._shapes.keys():

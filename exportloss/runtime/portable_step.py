@@ -72,15 +72,24 @@ class PortableTrainSession(TrainSession):
         device: where to train.
         threads: of ONNX Runtime within an operator.
         capture: whether to capture CUDA graphs.
+        tf32: whether CUDA may compute products with 10 of float32's 23 bits.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, *, device: Device, threads: int, capture: bool
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        device: Device,
+        threads: int,
+        capture: bool,
+        tf32: bool = False,
     ) -> None:
         super().__init__(folder, manifest)
         self._ort = import_onnxruntime()
         self._device = device
         self._threads = threads
+        self._tf32 = tf32
         self._train = self._open("train_step.onnx", capture=capture)
         self._loop = StepLoop(self._ort, self._train, device, capture=capture)
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
@@ -203,7 +212,12 @@ class PortableTrainSession(TrainSession):
 
     def _open(self, name: str, *, capture: bool = False) -> Any:
         return open_session(
-            self._ort, self.folder / name, self._device, threads=self._threads, capture=capture
+            self._ort,
+            self.folder / name,
+            self._device,
+            threads=self._threads,
+            capture=capture,
+            tf32=self._tf32,
         )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.devices import Device, captures_safely
+from exportloss.runtime.devices import Device, wants_capture
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.manifest import Manifest
@@ -90,6 +90,7 @@ class TrainSession(abc.ABC):
         device: str = "cpu",
         threads: int | None = None,
         cuda_graph: bool | None = None,
+        tf32: bool = False,
     ) -> TrainSession:
         """Open an artifacts folder, once all of it has been checked against its manifest.
 
@@ -100,6 +101,9 @@ class TrainSession(abc.ABC):
             cuda_graph: capture the portable step's kernels and replay them, which saves launching
                 thousands of them one by one; None captures on `cuda` where onnxruntime replays
                 what it captured (1.31.1 and later).
+            tf32: on `cuda`, compute convolutions and products of the portable step with 10 of
+                float32's 23 bits: faster, and no longer PyTorch's numbers (it does the same with
+                `torch.backends.cudnn.allow_tf32`, its default).
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or does not train.
@@ -127,7 +131,8 @@ class TrainSession(abc.ABC):
                 manifest,
                 device=where,
                 threads=threads or os.cpu_count() or 1,
-                capture=_wants_capture(where, cuda_graph),
+                tf32=tf32,
+                capture=wants_capture(import_onnxruntime(), where, cuda_graph),
             )
         raise ArtifactError(
             f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "
@@ -343,25 +348,6 @@ def _check_precision(manifest: Manifest, device: Device) -> None:
             f"the artifacts compute in {precision}; ONNX Runtime would let TensorRT compute their "
             "loss in it as well: use --device cuda, or export with --precision float32"
         )
-
-
-def _wants_capture(device: Device, wanted: bool | None) -> bool:
-    """Whether to capture CUDA graphs.
-
-    Raises:
-        ConfigError: they are wanted where they would not do, or would go wrong.
-    """
-    if wanted and device.kind != "cuda":
-        raise ConfigError(f"cuda_graph is of device cuda, not of {device}; leave it out")
-    if device.kind != "cuda" or wanted is False:
-        return False
-    safe = captures_safely(import_onnxruntime())
-    if wanted and not safe:
-        raise ConfigError(
-            "this onnxruntime may replay something else than it captured (its pull request 32121); "
-            "leave cuda_graph out, or install onnxruntime-gpu 1.31.1 or later"
-        )
-    return safe
 
 
 def _check_hyperparameters(hyper: Hyperparameters) -> None:

@@ -1,22 +1,29 @@
-"""Make what `tests/gpu` and `benchmarks/gpu.py` run on, in the environment that has onnx.
+"""Make what `tests/gpu` and `benchmarks/gpu.py` run on, in an environment that has onnx.
 
-    python -m tests.gpu.make_artifacts build/gpu [--tests-only]
+    python -m tests.gpu.make_artifacts build/gpu [--tests-only] [--device cuda]
 
-The folder can be copied to a machine without onnx. For the benchmarks a whole step of 64 pictures
-is traced, which takes as much memory as it does in eager torch.
+The folder can be copied to a machine without onnx. Exports run side by side, as many as there are
+processors and memory for. For the benchmarks a whole step of 64 images is traced, which takes as
+much memory as it does in eager torch.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import multiprocessing
+import os
 import shutil
-import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from benchmarks.gpu import RUNS
+from benchmarks.gpu import RUNS, sizes_of
 from exportloss.bench.artifacts import find_or_export
 from exportloss.bench.scenario import Scenario
 from exportloss.export import export_loss, export_train_step
@@ -24,45 +31,81 @@ from tests.device.make_artifacts import SETTINGS, draw_batches, export_case, mak
 from tests.golden_cases import find_cases, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = ("yolov5n", "yolov5s")
+MEMORY_PER_EXPORT = 8 << 30  # bytes; a batch of 64 takes more, but not all of them do
+
+Job = Callable[[], Any]
 
 
-def make_for_benchmarks(folder: Path) -> None:
-    for run, (bench, sizes) in RUNS.items():
-        scenario = Scenario(
-            model=sizes["weights"],
-            num_classes=sizes["nc"],
-            image_size=(sizes["imgsz"], sizes["imgsz"]),
-            batch_size=sizes["batch-size"],
-            max_targets=sizes["max-targets"],
-            targets=sizes["targets"],
+def make_for_benchmark(folder: Path, run: str, device: str) -> None:
+    """Export what a benchmark of `RUNS` needs for ONNX Runtime."""
+    bench, sizes = RUNS[run][0], sizes_of(run, device)
+    scenario = Scenario(
+        model=sizes["weights"],
+        num_classes=sizes["nc"],
+        image_size=(sizes["imgsz"], sizes["imgsz"]),
+        batch_size=sizes["batch-size"],
+        max_targets=sizes["max-targets"],
+        targets=sizes["targets"],
+        precision=sizes.get("precision", "float32"),
+        device=device,
+    )
+    find_or_export(bench, scenario, folder / run)  # an artifact of the benchmark's own name
+
+
+def make_step(folder: Path, name: str) -> dict[str, list[float]]:
+    """Export a step for GPUs, train in eager torch, and return its losses."""
+    batches = load_file(folder / "batches.safetensors")
+    return make_case(folder / name, batches, model=name, provider="gpu")
+
+
+def make_half(folder: Path, precision: str) -> None:
+    """Export a step in half precision."""
+    target = folder / f"yolov5n-{precision}"
+    export_case(export_train_step, target, precision=precision, provider="gpu")
+
+
+def make_golden(folder: Path, path: Path) -> None:
+    """Export the loss of a golden case in both forms that GPUs run."""
+    graph = load(path).graph
+    for provider in ("any", "gpu"):
+        target = folder / f"golden-{provider}" / path.stem
+        options = {"tiers": (), "gradients": True, "provider": provider, **graph.sizes}
+        export_loss(graph.make_loss(), target, **options)
+
+
+def jobs(folder: Path, device: str, *, tests_only: bool) -> Iterator[Job]:
+    """All exports, the longest first."""
+    if not tests_only:
+        yield from (
+            partial(make_for_benchmark, folder, run, device)
+            for run in sorted(RUNS, key=lambda run: -sizes_of(run, device)["batch-size"])
         )
-        find_or_export(bench, scenario, folder / run)  # an artifact of the benchmark's own name
+    yield from (partial(make_half, folder, precision) for precision in ("float16", "bfloat16"))
+    yield from (partial(make_golden, folder, path) for path in find_cases(GOLDEN))
 
 
-def make_for_tests(folder: Path) -> None:
-    torch.set_num_threads(1)
-    batches = draw_batches()
-    save_file(batches, folder / "batches.safetensors")
-    losses = {
-        name: make_case(folder / name, batches, model=name) for name in ("yolov5n", "yolov5s")
-    }
-    for precision in ("float16", "bfloat16"):
-        export_case(export_train_step, folder / f"yolov5n-{precision}", precision=precision)
-    for case in map(load, find_cases(GOLDEN)):
-        graph = case.graph
-        options = {"tiers": (), "gradients": True, **graph.sizes}
-        export_loss(graph.make_loss(), folder / "golden" / case.name, **options)
-    expected = {"settings": SETTINGS, "losses": losses}
-    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-
-
-def main(folder: Path, *, tests_only: bool) -> None:
+def main(folder: Path, *, tests_only: bool, device: str) -> None:
+    """Make all of it anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    make_for_tests(folder)
-    if not tests_only:
-        make_for_benchmarks(folder)
+    save_file(draw_batches(), folder / "batches.safetensors")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    workers = max(1, min(os.cpu_count() or 1, memory // MEMORY_PER_EXPORT))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        losses = {name: pool.submit(make_step, folder, name) for name in CASES}
+        others = [pool.submit(job) for job in jobs(folder, device, tests_only=tests_only)]
+        for future in others:
+            future.result()
+        content = {"settings": SETTINGS, "losses": {k: v.result() for k, v in losses.items()}}
+    (folder / "expected.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tests_only="--tests-only" in sys.argv)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tests-only", action="store_true")
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    main(options.folder, tests_only=options.tests_only, device=options.device)
