@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,9 @@ def synchronisation_is_an_error(cuda: str) -> Callable[..., Any]:
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            with warnings.catch_warnings(action="ignore"):  # that the mode is a prototype
+                torch.cuda.set_sync_debug_mode("error")
             return function(*arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
