@@ -46,8 +46,8 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 _SMALL = {"imgsz": 64, "max-targets": 16, "targets": 8, "batch-size": 2}  # on a CPU
 _SLOW = "compiled"  # the implementation that takes minutes to get ready
-_IN_TURN = ("eager", "eager-channels-last", "static", "cuda-graph", "portable")
-_HALF = ("eager", "eager-channels-last", "portable")
+_OF_STEPS = ("eager", "eager-channels-last", "portable", "portable-cuda-graph")
+_OF_LOSSES = ("eager", "static", "cuda-graph", "portable")
 _NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 _ABOUT = """
 import json, platform, torch, onnxruntime as ort
@@ -91,8 +91,8 @@ def steps(device: str) -> list[Step]:
     tests = ("-m", "pytest", "-p", "no:cacheprovider", "-q", "-ra", "--durations=10")
     exports = ("-m", "tests.gpu.make_artifacts", str(ARTIFACTS), "--device", device)
     artifacts, torch_alone = "tests/gpu/test_artifacts.py", "tests/gpu/test_loss_in_torch.py"
-    benches = {run: _bench(run, device, _IN_TURN) for run in RUNS if run.count("-") == 1}
-    halves = {run: _bench(run, device, _HALF) for run in RUNS if run.count("-") == 2}
+    benches = {run: _bench(run, device) for run in RUNS}
+    others = {run: benches.pop(run) for run in RUNS if run.count("-") == 2}  # precisions
     made = (ARTIFACTS / "expected.json").is_file()
     export = Step(name="artifacts", arguments=exports, seconds=240, background=True)
     return [
@@ -102,13 +102,13 @@ def steps(device: str) -> list[Step]:
         Step(name="parity", arguments=(*tests, artifacts), seconds=150, needs="artifacts"),
         *(Step(name=run, arguments=options, seconds=90) for run, options in benches.items()),
         Step(name="profile", arguments=_profile(device), seconds=60),
-        *(Step(name=run, arguments=options, seconds=60) for run, options in halves.items()),
+        *(Step(name=run, arguments=options, seconds=60) for run, options in others.items()),
         Step(name="training", arguments=_training(device), seconds=120),
         Step(name="compiled", arguments=(*tests, torch_alone, "-k", "compiled"), seconds=120),
         *(
             Step(name=f"{run}-compiled", arguments=options, seconds=240)
             for run in ("loss-16", "step-16")
-            for options in [_bench(run, device, ("eager", _SLOW))]
+            for options in [_bench(run, device, "eager", _SLOW)]
         ),
     ]
 
@@ -118,10 +118,9 @@ def sizes_of(run: str, device: str) -> dict[str, Any]:
     return {**RUNS[run][1], **(_SMALL if device == "cpu" else {})}
 
 
-def _bench(run: str, device: str, implementations: Sequence[str]) -> tuple[str, ...]:
+def _bench(run: str, device: str, *implementations: str) -> tuple[str, ...]:
     bench, on_gpu = RUNS[run][0], device != "cpu"
-    if bench == "loss":
-        implementations = [name for name in implementations if name != "eager-channels-last"]
+    implementations = implementations or (_OF_LOSSES if bench == "loss" else _OF_STEPS)
     return (
         *("-m", "exportloss", "bench", bench, "--device", device, "--json"),
         *(f"--{name}={value}" for name, value in sizes_of(run, device).items()),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +18,12 @@ import torch
 
 from exportloss.errors import ExportError
 from exportloss.export.aten_registry import Translator, translates
+from exportloss.export.convolution_geometry import Geometry
+from exportloss.export.gpu_convolution import (
+    columns_by_windows,
+    input_gradient_by_phases,
+    weight_gradient_by_rows,
+)
 from exportloss.export.onnx_builder import dtype_of, shape_of
 
 __all__: list[str] = []
@@ -26,43 +31,7 @@ __all__: list[str] = []
 aten = torch.ops.aten
 
 _FEW_CHANNELS = 4  # of a picture, with an alpha channel even
-
-
-@dataclasses.dataclass(frozen=True)
-class _Geometry:
-    """How a two-dimensional convolution walks over its input; pairs are (vertical, horizontal)."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether it is a matrix product of channels."""
-        return (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
-
-    @property
-    def has_phases(self) -> bool:
-        """Whether the kernel is made of whole strides, so that `_phases` does not make it grow."""
-        whole = all(k % s == 0 for k, s in zip(self.kernel, self.stride, strict=True))
-        return whole and self.stride != (1, 1) and (self.dilation, self.groups) == ((1, 1), 1)
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        """The kernel's size in strides."""
-        return self.kernel[0] // self.stride[0], self.kernel[1] // self.stride[1]
-
-    def attributes(self) -> dict[str, Any]:
-        """As attributes of Conv and ConvTranspose."""
-        return {
-            "kernel_shape": self.kernel,
-            "strides": self.stride,
-            "pads": self.padding * 2,
-            "dilations": self.dilation,
-            "group": self.groups,
-        }
+_MANY_CELLS = 6400  # of a map whose weight gradient a GPU rather computes row by row
 
 
 def _geometry(
@@ -72,7 +41,7 @@ def _geometry(
     dilation: Sequence[int],
     transposed: bool,
     groups: int,
-) -> _Geometry:
+) -> Geometry:
     if len(shape_of(weight)) != 4 or transposed:
         kind = "transposed" if transposed else f"{len(shape_of(weight)) - 2}-dimensional"
         raise ExportError(f"a {kind} convolution has no translation; use torch.nn.Conv2d")
@@ -80,7 +49,7 @@ def _geometry(
     def pair(values: Sequence[int]) -> tuple[int, int]:
         return (values[0], values[-1])  # torch gives one number where both are equal
 
-    return _Geometry(
+    return Geometry(
         (shape_of(weight)[2], shape_of(weight)[3]),
         pair(stride),
         pair(padding),
@@ -114,7 +83,7 @@ def _convolution(
 
 
 def _over_phases(
-    t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: _Geometry
+    t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: Geometry
 ) -> ir.Value:
     """The same with a stride of 1 over phases, which the gradient of the weight needs anyway.
 
@@ -131,7 +100,7 @@ def _over_phases(
 
 
 def _as_product(
-    t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: _Geometry
+    t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: Geometry
 ) -> ir.Value:
     """The same as a matrix product, whose order of summing we have in hand."""
     outputs, *kernel = shape_of(weight)
@@ -165,11 +134,15 @@ def _convolution_backward(
 
 
 def _input_gradient(
-    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: Geometry
 ) -> ir.Value:
     if geometry.is_pointwise:
         channels = t.transpose(t.reshape(weight, shape_of(weight)[:2]), [1, 0])  # (C, O)
         return t.reshape(t.matmul(channels, _flat(t, gradient)), shape_of(x))
+    if t.for_gpu:
+        found = input_gradient_by_phases(t, gradient, weight, geometry, shape_of(x)[2:])
+        if found is not None:
+            return found
     # Rows and columns of x that no window reaches get no gradient.
     unreached = [
         size + 2 * p - d * (k - 1) - 1 - s * (steps - 1)
@@ -190,8 +163,10 @@ def _input_gradient(
 
 
 def _weight_gradient(
-    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: Geometry
 ) -> ir.Value:
+    if t.for_gpu:
+        return _weight_gradient_on_gpu(t, gradient, x, weight, geometry)
     if geometry.is_pointwise:
         return t.reshape(_products(t, _flat(t, gradient), _flat(t, x)), shape_of(weight))
     if geometry.groups > 1:
@@ -203,7 +178,17 @@ def _weight_gradient(
     return _by_columns(t, gradient, x, weight, geometry)
 
 
-def _by_shifts(t: Translator, gradient: ir.Value, x: ir.Value, geometry: _Geometry) -> ir.Value:
+def _weight_gradient_on_gpu(
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: Geometry
+) -> ir.Value:
+    if geometry.groups > 1 or math.prod(shape_of(gradient)[2:]) < _MANY_CELLS:
+        return _by_columns(t, gradient, x, weight, geometry)
+    if geometry.has_phases:
+        return _by_phases(t, gradient, x, weight, geometry)
+    return weight_gradient_by_rows(t, gradient, x, geometry)
+
+
+def _by_shifts(t: Translator, gradient: ir.Value, x: ir.Value, geometry: Geometry) -> ir.Value:
     """A matrix product for each place of the kernel, with contiguous slices of the padded x.
 
     Where the gradient's rows are made as long as those of the padded x, with zeros, a shift of the
@@ -227,17 +212,18 @@ def _by_shifts(t: Translator, gradient: ir.Value, x: ir.Value, geometry: _Geomet
 
 
 def _by_phases(
-    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: Geometry
 ) -> ir.Value:
     (outputs, channels), (s_y, s_x) = shape_of(weight)[:2], geometry.stride
     k_y, k_x = geometry.steps
     phases = _phases(t, x, geometry, shape_of(gradient)[2:])
-    found = _by_shifts(t, gradient, phases, _Geometry((k_y, k_x), (1, 1), (0, 0), (1, 1), 1))
+    by_place = weight_gradient_by_rows if t.for_gpu else _by_shifts
+    found = by_place(t, gradient, phases, Geometry((k_y, k_x), (1, 1), (0, 0), (1, 1), 1))
     found = t.reshape(found, (outputs, s_y, s_x, channels, k_y, k_x))
     return t.reshape(t.transpose(found, [0, 3, 4, 1, 5, 2]), shape_of(weight))
 
 
-def _phases(t: Translator, x: ir.Value, geometry: _Geometry, size: Sequence[int]) -> ir.Value:
+def _phases(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]) -> ir.Value:
     """Turn the cells between two windows into channels; then the stride is 1.
 
     With a stride of 2, say, rows and columns are even or odd: four phases of the picture. Only for
@@ -268,7 +254,7 @@ def _phases(t: Translator, x: ir.Value, geometry: _Geometry, size: Sequence[int]
 
 
 def _by_columns(
-    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: _Geometry
+    t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: Geometry
 ) -> ir.Value:
     (batch, outputs), size = shape_of(gradient)[:2], shape_of(gradient)[2:]
     groups = geometry.groups
@@ -276,11 +262,14 @@ def _by_columns(
     return t.reshape(_products(t, wanted, _columns(t, x, geometry, size)), shape_of(weight))
 
 
-def _columns(t: Translator, x: ir.Value, geometry: _Geometry, size: Sequence[int]) -> ir.Value:
+def _columns(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]) -> ir.Value:
     """What each window sees of x: (B, groups, C / groups * kh * kw, Ho * Wo).
 
-    Laid out by a convolution with one-hot kernels.
+    Laid out by a convolution with one-hot kernels; on a GPU, where a convolution with groups is
+    slow, by slices.
     """
+    if t.for_gpu:
+        return columns_by_windows(t, x, geometry, size)
     batch, channels = shape_of(x)[:2]
     places = math.prod(geometry.kernel)
     columns = x

@@ -27,6 +27,7 @@ from exportloss.export import (
 from exportloss.export.aten_registry import TRANSLATIONS, Translator, onnx_dtype
 from exportloss.export.graph import OPSET
 from exportloss.export.traced_graph import MODULE, trace
+from exportloss.runtime.manifest import LossProvider
 
 __all__ = ["IR_VERSION", "to_onnx", "translate"]
 
@@ -58,7 +59,7 @@ def to_onnx(
     name: str,
     modules: Mapping[str, nn.Module] | None = None,
     repeatable: bool = True,
-    cpu_only: bool = False,
+    provider: LossProvider = "any",
 ) -> ir.Model:
     """Write a function of named tensors, with whatever gradients it takes inside, as a graph.
 
@@ -70,7 +71,8 @@ def to_onnx(
             that the graph holds after their parameters and buffers. The names given here stand
             before theirs.
         repeatable: in ONNX Runtime one thread and two give the same bits, if a little slower.
-        cpu_only: operators may be used that ONNX Runtime has for the CPU alone.
+        provider: what is to run the graph: any runtime; ONNX Runtime's "cpu" provider alone, which
+            has operators of its own; or a "gpu", for which other forms are fast.
 
     Raises:
         ExportError: the function cannot be traced, or an operator has no translation.
@@ -95,7 +97,7 @@ def to_onnx(
         constants=constants,
         name=name,
         repeatable=repeatable,
-        cpu_only=cpu_only,
+        provider=provider,
     )
 
 
@@ -107,7 +109,7 @@ def translate(
     constants: Mapping[int, str] | None = None,
     name: str,
     repeatable: bool = True,
-    cpu_only: bool = False,
+    provider: LossProvider = "any",
 ) -> ir.Model:
     """Write a traced graph in `ai.onnx` operators, with static shapes throughout.
 
@@ -118,13 +120,13 @@ def translate(
         constants: names of tensors that the graph may hold, by their `id`.
         name: of the graph.
         repeatable: as `to_onnx` takes it.
-        cpu_only: as `to_onnx` takes it.
+        provider: as `to_onnx` takes it.
 
     Raises:
         ExportError: an operator has no translation; the message names it and the module that it
             comes from.
     """
-    t = Translator(repeatable=repeatable, cpu_only=cpu_only)
+    t = Translator(repeatable=repeatable, provider=provider)
     values = _Values(t, traced, constants or {})
     live = _live_nodes(traced.graph)
     graph_inputs: list[ir.Value] = []

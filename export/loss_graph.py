@@ -124,7 +124,7 @@ def export_loss(
                 example,
                 max_targets=slots,
                 gradients=gradients,
-                cpu_only=provider == "cpu",
+                provider=provider,
             )
             graph.metadata_props.update(graph_metadata(manifest))
             ir.save(graph, temporary / name)
@@ -137,7 +137,7 @@ def _loss_graph(
     *,
     max_targets: int,
     gradients: bool,
-    cpu_only: bool,
+    provider: LossProvider,
 ) -> ir.Model:
     def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         read = {name: inputs[name].detach().requires_grad_(gradients) for name in example}
@@ -163,7 +163,7 @@ def _loss_graph(
         "targets": torch.zeros(max_targets, 6),
         "balance": loss.initial_balance,
     }
-    return to_onnx(compute, inputs, name="loss", modules={"loss": loss}, cpu_only=cpu_only)
+    return to_onnx(compute, inputs, name="loss", modules={"loss": loss}, provider=provider)
 
 
 def _head_inputs(loss: YoloLoss, read: dict[str, Tensor]) -> list[HeadInput]:

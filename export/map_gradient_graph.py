@@ -37,7 +37,7 @@ def _map_gradient(
         rows = _with_objectness(t, objectness, box, rows)
         return _padded(t, objectness, box, rows, shape, reduction="none")
     values = math.prod(shape_of(rows)) + shape_of(objectness)[0]
-    if t.cpu_only and dtype_of(rows) == ir.DataType.FLOAT and values <= math.prod(shape):
+    if t.provider == "cpu" and dtype_of(rows) == ir.DataType.FLOAT and values <= math.prod(shape):
         return _in_one_pass(t, objectness, box, rows, shape)
     return _padded(t, objectness, box, rows, shape, reduction="add")
 

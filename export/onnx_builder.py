@@ -10,6 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from exportloss.export import gpu_layout
+from exportloss.runtime.manifest import LossProvider
+
 __all__ = ["Builder", "Operand", "Scalar", "dtype_of", "shape_of"]
 
 Scalar = bool | int | float
@@ -36,7 +39,7 @@ _FEW_COLUMNS = 144
 
 
 # What ONNX Runtime's CUDA provider 1.31.1 has no bfloat16 kernel for.
-_WIDENED = {"ConvTranspose", "Equal", "Pad", "SpaceToDepth"}
+_WIDENED = {"ConvTranspose", "DepthToSpace", "Equal", "Pad", "SpaceToDepth"}
 
 
 def _wide(dtype: ir.DataType) -> ir.DataType:
@@ -54,13 +57,13 @@ class Builder:
         nodes: what was written, in order.
         constants: values without a node, known when the graph is written.
         repeatable: whether one thread and two shall give the same bits, at some cost in speed.
-        cpu_only: whether operators may be used that ONNX Runtime has for the CPU alone.
+        provider: what is to run the graph: any runtime, ONNX Runtime on the CPU alone, or a GPU.
     """
 
-    def __init__(self, *, repeatable: bool = True, cpu_only: bool = False) -> None:
+    def __init__(self, *, repeatable: bool = True, provider: LossProvider = "any") -> None:
         self.scope = ""
         self.repeatable = repeatable
-        self.cpu_only = cpu_only
+        self.provider = provider
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self._written: dict[object, tuple[ir.Value, ...]] = {}
@@ -269,13 +272,19 @@ class Builder:
         if len(values) == 1:
             return values[0]
         shape = list(shape_of(values[0]))
-        shape[axis] = sum(shape_of(value)[axis] for value in values)
+        sizes = [shape_of(value)[axis] for value in values]
+        shape[axis] = sum(sizes)
+        is_float = dtype_of(values[0]) == ir.DataType.FLOAT
+        if self.for_gpu and is_float and gpu_layout.needs_table(sizes):
+            return gpu_layout.join(self, values, sizes, axis)
         return self.op("Concat", *values, shape=shape, axis=axis)
 
     def split(self, x: ir.Value, sizes: Sequence[int], axis: int) -> tuple[ir.Value, ...]:
         """X cut into parts of the given sizes along an axis."""
         if len(sizes) == 1:
             return (x,)
+        if self.for_gpu and gpu_layout.needs_table(sizes):
+            return gpu_layout.cut(self, x, sizes, axis)
         shapes = [[size if i == axis else d for i, d in enumerate(shape_of(x))] for size in sizes]
         return self.ops("Split", (x, self.integers(sizes)), shapes, dtype_of(x), axis=axis)
 
@@ -313,19 +322,32 @@ class Builder:
         self, op_type: str, x: ir.Value, axes: Sequence[int], *, keep: bool = False
     ) -> ir.Value:
         """A reduction over axes, none of them negative; `keep` leaves them with size 1."""
+        if not axes:
+            return x
+        if op_type in ("ReduceSum", "ReduceMean"):
+            if self.for_gpu:
+                return gpu_layout.reduce(self, op_type, x, axes, keep=keep)
+            last = len(shape_of(x)) - 1
+            if last in axes and len(axes) > 1:
+                # A CPU adds one number after the other; row by row, fewer digits are lost.
+                x = self.reduce_at_once(op_type, x, [last], keep=True)
+        return self.reduce_at_once(op_type, x, axes, keep=keep)
+
+    def reduce_at_once(
+        self, op_type: str, x: ir.Value, axes: Sequence[int], *, keep: bool
+    ) -> ir.Value:
+        """A reduction as one node."""
         shape = [
             1 if axis in axes else size
             for axis, size in enumerate(shape_of(x))
             if keep or axis not in axes
         ]
-        if not axes:
-            return x
-        last = len(shape_of(x)) - 1
-        if op_type in ("ReduceSum", "ReduceMean") and last in axes and len(axes) > 1:
-            # Runtimes add one number after the other; row by row, fewer digits are lost.
-            rows = (*shape_of(x)[:-1], 1)
-            x = self.op(op_type, x, self.integers([last]), shape=rows, keepdims=1)
         return self.op(op_type, x, self.integers(axes), shape=shape, keepdims=int(keep))
+
+    @property
+    def for_gpu(self) -> bool:
+        """Whether a GPU is to run the graph."""
+        return self.provider == "gpu"
 
     def depends_on_threads(self, terms: int, columns: int) -> bool:
         """Whether to avoid that threads share out the columns of a product of so many terms.

@@ -144,7 +144,9 @@ def export_train_step(
                 example,
                 modules=step.modules,
                 name=name,
-                repeatable=name != "inference",  # predictions rather have plain convolutions
+                # Predictions rather have plain convolutions, and a GPU has no threads.
+                repeatable=name != "inference" and provider != "gpu",
+                provider=provider,
             )
             graph.metadata_props.update(graph_metadata(manifest))
             newest = max(newest, graph.opset_imports[""])

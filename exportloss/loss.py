@@ -63,7 +63,7 @@ class YoloLoss(nn.Module):
         self.pairwise = pairwise
         self.num_classes = num_classes
         anchors_px = torch.as_tensor(anchors, dtype=torch.float32).detach()
-        pixels = torch.as_tensor(strides, dtype=torch.float32).detach()
+        pixels = torch.as_tensor(strides, dtype=torch.float32, device=anchors_px.device).detach()
         levels = _check_levels(anchors_px, pixels, num_classes)
         if self.config.autobalance and _REFERENCE_STRIDE not in pixels.tolist():
             raise ConfigError(
@@ -73,7 +73,7 @@ class YoloLoss(nn.Module):
         self._reference_level = (
             pixels.tolist().index(_REFERENCE_STRIDE) if self.config.autobalance else 0
         )
-        balance = torch.tensor(initial_balance(levels))
+        balance = torch.tensor(initial_balance(levels), device=anchors_px.device)
         self.register_buffer("anchors", anchors_px / pixels[:, None, None], persistent=False)
         self.register_buffer("strides", pixels, persistent=False)
         self.register_buffer("initial_balance", balance, persistent=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.levels import HeadOutput, PermutedMap
 from exportloss.map_gradient import map_gradient
+from exportloss.runtime.manifest import LossProvider
 from tests.portable_loss import open_session
 
 SHAPES = st.tuples(*(st.integers(1, most) for most in (3, 3, 5, 7)))  # B, na, H, W
@@ -44,14 +45,16 @@ def reference(inputs: dict[str, Tensor], shape: tuple[int, ...], *, permuted: bo
     return boxes if permuted else boxes.movedim(-1, 2).flatten(1, 2)
 
 
-def graph_of(inputs: dict[str, Tensor], shape: tuple[int, ...], *, cpu_only: bool) -> ir.Model:
+def graph_of(
+    inputs: dict[str, Tensor], shape: tuple[int, ...], *, provider: LossProvider
+) -> ir.Model:
     def compute(given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"gradient": map_gradient(*given.values(), shape)}
 
-    return to_onnx(compute, inputs, name="gradient", cpu_only=cpu_only)
+    return to_onnx(compute, inputs, name="gradient", provider=provider)
 
 
-@pytest.mark.parametrize("cpu_only", [False, True])
+@pytest.mark.parametrize("provider", ["any", "cpu"])
 @pytest.mark.parametrize("permuted", [False, True])
 @settings(max_examples=40, deadline=None)
 @given(
@@ -61,13 +64,13 @@ def graph_of(inputs: dict[str, Tensor], shape: tuple[int, ...], *, cpu_only: boo
     seed=st.integers(0, 2**31),
     threads=st.sampled_from([1, 2]),
 )
-def test_every_way_gives_the_sum(*, shape, outputs, count, seed, threads, permuted, cpu_only):
+def test_every_way_gives_the_sum(*, shape, outputs, count, seed, threads, permuted, provider):
     inputs = draw(shape, outputs, count, seed)
     wanted = reference(inputs, shape, permuted=permuted)
     layout = laid_out(shape, outputs, permuted=permuted)
     assert wanted.shape == layout
     in_torch = map_gradient(*inputs.values(), layout)
-    session = open_session(graph_of(inputs, layout, cpu_only=cpu_only), threads=threads)
+    session = open_session(graph_of(inputs, layout, provider=provider), threads=threads)
     (in_onnx,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     for got in (in_torch.numpy(), in_onnx):
         np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-5)
@@ -79,17 +82,17 @@ def test_one_pass_where_only_a_cpu_is_to_run_it(permuted):
     inputs = draw(shape, 9, 20, seed=0)
     layout = laid_out(shape, 9, permuted=permuted)
     operators = {
-        cpu_only: [node.op_type for node in graph_of(inputs, layout, cpu_only=cpu_only).graph]
-        for cpu_only in (False, True)
+        provider: [node.op_type for node in graph_of(inputs, layout, provider=provider).graph]
+        for provider in ("any", "cpu")
     }
-    assert "MaxUnpool" not in operators[False]
-    assert operators[True][-2:] == ["MaxUnpool", "Identity"]  # nothing that copies follows
+    assert "MaxUnpool" not in operators["any"]
+    assert operators["cpu"][-2:] == ["MaxUnpool", "Identity"]  # nothing that copies follows
 
 
 def test_more_rows_than_the_map_has_room_for_are_scattered():
     shape = (1, 1, 2, 2)
     inputs = draw(shape, 6, 50, seed=0)
-    operators = [node.op_type for node in graph_of(inputs, (*shape, 6), cpu_only=True).graph]
+    operators = [node.op_type for node in graph_of(inputs, (*shape, 6), provider="cpu").graph]
     assert "MaxUnpool" not in operators
 
 

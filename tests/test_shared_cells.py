@@ -173,12 +173,13 @@ def test_a_step_for_gpus_is_the_same_step(tmp_path: Path, head):
         np.concatenate([(one[name] - other[name]).ravel() for name in start])
         for one, other in ((any_state, start), (gpu_state, any_state))
     )
-    assert np.linalg.norm(error) <= 1e-5 * np.linalg.norm(moved)
+    assert np.linalg.norm(error) <= 1e-4 * np.linalg.norm(moved)
 
 
-def test_precision_and_provider_go_together(tmp_path: Path):
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_precision_and_provider_go_together(tmp_path: Path, precision):
     folder, sizes = tmp_path / "half", {"image_size": (IMAGE, IMAGE), "batch_size": BATCH}
-    options = {"precision": "float16", "provider": "gpu", "max_targets": MAX_TARGETS}
+    options = {"precision": precision, "provider": "gpu", "max_targets": MAX_TARGETS}
     export_train_step(make_detector(), make_loss(), folder, **options, **sizes)
     assert_runs_on_gpus(folder / "train_step.onnx", scattered_sums=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exportloss.errors import ExportError
+from exportloss.export import aten_convolution
 from exportloss.export.aten_to_onnx import to_onnx
+from exportloss.runtime.manifest import LossProvider
 from tests.portable_loss import open_session
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -25,6 +28,7 @@ def check(
     function: Callable[..., Tensor],
     *inputs: Tensor,
     modules: nn.Module | None = None,
+    provider: LossProvider = "any",
     rtol: float = 1e-5,
 ) -> None:
     """Compare value and gradients of a function of float tensors with those of its graph."""
@@ -41,7 +45,13 @@ def check(
     named = {f"input_{i}": tensor for i, tensor in enumerate(inputs)}
     expected = compute(named)
     session = open_session(
-        to_onnx(compute, named, name="test", modules={"": modules} if modules else None)
+        to_onnx(
+            compute,
+            named,
+            name="test",
+            modules={"": modules} if modules else None,
+            provider=provider,
+        )
     )
     got = session.run(None, {name: tensor.numpy() for name, tensor in named.items()})
     for value, (name, want) in zip(got, expected.items(), strict=True):
@@ -55,17 +65,18 @@ def randn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+@pytest.mark.parametrize("form", ["any", "gpu", "gpu-large"])
 @settings(max_examples=60, deadline=None)
 @given(
     size=SIZES,
     kernel=PAIRS,
-    stride=PAIRS,
+    stride=st.one_of(PAIRS, st.integers(1, 3).map(lambda n: (n, n))),
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     dilation=PAIRS,
     groups=st.sampled_from([(1, 1, 1), (1, 3, 2), (1, 5, 4), (2, 2, 1), (3, 1, 1), (4, 1, 2)]),
     bias=st.booleans(),
 )
-def test_convolution(*, size, kernel, stride, padding, dilation, groups, bias):
+def test_convolution(*, form, size, kernel, stride, padding, dilation, groups, bias):
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     assume(all(n + 2 * p >= r for n, p, r in zip(size, padding, reach, strict=True)))
     group_count, inputs, outputs = groups
@@ -77,7 +88,31 @@ def test_convolution(*, size, kernel, stride, padding, dilation, groups, bias):
             x, weight, *(rest or [None]), stride, padding, dilation, group_count
         )
 
-    check(convolve, x, weight, *([randn(group_count * outputs)] if bias else []))
+    many = 1 if form == "gpu-large" else aten_convolution._MANY_CELLS
+    with mock.patch.object(aten_convolution, "_MANY_CELLS", many):
+        biases = [randn(group_count * outputs)] if bias else []
+        if form == "any":
+            check(convolve, x, weight, *biases)
+        else:  # where terms cancel, the order in which they are summed shows
+            check(convolve, x, weight, *biases, provider="gpu", rtol=3e-4)
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 3), (1, 2, 3), (0, 1), (2, 3), (0, 2), (3,)])
+@pytest.mark.parametrize("provider", ["any", "gpu"])
+def test_sums_and_means(axes, provider):
+    x = randn(2, 3, 4, 5)
+    check(lambda x: x.sum(axes) * x.mean(axes), x, provider=provider)
+    check(lambda x: x.sum(axes, keepdim=True) * x, x, provider=provider)
+
+
+def test_what_a_gpu_sums_lies_together():
+    graph = to_onnx(
+        lambda t: {"y": t["x"].sum((0, 2, 3))}, {"x": randn(2, 3, 4, 5)}, name="sum", provider="gpu"
+    )
+    assert [n.op_type for n in graph.graph] == ["ReduceSum", "ReduceSum", "Identity"]
+    first, second, _ = graph.graph
+    assert tuple(first.outputs[0].shape) == (2, 3)
+    assert second.inputs[1].const_value.numpy().tolist() == [0]
 
 
 # Of these sizes ONNX Runtime's own order of summing depends on the number of threads.
@@ -297,3 +332,18 @@ def test_change_through_a_view_is_refused():
 def test_float64_is_refused():
     with pytest.raises(ExportError, match="float64"):
         to_onnx(lambda t: {"y": t["x"].double() + 1}, {"x": randn(3)}, name="test")
+
+
+@pytest.mark.parametrize("sizes", [(3000, 2000), (1, 5000, 7), tuple(range(1, 200)), (0, 9000)])
+def test_long_vectors_of_parts_without_a_table_of_places(sizes):
+    """CUDA's Concat and Split copy one to the device in every run where the parts differ."""
+
+    def compute(t: dict[str, Tensor]) -> dict[str, Tensor]:
+        parts = torch.split(t["x"], sizes)
+        return {"y": torch.cat([part * (i + 1) for i, part in enumerate(parts)])}
+
+    named = {"x": randn(sum(sizes))}
+    graph = to_onnx(compute, named, name="test", provider="gpu")
+    assert not {"Split", "Concat"} & {node.op_type for node in graph.graph}
+    (found,) = open_session(graph).run(None, {"x": named["x"].numpy()})
+    np.testing.assert_array_equal(found, compute(named)["y"].numpy())

@@ -52,10 +52,10 @@ def captured(compute: Callable[[], Result], scenario: Scenario) -> Callable[[], 
     with torch.cuda.stream(side):
         for _ in range(_WARM_UPS):
             compute()
-    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         result = compute()
+    torch.cuda.current_stream().wait_stream(side)
 
     def replay() -> Result:
         graph.replay()

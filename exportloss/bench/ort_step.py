@@ -16,17 +16,27 @@ from exportloss.bench.scenario import (
 )
 from exportloss.runtime.session import TrainSession
 
-__all__ = ["session"]
+__all__ = ["captured", "session"]
 
 
 def session(scenario: Scenario, artifact: Path | None) -> Prepared:
     """Open the artifacts; their state stays in ONNX Runtime's memory."""
+    return _prepare(scenario, artifact, cuda_graph=None)
+
+
+def captured(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """Do the same with captured CUDA graphs."""
+    return _prepare(scenario, artifact, cuda_graph=True)
+
+
+def _prepare(scenario: Scenario, artifact: Path | None, *, cuda_graph: bool | None) -> Prepared:
     assert artifact is not None
     opened = TrainSession.open(
         artifact,
         device=scenario.device,
         threads=scenario.threads,
         tf32=scenario.precision == "tf32",
+        cuda_graph=cuda_graph,
     )
     images, targets = make_images(scenario), make_targets(scenario)
 

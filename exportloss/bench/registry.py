@@ -68,6 +68,9 @@ _STEP = Bench(
         _torch("step", "cuda-graph", "torch with YoloLoss captured as a CUDA graph"),
         _ort("ort_step:session", "ort-training", "ONNX Runtime training artifacts", "ort"),
         _ort("ort_step:session", "portable", "the portable step, in ONNX Runtime", "step"),
+        _ort(
+            "ort_step:captured", "portable-cuda-graph", "the same, captured as CUDA graphs", "step"
+        ),
         Rival(
             name="executorch",
             about="ExecuTorch's training module, where it is installed",

@@ -13,7 +13,7 @@ from exportloss.bench.results import BenchResult, Limit, Row
 from exportloss.bench.rivals import Bench, Rival
 from exportloss.bench.starting import Setting, Started, check_device, started
 from exportloss.bench.statistics import Timing
-from exportloss.errors import ConfigError
+from exportloss.errors import BenchmarkError, ConfigError
 
 __all__ = ["measure_memory", "run_bench"]
 
@@ -37,7 +37,7 @@ def run_bench(
 
     Raises:
         ConfigError: a setting is wrong, or nobody could take part.
-        BenchmarkError: the rivals do not compute the same, or one broke down.
+        BenchmarkError: the rivals do not compute the same, or one broke down while it was timed.
         ArtifactError: `artifacts` holds files of other sizes.
     """
     check_counts(rounds=rounds, steps=steps)
@@ -54,10 +54,16 @@ def run_bench(
         names = [name for name in entries if name not in limits]
         _check_anybody(names, unavailable)
         setting.say("checking that all compute the same")
-        check_agreement(
-            {name: entries[name].process.check() for name in names},
-            precision=setting.scenario.precision,
-        )
+        numbers = {}
+        for name in names:
+            try:
+                numbers[name] = entries[name].process.check()
+            except BenchmarkError as error:  # the others can still be measured
+                unavailable[name] = str(error)
+                del entries[name]
+        names = list(numbers)
+        _check_anybody(names, unavailable)
+        check_agreement(numbers, precision=setting.scenario.precision)
         seconds = measure(
             {name: entry.process for name, entry in entries.items()},
             rounds=rounds,

@@ -59,7 +59,11 @@ class _TrainStep:
     ) -> None:
         self.value = value
         self._model = model
-        self._images = torch.from_numpy(make_images(scenario)).to(scenario.torch_device)
+        # As YOLOv5's loader hands them over; ONNX Runtime's sessions start from the host, too.
+        self._images = torch.from_numpy(make_images(scenario))
+        self._device = torch.device(scenario.torch_device)
+        if self._device.type != "cpu":
+            self._images = self._images.pin_memory()
         self._memory_format = memory_format
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _make_optimizer(model)
@@ -72,7 +76,7 @@ class _TrainStep:
 
     def update(self) -> Tensor:
         """Do a step; return the loss before it."""
-        images = self._images.float() / 255
+        images = self._images.to(self._device, non_blocking=True).float() / 255
         loss = self.value(images.contiguous(memory_format=self._memory_format))
         torch.autograd.backward(self._scaler.scale(loss))
         self._scaler.unscale_(self._optimizer)

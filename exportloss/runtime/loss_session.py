@@ -14,7 +14,13 @@ import numpy.typing as npt
 from exportloss.balance import initial_balance
 from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.devices import Device, open_session, wants_capture
+from exportloss.runtime.devices import (
+    UNCAPTURED,
+    Device,
+    graph_options,
+    open_session,
+    wants_capture,
+)
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
 from exportloss.runtime.manifest import Manifest
@@ -72,6 +78,7 @@ class LossSession:
         self._capture = capture
         self._copies: dict[tuple[str, tuple[int, ...]], Any] = {}  # of arrays, on the device
         self._graphs: dict[tuple[int, ...], int] = {}  # number of each, by slots and addresses
+        self._uncaptured: set[int | None] = set()
         self._sessions: dict[int, Any] = {}  # by slots
         graph = parse_onnx((folder / manifest.loss_graphs[manifest.max_targets]).read_bytes())
         self._shapes = {name: _sizes(graph.inputs[name]) for name in loss_inputs(manifest)}
@@ -198,17 +205,21 @@ class LossSession:
             binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             binding.bind_ortvalue_output(name, value)
-        session.run_with_iobinding(binding, self._run_options(slots, values))
+        graph = self._graph_of(slots, values)
+        if graph in self._uncaptured:  # memory is allocated now: during a capture it must not be
+            session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
+            self._uncaptured.remove(graph)
+        session.run_with_iobinding(binding, graph_options(self._ort, graph))
 
-    def _run_options(self, slots: int, values: Mapping[str, Any]) -> Any:
-        """Return which captured graph to run: none where inputs keep coming from elsewhere."""
-        options = self._ort.RunOptions()
-        if self._capture:
-            addresses = (slots, *(value.data_ptr() for value in values.values()))
-            if len(self._graphs) < _MOST_GRAPHS:
-                self._graphs.setdefault(addresses, len(self._graphs) + 1)
-            options.add_run_config_entry("gpu_graph_id", str(self._graphs.get(addresses, -1)))
-        return options
+    def _graph_of(self, slots: int, values: Mapping[str, Any]) -> int | None:
+        """Return the number of a graph; inputs that keep coming from elsewhere are not captured."""
+        if not self._capture:
+            return None
+        addresses = (slots, *(value.data_ptr() for value in values.values()))
+        if addresses not in self._graphs and len(self._graphs) < _MOST_GRAPHS:
+            self._graphs[addresses] = len(self._graphs) + 1
+            self._uncaptured.add(self._graphs[addresses])
+        return self._graphs.get(addresses, UNCAPTURED)
 
     def _on_device(self, name: str, value: Any) -> Any:
         if not isinstance(value, np.ndarray):

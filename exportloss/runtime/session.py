@@ -99,8 +99,8 @@ class TrainSession(abc.ABC):
             device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`.
             threads: of ONNX Runtime within an operator; None takes every core.
             cuda_graph: capture the portable step's kernels and replay them, which saves launching
-                thousands of them one by one; None captures on `cuda` where onnxruntime replays
-                what it captured (1.31.1 and later).
+                thousands of them one by one. None does not: onnxruntime 1.31.1 could not yet
+                capture a whole step, see docs/cuda.md.
             tf32: on `cuda`, compute convolutions and products of the portable step with 10 of
                 float32's 23 bits: faster, and no longer PyTorch's numbers (it does the same with
                 `torch.backends.cudnn.allow_tf32`, its default).
@@ -132,7 +132,7 @@ class TrainSession(abc.ABC):
                 device=where,
                 threads=threads or os.cpu_count() or 1,
                 tf32=tf32,
-                capture=wants_capture(import_onnxruntime(), where, cuda_graph),
+                capture=wants_capture(import_onnxruntime(), where, bool(cuda_graph)),
             )
         raise ArtifactError(
             f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "

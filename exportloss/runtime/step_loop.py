@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.runtime.devices import Device
+from exportloss.runtime.devices import UNCAPTURED, Device, graph_options
 
 __all__ = ["Outputs", "StepLoop"]
 
@@ -67,10 +67,12 @@ class StepLoop:
         self._outputs = buffers([name for name in outputs if not name.startswith(_NEW)], outputs)
         self._state = buffers(state, inputs)
         self._spare = buffers(state, inputs)
+        self._ort = ort
         self._directions = [
-            (self._bind(self._state, self._spare), _run_options(ort, 1, capture=capture)),
-            (self._bind(self._spare, self._state), _run_options(ort, 2, capture=capture)),
+            (self._bind(self._state, self._spare), 1 if capture else None),
+            (self._bind(self._spare, self._state), 2 if capture else None),
         ]
+        self._uncaptured = {graph for _, graph in self._directions if graph is not None}
         self._running: Any = None  # the binding of a run that nobody has waited for yet
         self._last: weakref.ref[Outputs] | None = None
 
@@ -79,7 +81,12 @@ class StepLoop:
         self._settle()
         for name, array in inputs.items():
             self._inputs[name].update_inplace(array)
-        binding, options = self._directions[0]
+        binding, graph = self._directions[0]
+        if graph in self._uncaptured:  # memory is allocated now: during a capture it must not be
+            self._session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
+            self._uncaptured.remove(graph)
+        options = graph_options(self._ort, graph)
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._session.run_with_iobinding(binding, options)
         self._directions.reverse()
         self._state, self._spare = self._spare, self._state
@@ -127,12 +134,3 @@ class StepLoop:
         for name, value in new.items():
             binding.bind_ortvalue_output(f"{_NEW}{name}", value)
         return binding
-
-
-def _run_options(ort: ModuleType, graph: int, *, capture: bool) -> Any:
-    """Return how to run: without waiting for the device, and as which captured graph."""
-    options = ort.RunOptions()
-    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    if capture:
-        options.add_run_config_entry("gpu_graph_id", str(graph))
-    return options

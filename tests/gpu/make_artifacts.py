@@ -74,19 +74,20 @@ def make_golden(folder: Path, path: Path) -> None:
         export_loss(graph.make_loss(), target, **options)
 
 
-def jobs(folder: Path, device: str, *, tests_only: bool) -> Iterator[Job]:
-    """All exports, the longest first."""
-    if not tests_only:
-        yield from (
-            partial(make_for_benchmark, folder, run, device)
-            for run in sorted(RUNS, key=lambda run: -sizes_of(run, device)["batch-size"])
-        )
+def jobs_for_tests(folder: Path) -> Iterator[Job]:
+    """Exports for `tests/gpu`, but for `CASES`."""
     yield from (partial(make_half, folder, precision) for precision in ("float16", "bfloat16"))
     yield from (partial(make_golden, folder, path) for path in find_cases(GOLDEN))
 
 
+def jobs_for_benchmarks(folder: Path, device: str) -> Iterator[Job]:
+    """Exports for `benchmarks/gpu.py`, the longest first."""
+    by_batch = sorted(RUNS, key=lambda run: -sizes_of(run, device)["batch-size"])
+    yield from (partial(make_for_benchmark, folder, run, device) for run in by_batch)
+
+
 def main(folder: Path, *, tests_only: bool, device: str) -> None:
-    """Make all of it anew."""
+    """Make all of it anew; `expected.json` as soon as the tests could run."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_file(draw_batches(), folder / "batches.safetensors")
@@ -95,11 +96,14 @@ def main(folder: Path, *, tests_only: bool, device: str) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         losses = {name: pool.submit(make_step, folder, name) for name in CASES}
-        others = [pool.submit(job) for job in jobs(folder, device, tests_only=tests_only)]
-        for future in others:
+        for_tests = list(map(pool.submit, jobs_for_tests(folder)))
+        others = [] if tests_only else list(map(pool.submit, jobs_for_benchmarks(folder, device)))
+        for future in for_tests:
             future.result()
         content = {"settings": SETTINGS, "losses": {k: v.result() for k, v in losses.items()}}
-    (folder / "expected.json").write_text(json.dumps(content, indent=1) + "\n")
+        (folder / "expected.json").write_text(json.dumps(content, indent=1) + "\n")
+        for future in others:
+            future.result()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,18 @@ def distance(one: TrainState, other: TrainState, part: str) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "cuda-graph"])
+@pytest.fixture(
+    params=[
+        pytest.param(False, id="plain"),
+        pytest.param(
+            True,
+            id="cuda-graph",
+            marks=pytest.mark.xfail(
+                reason="onnxruntime 1.31.1 cannot capture a whole step, see docs/cuda.md"
+            ),
+        ),
+    ]
+)
 def cuda_graph(request, ort_device) -> bool:
     if request.param and ort_device == "cpu":
         pytest.skip("is about CUDA itself")

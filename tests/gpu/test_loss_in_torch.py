@@ -89,14 +89,15 @@ def test_captured_as_a_graph(cuda, options):
     with torch.cuda.stream(side):
         for _ in range(3):
             step(maps, targets)
-    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         captured = step(maps, targets)
+    torch.cuda.current_stream().wait_stream(side)
+    others = make_maps(cuda)  # whose gradients belong to the stream of the eager steps
     for count in (40, 0, SLOTS):
         targets.copy_(make_targets(cuda, count))
         graph.replay()
-        for one, other in zip(captured, step(maps, targets), strict=True):
+        for one, other in zip(captured, step(others, targets), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
 
 

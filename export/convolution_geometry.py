@@ -1,0 +1,45 @@
+"""How a two-dimensional convolution walks over its input."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+__all__ = ["Geometry"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How a two-dimensional convolution walks over its input; pairs are (vertical, horizontal)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a matrix product of channels."""
+        return (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether the kernel is made of whole strides, so that `_phases` does not make it grow."""
+        whole = all(k % s == 0 for k, s in zip(self.kernel, self.stride, strict=True))
+        return whole and self.stride != (1, 1) and (self.dilation, self.groups) == ((1, 1), 1)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The kernel's size in strides."""
+        return self.kernel[0] // self.stride[0], self.kernel[1] // self.stride[1]
+
+    def attributes(self) -> dict[str, Any]:
+        """As attributes of Conv and ConvTranspose."""
+        return {
+            "kernel_shape": self.kernel,
+            "strides": self.stride,
+            "pads": self.padding * 2,
+            "dilations": self.dilation,
+            "group": self.groups,
+        }
