@@ -128,7 +128,40 @@ def _onnx() -> dict[str, bytes]:
     graph = onnx.helper.make_graph(nodes, "detector", tensors[:1], tensors[1:], [shape])
     opset = onnx.helper.make_opsetid("", 17)
     model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[opset])
-    return {"onnx/detector.onnx": model.SerializeToString()}
+    content = model.SerializeToString()
+    return {"onnx/detector.onnx": content, "encoding/detector": content, **_encodings()}
+
+
+def _encodings() -> dict[str, bytes]:
+    """Models that hold every message in which a tensor may lie."""
+    helper, ones = onnx.helper, onnx.numpy_helper.from_array(np.ones(1, np.float32), "ones")
+    indices = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "indices")
+    sparse = helper.make_sparse_tensor(ones, indices, [2])
+    inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=ones)], "i", [], [])
+    shape = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, "n", None])
+    texts = helper.make_value_info(
+        "s", helper.make_sequence_type_proto(helper.make_tensor_type_proto(8, ["n"]))
+    )
+    nodes = [
+        helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner),
+        helper.make_node("X", ["x"], ["z"], ts=[ones], gs=[inner], s=sparse, ss=[sparse]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [shape, texts], [shape], [ones], sparse_initializer=[sparse]
+    )
+    opsets = [helper.make_opsetid(domain, 18) for domain in ("", "own")]
+    function = helper.make_function("own", "X", ["x"], ["y"], inner.node, opsets)
+    model = helper.make_model(graph, ir_version=8, opset_imports=opsets, functions=[function])
+    model.training_info.append(onnx.TrainingInfoProto(algorithm=inner))
+    whole = model.SerializeToString()
+    ones.external_data.add(key="location", value="../w")
+    return {
+        "encoding/everything": whole,
+        "encoding/twice": whole + onnx.ModelProto(graph=inner).SerializeToString(),
+        "encoding/other_file": helper.make_model(
+            helper.make_graph([], "g", [], [], [ones])
+        ).SerializeToString(),
+    }
 
 
 def _header(model: YoloV5) -> bytes:

@@ -23,9 +23,11 @@ from exportloss.runtime.images import inspect_picture, load_image, load_picture
 from exportloss.runtime.inference import Detector
 from exportloss.runtime.labels import read_labels
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.sources import find_pictures
+from fuzzing.differences import read_twice
 
 __all__ = ["MAX_MESSAGE", "SEEDS", "TARGETS", "Target", "read_made_up"]
 
@@ -117,6 +119,10 @@ def _read_weights(path: Path) -> None:
     transfer(read_checkpoint(path))
 
 
+def _read_encoding(path: Path) -> None:
+    read_twice(read_onnx(path))
+
+
 def _as_archive(pickled: bytes) -> bytes:
     """Put a pickle into an archive as torch.save writes it, with one storage of ones."""
     content = io.BytesIO()
@@ -195,6 +201,17 @@ TARGETS = {
         tokens=(b"cos\nsystem\n", b"ctorch\nSize\n", b"\x85R", b"}", b"]", b"(", b"0", b"h\0"),
     ),
     "onnx": Target(file_name="a.onnx", read=lambda path: check(path, provider="cpu")),
+    "encoding": Target(
+        file_name="a.onnx",
+        read=_read_encoding,
+        tokens=(
+            b"\x6a\2\x0a\0",
+            b"\x70\1",
+            b"\xea\x80\x80\x80\x10",
+            b"\x80\0",
+            b"\xff" * 9 + b"\1",
+        ),
+    ),
     "class_names": Target(
         file_name="a.onnx",
         read=Detector.open,

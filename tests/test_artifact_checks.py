@@ -176,7 +176,7 @@ def test_messages_in_messages_have_an_end():
     for _ in range(200):  # graph of a node of an attribute of a graph of ...
         message = embedded(1, embedded(5, embedded(6, message)))
     with pytest.raises(ValueError, match="100 deep"):
-        parse_onnx(embedded(7, message) + embedded(2, b"location"))
+        parse_onnx(embedded(7, message))
 
 
 def test_a_class_called_location_is_no_external_data():

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.limits import MAX_MODEL_BYTES
 from exportloss.runtime.protobuf import fields
@@ -34,7 +34,16 @@ _CHILDREN: Mapping[str, Mapping[int, str]] = {
 }
 _MODEL_GRAPH, _MODEL_OPSET = 7, 8
 _GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
+_NODE_OPERATOR = 4
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR, _TYPES = 1, (1, 4, 5, 7, 8, 9)  # one of these is set: the last
+_TENSOR_ELEMENT, _TENSOR_SHAPE, _SHAPE_DIMENSION = 1, 2, 1
+_LARGEST_INT32 = (1 << 31) - 1
+_SIGN = 1 << 63  # of an int64
+
+# A node of this operator names a file of compiled code, which a provider then opens.
+_COMPILED = b"EPContext"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +94,18 @@ def parse_onnx(content: bytes) -> OnnxFile:
     """Return what a model says of itself.
 
     External data (tensors in other files) is refused wherever it is: its place is the file's to
-    choose, `../../etc/passwd` included, and no file here needs it.
+    choose, `../../etc/passwd` included, and no file here needs it. So are nodes of code that was
+    compiled for a provider (EPContext), which may lie in another file as well.
+
+    A field that is there several times counts as protocol buffers prescribe: the last number or
+    text, messages merged, and of alternatives (`oneof`) the last.
 
     Raises:
-        ValueError: this is no model, it is cut off, or tensors of it lie in other files.
+        ValueError: this is no model, it is cut off, parts of it lie in other files, or two inputs
+            or outputs have one name.
     """
     model = memoryview(content)
-    # A tensor in another file has a "location", so that most models are seen through at once.
-    if b"location" in content:
-        _refuse_external_data(model, "model", 0)
+    _refuse_other_files(model, "model", 0)
     opset = 0
     values: dict[int, dict[str, OnnxValue]] = {_GRAPH_INPUT: {}, _GRAPH_OUTPUT: {}}
     for field, value in _messages(model):
@@ -104,13 +116,15 @@ def parse_onnx(content: bytes) -> OnnxFile:
             for place, described in _messages(value):
                 if place in values:
                     name, put = _value(described)
+                    if name in values[place]:
+                        raise ValueError(f"two inputs or outputs are called {excerpt(repr(name))}")
                     values[place][name] = put
     if not opset:
         raise ValueError("it names no opset")
     return OnnxFile(opset=opset, inputs=values[_GRAPH_INPUT], outputs=values[_GRAPH_OUTPUT])
 
 
-def _refuse_external_data(message: memoryview, kind: str, depth: int) -> None:
+def _refuse_other_files(message: memoryview, kind: str, depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError(f"its messages lie in each other more than {_DEEPEST} deep")
     children = _CHILDREN.get(kind, {})
@@ -120,8 +134,14 @@ def _refuse_external_data(message: memoryview, kind: str, depth: int) -> None:
                 "it keeps tensors in other files (external data), which is refused; save it as "
                 "one file"
             )
+        is_operator = kind == "node" and field == _NODE_OPERATOR
+        if is_operator and isinstance(value, memoryview) and bytes(value) == _COMPILED:
+            raise ValueError(
+                "it holds code that was compiled for a device (EPContext), which may lie in other "
+                "files and is refused; use the model that it was compiled from"
+            )
         if field in children and isinstance(value, memoryview):
-            _refuse_external_data(value, children[field], depth + 1)
+            _refuse_other_files(value, children[field], depth + 1)
 
 
 def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -130,46 +150,76 @@ def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             yield field, value
 
 
+def _merged(message: memoryview, wanted: int) -> memoryview | None:
+    """Return an embedded message that may be there several times; None where it is not.
+
+    Messages merge when their bytes are joined.
+    """
+    parts = [value for field, value in _messages(message) if field == wanted]
+    return memoryview(b"".join(parts)) if parts else None
+
+
 def _opset(message: memoryview) -> tuple[str, int]:
     domain, version = "", 0
     for field, value in fields(message):
         if field == 1 and isinstance(value, memoryview):
             domain = _text(value)
         elif field == 2 and isinstance(value, int):
-            version = value
+            version = _signed(value)
     return domain, version
 
 
 def _value(message: memoryview) -> tuple[str, OnnxValue]:
     """Return name and type of a ValueInfoProto."""
-    name, value = "", OnnxValue(0)
+    name = ""
     for field, content in _messages(message):
-        if field == 1:
+        if field == _VALUE_NAME:
             name = _text(content)
-        elif field == 2:  # TypeProto, of which 1 is a tensor
-            for kind, tensor in _messages(content):
-                value = _tensor_type(tensor) if kind == 1 else value
-    return name, value
+    described = _merged(message, _VALUE_TYPE)
+    tensor = None if described is None else _tensor_type(described)
+    return name, tensor or OnnxValue(0)
 
 
-def _tensor_type(message: memoryview) -> OnnxValue:
-    data_type, shape = 0, None
-    for field, value in fields(message):
-        if field == 1 and isinstance(value, int):
-            data_type = value
-        elif field == 2 and isinstance(value, memoryview):
-            shape = tuple(_dimension(dim) for kind, dim in _messages(value) if kind == 1)
-    return OnnxValue(data_type, shape)
+def _tensor_type(message: memoryview) -> OnnxValue | None:
+    """Return what a TypeProto says of a tensor; None where it is of something else."""
+    parts: list[memoryview] = []
+    last = None
+    for kind, content in _messages(message):
+        if kind in _TYPES:
+            parts = [*parts, content] if kind == last else [content]
+            last = kind
+    if last != _TYPE_TENSOR:
+        return None
+    tensor, element = memoryview(b"".join(parts)), 0
+    for field, value in fields(tensor):
+        if field == _TENSOR_ELEMENT and isinstance(value, int):
+            element = value
+    if element > _LARGEST_INT32:
+        raise ValueError(f"{element} is no type of a tensor")
+    shape = _merged(tensor, _TENSOR_SHAPE)
+    if shape is None:
+        return OnnxValue(element)
+    sides = (_dimension(side) for kind, side in _messages(shape) if kind == _SHAPE_DIMENSION)
+    return OnnxValue(element, tuple(sides))
 
 
 def _dimension(message: memoryview) -> int | str:
+    size: int | str = ""
     for field, value in fields(message):
         if field == 1 and isinstance(value, int):
-            return value
-        if field == 2 and isinstance(value, memoryview):
-            return _text(value)
-    return ""
+            size = _signed(value)
+        elif field == 2 and isinstance(value, memoryview):
+            size = _text(value)
+    return size
+
+
+def _signed(value: int) -> int:
+    """Return what a varint means as int64."""
+    return value - 2 * _SIGN if value >= _SIGN else value
 
 
 def _text(content: memoryview) -> str:
-    return bytes(content).decode(errors="replace")
+    try:
+        return bytes(content).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a name in it is no text: {error}") from error

@@ -1,0 +1,81 @@
+"""What our reader of ONNX files sees in a file, against what the onnx package sees.
+
+Whoever checks a file with one reader and runs it with another is only as safe as the two agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
+
+__all__ = ["differences", "read_twice"]
+
+
+def read_twice(content: bytes) -> None:
+    """Read a model with both readers.
+
+    Raises:
+        ValueError: ours refuses it.
+        AssertionError: ours accepts it, and the two see different models.
+    """
+    if found := differences(content):
+        raise AssertionError("; ".join(found))
+
+
+def differences(content: bytes) -> list[str]:
+    """Describe what the readers see differently; nothing where the other one refuses the file.
+
+    Raises:
+        ValueError: our reader refuses it.
+    """
+    ours = parse_onnx(content)
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError:  # ONNX Runtime refuses it as well
+        return []
+    found = []
+    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if opsets[-1:] != [ours.opset]:
+        found.append(f"opset {opsets}, not {ours.opset}")
+    for what, values, seen in (
+        ("inputs", model.graph.input, ours.inputs),
+        ("outputs", model.graph.output, ours.outputs),
+    ):
+        if (theirs := [(value.name, _described(value)) for value in values]) != list(seen.items()):
+            found.append(f"{what} {theirs}, not {seen}")
+    if any(map(_is_elsewhere, _tensors(model))):
+        found.append("a tensor in another file")
+    return found
+
+
+def _described(value: onnx.ValueInfoProto) -> OnnxValue:
+    if not value.type.HasField("tensor_type"):
+        return OnnxValue(0)
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return OnnxValue(tensor.elem_type)
+    sides = (
+        side.dim_value if side.HasField("dim_value") else side.dim_param
+        for side in tensor.shape.dim
+    )
+    return OnnxValue(tensor.elem_type, tuple(sides))
+
+
+def _is_elsewhere(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.external_data) or tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor, wherever a message holds one: by the messages' own descriptors."""
+    waiting = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
