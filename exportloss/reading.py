@@ -18,6 +18,7 @@ __all__ = ["MAX_YAML_BYTES", "YamlMapping", "read_bounded", "read_yaml_mapping"]
 MAX_YAML_BYTES = 1 << 20  # the names of 20,000 classes
 
 _MEBIBYTE = 1 << 20
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a pipe is opened without waiting for who writes into it
 _MAX_DIGITS = 100  # longer ones cannot be turned into a float, or even printed
 
 
@@ -55,21 +56,32 @@ def read_bounded(path: Path, limit: int, *, error: type[ExportLossError]) -> byt
         ExportLossError: of the type `error`; it is too large, or cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise error(f"{path}: cannot be read: it is no regular file; put one there")
-        with path.open("rb") as file:
-            content = b"" if os.fstat(file.fileno()).st_size > limit else file.read(limit + 1)
-            size = len(content) or os.fstat(file.fileno()).st_size
+        # Looked at again once it is open, when nobody can put something else in its place.
+        _refuse_irregular(path, path.stat(), error)
+        with os.fdopen(os.open(path, os.O_RDONLY | _AT_ONCE), "rb") as file:
+            status = os.fstat(file.fileno())
+            _refuse_irregular(path, status, error)
+            size = status.st_size
+            content = b"" if size > limit else file.read(size + 1)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as problem:  # ValueError: a path with a NUL
+        if isinstance(problem, ExportLossError):
+            raise
         raise error(f"{path}: cannot be read: {problem}") from problem
     if size > limit:
         raise error(
             f"{path}: {size} bytes, more than the {limit / _MEBIBYTE:g} MiB that such a file may "
             "have; is it the right file?"
         )
+    if len(content) != size:
+        raise error(f"{path}: cannot be read: it was changed meanwhile; wait until it is complete")
     return content
+
+
+def _refuse_irregular(path: Path, status: os.stat_result, error: type[ExportLossError]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{path}: cannot be read: it is no regular file; put one there")
 
 
 def read_yaml_mapping(path: Path, *, expected: str, error: type[ExportLossError]) -> YamlMapping:

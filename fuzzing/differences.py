@@ -1,18 +1,22 @@
-"""What our reader of ONNX files sees in a file, against what the onnx package sees.
+"""What our readers see in a file, against what those see that use it: the onnx package and torch.
 
-Whoever checks a file with one reader and runs it with another is only as safe as the two agree.
+Whoever checks a file with one reader and uses it with another is only as safe as the two agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
 
 import onnx
 from google.protobuf.message import DecodeError
+from torch import _weights_only_unpickler as _unpickler
 
+from exportloss.models import torch_file
 from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
 
-__all__ = ["differences", "read_twice"]
+__all__ = ["differences", "load_watched", "read_twice"]
 
 
 def read_twice(content: bytes) -> None:
@@ -79,3 +83,35 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         for field, value in message.ListFields():
             if field.message_type is not None:
                 waiting.extend([value] if hasattr(value, "ListFields") else value)
+
+
+def load_watched(path: Path) -> object:
+    """Load a file of torch; see that torch looks up no name that was not searched for.
+
+    Raises:
+        ArtifactError: it is refused.
+        AssertionError: torch looked up another name.
+    """
+    searched: set[str] = set()
+    looked_up: set[str] = set()
+    search, look_up = torch_file._named_objects, _unpickler._read_global_instruction
+
+    def watched_search(*arguments: object) -> frozenset[str]:
+        names = search(*arguments)
+        searched.update(names)
+        return names
+
+    def watched_look_up(*arguments: object) -> tuple[str, str]:
+        module, name = look_up(*arguments)
+        looked_up.add(f"{module}.{name}")
+        return module, name
+
+    with (
+        mock.patch.object(torch_file, "_named_objects", watched_search),
+        mock.patch.object(_unpickler, "_read_global_instruction", watched_look_up),
+    ):
+        try:
+            return torch_file.load_torch_file(path)
+        finally:
+            if hidden := looked_up - searched:
+                raise AssertionError(f"torch looked up {sorted(hidden)[:3]}, which were not seen")

@@ -218,6 +218,9 @@ def _torch_files() -> dict[str, bytes]:
         tensors = {"model.0.conv.weight": torch.ones(2), "model.24.m.0.bias": torch.ones(24)}
         torch.save(tensors, content, _use_new_zipfile_serialization=is_zip)
         seeds[f"torch_file/{name}"] = content.getvalue()
+    with zipfile.ZipFile(io.BytesIO(seeds["torch_file/archive"])) as archive:
+        members = [f"{name}\n".encode() + archive.read(name) for name in archive.namelist()]
+    seeds["members/archive"] = b"\n--\n".join(members)
     return seeds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.sources import find_pictures
-from fuzzing.differences import read_twice
+from fuzzing.differences import load_watched, read_twice
 
 __all__ = ["MAX_MESSAGE", "SEEDS", "TARGETS", "Target", "read_made_up"]
 
@@ -36,6 +37,7 @@ SEEDS = Path(__file__).parent / "seeds"  # seeds/<target>/<anything>
 MAX_MESSAGE = 10_000  # characters of an error: it is printed, and a file must not choose its size
 _RESUME = make_parser().parse_args(["train", "--resume", "run"])
 # Ones in half floats, as many as a YOLOv5n for three classes has values: two targets add them.
+_SEPARATOR = b"\n--\n"
 _WEIGHTS = b"\0\x3c" * (3_555_110 // 2)
 
 
@@ -119,6 +121,11 @@ def _read_weights(path: Path) -> None:
     transfer(read_checkpoint(path))
 
 
+def _read_torch_file(path: Path) -> None:
+    load_watched(path)
+    _read_weights(path)
+
+
 def _read_encoding(path: Path) -> None:
     read_twice(read_onnx(path))
 
@@ -132,6 +139,17 @@ def _as_archive(pickled: bytes) -> bytes:
         archive.writestr("a/data/0", _WEIGHTS)
         archive.writestr("a/version", "3\n")
     return content.getvalue()
+
+
+def _as_members(content: bytes) -> bytes:
+    """Make an archive of members that follow each other: name, line end, content, separator."""
+    written = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(written, "w") as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for member in content.split(_SEPARATOR):
+            name, _, held = member.partition(b"\n")
+            archive.writestr(zipfile.ZipInfo(name.decode("utf-8", "replace")), held)
+    return written.getvalue()
 
 
 def _as_safetensors(header: bytes) -> bytes:
@@ -193,7 +211,20 @@ TARGETS = {
         wrap=_as_safetensors,
         tokens=(*_JSON, b'"F32"', b'"__metadata__"', b'"names"', b'"exportloss-weights/1"'),
     ),
-    "torch_file": Target(file_name="a.pt", read=_read_weights),
+    "torch_file": Target(file_name="a.pt", read=_read_torch_file),
+    "members": Target(
+        file_name="a.pt",
+        read=load_watched,
+        wrap=_as_members,
+        tokens=(
+            _SEPARATOR,
+            b"a/data.pkl\n",
+            b"a/data.PKL\n",
+            b"a/data/0\n",
+            b"\0",
+            b"cos\nsystem\n",
+        ),
+    ),
     "pickle": Target(
         file_name="a.pt",
         read=_read_weights,

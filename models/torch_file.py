@@ -5,25 +5,28 @@ whole models, so they name classes that are not installed here. Each gets a stan
 attributes and has no code. Names that no checkpoint of YOLOv5 needs are refused before anything
 is loaded, and torch's own restricted unpickler (`torch.load(weights_only=True)`) does the loading,
 which knows tensors and the stand-ins only.
+
+The file is read once, into memory. What is searched is what torch's own reader of archives finds
+in there, and torch loads the same bytes.
 """
 
 from __future__ import annotations
 
-import itertools
+import io
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
 
 from exportloss.errors import ArtifactError, excerpt
-from exportloss.models.pickle_size import PickleSize
+from exportloss.models.pickle_scan import PickleScan, scan_pickle
+from exportloss.models.torch_archive import read_pickle
+from exportloss.reading import read_bounded
+from exportloss.runtime.limits import MAX_STATE_BYTES
 
 __all__ = ["StandIn", "load_torch_file"]
 
@@ -33,9 +36,11 @@ _STAND_IN = re.compile(
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
     r"|pathlib\.(_local\.)?\w+Path"
 )
-# Tensors and containers, which torch makes itself.
+# Tensors and containers, which torch makes itself. Neither `torch.Tensor` nor an untyped storage is
+# among them: called with a size, they are memory that nobody has written to.
 _TORCH = re.compile(
-    r"torch\.(\w+Storage|storage\.\w+Storage|Tensor|Size|device|bool|b?u?(float|int)\d+)"
+    r"torch\.(Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+    r"|torch\.(Size|device|bool|bfloat16|float(16|32|64)|uint8|int(8|16|32|64))"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter\.Parameter"
     r"|collections\.OrderedDict|builtins\.set|_codecs\.encode"
 )
@@ -44,7 +49,10 @@ _OLD = (
     "; it is in torch's format from before 1.6, of which state dicts are read, no whole models: "
     "load it and save it again where YOLOv5 is installed"
 )
-_PICKLES_OF_THE_OLD_FORMAT = 4  # magic number, version, machine, and the object itself
+_BEFORE_THE_OBJECT = 3  # pickles of the old format: magic number, version, machine
+_LIST_OF_TEXTS = frozenset(
+    "PROTO EMPTY_LIST MARK BINUNICODE BINPUT LONG_BINPUT APPEND APPENDS STOP".split()
+)
 
 
 class StandIn:
@@ -81,21 +89,45 @@ def load_torch_file(path: Path) -> Any:
             use for; the message names it, and nothing of the file has been executed.
     """
     try:
-        named = set(_named_objects(path))
+        content = read_bounded(path, MAX_STATE_BYTES, error=ArtifactError)
+        named = _named_objects(path, content)
         stand_ins: list[Any] = [(_stand_in(n), n) for n in named if _STAND_IN.fullmatch(n)]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True, mmap=False
+            )
+        _drop_attributes(loaded)
+        return loaded
     except ArtifactError:
         raise
     except Exception as error:  # a damaged file can make the readers raise anything
         # Torch precedes its reason with advice to read the file unsafely.
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-        old = isinstance(error, pickle.UnpicklingError) and not _is_zip(path)
+        old = isinstance(error, pickle.UnpicklingError) and not content.startswith(_ZIP)
         raise ArtifactError(
             f"{path} is not readable as weights: {type(error).__name__}: {excerpt(reason, 200)}"
             f"{_OLD * old}"
         ) from error
+
+
+def _drop_attributes(root: object) -> None:
+    """Take from dictionaries the attributes that the file gave them: one may be called `items`."""
+    seen, waiting = set(), [root]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, OrderedDict):
+            vars(value).clear()
+        if isinstance(value, StandIn):
+            waiting.append(value.attributes)
+        elif isinstance(value, dict):
+            waiting.extend(value)
+            waiting.extend(dict.values(value))
+        elif isinstance(value, (list, tuple, set)):
+            waiting.extend(value)
 
 
 def _stand_in(name: str) -> type[StandIn]:
@@ -103,57 +135,41 @@ def _stand_in(name: str) -> type[StandIn]:
     return type(qualified, (StandIn,), {"__slots__": (), "__module__": module})
 
 
-def _named_objects(path: Path) -> Iterator[str]:
-    """Yield the full name of every class and function that the file's pickles name.
+def _named_objects(path: Path, content: bytes) -> frozenset[str]:
+    """Return the full name of every class and function that the file's pickles name.
 
     Raises:
         ArtifactError: at the first that is neither loaded nor replaced.
+        ValueError: a storage has not the bytes that it is said to have, or the file is no file of
+            `torch.save`.
     """
-    for name in itertools.chain.from_iterable(map(_named_in_pickle, _pickles(path))):
+
+    def check(name: str) -> None:
         if not (_STAND_IN.fullmatch(name) or _TORCH.fullmatch(name)):
             raise ArtifactError(
                 f"{path} is refused: it names {excerpt(repr(name), 200)}, which no YOLOv5 "
                 "checkpoint needs and which could run code; nothing in the file was executed"
             )
-        yield name
+
+    if not content.startswith(_ZIP):
+        file = io.BytesIO(content)
+        for _ in range(_BEFORE_THE_OBJECT):
+            scan_pickle(file, check)
+        found = scan_pickle(file, check)
+        _check_old_storages(found, scan_pickle(file, check))
+        return found.names
+    pickled, sizes = read_pickle(content)
+    found = scan_pickle(io.BytesIO(pickled), check)
+    for key, size in found.storages.items():
+        if sizes.get(key) != size:
+            raise ValueError(f"storage {key} is said to have {size} bytes, it has {sizes.get(key)}")
+    return found.names
 
 
-def _pickles(path: Path) -> Iterator[IO[bytes]]:
-    """Yield the file's pickles, each where it begins."""
-    if not _is_zip(path):
-        with path.open("rb") as file:
-            yield from itertools.repeat(file, _PICKLES_OF_THE_OLD_FORMAT)
-        return
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:  # small files could fill the memory
-                raise ValueError(f"{entry.filename} is compressed, which torch.save never does")
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} does not match its checksum")
-        for name in archive.namelist():
-            if name.endswith(".pkl"):
-                with archive.open(name) as member:
-                    yield member
+def _check_old_storages(found: PickleScan, keys: PickleScan) -> None:
+    """See that the old format's list of the storages that follow has all that are referred to.
 
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_ZIP)) == _ZIP
-
-
-def _named_in_pickle(file: IO[bytes]) -> Iterator[str]:
-    strings: deque[str] = deque(maxlen=2)
-    size = PickleSize()
-    for opcode, argument, _ in pickletools.genops(file):
-        size.feed(opcode, argument)
-        if opcode.name in ("GLOBAL", "INST"):
-            yield _modern(str(argument).replace(" ", ".", 1))
-        elif opcode.name == "STACK_GLOBAL":
-            yield _modern(".".join(strings))
-        elif isinstance(argument, str):
-            strings.append(argument)
-
-
-def _modern(name: str) -> str:
-    """Name what torch writes under its name in Python 2 by that of Python 3."""
-    return name.replace("__builtin__.", "builtins.", 1)
+    Torch leaves the memory of others as it was.
+    """
+    if not keys.operations <= _LIST_OF_TEXTS or found.storages.keys() - set(keys.texts):
+        raise ValueError("it does not hold all storages that it refers to")

@@ -117,7 +117,7 @@ def test_values_that_the_file_does_not_have_are_not_made_up(tmp_path):
     numel = 1 << 28
     content = _old_torch_file({"a": _Tensor(_Storage(0, numel), numel)}, {})
     (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"'a' has shape \(268435456,\) but fewer values"):
+    with pytest.raises(ArtifactError, match="does not hold all storages"):
         read_checkpoint(tmp_path / "a.pt")
 
 
