@@ -16,6 +16,7 @@ and optionals.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -47,6 +48,7 @@ _SETS: dict[str, Types] = {
 
 def kernel_table(provider: str, newest_opset: int) -> str:
     """YAML of the kernels of a provider in the installed onnxruntime, operators of ai.onnx."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as exportloss.runtime.installation does
     onnxruntime = import_module("onnxruntime")
     bindings = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     found: dict[str, dict[Versions, list[Constraints]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from exportloss import YoloLoss
 from exportloss.models import yolov5
 from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 from tests.golden_cases import GoldenCase, find_cases, load
+
+# Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Which match wins a shared cell is defined for the original on one thread only.
 torch.set_num_threads(1)

@@ -9,17 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import exportloss
+from tests.system_calls import trace, why_no_trace
 
 ROOT = Path(exportloss.__file__).parents[1]
 
 # Python tells its audit hooks of every socket, whoever makes it, before it is made.
 OFFLINE = """
+import os
 import sys
 
 def refuse(event, arguments):
     if event.startswith("socket."):
         raise RuntimeError(f"{event}{arguments}")
+    is_onnxruntime = event == "import" and arguments[0] == "onnxruntime"
+    if is_onnxruntime and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        raise RuntimeError("onnxruntime was not told to be silent")
 
 sys.addaudithook(refuse)
 """
@@ -41,7 +48,8 @@ def run_offline(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+        | {"PYTHONPATH": str(ROOT)},
     )
 
 
@@ -60,6 +68,28 @@ def test_training_judging_and_detecting_open_no_socket(step_artifact, shapes, tm
     ]
     done = run_offline(COMMANDS, json.dumps(commands))
     assert done.returncode == 0, done.stderr
+
+
+def test_an_onnxruntime_that_may_report_is_noticed():
+    assert "told to be silent" in run_offline("import onnxruntime").stderr
+
+
+def test_an_export_and_its_verification_talk_to_nobody_and_start_nothing(tmp_path):
+    """Down to the calls of the system, those of libraries included."""
+    if (why := why_no_trace()) is not None:
+        pytest.skip(f"system calls are not seen: {why}")
+    folder = str(tmp_path / "artifacts")
+    size = ["--nc", "2", "--imgsz", "64", "--batch-size", "2", "--max-targets", "8"]
+    for arguments in (
+        ["export", "--weights", "yolov5n", *size, "--format", "step", "--output", folder],
+        ["verify", folder, "--steps", "1"],
+        ["check", f"{folder}/train_step.onnx", "--for", "cpu"],
+    ):
+        traced = trace(["-m", "exportloss", *arguments])
+        assert traced.returncode == 0, traced.errors
+        assert traced.sockets <= {"AF_UNIX"}, arguments
+        assert not traced.strangers(), arguments
+        assert not traced.kept, arguments
 
 
 def test_no_module_imports_what_talks_to_networks():

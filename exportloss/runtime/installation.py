@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module, metadata
 from types import ModuleType
 
@@ -17,8 +18,12 @@ _DISTRIBUTIONS = (
 )
 
 
+# Read when onnxruntime is loaded: releases from 1.29 on report to their maker without it.
+_SILENCE = ("ORT_DISABLE_TELEMETRY", "1")
+
+
 def import_onnxruntime() -> ModuleType:
-    """Return the `onnxruntime` package.
+    """Return the `onnxruntime` package, which sends nothing to its maker.
 
     Raises:
         InstallationError: none of its distributions is installed, or two are.
@@ -30,6 +35,7 @@ def import_onnxruntime() -> ModuleType:
             f"files. Uninstall all of them (pip uninstall {' '.join(installed)}), then install "
             "the one you need"
         )
+    os.environ.setdefault(*_SILENCE)
     try:
         return import_module("onnxruntime")
     except ImportError as error:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
+
+# Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 DEVICE = Path(__file__).parents[2] / "build" / "device"
 
@@ -33,3 +39,16 @@ def batches(device: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images, (B, 3, H, W) uint8, and targets, (max_targets, 6), of each step."""
     tensors = load_file(device / "batches.safetensors")
     return list(zip(tensors["images"], tensors["targets"], strict=True))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Shapes, as many classes as the artifact has."""
+    recipe = make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=6, val=2, size=128)
+    text = recipe.read_text().replace(f"  3: {SHAPE_NAMES[3]}\n", "")
+    for labels in recipe.parent.rglob("labels/**/*.txt"):
+        kept = [line for line in labels.read_text().splitlines() if not line.startswith("3 ")]
+        labels.write_text("".join(f"{line}\n" for line in kept))
+    data = recipe.with_name("three.yaml")
+    data.write_text(text)
+    return data

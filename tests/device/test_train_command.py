@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from exportloss.cli import main
 from exportloss.runtime import trainer
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 from exportloss.runtime.state import load_state
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Shapes, as many classes as the artifact has."""
-    recipe = make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=6, val=2, size=128)
-    text = recipe.read_text().replace(f"  3: {SHAPE_NAMES[3]}\n", "")
-    for labels in recipe.parent.rglob("labels/**/*.txt"):
-        kept = [line for line in labels.read_text().splitlines() if not line.startswith("3 ")]
-        labels.write_text("".join(f"{line}\n" for line in kept))
-    data = recipe.with_name("three.yaml")
-    data.write_text(text)
-    return data
 
 
 def run(*arguments: object) -> int:
