@@ -132,6 +132,23 @@ def test_a_data_set_that_goes_half_way_is_named(open_session, tiny_shapes, tmp_p
     assert_same_run(run.folder, whole.folder)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_folder_that_goes_is_noticed_at_once(open_session, tiny_shapes, tmp_path, replaced):
+    run = make_run(tiny_shapes, tmp_path / "run")
+
+    def remove() -> None:
+        run.folder.path.rename(tmp_path / "aside")
+        if replaced:
+            run.folder.path.mkdir()
+
+    fault = Fault(0, remove)
+    with pytest.raises(ArtifactError, match=f"{run.folder.path} was removed or replaced"):
+        run.train(open_session(), reporter=fault)
+    assert fault.batches[-1] == (0, len(run.train_batches))  # the next batch is not reported
+    assert run.folder.path.exists() == replaced
+    assert load_state(RunFolder(tmp_path / "aside").last).updates > 0
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -233,3 +250,72 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     with new_folder(tmp_path / "folder"):
         pass
     assert not (tmp_path / ".folder-abcdefgh.tmp").exists()
+
+
+@pytest.fixture
+def victim(tmp_path) -> Path:
+    """Something of the user's, outside the run."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("thesis.txt", "best.onnx", "last.safetensors", "manifest.json"):
+        (folder / name).write_text("kept")
+    return folder
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
+def test_a_lock_that_is_somebodys_file_is_refused(victim, tmp_path, kind):
+    run, before = RunFolder(tmp_path / "run"), content_of(victim)
+    run.path.mkdir()
+    lock = run.path / ".lock"
+    {
+        "link": lambda: lock.symlink_to(victim / "thesis.txt"),
+        "dangling link": lambda: lock.symlink_to(victim / "new"),
+        "hard link": lambda: lock.hardlink_to(victim / "thesis.txt"),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }[kind]()
+    with pytest.raises(ArtifactError, match=str(run.path)), run.locked():
+        pass
+    assert content_of(victim) == before
+    assert os.path.lexists(lock)
+
+
+@pytest.mark.parametrize(
+    "name", ["weights", "artifacts", "results.csv", "opt.yaml", "hyp.yaml", "weights/best.onnx"]
+)
+def test_a_run_that_lies_elsewhere_is_refused(victim, tmp_path, name):
+    run, before = RunFolder(tmp_path / "run"), content_of(victim)
+    link = run.path / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim / link.name if link.suffix else victim)
+    with pytest.raises(ArtifactError, match=str(link)), run.locked():
+        run.clear()
+    assert content_of(victim) == before
+    assert not (run.path / ".lock").exists()
+
+
+def test_what_passes_for_an_abandoned_file_is_not_waited_for(victim, tmp_path):
+    os.mkfifo(tmp_path / ".state-abcdefgh.tmp")
+    (tmp_path / ".state-hgfedcba.tmp").symlink_to(victim)
+    before = content_of(victim)
+    with new_file(tmp_path / "state") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "state").read_text() == "new"
+    assert content_of(victim) == before
+
+
+def test_a_link_is_not_taken_for_what_was_set_aside(victim, tmp_path):
+    (tmp_path / ".new.replaced").symlink_to(victim)
+    before = content_of(victim)
+    with new_folder(tmp_path / "new") as temporary:
+        (temporary / "manifest.json").write_text("new")
+    assert not (tmp_path / "new").is_symlink()
+    assert content_of(victim) == before

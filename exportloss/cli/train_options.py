@@ -167,6 +167,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
 
 
 def _saved_options(resumed: RunFolder) -> dict[str, Any]:
+    resumed.check()
     values = read_yaml(resumed.options)
     saved = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
     for name, value in saved.items():

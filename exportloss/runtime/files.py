@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exportloss.errors import ArtifactError
-from exportloss.runtime.locks import is_at, lock
+from exportloss.runtime.locks import is_at, lock, open_in_place
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, describe_file
 from exportloss.runtime.replacing import recover_folder, replace_folder
 
@@ -134,11 +134,10 @@ def _remove_abandoned(path: Path) -> None:
             len(entry.name) != len(prefix) + _RANDOM + len(_SUFFIX)
             or not entry.name.startswith(prefix)
             or not entry.name.endswith(_SUFFIX)
-            or entry.is_symlink()
         ):
             continue
         with contextlib.suppress(OSError):
-            descriptor = os.open(entry.path, os.O_RDONLY)
+            descriptor = open_in_place(Path(entry.path))
             try:
                 if lock(descriptor):
                     _remove(Path(entry.path))

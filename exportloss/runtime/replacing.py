@@ -40,7 +40,7 @@ def recover_folder(folder: Path) -> None:
     """Put back what a crash in the middle of `replace_folder` has left set aside."""
     old = _set_aside(folder)
     with contextlib.suppress(OSError):  # a read-only disk, say: it stays set aside
-        if old.is_dir() and not folder.exists():
+        if old.is_dir() and not old.is_symlink() and not os.path.lexists(folder):
             old.replace(folder)
 
 

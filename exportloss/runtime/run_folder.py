@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import os
 import platform
+import stat
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,13 +18,14 @@ import yaml
 from exportloss.errors import ArtifactError
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.files import new_file
-from exportloss.runtime.locks import is_at, lock
+from exportloss.runtime.locks import is_at, lock, open_lock_file
 
 __all__ = ["RunFolder", "read_yaml", "write_yaml"]
 
 _LOCK = ".lock"  # in a folder that is being trained
 _LONGEST_HOLDER = 200  # characters that tell who trains
-_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+# Device and inode of the folders that this thread has locked.
+_held: ContextVar[frozenset[tuple[int, int]]] = ContextVar("held", default=frozenset())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,28 @@ class RunFolder:
                 return cls(path)
         raise AssertionError("unreachable: count never ends")
 
+    def check(self) -> None:
+        """Check that nothing of the run lies elsewhere: writing there would change what is not its.
+
+        Raises:
+            ArtifactError: a file or folder of the run is a link, or something else of its name.
+        """
+        folders = (self.last.parent, self.artifacts)
+        files = (self.results, self.last, self.best, self.best_onnx, self.options, self.hyp)
+        for path, is_kind, kind in (
+            *((path, stat.S_ISDIR, "folder") for path in folders),
+            *((path, stat.S_ISREG, "regular file") for path in files),
+        ):
+            try:
+                is_right = is_kind(path.lstat().st_mode)
+            except OSError:  # missing, or named by whoever opens it
+                continue
+            if not is_right:
+                raise ArtifactError(
+                    f"{path} is no {kind} but a link or something else; a run keeps its files in "
+                    "its own folder: move it there, or remove it"
+                )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other training off this folder for a while.
@@ -105,20 +129,37 @@ class RunFolder:
         (in the same thread). On a file system without locks nothing is kept off.
 
         Raises:
-            ArtifactError: another training has it; the message names its process.
+            ArtifactError: another training has it; the message names its process. Or the folder
+                holds links, see `check`.
         """
-        path = (self.path / _LOCK).resolve()
-        if path in _held.get():
+        if self._is_held():
             yield
             return
-        with _open_locked(path):
-            token = _held.set(_held.get() | {path})
+        with _locked_file(self.path / _LOCK):
+            self.check()
+            token = _held.set(_held.get() | {_identity(self.path)})
             try:
                 yield
             finally:
                 _held.reset(token)
-                with contextlib.suppress(OSError):  # what lies there is no obstacle to the next
-                    path.unlink()
+
+    def check_held(self) -> None:
+        """Check that the folder is still the one that was locked.
+
+        Raises:
+            ArtifactError: it was removed, or another one put in its place.
+        """
+        if not self._is_held():
+            raise ArtifactError(
+                f"{self.path} was removed or replaced while it was trained; what it held is gone: "
+                "start a new run"
+            )
+
+    def _is_held(self) -> bool:
+        try:
+            return _identity(self.path) in _held.get()
+        except OSError:
+            return False
 
     def clear(self) -> None:
         """Remove the weights and results of an earlier run, so that none pass for this one's."""
@@ -126,30 +167,51 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
 
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
 @contextlib.contextmanager
-def _open_locked(path: Path) -> Iterator[None]:
+def _locked_file(path: Path) -> Iterator[None]:
+    """Hold a file that only this package makes; it is removed at the end."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8", errors="replace")
+            descriptor = open_lock_file(path)
         except OSError as error:
-            raise ArtifactError(f"{path.parent} cannot be written to: {error}") from error
-        with file:
+            raise ArtifactError(
+                f"{path.parent} cannot be written to: {path.name}: {error}"
+            ) from error
+        try:
             try:
-                lock(file.fileno())
+                lock(descriptor)
             except BlockingIOError as error:
-                file.seek(0)
+                holder = os.read(descriptor, _LONGEST_HOLDER).decode(errors="replace")
                 raise ArtifactError(
-                    f"{path.parent} is being trained by {file.read(_LONGEST_HOLDER) or 'another'}; "
+                    f"{path.parent} is being trained by {holder or 'another'}; "
                     "wait until it is done, or stop it, or train into another folder (--name)"
                 ) from error
-            if not is_at(file.fileno(), path):
+            if not is_at(descriptor, path):
                 continue  # whoever had it is done, and has removed it
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
-            yield
+            _tell_holder(descriptor, path)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # what lies there is no obstacle to the next
+                    if is_at(descriptor, path):
+                        path.unlink()
             return
+        finally:
+            os.close(descriptor)
+
+
+def _tell_holder(descriptor: int, path: Path) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+    except OSError as error:  # a full disk
+        raise ArtifactError(f"{path} cannot be written: {error}") from error
 
 
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:

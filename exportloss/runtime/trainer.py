@@ -117,7 +117,7 @@ def train(
         ConfigError: session, batches and schedule do not fit together, or there is nothing left
             to resume.
         ArtifactError: the saved state is of another model or schedule, or cannot be written; or
-            another training is at work in the folder.
+            another training is at work in the folder; or the folder was removed meanwhile.
         DataError: a picture cannot be decoded.
         TrainingError: too many steps were skipped, the last batch is in `folder.skipped_batch`; or
             the loss of a validation is not finite. States saved before stay.
@@ -143,6 +143,7 @@ def train(
                 val_batches,
                 schedule,
                 len(results),
+                folder=folder,
                 overflow=overflow,
                 skipped=skipped,
                 reporter=reporter,
@@ -182,6 +183,7 @@ def _epoch(
     schedule: Schedule,
     epoch: int,
     *,
+    folder: RunFolder,
     overflow: Overflow,
     skipped: SkippedSteps,
     reporter: Reporter,
@@ -192,6 +194,7 @@ def _epoch(
         train_batches,
         schedule,
         epoch,
+        folder=folder,
         overflow=overflow,
         skipped=skipped,
         reporter=reporter,
@@ -241,6 +244,7 @@ def _train_epoch(
     schedule: Schedule,
     epoch: int,
     *,
+    folder: RunFolder,
     overflow: Overflow,
     skipped: SkippedSteps,
     reporter: Reporter,
@@ -265,6 +269,7 @@ def _train_epoch(
 
     with contextlib.closing(run()) as steps:
         for done, (step, batch, dropped, result) in enumerate(_one_behind(steps), 1):
+            folder.check_held()  # noticed now rather than when the epoch is to be saved
             where = f"epoch {epoch}, batch {done} of {len(batches)}"
             if result.skipped:
                 reporter.batch_skipped(epoch, done, result.loss, batch.paths)
