@@ -39,6 +39,14 @@ def open_session(tiny_artifact):
     return lambda: TrainSession.open(tiny_artifact, threads=1)
 
 
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 @contextlib.contextmanager
 def ordinary_user() -> Iterator[None]:
     """Root may write anywhere: be somebody else for a while."""
@@ -226,6 +234,38 @@ def test_a_rename_that_fails_puts_the_old_folder_back(old, monkeypatch):
     assert Manifest.read(old / "ort") == before
 
 
+@pytest.mark.parametrize("mine", ["notes.txt", "run/weights/best.onnx", ".hidden", "link"])
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_folder_in_which_something_of_the_users_lies_stays(old, tmp_path, mine, is_damaged):
+    folder, path = old / "ort", old / "ort" / mine
+    if is_damaged:
+        (folder / "manifest.json").write_text("{}")
+    if mine == "link":
+        path.symlink_to(tmp_path)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("kept")
+    before = content_of(folder)
+    with (
+        pytest.raises(ArtifactError, match=f"{folder} holds"),
+        new_folder(folder, exist_ok=True) as temporary,
+    ):
+        (temporary / "manifest.json").write_text("new")
+    assert content_of(folder) == before
+    assert os.path.lexists(path)
+
+
+def test_what_is_laid_into_a_folder_while_it_is_replaced_stays(old):
+    with (
+        pytest.raises(ArtifactError, match=r"notes\.txt"),
+        new_folder(old / "ort", exist_ok=True) as temporary,
+    ):
+        (temporary / "manifest.json").write_text("new")
+        (old / "ort" / "notes.txt").write_text("kept")
+    assert (old / "ort" / "notes.txt").read_text() == "kept"
+    Manifest.read(old / "ort")
+
+
 def test_a_link_to_a_folder_stays_a_link(old):
     edit_manifest(old / "ort")
     (old / "link").symlink_to(old / "ort")
@@ -260,14 +300,6 @@ def victim(tmp_path) -> Path:
     for name in ("thesis.txt", "best.onnx", "last.safetensors", "manifest.json"):
         (folder / name).write_text("kept")
     return folder
-
-
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])

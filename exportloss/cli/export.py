@@ -15,6 +15,7 @@ from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.dataset import read_data_yaml
+from exportloss.runtime.files import check_place
 from exportloss.runtime.manifest import MANIFEST_NAME, Layout, LossProvider, Manifest
 
 if TYPE_CHECKING:
@@ -257,8 +258,9 @@ def _check_places(
             raise ArtifactError(f"{path} is what --weights is read from; choose another --output")
         if (path.parent / MANIFEST_NAME).exists():
             raise ArtifactError(f"{path.parent} is an artifacts folder; choose another --output")
-    taken = [folder for folder in folders.values() if (folder / MANIFEST_NAME).exists()]
-    taken += [path for path in files.values() if path.exists()]
+    for folder in folders.values():
+        check_place(folder, exist_ok=options.exist_ok)
+    taken = [path for path in files.values() if path.exists()]
     if taken and not options.exist_ok:
         raise ArtifactError(
             f"{taken[0]} exists already; choose another --output, or say --exist-ok"

@@ -15,9 +15,10 @@ from exportloss.runtime.locks import is_at, lock, open_in_place
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, describe_file
 from exportloss.runtime.replacing import recover_folder, replace_folder
 
-__all__ = ["new_file", "new_folder", "write_artifact"]
+__all__ = ["check_place", "new_file", "new_folder", "write_artifact"]
 
 _SUFFIX = ".tmp"
+_LISTED = 3
 _RANDOM = 8  # characters that `tempfile` puts in a name
 
 
@@ -49,25 +50,19 @@ def new_folder(folder: str | Path, *, exist_ok: bool = False) -> Iterator[Path]:
 
     Args:
         folder: the folder to make.
-        exist_ok: replace an artifacts folder that is there already. Anything else that is there
-            is never touched.
+        exist_ok: replace an artifacts folder that is there already, see `check_place`.
 
     Raises:
         ArtifactError: something is in the way, or the place cannot be written to.
     """
-    folder = Path(folder)
-    with _as_artifact_error(folder):
-        if folder.is_symlink():  # what it leads to is replaced, not the link
-            folder = folder.resolve()
-        recover_folder(folder)
-        _check_place(folder, exist_ok)
+    folder = check_place(folder, exist_ok=exist_ok)
     with _as_artifact_error(folder), _temporary(folder, folder=True) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         for path in temporary.iterdir():
             _sync(path)
         _sync(temporary)
-        _check_place(folder, exist_ok)
+        _check_vacant(folder, exist_ok)
         replace_folder(temporary, folder)
         _sync(folder.parent)
 
@@ -80,7 +75,27 @@ def write_artifact(temporary: Path, manifest: Manifest) -> Manifest:
     return complete
 
 
-def _check_place(folder: Path, exist_ok: bool) -> None:
+def check_place(folder: str | Path, *, exist_ok: bool = False) -> Path:
+    """Check that an artifacts folder can be made here; return where that is, links resolved.
+
+    Args:
+        folder: the folder to make. Where there is one, nothing may lie in it but the files that its
+            manifest names: whatever else somebody keeps there is not ours to remove.
+        exist_ok: whether such a folder may be replaced.
+
+    Raises:
+        ArtifactError: something is in the way.
+    """
+    folder = Path(folder)
+    with _as_artifact_error(folder):
+        if folder.is_symlink():  # what it leads to is replaced, not the link
+            folder = Path(os.path.realpath(folder))
+        recover_folder(folder)
+        _check_vacant(folder, exist_ok)
+    return folder
+
+
+def _check_vacant(folder: Path, exist_ok: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / MANIFEST_NAME).is_file():
@@ -92,6 +107,25 @@ def _check_place(folder: Path, exist_ok: bool) -> None:
             f"{folder} exists already; choose another output folder, or say --exist-ok "
             "(exist_ok=True) to replace it"
         )
+    if foreign := _foreign_entries(folder):
+        more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
+        raise ArtifactError(
+            f"{folder} holds {', '.join(foreign[:_LISTED])}{more}, which its {MANIFEST_NAME} does "
+            "not name and which would be lost; move it elsewhere, or choose another output folder"
+        )
+
+
+def _foreign_entries(folder: Path) -> list[str]:
+    """Return the names in an artifacts folder that no export wrote; of a damaged one, all."""
+    try:
+        own = Manifest.read(folder).files.keys() | {MANIFEST_NAME}
+    except ArtifactError:
+        own = {MANIFEST_NAME}
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name not in own or entry.is_dir(follow_symlinks=False)
+    )
 
 
 @contextlib.contextmanager
