@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from exportloss.cli.outputs import check_outputs
 from exportloss.cli.progress import report
 from exportloss.cli.verify import print_verification
 from exportloss.errors import InstallationError
@@ -72,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
             f"the demo exports and compares with eager torch, but {error.name} is not installed; "
             "pip install exportloss[export]"
         ) from error
+    if options.weights is not None:
+        check_outputs([Path(options.weights)], (), trees=[Path(options.output)])
     started = time.monotonic()
     result = demo(
         options.output,

@@ -13,6 +13,7 @@ from typing import Any
 
 from exportloss.cli.arguments import image_size
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_detector
+from exportloss.cli.outputs import check_run_folder
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
 from exportloss.runtime.draw import class_name, draw_boxes
@@ -68,6 +69,13 @@ def run(options: argparse.Namespace) -> int:
     pictures = find_pictures(options.source)
     opened = open_detector(options.weights, device=options.device, threads=options.threads)
     detector = opened.detector
+    source = Path(options.source)
+    check_run_folder(
+        options,
+        [*pictures, opened.path, *([source] if source.is_file() else [])],
+        folders=["labels"] if options.save_txt else [],
+        trees=["crops"] if options.save_crop else [],
+    )
     size = detector.check_size(image_size(options.imgsz))
     writer = None
     if not options.nosave or options.save_txt or options.save_crop or options.save_json:

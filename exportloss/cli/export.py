@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 from exportloss.cli.arguments import ExportSettings, add_export_arguments
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
+from exportloss.cli.outputs import check_outputs
 from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
@@ -252,10 +252,16 @@ def _check_provider(provider: LossProvider | None, formats: tuple[str, ...]) -> 
 def _check_places(
     options: argparse.Namespace, folders: Mapping[str, Path], files: Mapping[str, Path]
 ) -> None:
-    """See that nothing is overwritten unasked, and the weights that are read not at all."""
+    """See that nothing is overwritten unasked, and what is read not at all."""
+    read = {name: getattr(options, name) for name in ("weights", "data", "hyp")}
+    read = {name: Path(path) for name, path in read.items() if path and Path(path).exists()}
+    check_outputs(read.values(), (), trees=folders.values())
     for path in files.values():
-        if all(map(os.path.exists, (path, options.weights))) and path.samefile(options.weights):
-            raise ArtifactError(f"{path} is what --weights is read from; choose another --output")
+        for name, one in read.items():
+            if path.exists() and path.samefile(one):
+                raise ArtifactError(
+                    f"{path} is what --{name} is read from; choose another --output"
+                )
         if (path.parent / MANIFEST_NAME).exists():
             raise ArtifactError(f"{path.parent} is an artifacts folder; choose another --output")
     for folder in folders.values():

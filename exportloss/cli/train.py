@@ -11,6 +11,7 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, image_size
 from exportloss.cli.export import export_artifacts
+from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.cli.progress import report
 from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
 from exportloss.cli.train_pictures import draw_data, draw_results
@@ -59,6 +60,17 @@ def run(options: argparse.Namespace) -> int:
     data = read_data_yaml(options.data)
     hyp = read_hyp(options.hyp)
     source = _source(options, data, hyp)
+    if resumed is None:
+        read = [
+            Path(name) for name in (options.hyp, options.weights) if name and Path(name).exists()
+        ]
+        check_run_folder(
+            options,
+            [*dataset_files(data), *read],
+            searched=dataset_folders(data),
+            folders=["weights"],
+            trees=[] if isinstance(source, Manifest) else ["artifacts"],
+        )
     plan = _plan(options, data, hyp, source)
     # Everything that can be refused is refused before a folder is made.
     session = detector = None

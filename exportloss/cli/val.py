@@ -18,6 +18,7 @@ from exportloss.cli.detectors import (
     add_folder_arguments,
     open_detector,
 )
+from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.errors import ConfigError
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.detection_files import coco_results, write_json, write_labels
@@ -101,6 +102,12 @@ def run(options: argparse.Namespace) -> int:
     opened = open_detector(options.weights, device=options.device, threads=options.threads)
     detector = opened.detector
     _check_names(detector.names, config.names)
+    check_run_folder(
+        options,
+        [*dataset_files(config), opened.path],
+        searched=dataset_folders(config),
+        folders=["labels"] if options.save_txt else [],
+    )
     batches = Batches(
         Dataset.open(config, options.task),
         detector.check_batch(options.batch_size, default=_BATCH_SIZE),

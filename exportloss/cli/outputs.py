@@ -1,0 +1,127 @@
+"""Where a command may write: nowhere among the files that it reads."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import get_args
+
+from exportloss.errors import ConfigError, DataError
+from exportloss.runtime.dataset import DataConfig, Dataset, Split
+
+__all__ = ["check_outputs", "check_run_folder", "dataset_files", "dataset_folders"]
+
+_Identity = tuple[int, int, str]  # device and inode of what exists, and the path below that
+
+
+def check_run_folder(
+    options: argparse.Namespace,
+    inputs: Iterable[Path],
+    *,
+    searched: Iterable[Path] = (),
+    folders: Iterable[str] = (),
+    trees: Iterable[str] = (),
+) -> None:
+    """Check the folder that `--project`, `--name` and `--exist-ok` ask for, see `check_outputs`.
+
+    Args:
+        options: of the command.
+        inputs: files and folders that the command reads.
+        searched: folders in which it looks for pictures, with their subfolders.
+        folders: names of subfolders that it writes files into.
+        trees: names of subfolders that it writes files into and below.
+
+    Raises:
+        ConfigError: results would come among what is read.
+    """
+    path = Path(options.project, options.name)
+    check_outputs(
+        inputs if options.exist_ok else (),  # else it will be a new, empty folder
+        [path, *(path / name for name in folders)],
+        trees=[path / name for name in trees],
+        searched=searched,
+    )
+
+
+def check_outputs(
+    inputs: Iterable[Path],
+    folders: Iterable[Path],
+    *,
+    trees: Iterable[Path] = (),
+    searched: Iterable[Path] = (),
+) -> None:
+    """Check that files written into these folders replace no input, and do not mix with any.
+
+    Args:
+        inputs: files and folders that are read; a link counts where it lies and where it leads.
+        folders: folders that files are written into.
+        trees: folders that files are written into, and below.
+        searched: folders that are searched for inputs with their subfolders.
+
+    Raises:
+        ConfigError: names the folder and the input.
+    """
+    written = {_identity(folder): folder for folder in folders}
+    below = {_identity(tree): tree for tree in trees}
+    for holder, one in _holders(inputs).items():
+        levels = [_identity(folder) for folder in (holder, *holder.parents)]
+        if found := written.get(levels[0]) or _first(below, levels):
+            raise ConfigError(
+                f"{found} holds {one}, which is read here, and results would be written among it; "
+                "choose another folder"
+            )
+    places = {_identity(place): place for place in searched}
+    for folder in (*written.values(), *below.values()):
+        real = Path(os.path.realpath(folder))
+        if place := _first(places, map(_identity, (real, *real.parents))):
+            raise ConfigError(
+                f"{folder} lies in {place}, where pictures are looked for: results written there "
+                "would be taken for some; choose another folder"
+            )
+
+
+def dataset_files(config: DataConfig) -> Iterator[Path]:
+    """Yield the yaml of a data set, and every picture and label file of all splits that exist."""
+    yield config.source
+    for split in get_args(Split):
+        yield from getattr(config, split)
+        with contextlib.suppress(DataError):  # whoever needs the split says so
+            dataset = Dataset.open(config, split)
+            yield from (*dataset.images, *dataset.labels)
+
+
+def dataset_folders(config: DataConfig) -> Iterator[Path]:
+    """Yield the folders that a data set's pictures are looked for in."""
+    for split in get_args(Split):
+        yield from filter(os.path.isdir, getattr(config, split))
+
+
+def _holders(inputs: Iterable[Path]) -> dict[Path, Path]:
+    """Return the folders that hold inputs, links resolved, each with one of them."""
+    holders: dict[str, Path] = {}
+    for one in inputs:
+        path = os.path.abspath(one)  # noqa: PTH100 - keeps links
+        if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
+            holders.setdefault(path, one)
+            continue
+        holders.setdefault(os.path.dirname(path), one)  # noqa: PTH120
+        if os.path.islink(path):  # noqa: PTH114
+            holders.setdefault(os.path.dirname(os.path.realpath(path)), one)  # noqa: PTH120
+    return {Path(os.path.realpath(holder)): one for holder, one in holders.items()}
+
+
+def _first(named: Mapping[_Identity, Path], identities: Iterable[_Identity]) -> Path | None:
+    return next(filter(None, map(named.get, identities)), None)
+
+
+def _identity(folder: Path) -> _Identity:
+    """Tell a folder from others by whatever name; it need not exist yet."""
+    real = Path(os.path.realpath(folder))
+    for above in (real, *real.parents):
+        with contextlib.suppress(OSError):
+            status = above.stat()
+            return status.st_dev, status.st_ino, str(real.relative_to(above))
+    return 0, 0, str(real)

@@ -1,0 +1,159 @@
+"""Every command, told to write into each folder that it reads from: its inputs stay the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from exportloss.cli import main, train_pictures, val
+from tests.bright_detector import make_spots, spot_picture, write_bright_detector
+
+NAMES = {0: "green", 1: "blue"}
+SAVE = ("--save-txt", "--save-conf", "--save-json")
+COMMANDS = {
+    "detect": (
+        "detect",
+        "--weights",
+        "models/best.onnx",
+        "--source",
+        "photos",
+        "--save-crop",
+        *SAVE,
+    ),
+    "detect a crop": (
+        *("detect", "--weights", "models/best.onnx", "--save-crop"),
+        *("--source", "photos/crops/blue/0.png"),
+    ),
+    "detect a list": (
+        "detect",
+        "--weights",
+        "models/best.onnx",
+        "--source",
+        "lists/all.txt",
+        *SAVE,
+    ),
+    "detect a pattern": ("detect", "--weights", "tiny", "--source", "**/0*.png", "--save-txt"),
+    "val": ("val", "--weights", "models/best.onnx", "--data", "data.yaml", *SAVE),
+    "val of artifacts": ("val", "--weights", "tiny", "--data", "tiny.yaml", *SAVE),
+    "val of a flat folder": (
+        *("val", "--weights", "models/best.onnx", "--data", "data.yaml", "--task", "test", *SAVE),
+    ),
+    "train": (
+        *("train", "--weights", "tiny", "--data", "tiny.yaml", "--hyp", "models/hyp.yaml"),
+        *("--epochs", "1"),
+    ),
+}
+
+
+@pytest.fixture
+def tree(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
+    """Two data sets, photos, a list, artifacts, weights and links, in the working folder."""
+    root = tmp_path / "tree"
+    make_spots(root, 2)
+    for path in (*(root / "images/val").iterdir(), *(root / "labels/val").iterdir()):
+        (root / "flat").mkdir(exist_ok=True)
+        shutil.copy(path, root / "flat")
+    (root / "data.yaml").write_text(
+        "path: .\nval: images/val\ntest: flat\nnames: [green, blue]\n", encoding="utf-8"
+    )
+    for name in ("photos", "photos/labels", "photos/crops/blue", "lists", "models"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(spot_picture(64, 64, (1, 0, 16, 8, 24))).save(root / name / "0.png")
+    (root / "photos/labels/0.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "photos/crops/blue/0-1.jpg").write_bytes((root / "photos/0.png").read_bytes())
+    (root / "lists/all.txt").write_text("../photos/0.png\n../flat/000.png\n")
+    (root / "models/hyp.yaml").write_text("lr0: 0.01 # mine\n")
+    write_bright_detector(root / "models/best.onnx", names=NAMES, shape=(1, 3, 64, 64))
+    shutil.copytree(tiny_artifact, root / "tiny")
+    shutil.copytree(tiny_shapes.parent, root / "shapes")
+    recipe = yaml.safe_load(tiny_shapes.read_text()) | {"path": "shapes", "train": "images/val"}
+    (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    (root / "link").symlink_to("photos")
+    (root / "labels-link").symlink_to("labels/val")
+    (root / "photos/linked.png").symlink_to("../flat/001.png")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("EXPORTLOSS_CACHE", "")
+    for module in (val, train_pictures):  # the plots are slow, and written like all else
+        monkeypatch.setattr(module, "matplotlib_missing", lambda: "none")
+    return root
+
+
+def files(root: Path) -> dict[str, bytes | str]:
+    return {
+        path.relative_to(root).as_posix(): str(path.readlink())
+        if path.is_symlink()
+        else path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def folders(root: Path, *, every: bool) -> Iterator[Path]:
+    yield from (root / name for name in ("", "new", "images/val", "labels/val", "flat", "photos"))
+    if every:
+        yield from (root / name for name in ("images/val/new", "labels/new", "link", "link/labels"))
+        yield from (path for path in root.rglob("*") if path.is_dir())
+
+
+def inputs_of(name: str) -> tuple[str, ...]:
+    """The beginnings of all paths that a command reads."""
+    photos = {
+        "detect": ("photos/0.png", "photos/linked.png", "flat/001.png"),
+        "detect a crop": ("photos/crops/blue/0.png",),
+        "detect a list": ("lists/", "photos/0.png", "flat/000.png"),
+    }
+    return (*photos[name], "models/best.onnx") if name in photos else ("",)
+
+
+@pytest.mark.parametrize("exist_ok", [False, True])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_input_is_changed_wherever_results_go(tree, name, exist_ok, tmp_path):
+    done, before = 0, files(tree)
+    # Without --exist-ok nothing at all is replaced.
+    read = [path for path in before if not exist_ok or path.startswith(inputs_of(name))]
+    # One picture more, or a label file that was not there, changes a data set as well.
+    data = "shapes/" if "tiny.yaml" in COMMANDS[name] else ""
+    watched = (*(f"{data}{kind}/val/" for kind in ("images", "labels")), *["flat/"] * (not data))
+    spare = Path(shutil.copytree(tree, tmp_path / "spare", symlinks=True))
+    for folder in sorted(set(folders(tree, every=exist_ok))):
+        project = ("--project", str(folder.parent), "--name", folder.name)
+        arguments = (*COMMANDS[name], *project, "--threads", "1", *["--exist-ok"] * exist_ok)
+        status = main(arguments)
+        after = files(tree)
+        assert not [path for path in read if after.get(path) != before[path]], folder
+        if not name.startswith("detect"):
+            assert not [path for path in after.keys() - before.keys() if path.startswith(watched)]
+        done += status == 0
+        if len(after) != len(before):
+            shutil.rmtree(tree)
+            shutil.copytree(spare, tree, symlinks=True)
+            os.chdir(tree)
+    assert done
+
+
+@pytest.mark.parametrize("read", ["--weights", "--data", "--hyp"])
+@pytest.mark.parametrize("kind", ["loss", "safetensors"])
+def test_an_export_replaces_nothing_that_it_reads(tree, capsys, read, kind):
+    """Into the artifacts folder that holds it, or onto the file itself, by its name or a link."""
+    held = tree / "tiny" / {"--weights": "state.safetensors"}.get(read, "new.yaml")
+    if read != "--weights":
+        shutil.copy(tree / "tiny.yaml" if read == "--data" else tree / "models/hyp.yaml", held)
+    if kind == "safetensors":
+        held = held.rename(tree / "models" / "yolov5n.safetensors")
+    (tree / "links").mkdir()
+    (tree / "links" / held.name).symlink_to(held)
+    before = files(tree)
+    for path in (held, tree / "links" / held.name):
+        given = {"--weights": "yolov5n", "--data": str(tree / "tiny.yaml"), read: str(path)}
+        output = tree / ("tiny" if kind == "loss" else "models")
+        pairs = (word for pair in given.items() for word in pair)
+        options = ("--format", kind, "--output", str(output), "--exist-ok")
+        assert main(["export", *pairs, *options]) == 2
+        assert str(output) in capsys.readouterr().err
+        assert files(tree) == before
