@@ -17,6 +17,7 @@ from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.devices import Device, open_session
 from exportloss.runtime.images import ImageArray, letterbox
 from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.limits import check_threads
 from exportloss.runtime.nms import non_max_suppression
 from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.session import TrainSession
@@ -61,11 +62,11 @@ class Detector:
 
         Raises:
             ArtifactError: the file is missing, damaged, or no such detector.
-            ConfigError: the device is unknown, or `threads` below 1.
+            ConfigError: the device is unknown, or `threads` no number of threads.
             InstallationError: there is no onnxruntime, or it cannot drive the device.
         """
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}; expected at least 1")
+        if threads is not None:
+            check_threads("threads", threads)
         read_onnx(Path(path))  # it is whole, and refers to no other file
         session = open_session(
             import_onnxruntime(),

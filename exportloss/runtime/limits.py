@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from exportloss.errors import ConfigError
+
 __all__ = [
     "MAX_ARTIFACT_FILES",
     "MAX_CLASSES",
@@ -12,6 +14,8 @@ __all__ = [
     "MAX_ROWS",
     "MAX_STATE_BYTES",
     "MAX_TENSORS",
+    "MAX_THREADS",
+    "check_threads",
 ]
 
 MAX_MANIFEST_BYTES = 8 << 20  # YOLOv5x6's has 0.3 MiB
@@ -23,3 +27,14 @@ MAX_TENSORS = 100_000  # of a state
 MAX_CLASSES = 100_000
 MAX_IMAGE_SIDE = 1 << 16  # pixels
 MAX_ROWS = 1 << 20  # pictures in a batch, target rows in a batch
+MAX_THREADS = 1024
+
+
+def check_threads(name: str, threads: int) -> None:
+    """Check a number of threads.
+
+    Raises:
+        ConfigError: it is below 1, or above `MAX_THREADS`.
+    """
+    if not 1 <= threads <= MAX_THREADS:
+        raise ConfigError(f"{name} is {threads}; expected 1 to {MAX_THREADS}")

@@ -28,6 +28,7 @@ from exportloss.runtime.check import OnBad, check_dataset
 from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.images import ImageArray, Letterbox, load_picture
 from exportloss.runtime.labels import LabelArray
+from exportloss.runtime.limits import check_threads
 
 __all__ = ["Batch", "Batches", "Cache"]
 
@@ -133,10 +134,10 @@ class Batches:
             ("batch_size", batch_size, 1),
             ("size", min(size), 1),
             ("seed", seed, 0),
-            ("workers", workers, 1),
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}; expected at least {least}")
+        check_threads("workers", workers)
         if cache not in get_args(Cache):
             raise ConfigError(f"cache is {cache!r}; expected one of {get_args(Cache)}")
         checked = check_dataset(dataset, on_bad=on_bad, workers=workers)

@@ -22,6 +22,7 @@ from exportloss.runtime.devices import (
     wants_capture,
 )
 from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.limits import check_threads
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
@@ -107,13 +108,13 @@ class LossSession:
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or is of a detector.
             ConfigError: the device is unknown, or a GPU for a loss that was exported for a CPU, or
-                the number of threads is negative.
+                the number of threads is negative or too large.
             InstallationError: the installed onnxruntime cannot run it, or not on that device:
                 nothing ever runs on the CPU instead.
         """
         where = Device.parse(device)
-        if threads < 0:
-            raise ConfigError(f"threads is {threads}; expected at least 0, for every core")
+        if threads != 0:
+            check_threads("threads", threads)
         folder = Path(folder)
         manifest = read_artifact(folder)
         if manifest.kind != "loss":

@@ -17,6 +17,7 @@ from exportloss.runtime.artifacts import read_artifact
 from exportloss.runtime.devices import Device, wants_capture
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.limits import check_threads
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.state import TrainState, load_state, save_state
@@ -112,8 +113,8 @@ class TrainSession(abc.ABC):
                 nothing ever runs on the CPU instead.
         """
         where = Device.parse(device)
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}; expected at least 1")
+        if threads is not None:
+            check_threads("threads", threads)
         folder = Path(folder)
         manifest = read_artifact(folder)
         _check_precision(manifest, where)
