@@ -95,11 +95,11 @@ def write_picture(path: Path, image: ImageArray) -> None:
 
 
 def write_json(path: Path, values: Sequence[Any]) -> None:
-    """Write a list, an entry a line.
+    """Write a list, an entry a line; what is no UTF-8 in a file name as JSON's `\\udc..`.
 
     Raises:
         ArtifactError: the file cannot be written.
     """
     lines = ",\n".join(json.dumps(value, ensure_ascii=False) for value in values)
     with new_file(path) as temporary:
-        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8", errors="backslashreplace")
