@@ -1,7 +1,8 @@
 """Train object detectors where PyTorch is not.
 
-The names below are the public interface. What needs torch is loaded when first used, so that
-`exportloss.runtime` and `exportloss.pad_targets` run on devices that have numpy only.
+The names below are the public interface. What needs torch or numpy is loaded when first used, so
+that `exportloss.runtime` and `exportloss.pad_targets` run on devices without torch, and the command
+can be interrupted from its first moment.
 """
 
 from importlib import import_module
@@ -20,13 +21,13 @@ from exportloss.errors import (
     TooManyTargetsError,
     TrainingError,
 )
-from exportloss.targets import pad_targets
 
 if TYPE_CHECKING:
     from exportloss import eager as eager
     from exportloss.loss import YoloLoss as YoloLoss
     from exportloss.sparse_head import SparseHeadLoss as SparseHeadLoss
     from exportloss.sparse_head import head_inputs as head_inputs
+    from exportloss.targets import pad_targets as pad_targets
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,8 @@ def __getattr__(name: str) -> Any:
         return import_module("exportloss.loss").YoloLoss
     if name in ("SparseHeadLoss", "head_inputs"):
         return getattr(import_module("exportloss.sparse_head"), name)
+    if name == "pad_targets":
+        return import_module("exportloss.targets").pad_targets
     if name == "eager":
         return import_module("exportloss.eager")
     raise AttributeError(f"module 'exportloss' has no attribute {name!r}")

@@ -1,7 +1,65 @@
-"""Run as `python -m exportloss`."""
+"""Run as `exportloss`, or as `python -m exportloss`."""
 
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
 import sys
+from types import FrameType
 
-from exportloss.cli import main
+__all__ = ["main"]
 
-sys.exit(main())
+_REFUSED, _INTERRUPTED = 2, 130
+
+
+def main() -> int:
+    """Run the command line of this process, and return its exit status.
+
+    What `exportloss.cli.main` cannot do for itself: end at once and without a word when it is
+    interrupted while modules are loaded, say so in a line where they cannot be, print whatever the
+    encoding of the terminal, and leave nothing behind that Python would complain about at exit.
+    """
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, _leave)
+    try:
+        from exportloss.cli import main as run
+    except (Exception, MemoryError) as error:
+        sys.stderr.write(f"exportloss: error: it cannot be loaded: {error}\n")
+        return _REFUSED
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        status = run()
+    except KeyboardInterrupt:  # between the lines
+        status = _INTERRUPTED
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, _leave)
+        _close_output()
+    return status
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(_INTERRUPTED)
+
+
+def _close_output() -> None:
+    """Write out what is left to print; where nobody takes it any more, drop it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

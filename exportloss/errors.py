@@ -15,7 +15,10 @@ __all__ = [
     "TooManyTargetsError",
     "TrainingError",
     "excerpt",
+    "printable",
 ]
+
+_JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
 
 
 class ExportLossError(Exception):
@@ -62,3 +65,18 @@ def excerpt(value: object, length: int = 60) -> str:
     """Return a value as text for a message, cut where it is long."""
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def printable(value: object) -> str:
+    """Return a value as text that a terminal only shows: control characters as escapes.
+
+    So are line ends, what turns the direction of writing round, and the bytes of a file name that
+    are no UTF-8. Whatever a file or a user has named goes through here before it is printed.
+    """
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in _JOINERS else one.encode("unicode_escape").decode()
+        for one in text
+    )

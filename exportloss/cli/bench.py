@@ -28,6 +28,7 @@ from exportloss.cli.bench_options import (
     make_setting,
 )
 from exportloss.cli.bench_tables import print_growth, print_result
+from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, InstallationError
 from exportloss.runtime.plots import matplotlib_missing
 
@@ -123,7 +124,7 @@ def _measure(
     if options.plot is not None:
         plot(Path(options.plot), result)
     if options.json:
-        print(json.dumps(result.to_json(), indent=1))
+        say(json.dumps(result.to_json(), indent=1))
     elif isinstance(result, Growth):
         print_growth(result)
     else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 from typing import get_args
 
 from exportloss.bench import AXES, Bench, Scenario, Setting
 from exportloss.bench.scenario import Arithmetic
 from exportloss.cli.arguments import image_size
+from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError
 from exportloss.runtime.manifest import Layout
 
@@ -183,7 +183,7 @@ def make_setting(bench: Bench, options: argparse.Namespace) -> Setting:
         scenario=dataclasses.replace(usual, **said),
         artifacts=options.artifacts,
         device_python=options.device_python,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
+        say=lambda text: say(text, error=True),
     )
 
 

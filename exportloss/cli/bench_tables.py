@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.table import Table
 
 from exportloss.bench import BenchResult, Growth, Row
+from exportloss.cli.terminal import Terminal
 
 __all__ = ["print_growth", "print_result"]
 
@@ -50,11 +50,8 @@ def print_growth(growth: Growth) -> None:
     _print_unavailable(console, {**unavailable, **growth.failed})
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _LEAST_WIDTH)
-    return console
+def _console() -> Terminal:
+    return Terminal(least_width=_LEAST_WIDTH)
 
 
 def _about(result: BenchResult, *, without: str = "") -> str:
@@ -110,6 +107,6 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def _print_unavailable(console: Console, unavailable: Mapping[str, str]) -> None:
+def _print_unavailable(console: Terminal, unavailable: Mapping[str, str]) -> None:
     for rival, reason in unavailable.items():
         console.print(f"{rival} not available: {reason}", style="yellow")

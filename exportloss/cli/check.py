@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         ) from error
     result = check(options.file, provider=options.provider)
     if options.json:
-        print(json.dumps({"file": options.file, **result.to_json()}, indent=1))
+        say(json.dumps({"file": options.file, **result.to_json()}, indent=1))
     else:
         print_check(options.file, result, verbose=options.verbose)
     return 0 if result.passed else 1
@@ -63,9 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 def print_check(name: str, result: CheckResult, *, verbose: bool = False) -> None:
     """Print counts and troubles, and every operator where that is asked for."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _LEAST_WIDTH)
+    console = Terminal(least_width=_LEAST_WIDTH)
     console.print(f"{name}, opset {result.opset}, for {result.product}")
     if verbose:
         console.print(_operators(result))

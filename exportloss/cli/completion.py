@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from exportloss.cli.terminal import say
 from exportloss.errors import InstallationError
 
 __all__ = ["add_parser", "run"]
@@ -37,5 +38,5 @@ def run(options: argparse.Namespace) -> int:
             "completion scripts are made by shtab, which is not installed; "
             "pip install exportloss[completion]"
         ) from error
-    print(shtab.complete(make_parser(), shell=options.shell))
+    say(shtab.complete(make_parser(), shell=options.shell))
     return 0

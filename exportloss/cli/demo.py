@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.progress import report
+from exportloss.cli.terminal import Terminal, say
 from exportloss.cli.verify import print_verification
 from exportloss.errors import InstallationError
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
             float64=options.float64,
             threads=options.threads,
         ),
-        say=lambda text: print(f"\n== {text}", flush=True),
+        say=lambda text: say(f"\n== {text}"),
         reporting=report,
     )
     for verification in result.verifications.values():
@@ -121,12 +121,10 @@ def _print_figures(result: DemoResult, seconds: float) -> None:
             str(run.after.wrong),
             f"{run.seconds:.0f}",
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _LEAST_WIDTH)
+    console = Terminal(least_width=_LEAST_WIDTH)
     console.print()
     console.print(table)
-    print(
+    say(
         f"""
 from eager torch: largest difference of the training loss in any epoch; eager torch has one thread
 mAP50, objects found: in the validation pictures; found at confidence 0.25 and IoU 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 from exportloss.cli.arguments import image_size
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_detector
 from exportloss.cli.outputs import check_run_folder
-from exportloss.errors import ConfigError, DataError
+from exportloss.cli.terminal import say
+from exportloss.errors import ConfigError, DataError, printable
 from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
 from exportloss.runtime.draw import class_name, draw_boxes
 from exportloss.runtime.images import ImageArray, load_image
@@ -83,11 +83,11 @@ def run(options: argparse.Namespace) -> int:
         writer = _Writer(folder, detector.names, options)
     failed = 0
     for number, (path, stem) in enumerate(zip(pictures, unique_stems(pictures), strict=True), 1):
-        title = f"image {number}/{len(pictures)} {path}:"
+        title = f"image {number}/{len(pictures)} {printable(path)}:"
         try:
             image = load_image(path)
         except DataError as error:
-            print(f"{title} {error}", file=sys.stderr)
+            say(f"{title} {error}", error=True)
             failed += 1
             continue
         started = time.perf_counter()
@@ -101,14 +101,14 @@ def run(options: argparse.Namespace) -> int:
         milliseconds = 1000 * (time.perf_counter() - started)
         height, width = image.shape[:2]
         found = _counts(boxes, detector.names)
-        print(f"{title} {height}x{width} {found}, {milliseconds:.1f} ms", flush=True)
+        say(f"{title} {height}x{width} {found}, {milliseconds:.1f} ms")
         if writer is not None:
             writer.write(path, stem, image, boxes)
     if writer is not None:
         writer.finish()
-        print(f"written to {writer.folder}")
+        say(f"written to {writer.folder}")
     if failed:
-        print(f"{failed} of {len(pictures)} pictures could not be decoded", file=sys.stderr)
+        say(f"{failed} of {len(pictures)} pictures could not be decoded", error=True)
     return _SOME_LEFT_OUT if failed else 0
 
 
@@ -174,7 +174,7 @@ def _counts(boxes: Boxes, names: tuple[str, ...]) -> str:
     """Return such as `2 cats, 1 dog`."""
     counts = Counter(boxes[:, 5].astype(int).tolist())
     parts = [
-        f"{count} {class_name(names, label)}{'s' if count > 1 else ''}"
+        f"{count} {printable(class_name(names, label))}{'s' if count > 1 else ''}"
         for label, count in sorted(counts.items())
     ]
     return ", ".join(parts) or "(no detections)"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from exportloss.cli.arguments import ExportSettings, add_export_arguments
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
 from exportloss.cli.outputs import check_outputs
+from exportloss.cli.terminal import say
 from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
@@ -156,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     for name, manifest in manifests.items():
         if manifest.optimizer is not None:
             data = options.data or "data.yaml"
-            print(f"next: exportloss train --weights {folders[name]} --data {data}")
+            say(f"next: exportloss train --weights {folders[name]} --data {data}")
     return 0
 
 
@@ -197,14 +198,14 @@ def export_artifacts(
     about = f"{model.name}: {model.num_classes} classes, pictures of {height} x {width}"
     if folders:
         about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
-    print(f"{about}\nweights: {detector.about}")
+    say(f"{about}\nweights: {detector.about}")
     if folders:
         scaled = ", scaled to model and picture size" if settings.scale_gains else ""
-        print(f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}{scaled}")
+        say(f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}{scaled}")
     for name, path in (files or {}).items():
         started = time.monotonic()
         FILES[name].write(settings, detector, nms, path)
-        print(f"{path} ({time.monotonic() - started:.1f} s)")
+        say(f"{path} ({time.monotonic() - started:.1f} s)")
     manifests = {}
     for name, folder in folders.items():
         started = time.monotonic()
@@ -301,13 +302,13 @@ def _classes(data: str | None, nc: int | None) -> tuple[tuple[str, ...] | None, 
 
 
 def _print_folder(folder: Path, manifest: Manifest, model: YoloV5, seconds: float) -> None:
-    print(f"{folder} ({manifest.kind}, {seconds:.1f} s)")
+    say(f"{folder} ({manifest.kind}, {seconds:.1f} s)")
     if manifest.optimizer is not None:
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         total, trained = sum(sizes.values()), sum(sizes[name] for name in manifest.groups.all)
-        print(
+        say(
             f"  {total:,} parameters, {total - trained:,} of them frozen, {manifest.optimizer}, "
             f"{manifest.head} head"
         )
     for name, entry in manifest.files.items():
-        print(f"  {name:24}{entry.size / 1e3:>12,.1f} kB")
+        say(f"  {name:24}{entry.size / 1e3:>12,.1f} kB")

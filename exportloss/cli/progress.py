@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from exportloss.cli.terminal import Terminal
 from exportloss.runtime.results import EpochResult, Scores
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items
@@ -23,7 +23,7 @@ _MOST_WAITING = 0.05  # of the time, before it is worth a word
 @contextlib.contextmanager
 def report(schedule: Schedule, *, epochs_done: int = 0) -> Iterator[Reporter]:
     """Yield what to tell of a run, and end the bar with it, whatever happens."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     if not console.is_terminal:
         yield Lines(console, schedule)
         return
@@ -45,7 +45,7 @@ def report(schedule: Schedule, *, epochs_done: int = 0) -> Iterator[Reporter]:
 class Lines:
     """A line an epoch."""
 
-    def __init__(self, console: Console, schedule: Schedule) -> None:
+    def __init__(self, console: Terminal, schedule: Schedule) -> None:
         self._console = console
         self._schedule = schedule
 
@@ -57,7 +57,6 @@ class Lines:
         self._console.print(
             f"warning: epoch {epoch}, batch {done} was skipped: its loss, {loss}, or its gradients "
             f"are not finite ({', '.join(map(str, paths))})",
-            markup=False,
         )
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
@@ -75,14 +74,14 @@ class Lines:
             _waiting(result.waiting),
             "best" if is_best else "",
         ]
-        self._console.print("  ".join(part for part in parts if part), markup=False)
+        self._console.print("  ".join(part for part in parts if part))
 
 
 class Bar(Lines):
     """The same above a bar for the whole run."""
 
     def __init__(
-        self, console: Console, schedule: Schedule, progress: Progress, task: TaskID
+        self, console: Terminal, schedule: Schedule, progress: Progress, task: TaskID
     ) -> None:
         super().__init__(console, schedule)
         self._progress = progress

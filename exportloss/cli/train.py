@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from exportloss.cli.arguments import ExportSettings, image_size
 from exportloss.cli.export import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.cli.progress import report
+from exportloss.cli.terminal import say
 from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
 from exportloss.cli.train_pictures import draw_data, draw_results
 from exportloss.cli.weights import LoadedDetector, load_detector
@@ -226,7 +226,7 @@ def _train(
                 reporter=reporter,
             )
     except KeyboardInterrupt:
-        print(f"continue with: exportloss train --resume {folder.path}", file=sys.stderr)
+        say(f"continue with: exportloss train --resume {folder.path}", error=True)
         raise
 
 
@@ -235,19 +235,19 @@ def _print_plan(plan: _Plan, hyp: dict[str, Any]) -> None:
     validation = (
         "no validation split" if plan.val is None else f"{len(plan.val.dataset)} to validate"
     )
-    print(
+    say(
         f"{len(plan.train.dataset)} pictures to train on, {validation}; {schedule.epochs} epochs "
         f"of {schedule.batches} batches of {schedule.batch_size}, an update every "
         f"{min(schedule.accumulate, schedule.batches)} batches"
     )
     if schedule.warmup_covers_run:
-        print(
+        say(
             f"warning: warm-up takes {schedule.warmup_batches} batches (as in YOLOv5, "
             f"{MIN_WARMUP} at least) and the run has {schedule.epochs * schedule.batches}: it "
             "never trains at its full rate; train for more epochs"
         )
     if unused := unused_keys(hyp):
-        print(f"note: augmentations that this version does not do: {', '.join(unused)}")
+        say(f"note: augmentations that this version does not do: {', '.join(unused)}")
 
 
 def _print_data(plan: _Plan, max_targets: int, options: argparse.Namespace) -> None:
@@ -255,14 +255,14 @@ def _print_data(plan: _Plan, max_targets: int, options: argparse.Namespace) -> N
         if batches.left_out:
             listed = "\n  ".join(batches.left_out[:_LISTED])
             more = f"\n  and {len(batches.left_out) - _LISTED} more"
-            print(
+            say(
                 f"warning: bad pictures left out: {batches.skipped}\n  {listed}"
                 + (more if len(batches.left_out) > _LISTED else "")
             )
     if plan.train.most_pictures > 1 and drops_boxes(plan.train, options.overflow):
         counts = plan.train.target_counts(0, batches=_SAMPLED)
         lost = sum(max(count - max_targets, 0) for count in counts) / max(sum(counts), 1)
-        print(
+        say(
             f"mosaics make batches of {min(counts)} to {max(counts)} boxes, {max_targets} fit: "
             + (
                 f"{lost:.1%} are left out, the smallest; export with --max-targets {max(counts)} "
@@ -281,7 +281,7 @@ def _print_result(result: TrainResult) -> None:
         worth = f"mAP50 {best.scores.map50:.3f}, mAP50-95 {best.scores.map50_95:.3f}, {worth}"
     if result.stopped_early:
         waited = result.epochs[-1].epoch - best.epoch
-        print(f"stopped early, {waited} epochs after the best (--patience)")
-    print(f"best: epoch {best.epoch}, {worth}; {result.updates} updates")
+        say(f"stopped early, {waited} epochs after the best (--patience)")
+    say(f"best: epoch {best.epoch}, {worth}; {result.updates} updates")
     for path in (folder.results, folder.last, folder.best, folder.best_onnx):
-        print(f"  {path}")
+        say(f"  {path}")

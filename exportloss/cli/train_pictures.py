@@ -7,6 +7,7 @@ import contextlib
 import itertools
 from importlib import import_module
 
+from exportloss.cli.terminal import say
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.mosaics import write_batch
 from exportloss.runtime.plots import matplotlib_missing, plot_labels, plot_results
@@ -42,7 +43,7 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
         plot_results(folder.path / "results.png", folder.results)
     if not has_validation:
         return
-    print(f"\n{folder.best_onnx} on the validation pictures:")
+    say(f"\n{folder.best_onnx} on the validation pictures:")
     arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
     arguments += ["--project", folder.path.parent, "--name", folder.path.name]
     arguments += ["--device", options.device, "--workers", options.workers]

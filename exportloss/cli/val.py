@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 
 from exportloss.cli.arguments import image_size
@@ -19,7 +18,8 @@ from exportloss.cli.detectors import (
     open_detector,
 )
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
-from exportloss.errors import ConfigError
+from exportloss.cli.terminal import Terminal, say
+from exportloss.errors import ConfigError, printable
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.detection_files import coco_results, write_json, write_labels
 from exportloss.runtime.loader import Batch, Batches
@@ -116,13 +116,13 @@ def run(options: argparse.Namespace) -> int:
         on_bad="skip" if options.skip_bad else "raise",
     )
     if batches.skipped:
-        print(f"warning: {batches.skipped} bad pictures are left out")
+        say(f"warning: {batches.skipped} bad pictures are left out")
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path
     writer = _Writer(folder, batches.dataset, options)
     left_out: list[int] = []
-    console = Console()
+    console = Terminal()
     with contextlib.closing(batches.epoch(0)) as stream:
         validation = validate(
             _predict(opened, left_out),
@@ -147,11 +147,11 @@ def run(options: argparse.Namespace) -> int:
     if options.save_json:
         write_json(folder / f"{opened.path.stem}_predictions.json", writer.results)
     if (missing := matplotlib_missing()) is not None:
-        print(missing)
+        say(missing)
     else:
         plot_confusion_matrix(folder / "confusion_matrix.png", validation.confusion, config.names)
         plot_curves(folder, validation.metrics, config.names)
-    print(f"written to {folder}")
+    say(f"written to {folder}")
     return 0
 
 
@@ -195,7 +195,7 @@ def _check_names(own: Sequence[str], names: Sequence[str]) -> None:
     unnamed = list(map(str, range(len(own))))
     for index, (mine, theirs) in enumerate(zip(own, names, strict=False)):
         if mine != theirs and list(own) != unnamed:
-            print(f"note: class {index} is {mine!r} in the detector, {theirs!r} in the data set")
+            say(f"note: class {index} is {mine!r} in the detector, {theirs!r} in the data set")
             break
 
 
@@ -227,13 +227,14 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
         names: the classes of the data set.
         verbose: False leaves out the single classes.
     """
+    shown = list(map(printable, names))
     header = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
-    width = max(20, *(len(names[one.index]) for one in metrics.classes), len("all")) + 2
-    print(f"{header[0]:>{width}}" + "".join(f"{title:>11}" for title in header[1:]))
+    width = max(20, *(len(shown[one.index]) for one in metrics.classes), len("all")) + 2
+    say(f"{header[0]:>{width}}" + "".join(f"{title:>11}" for title in header[1:]))
 
     def row(name: str, counts: tuple[int, int], *shares: float) -> None:
         cells = (*(f"{count:>11}" for count in counts), *(f"{share:>11.3g}" for share in shares))
-        print(f"{name:>{width}}" + "".join(cells))
+        say(f"{name:>{width}}" + "".join(cells))
 
     row(
         "all",
@@ -243,7 +244,7 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
     if verbose and len(names) > 1:
         for one in metrics.classes:
             row(
-                names[one.index],
+                shown[one.index],
                 (one.pictures, one.objects),
                 *(one.precision, one.recall, one.ap50, one.ap50_95),
             )
@@ -251,14 +252,14 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
 
 def _print_more(validation: Validation, left_out: int) -> None:
     if validation.metrics.objects == 0:
-        print("warning: the labels have no object; there is nothing to judge by")
+        say("warning: the labels have no object; there is nothing to judge by")
     if (items := validation.items) is not None:
         dropped = f" ({left_out} boxes beyond --max-targets left out)" if left_out else ""
-        print(
+        say(
             f"loss: box {items.box:.4f}  obj {items.objectness:.4f}  cls {items.category:.4f}"
             f"{dropped}"
         )
-    print(
+    say(
         f"a picture took {validation.inference_ms:.1f} ms in the detector, "
         f"{validation.nms_ms:.1f} ms in non-maximum suppression"
     )

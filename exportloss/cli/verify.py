@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
 
 if TYPE_CHECKING:
@@ -88,28 +88,25 @@ def run(options: argparse.Namespace) -> int:
     )
     for folder, verification in zip(options.folders, verifications, strict=True):
         if len(verifications) > 1:
-            print(f"\n{folder}, {verification.manifest.kind}")
+            say(f"\n{folder}, {verification.manifest.kind}")
         print_verification(verification)
     return 0 if all(one.passed for one in verifications) else 1
 
 
 def print_verification(verification: Verification) -> None:
     """Print a table of the differences, where the worst are, and whether the bounds hold."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _LEAST_WIDTH)
+    console = Terminal(least_width=_LEAST_WIDTH)
     manifest = verification.manifest
     height, width = manifest.image_size
     console.print(
         f"{manifest.model}, {height} x {width}, batch {manifest.batch_size}, {manifest.optimizer}: "
         "relative differences from eager torch (float64), step by step from the same state",
-        highlight=False,
     )
     console.print(_table(verification))
     worst, labels = verification.worst, _LABELS
     for name in ("gradient", "statistics"):
         tensor = getattr(worst, name).name
-        console.print(f"worst {labels[name].partition(',')[0]}: {tensor}", highlight=False)
+        console.print(f"worst {labels[name].partition(',')[0]}: {tensor}")
     if verification.passed_over:
         console.print(
             f"passed over: {verification.passed_over} random batches on which eager torch alone "
