@@ -14,7 +14,7 @@ from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_fold
 from exportloss.cli.progress import report
 from exportloss.cli.terminal import say
 from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
-from exportloss.cli.train_pictures import draw_data, draw_results
+from exportloss.cli.train_pictures import draw_data, draw_results, has_results
 from exportloss.cli.weights import LoadedDetector, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, ExportLossError
@@ -30,7 +30,7 @@ from exportloss.runtime.room import check_batches, check_room, drops_boxes
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import MIN_WARMUP, Schedule
 from exportloss.runtime.session import TrainSession
-from exportloss.runtime.trainer import TrainResult, train
+from exportloss.runtime.trainer import RunCompleteError, TrainResult, train
 
 __all__ = ["add_parser", "run"]
 
@@ -93,8 +93,12 @@ def run(options: argparse.Namespace) -> int:
                 session = _export(source, detector, folder, options)
             if resumed is None:
                 write_options(folder, options, session, plan.schedule)
-                draw_data(folder, plan.train)
-            _print_result(_train(session, plan, folder, options, resume=resumed is not None))
+            draw_data(folder, plan.train, again=resumed is None)
+            try:
+                _print_result(_train(session, plan, folder, options, resume=resumed is not None))
+            except RunCompleteError:
+                if has_results(folder, has_validation=plan.val is not None):
+                    raise
             draw_results(folder, options, has_validation=plan.val is not None)
     except ExportLossError:
         with contextlib.suppress(OSError):  # it is not empty where something was done

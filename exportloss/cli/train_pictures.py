@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 from importlib import import_module
 
 from exportloss.cli.terminal import say
@@ -14,21 +13,38 @@ from exportloss.runtime.plots import matplotlib_missing, plot_labels, plot_resul
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.validate import true_boxes
 
-__all__ = ["draw_data", "draw_results"]
+__all__ = ["draw_data", "draw_results", "has_results"]
 
 _DRAWN_BATCHES = 3
 
 
-def draw_data(folder: RunFolder, batches: Batches) -> None:
-    """Draw `labels.jpg` and the first batches as they are trained on, `train_batch0.jpg`, ..."""
-    names = batches.dataset.names
-    if matplotlib_missing() is None:
-        plot_labels(folder.path / "labels.jpg", batches.labels, names)
+def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> None:
+    """Draw `labels.jpg` and the first batches as they are trained on, `train_batch0.jpg`, ...
+
+    Args:
+        folder: of the run.
+        batches: for training.
+        again: whether to draw what is there already, as it is where a run is resumed.
+    """
+    names, labels = batches.dataset.names, folder.path / "labels.jpg"
+    if matplotlib_missing() is None and (again or not labels.exists()):
+        plot_labels(labels, batches.labels, names)
+    paths = [folder.path / f"train_batch{number}.jpg" for number in range(_DRAWN_BATCHES)]
+    if not again and all(path.exists() for path in paths[: len(batches)]):
+        return
     with contextlib.closing(batches.epoch(0)) as stream:
-        for number, batch in enumerate(itertools.islice(stream, _DRAWN_BATCHES)):
-            path = folder.path / f"train_batch{number}.jpg"
+        for path, batch in zip(paths, stream, strict=False):
             boxes = true_boxes(batch, repeated=True)
             write_batch(path, batch, boxes, names, show_confidence=False)
+
+
+def has_results(folder: RunFolder, *, has_validation: bool) -> bool:
+    """Whether all was drawn that `draw_results` draws; a full disk may have been in the way."""
+    names = [] if matplotlib_missing() else ["results.png"]
+    if has_validation:
+        names += ["val_batch0_labels.jpg", "val_batch0_pred.jpg"]
+        names += [] if matplotlib_missing() else ["confusion_matrix.png"]
+    return all((folder.path / name).exists() for name in names)
 
 
 def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validation: bool) -> None:

@@ -28,11 +28,15 @@ from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSessi
 from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps, name_pictures
 from exportloss.runtime.validate import validate
 
-__all__ = ["Reporter", "TrainResult", "is_exhausted", "train"]
+__all__ = ["Reporter", "RunCompleteError", "TrainResult", "is_exhausted", "train"]
 
 _Entry = TypeVar("_Entry")
 
 MAX_NORM = 10.0  # of the gradient, as in YOLOv5
+
+
+class RunCompleteError(ConfigError):
+    """A run that is to be resumed has come to its end already."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,8 +118,8 @@ def train(
     Raises:
         TooManyTargetsError: a batch could hold more target rows than the graph has; raised before
             the first step.
-        ConfigError: session, batches and schedule do not fit together, or there is nothing left
-            to resume.
+        ConfigError: session, batches and schedule do not fit together, or (`RunCompleteError`)
+            there is nothing left to resume.
         ArtifactError: the saved state is of another model or schedule, or cannot be written; or
             another training is at work in the folder; or the folder was removed meanwhile.
         DataError: a picture cannot be decoded.
@@ -232,7 +236,7 @@ def _resume(
     results = results[:epochs]
     finished = epochs == schedule.epochs or is_exhausted(results, patience)
     if finished and folder.best_onnx.exists():
-        raise ConfigError(
+        raise RunCompleteError(
             f"{folder.path} is complete, all {epochs} epochs; start a new run to train further"
         )
     return results
