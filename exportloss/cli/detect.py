@@ -14,9 +14,10 @@ from exportloss.cli.arguments import image_size
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_detector
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
-from exportloss.errors import ConfigError, DataError, printable
+from exportloss.errors import ConfigError, DataError, excerpt, printable
 from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
 from exportloss.runtime.draw import class_name, draw_boxes
+from exportloss.runtime.files import fit_name
 from exportloss.runtime.images import ImageArray, load_image
 from exportloss.runtime.inference import Boxes
 from exportloss.runtime.nms import check_thresholds
@@ -144,7 +145,9 @@ class _Writer:
         if options.save_crop:
             for number, box in enumerate(boxes, 1):
                 name = re.sub(r"[^\w -]", "_", class_name(self.names, int(box[5])))
-                target = self.folder / "crops" / name / f"{stem}-{number}.jpg"
+                ending = f"-{number}.jpg"
+                folder = self.folder / "crops" / fit_name(name, "")
+                target = folder / f"{fit_name(stem, ending)}{ending}"
                 write_picture(target, crop(image, box))
         if options.save_json:
             self.entries.append(
@@ -174,7 +177,7 @@ def _counts(boxes: Boxes, names: tuple[str, ...]) -> str:
     """Return such as `2 cats, 1 dog`."""
     counts = Counter(boxes[:, 5].astype(int).tolist())
     parts = [
-        f"{count} {printable(class_name(names, label))}{'s' if count > 1 else ''}"
+        f"{count} {excerpt(printable(class_name(names, label)))}{'s' if count > 1 else ''}"
         for label, count in sorted(counts.items())
     ]
     return ", ".join(parts) or "(no detections)"

@@ -19,9 +19,10 @@ from exportloss.cli.detectors import (
 )
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.cli.terminal import Terminal, say
-from exportloss.errors import ConfigError, printable
+from exportloss.errors import ConfigError, excerpt, printable
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.detection_files import coco_results, write_json, write_labels
+from exportloss.runtime.files import fit_name
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.metrics import Metrics
 from exportloss.runtime.mosaics import surest, write_batch
@@ -145,7 +146,8 @@ def run(options: argparse.Namespace) -> int:
     )
     _print_more(validation, sum(left_out))
     if options.save_json:
-        write_json(folder / f"{opened.path.stem}_predictions.json", writer.results)
+        ending = "_predictions.json"
+        write_json(folder / f"{fit_name(opened.path.stem, ending)}{ending}", writer.results)
     if (missing := matplotlib_missing()) is not None:
         say(missing)
     else:
@@ -227,7 +229,7 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
         names: the classes of the data set.
         verbose: False leaves out the single classes.
     """
-    shown = list(map(printable, names))
+    shown = [excerpt(printable(name)) for name in names]
     header = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
     width = max(20, *(len(shown[one.index]) for one in metrics.classes), len("all")) + 2
     say(f"{header[0]:>{width}}" + "".join(f"{title:>11}" for title in header[1:]))

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from exportloss.errors import ConfigError, DataError, excerpt
 from exportloss.reading import YamlMapping, read_bounded, read_yaml_mapping
+from exportloss.runtime.walking import files_below
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -86,7 +87,8 @@ class Dataset:
     def open(cls, config: DataConfig, split: Split) -> Dataset:
         """Find the pictures of a split; folders are searched with their subfolders.
 
-        Links to folders are followed, hidden files and folders passed over. The lines of a text
+        Links to folders are followed, but no folder is searched twice; hidden files and folders are
+        passed over. The lines of a text
         file are relative to its folder, or absolute.
 
         Raises:
@@ -232,21 +234,9 @@ def _images_below(source: Path, split: str, config: DataConfig) -> Iterator[Path
             f"{error.strerror}"
         ) from error
 
-    ancestors: dict[str, frozenset[str]] = {}  # by folder, links resolved; a loop ends there
-    for folder, subfolders, files in os.walk(source, onerror=refuse, followlinks=True):
-        resolved = os.path.realpath(folder)
-        above = ancestors.pop(folder, frozenset())
-        if resolved in above:
-            subfolders.clear()
-            continue
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in subfolders:
-            ancestors[os.path.join(folder, name)] = above | {resolved}  # noqa: PTH118
-        for name in files:
-            path = Path(folder, name)
-            is_picture = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-            if is_picture and os.path.isfile(path):  # noqa: PTH113
-                yield path
+    for path in files_below(source, onerror=refuse):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path
 
 
 def _listed_images(source: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from exportloss.errors import ConfigError
+from exportloss.errors import ConfigError, excerpt, printable
 from exportloss.runtime.images import ImageArray
 
 __all__ = ["class_color", "class_name", "draw_boxes", "grid"]
@@ -62,7 +62,8 @@ def draw_boxes(
         names: the classes; one without a name is shown by its number.
         show_names: write the class, and behind it the confidence, on each box.
         show_confidence: false for true boxes.
-        line_width: of the boxes, pixels, >= 1; None suits it to the picture.
+        line_width: of the boxes, pixels, >= 1, at most the picture's longer side; None suits it to
+            the picture.
 
     Returns:
         A new (H, W, 3) picture.
@@ -77,7 +78,7 @@ def draw_boxes(
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
-    line = line_width or max(2, round(max(height, width) / 240))
+    line = min(line_width or max(2, round(max(height, width) / 240)), max(height, width))
     font = ImageFont.load_default(size=max(11, round(max(height, width) / 34)))
     # The most confident last, on top.
     for x1, y1, x2, y2, confidence, label in boxes[np.argsort(boxes[:, 4], kind="stable")]:
@@ -88,7 +89,7 @@ def draw_boxes(
         color = class_color(int(label))
         draw.rectangle((left, top, right, bottom), outline=color, width=line)
         if show_names:
-            name = class_name(names, int(label))
+            name = excerpt(printable(class_name(names, int(label))))
             text = f"{name} {confidence:.2f}" if show_confidence else name
             _tag(draw, (float(left), float(top)), text, font, color)
     return np.array(canvas)
@@ -150,7 +151,8 @@ def grid(images: Sequence[ImageArray], *, columns: int, captions: Sequence[str] 
         left, top = gap + column * (width + gap), gap + row * (head + height + gap)
         if captions:
             middle = left + width / 2, top + head / 2
-            draw.text(middle, captions[index], fill=_INK, font=font, anchor="mm")
+            caption = excerpt(printable(captions[index]))
+            draw.text(middle, caption, fill=_INK, font=font, anchor="mm")
         inset = (width - image.shape[1]) // 2, (height - image.shape[0]) // 2
         canvas.paste(Image.fromarray(image), (left + inset[0], top + head + inset[1]))
     return np.array(canvas)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import shutil
 import tempfile
@@ -15,10 +16,12 @@ from exportloss.runtime.locks import is_at, lock, open_in_place
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, describe_file
 from exportloss.runtime.replacing import recover_folder, replace_folder
 
-__all__ = ["check_place", "new_file", "new_folder", "write_artifact"]
+__all__ = ["check_place", "fit_name", "new_file", "new_folder", "write_artifact"]
 
 _SUFFIX = ".tmp"
 _LISTED = 3
+_LONGEST_NAME = 255  # bytes
+_MARK = 12  # hexadecimal digits
 _RANDOM = 8  # characters that `tempfile` puts in a name
 
 
@@ -141,7 +144,7 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
     """Yield a new file or folder beside `path`, locked while it is in use, removed afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    prefix = f".{path.name}-"
+    prefix = _temporary_prefix(path)
     while True:
         if folder:
             temporary = Path(tempfile.mkdtemp(_SUFFIX, prefix, path.parent))
@@ -160,9 +163,28 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
         _remove(temporary)
 
 
+def _temporary_prefix(path: Path) -> str:
+    """Return how the names of a path's temporary files begin."""
+    return f".{fit_name(path.name, '.-' + 'x' * _RANDOM + _SUFFIX)}-"
+
+
+def fit_name(stem: str, ending: str) -> str:
+    """Return a file name's stem that is, with its ending, no longer than file systems take.
+
+    One that is too long is cut, with a hash at its end, so that different ones stay different.
+    """
+    if len(stem) <= _LONGEST_NAME and len(os.fsencode(stem + ending)) <= _LONGEST_NAME:
+        return stem
+    mark = "~" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:_MARK]
+    stem = stem[:_LONGEST_NAME]
+    while stem and len(os.fsencode(stem + mark + ending)) > _LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + mark
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files of `path` that no process holds: theirs was killed."""
-    prefix = f".{path.name}-"
+    prefix = _temporary_prefix(path)
     for entry in list(os.scandir(path.parent)):
         if (
             len(entry.name) != len(prefix) + _RANDOM + len(_SUFFIX)

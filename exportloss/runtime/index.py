@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from exportloss.errors import ArtifactError
+from exportloss.reading import read_bounded
 from exportloss.runtime.files import new_file
 from exportloss.runtime.labels import LabelArray
 
@@ -33,6 +34,7 @@ __all__ = ["Index", "cache_folder", "hash_labels", "hash_picture"]
 _VERSION = 1
 _DIGEST = hashlib.sha256().digest_size
 _HEAD = 4096  # bytes
+_MAX_BYTES = 1 << 30  # some ten million pictures
 
 
 class Index:
@@ -54,7 +56,7 @@ class Index:
         # It is only ever a shortcut, so that no reason to do without it is worth an error.
         with contextlib.suppress(Exception):
             if path is not None:
-                content = path.read_bytes()
+                content = read_bounded(path, _MAX_BYTES, error=ArtifactError)
                 if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
                     index._unpack(np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False))
         return index

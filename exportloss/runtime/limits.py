@@ -11,6 +11,7 @@ __all__ = [
     "MAX_IMAGE_SIDE",
     "MAX_MANIFEST_BYTES",
     "MAX_MODEL_BYTES",
+    "MAX_RESULTS_BYTES",
     "MAX_ROWS",
     "MAX_STATE_BYTES",
     "MAX_TENSORS",
@@ -26,6 +27,7 @@ MAX_HEADER_BYTES = 16 << 20  # of a safetensors file
 MAX_TENSORS = 100_000  # of a state
 MAX_CLASSES = 100_000
 MAX_IMAGE_SIDE = 1 << 16  # pixels
+MAX_RESULTS_BYTES = 64 << 20  # of a results.csv: some 300,000 epochs
 MAX_ROWS = 1 << 20  # pictures in a batch, target rows in a batch
 MAX_THREADS = 1024
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, InstallationError
+from exportloss.errors import ArtifactError, InstallationError, excerpt, printable
 from exportloss.runtime.confusion import ConfusionMatrix
 from exportloss.runtime.draw import class_color
 from exportloss.runtime.files import new_file
 from exportloss.runtime.metrics import Metrics
+from exportloss.runtime.results import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,15 +154,16 @@ def plot_results(path: Path, results: Path) -> None:
         InstallationError: matplotlib is missing.
     """
     try:
-        with results.open(newline="", encoding="utf-8") as file:
-            rows = [{str(k).strip(): v for k, v in row.items()} for row in csv.DictReader(file)]
+        rows = read_rows(results)
         epochs = [float(row["epoch"]) for row in rows]
         series = {
             name: [float(row[name]) for row in rows]
             for name in _PANELS
             if rows and all((row.get(name) or "").strip() for row in rows)
         }
-    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+    except ArtifactError:
+        raise
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ArtifactError(f"{results} is no readable results file: {error!r}") from error
     if not series:
         raise ArtifactError(f"{results} has no epoch to draw")
@@ -277,7 +278,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _plain(name: str) -> str:
-    return name.replace("$", r"\$")  # which would start a formula
+    return excerpt(printable(name)).replace("$", r"\$")  # which would start a formula
 
 
 def _hex(index: int) -> str:

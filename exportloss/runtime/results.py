@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from exportloss.errors import ArtifactError, excerpt
+from exportloss.reading import read_bounded
 from exportloss.runtime.files import new_file
+from exportloss.runtime.limits import MAX_RESULTS_BYTES
 from exportloss.runtime.metrics import fitness
 from exportloss.runtime.session import Items
 
@@ -18,6 +21,7 @@ __all__ = [
     "Scores",
     "best_epoch",
     "read_results",
+    "read_rows",
     "write_results",
 ]
 
@@ -133,13 +137,32 @@ def read_results(path: Path) -> list[EpochResult]:
         ArtifactError: the file is damaged.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_parse(row) for row in csv.DictReader(file)]
+        return list(map(_parse, read_rows(path)))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        problem = excerpt(repr(error))
-        raise ArtifactError(f"{path} is no readable results file: {problem}") from error
+    except ArtifactError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the lines of a `results.csv` by its column names, spaces around these left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ArtifactError: it is no regular file, larger than `MAX_RESULTS_BYTES`, or damaged.
+    """
+    content = read_bounded(path, MAX_RESULTS_BYTES, error=ArtifactError)
+    try:
+        rows = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        return [{str(key).strip(): cell for key, cell in row.items()} for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} is no readable results file: {excerpt(repr(error))}")
 
 
 def _parse(row: dict[str, str]) -> EpochResult:

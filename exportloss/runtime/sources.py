@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 
 from exportloss.errors import DataError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.dataset import IMAGE_SUFFIXES, MAX_LIST_BYTES
+from exportloss.runtime.files import fit_name
+from exportloss.runtime.walking import find_matches
 
 __all__ = ["find_pictures", "unique_stems"]
+
+_LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
 
 
 def find_pictures(source: str | Path) -> tuple[Path, ...]:
@@ -33,8 +36,8 @@ def find_pictures(source: str | Path) -> tuple[Path, ...]:
         pictures = _listed(path) if path.suffix.lower() == ".txt" else [path]
         hint = ""
     else:
-        matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 - takes absolute patterns
-        pictures = sorted(one for one in map(Path, matches) if _is_picture(one))
+        matches = list(find_matches(str(source)))
+        pictures = sorted(filter(_is_picture, matches))
         hint = ""
         if not matches:
             raise DataError(
@@ -57,11 +60,14 @@ def find_pictures(source: str | Path) -> tuple[Path, ...]:
 def unique_stems(paths: tuple[Path, ...]) -> tuple[str, ...]:
     """Return each file's name without suffix, numbered where another one had it before."""
     taken: set[str] = set()
+    numbers: dict[str, int] = {}  # the last one of each name that several have
     stems = []
     for path in paths:
-        stem, number = path.stem, 2
+        stem = path.stem
         while stem in taken:
-            stem, number = f"{path.stem}-{number}", number + 1
+            numbers[path.stem] = numbers.get(path.stem, 1) + 1
+            ending = f"-{numbers[path.stem]}"
+            stem = fit_name(path.stem, ending + _LONGEST_SUFFIX) + ending
         taken.add(stem)
         stems.append(stem)
     return tuple(stems)
