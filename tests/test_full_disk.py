@@ -47,3 +47,49 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path, name):
     assert path.read_bytes() == before
     assert load_state(path).updates == 0
     assert list(tmp_path.iterdir()) == [path]
+
+
+EXPORT = """
+import resource, signal, sys
+from exportloss.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def files(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+FORMATS = ("loss", "step", "safetensors", "pt", "onnx")
+
+
+def export(limit, output, kind):
+    arguments = ["export", "--weights", "yolov5n", "--nc", "1", "--imgsz", "64", "--exist-ok"]
+    arguments += ["--format", kind, "--output", str(output)]
+    command = [sys.executable, "-c", EXPORT, str(limit), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A folder that holds one of each format."""
+    folder = tmp_path_factory.mktemp("exported") / "out"
+    done = export(1 << 30, folder, ",".join(FORMATS))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_export_onto_a_full_disk_leaves_what_was_there(exported, kind):
+    before = files(exported)
+    output = exported / kind if (exported / kind).is_dir() else exported
+    done = export(1 << 10, output, kind)
+    assert done.returncode == 2, done.stderr
+    assert str(output) in done.stderr and done.stderr.count("\n") == 1
+    assert files(exported) == before
+    assert not list(exported.rglob(".*"))

@@ -67,3 +67,15 @@ def test_nothing_is_lost_in_a_kill(tiny_artifact, tiny_shapes):
     found = json.loads(done.stdout)
     assert found["writer"]["kills"] + found["training"]["kills"] == 16
     assert found["training"]["finished"] >= 1
+
+
+def test_commands_that_are_killed_leave_whole_files(tiny_artifact, tiny_shapes):
+    """A few of the kills of `python -m tests.command_kills`."""
+    command = [sys.executable, "-m", "tests.command_kills", "--kills", "8", "--seed", "1"]
+    command += ["--artifact", str(tiny_artifact), "--data", str(tiny_shapes)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert {name: one["kills"] for name, one in found.items()} == dict.fromkeys(found, 2)
+    assert len(found) == 4
