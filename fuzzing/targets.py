@@ -100,7 +100,7 @@ def _read_picture_list(path: Path) -> None:
 def _read_picture(path: Path) -> None:
     load_image(path)
     inspect_picture(path)
-    load_picture(path, (32, 32), draft=True)
+    load_picture(path, (32, 32), linear=True)
 
 
 def _read_manifest(path: Path) -> None:

@@ -11,7 +11,7 @@ from exportloss.errors import ConfigError, DataError
 from exportloss.runtime import loader
 from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import letterbox, load_image
+from exportloss.runtime.images import load_image, load_picture
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.targets import pad_targets
 
@@ -70,9 +70,10 @@ def test_a_batch_holds_the_letterboxed_pictures_and_their_labels(tmp_path):
         rows = []
         for slot in range(3):
             index = 3 * number + slot
-            canvas, box = letterbox(load_image(dataset.images[index]), (32, 64))
+            box = batch.letterboxes[slot]
+            assert (box.source, box.size) == (batches.sizes[index], (32, 64))
+            canvas = np.asarray(box.place(load_picture(dataset.images[index], (32, 64))))
             np.testing.assert_array_equal(batch.images[slot], canvas.transpose(2, 0, 1))
-            assert batch.letterboxes[slot] == box
             rows += [[slot, *row] for row in box.map_labels(batches.labels[index])]
         np.testing.assert_array_equal(batch.targets, np.array(rows, dtype=np.float32))
 

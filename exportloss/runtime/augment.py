@@ -27,6 +27,7 @@ from exportloss.runtime.geometry import (
 )
 from exportloss.runtime.images import PADDING, Letterbox
 from exportloss.runtime.labels import LabelArray
+from exportloss.runtime.resize import resize_linear
 
 __all__ = ["Augmentation", "Recipe", "draw_recipe", "make_labels", "make_picture"]
 
@@ -151,7 +152,9 @@ def draw_recipe(
             other = int(rng.integers(len(sources)))
             scenes.append(_mosaic(other, sources, size, augment, rng))
     else:
-        box = Letterbox.fit(sources[picture], size)
+        # As in YOLOv5 the picture is read a pixel short at times, and then enlarged by it.
+        loaded = Letterbox.fit(sources[picture], size, truncate=True).scaled
+        box = Letterbox.fit(loaded, size)
         tile = _Tile(picture, box.scaled, box.pad[1], box.pad[0])
         scenes = [_transformed((tile,), size, size, augment, rng)]
     changes = augment.hsv_h, augment.hsv_s, augment.hsv_v
@@ -171,7 +174,7 @@ def make_picture(recipe: Recipe, load: Callable[[int], Image.Image]) -> Image.Im
 
     Args:
         recipe: how.
-        load: gives the picture of an index in RGB, scaled to fit the canvas.
+        load: gives the picture of an index in RGB, scaled as by `load_picture`.
 
     Returns:
         RGB, of the canvas's size.
@@ -220,7 +223,7 @@ def _mosaic(
     for picture, (is_right, is_below) in zip(
         pictures, ((0, 0), (1, 0), (0, 1), (1, 1)), strict=True
     ):
-        height, width = Letterbox.fit(sources[picture], size).scaled
+        height, width = Letterbox.fit(sources[picture], size, truncate=True).scaled
         left, top = x - width * (1 - is_right), y - height * (1 - is_below)
         tiles.append(_Tile(picture, (height, width), left, top))
     return _transformed(tuple(tiles), (2 * size[0], 2 * size[1]), size, augment, rng)
@@ -250,7 +253,10 @@ def _transformed(
 def _draw(scene: _Scene, size: tuple[int, int], load: Callable[[int], Image.Image]) -> Image.Image:
     picture = Image.new("RGB", scene.size[::-1], (PADDING,) * 3)
     for tile in scene.tiles:
-        picture.paste(load(tile.picture), (tile.left, tile.top))
+        pixels = load(tile.picture)
+        if pixels.size != tile.scaled[::-1]:
+            pixels = Image.fromarray(resize_linear(np.asarray(pixels), tile.scaled))
+        picture.paste(pixels, (tile.left, tile.top))
     return picture if scene.matrix is None else warp(picture, scene.matrix, size, PADDING)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
 from exportloss.errors import ConfigError, DataError
+from exportloss.runtime.resize import resize_area, resize_linear
 
 __all__ = [
     "PADDING",
@@ -47,28 +48,26 @@ def load_image(path: str | Path) -> ImageArray:
         return np.array(_to_rgb(ImageOps.exif_transpose(file)))
 
 
-def load_picture(path: str | Path, size: tuple[int, int], *, draft: bool = False) -> Image.Image:
-    """Decode a picture at the size that it has when it is letterboxed.
+def load_picture(path: str | Path, size: tuple[int, int], *, linear: bool = False) -> Image.Image:
+    """Decode a picture at the size at which YOLOv5 trains and validates on it.
 
     Args:
         path: as for `load_image`.
         size: (height, width) of the canvas, pixels.
-        draft: let the decoder halve large JPEGs as often as it can, which is faster and not the
-            same to the last digit.
+        linear: shrink by linear interpolation, as for training, rather than to the mean over
+            areas, as for validation; what is enlarged is always interpolated.
 
     Returns:
-        The picture in RGB, of the size `Letterbox.fit(source, size).scaled`.
+        The picture in RGB, of the size `Letterbox.fit(source, size, truncate=True).scaled`.
 
     Raises:
         DataError: as for `load_image`.
     """
-    with _opened(path) as file:
-        full = None
-        if draft and (full := _jpeg_size(file)):
-            height, width = Letterbox.fit(full, size).scaled
-            file.draft(None, (width, height) if full == file.size[::-1] else (height, width))
-        image = _to_rgb(ImageOps.exif_transpose(file))
-        return _resized(image, Letterbox.fit(full or image.size[::-1], size))
+    image = load_image(path)
+    scaled = Letterbox.fit(image.shape[:2], size, truncate=True).scaled
+    shrinks = scaled[0] <= image.shape[0] and scaled[1] <= image.shape[1]
+    resize = resize_area if shrinks and not linear else resize_linear
+    return Image.fromarray(resize(image, scaled))
 
 
 def inspect_picture(path: str | Path) -> tuple[int, int]:
@@ -136,11 +135,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resized(image: Image.Image, box: Letterbox) -> Image.Image:
-    size = box.scaled[::-1]
-    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Letterbox:
     """Where a picture lies on its canvas.
@@ -160,7 +154,12 @@ class Letterbox:
 
     @classmethod
     def fit(
-        cls, source: tuple[int, int], size: tuple[int, int], *, scale_up: bool = True
+        cls,
+        source: tuple[int, int],
+        size: tuple[int, int],
+        *,
+        scale_up: bool = True,
+        truncate: bool = False,
     ) -> Letterbox:
         """Return where a picture lies that is scaled to fit a canvas, aspect kept, and centred.
 
@@ -168,12 +167,15 @@ class Letterbox:
             source: (height, width) of the picture, at least one pixel.
             size: (height, width) of the canvas, the same.
             scale_up: whether a picture smaller than the canvas is enlarged.
+            truncate: cut the scaled sides to whole pixels, as YOLOv5 does where it reads pictures
+                for training and validation, rather than round them, as it does for detection.
         """
         height, width = source
         scale = min(size[0] / height, size[1] / width)
         if not scale_up:
             scale = min(scale, 1.0)
-        scaled = max(round(height * scale), 1), max(round(width * scale), 1)
+        whole = int if truncate else round
+        scaled = max(whole(height * scale), 1), max(whole(width * scale), 1)
         return cls(
             source=source,
             size=size,
@@ -231,6 +233,8 @@ def letterbox(
 ) -> tuple[ImageArray, Letterbox]:
     """Scale a picture to fit a canvas, aspect kept, and centre it on grey.
 
+    These are the pixels on which YOLOv5 detects: OpenCV's linear interpolation, up and down.
+
     Args:
         image: (H, W, 3), any size of at least one pixel.
         size: (height, width) of the canvas, pixels.
@@ -251,5 +255,5 @@ def letterbox(
     if not 0 <= color <= 255:
         raise ConfigError(f"color is {color}; expected a grey value in [0, 255]")
     box = Letterbox.fit(image.shape[:2], size, scale_up=scale_up)
-    canvas = box.place(_resized(Image.fromarray(image), box), color)
+    canvas = box.place(Image.fromarray(resize_linear(image, box.scaled)), color)
     return np.array(canvas), box

@@ -155,7 +155,8 @@ class Batches:
         self._workers = workers
         self._kept: list[ImageArray | None] | None = None
         if cache == "ram":
-            _check_memory([Letterbox.fit(source, size).scaled for source in self.sizes])
+            boxes = (Letterbox.fit(source, size, truncate=True) for source in self.sizes)
+            _check_memory([box.scaled for box in boxes])
             self._kept = [None] * len(self.dataset)
 
     def __len__(self) -> int:
@@ -213,7 +214,7 @@ class Batches:
         return [_Slot(index, epoch, place) for place, index in enumerate(order.tolist())]
 
     def _letterbox(self, slot: _Slot) -> _Picture:
-        box = Letterbox.fit(self.sizes[slot.index], self.size)
+        box = Letterbox.fit(self.sizes[slot.index], self.size, truncate=True)
         return _Picture(
             _planes(box.place(self._load(slot.index))),
             box.map_labels(self.labels[slot.index]),
@@ -240,9 +241,8 @@ class Batches:
         """Return a picture scaled to fit the canvas."""
         if self._kept is not None and (kept := self._kept[index]) is not None:
             return Image.fromarray(kept)
-        # What is evaluated is decoded in full, as a detector will be given it.
-        is_draft = self.augment is not None
-        picture = load_picture(self.dataset.images[index], self.size, draft=is_draft)
+        is_trained_on = self.augment is not None
+        picture = load_picture(self.dataset.images[index], self.size, linear=is_trained_on)
         if self._kept is not None:
             self._kept[index] = np.asarray(picture)
         return picture

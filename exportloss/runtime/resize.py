@@ -1,0 +1,110 @@
+"""Resizing to OpenCV's pixels without OpenCV: its linear interpolation, and its mean over areas.
+
+YOLOv5 was trained on these pixels. Pillow's filters smooth where they shrink, OpenCV's linear
+interpolation never does, and a detector can tell.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ConfigError
+
+__all__ = ["resize_area", "resize_linear"]
+
+_Pixels = npt.NDArray[np.uint8]
+_Means = npt.NDArray[np.float32]
+_Indices = npt.NDArray[np.intp]
+
+_BITS = 11  # of the fixed-point weights
+_ONE = 1 << _BITS
+
+
+def resize_linear(image: _Pixels, size: tuple[int, int]) -> _Pixels:
+    """Interpolate between the four nearest pixels, as `cv2.INTER_LINEAR` does for 8 bits.
+
+    Args:
+        image: (H, W, C), at least one pixel.
+        size: (height, width) of the result, each at least 1.
+
+    Returns:
+        (height, width, C), in the same fixed-point arithmetic: weights have 11 bits.
+
+    Raises:
+        ConfigError: the size is not positive.
+    """
+    _check(size)
+    if image.shape[:2] == size:
+        return image
+    (upper, lower, down), (left, right, across) = map(_neighbours, image.shape[:2], size)
+    rows, places = np.unique(np.concatenate([upper, lower]), return_inverse=True)
+    image = image[rows]  # where it shrinks, many are not looked at
+    weight = across.astype(np.int32)[:, None]
+    lines = image.take(left, axis=1) * (_ONE - weight) + image.take(right, axis=1) * weight
+    lines >>= 4  # so that products with another weight fit into 32 bits
+    weight = down.astype(np.int32)[:, None, None]
+    top = lines[places[: len(upper)]]
+    top *= _ONE - weight
+    top >>= 16
+    bottom = lines[places[len(upper) :]]
+    bottom *= weight
+    bottom >>= 16
+    top += bottom
+    top += 2
+    top >>= 2
+    return top.astype(np.uint8)
+
+
+def resize_area(image: _Pixels, size: tuple[int, int]) -> _Pixels:
+    """Shrink to the mean over the area that each pixel covers, as `cv2.INTER_AREA` does.
+
+    Args:
+        image: (H, W, C), at least one pixel.
+        size: (height, width) of the result, each from 1 to that of the image.
+
+    Returns:
+        (height, width, C), rounded.
+
+    Raises:
+        ConfigError: the size is not positive, or larger than the image.
+    """
+    _check(size)
+    if size[0] > image.shape[0] or size[1] > image.shape[1]:
+        raise ConfigError(f"size is {size}; expected none larger than the image's {image.shape}")
+    means = _mean_over(_mean_over(image, size[0], 0), size[1], 1)
+    return np.rint(means).astype(np.uint8)
+
+
+def _check(size: tuple[int, int]) -> None:
+    if min(size) < 1:
+        raise ConfigError(f"size is {size}; expected a height and width of at least 1 pixel")
+
+
+def _neighbours(length: int, wanted: int) -> tuple[_Indices, _Indices, _Indices]:
+    """Return, for each pixel of a line: the nearest two of the source, and the second's weight."""
+    middle = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
+    first = np.floor(middle)
+    weight = np.rint((middle - first) * np.float32(_ONE)).astype(np.intp)
+    index = first.astype(np.intp)
+    weight[(index < 0) | (index >= length - 1)] = 0
+    return np.clip(index, 0, length - 1), np.clip(index + 1, 0, length - 1), weight
+
+
+def _mean_over(image: _Pixels | _Means, length: int, axis: int) -> _Pixels | _Means:
+    """Average along an axis over as many equal spans, which may begin and end within a pixel."""
+    held = image.shape[axis]
+    if held == length:
+        return image
+    span = held / length
+    starts = np.arange(length) * span
+    shape = [length if each == axis else 1 for each in range(image.ndim)]
+    total: _Means = np.zeros((), np.float32)
+    for step in range(math.ceil(span) + 1):
+        pixel = starts.astype(np.intp) + step
+        covered = np.minimum(starts + span, pixel + 1) - np.maximum(starts, pixel)
+        weight = (np.maximum(covered, 0) / span).astype(np.float32).reshape(shape)
+        total = total + weight * image.take(np.minimum(pixel, held - 1), axis=axis)
+    return total
