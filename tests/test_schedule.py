@@ -27,7 +27,38 @@ def test_the_rate_falls_along_a_line_or_a_cosine():
     assert line.factor(10) == pytest.approx(0.01)
     assert cosine.factor(10) == pytest.approx(0.01)
     (last,) = {step.lr for step in line.steps(9)}
-    assert last == pytest.approx((0.01 * 0.109,) * 3)
+    assert last == pytest.approx((0.01 * 0.208,) * 3)
+
+
+# Learning rate of the weights in the last batch of each of 15 epochs of 50 batches, as YOLOv5 would
+# train: warm-up lasts 150 batches and aims at 0.01 * factor(epoch); its last batch is the first one
+# of epoch 3, which keeps that rate; then comes factor(epoch - 1).
+_WARM_UP = 49 / 150, 99 / 150, 149 / 150
+_LINE = [1, 0.934, 0.868, 0.802, 0.802, 0.736, 0.67, 0.604]
+_LINE += [0.538, 0.472, 0.406, 0.34, 0.274, 0.208, 0.142]
+_COSINE = [1, 0.989183, 0.957205, 0.905463, 0.905463, 0.836220, 0.7525, 0.657963]
+_COSINE += [0.556735, 0.453265, 0.352037, 0.2575, 0.173780, 0.104537, 0.052795]
+
+
+@pytest.mark.parametrize(("cosine", "factors"), [(False, _LINE), (True, _COSINE)])
+def test_the_rates_of_fifteen_epochs_are_the_originals(cosine, factors):
+    schedule = Schedule(epochs=15, batches=50, batch_size=16, cosine=cosine)
+    found = [schedule.steps(epoch)[-1].lr[0] for epoch in range(15)]
+    warmed = [share * factor for share, factor in zip(_WARM_UP, factors[:3], strict=True)]
+    assert found == pytest.approx([0.01 * factor for factor in (*warmed, *factors[3:])], rel=1e-4)
+    for epoch in range(4, 15):  # all rates and all batches
+        (lr,) = {step.lr for step in schedule.steps(epoch)}
+        assert lr == pytest.approx((0.01 * factors[epoch],) * 3, rel=1e-4)
+
+
+def test_the_epoch_in_which_warm_up_ends_keeps_the_rate_it_aimed_at():
+    schedule = Schedule(epochs=10, batches=40, batch_size=16)  # warm-up: 120 batches, to epoch 3
+    config = dataclasses.replace(CONFIG, warmup_epochs=2.6)  # 104 batches: into epoch 2
+    early = dataclasses.replace(schedule, config=config)
+    for planned, epoch in ((schedule, 3), (early, 2)):
+        assert planned.steps(epoch)[-1].lr == pytest.approx((0.01 * planned.factor(epoch),) * 3)
+        after = planned.steps(epoch + 1)[0]
+        assert after.lr == pytest.approx((0.01 * planned.factor(epoch),) * 3)
 
 
 def test_warm_up_by_hand():

@@ -38,10 +38,14 @@ class PlannedStep:
 class Schedule:
     """What YOLOv5 would train each batch with.
 
-    Learning rates fall from `lr0` to `lr0 * lrf` over the epochs, in a line or along a cosine. In
-    the first `warmup_epochs`, or 100 batches where those are more, the rates of weights and norms
-    rise from 0, that of the biases falls from `warmup_bias_lr`, the momentum rises from
+    Learning rates fall from `lr0` towards `lr0 * lrf` over the epochs, in a line or along a cosine.
+    In the first `warmup_epochs`, or 100 batches where those are more, the rates of weights and
+    norms rise from 0, that of the biases falls from `warmup_bias_lr`, the momentum rises from
     `warmup_momentum` (SGD only) and the accumulation grows from 1.
+
+    Warm-up aims at `factor(epoch)`. After it YOLOv5's scheduler sets the rates, one epoch late: it
+    steps when an epoch ends, so that epoch e trains with `factor(e - 1)`. The epoch in which
+    warm-up ends keeps what warm-up aimed at.
 
     Gradients are added up until about `nominal_batch` pictures were seen. One thing differs from
     YOLOv5: what is left at the end of an epoch is applied there and not carried into the next
@@ -97,7 +101,7 @@ class Schedule:
         return self.config.weight_decay * self.batch_size * self.accumulate / self.nominal_batch
 
     def factor(self, epoch: int) -> float:
-        """Share of `lr0` that an epoch, counted from 0, trains with."""
+        """Share of `lr0` that the line or cosine has reached after so many epochs."""
         lrf, done = self.config.lrf, epoch / self.epochs
         if self.cosine:
             return (1 - math.cos(math.pi * done)) / 2 * (lrf - 1) + 1
@@ -127,8 +131,9 @@ class Schedule:
 
     def _step(self, epoch: int, index: int) -> PlannedStep:
         config = self.config
-        lr, momentum, accumulate = config.lr0 * self.factor(epoch), config.momentum, self.accumulate
-        bias_lr = lr
+        warms_up = epoch * self.batches <= self.warmup_batches  # the first batch of the epoch
+        lr = bias_lr = config.lr0 * self.factor(epoch if warms_up else epoch - 1)
+        momentum, accumulate = config.momentum, self.accumulate
         if (iteration := epoch * self.batches + index) <= self.warmup_batches:
             warm_up = functools.partial(np.interp, iteration, (0, self.warmup_batches))
             bias_lr = float(warm_up((config.warmup_bias_lr, lr)))
