@@ -90,6 +90,11 @@ class EagerTrainSession(TrainSession):
         self._finite_loss = YoloLoss(*described, manifest.loss)
 
     @property
+    def engine(self) -> str:
+        """What computes the steps, with its version."""
+        return f"eager torch {torch.__version__}"
+
+    @property
     def updates(self) -> int:
         """Optimizer steps done."""
         return self._updates

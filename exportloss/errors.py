@@ -8,6 +8,7 @@ __all__ = [
     "BenchmarkError",
     "ConfigError",
     "DataError",
+    "DeviceError",
     "ExportError",
     "ExportLossError",
     "InstallationError",
@@ -43,6 +44,10 @@ class DataError(ExportLossError, ValueError):
 
 class ArtifactError(ExportLossError, ValueError):
     """A folder is no artifact, is damaged, or is of a kind this version cannot open."""
+
+
+class DeviceError(ExportLossError, ArithmeticError):
+    """A device computes something else than ONNX Runtime's CPU provider does."""
 
 
 class ExportError(ExportLossError, RuntimeError):

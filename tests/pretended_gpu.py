@@ -6,6 +6,7 @@ import contextlib
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 CUDA, TENSORRT, CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "CPU"))
@@ -34,6 +35,7 @@ class PretendedGpu:
         providers: of a session, where not those that were asked for.
         nodes: how many each provider runs, by its name.
         error: what opening a session raises.
+        lie: how much larger than they should be the outputs are, relatively.
 
     Attributes:
         opened: the options, provider names and provider settings of every session.
@@ -49,13 +51,17 @@ class PretendedGpu:
         providers: list[str] | None = None,
         nodes: dict[str, int] | None = None,
         error: Exception | None = None,
+        lie: float = 0.0,
     ) -> None:
         self.__version__, self.cuda_version = version, "13.0"
         self.opened: list[tuple[dict[str, str], list[str], list[dict[str, str]]]] = []
         self.runs: list[str] = []
         self.SessionOptions = _Options
-        self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._value)
-        self._drives, self._said, self._error = drives, said, error
+        self.OrtValue = SimpleNamespace(
+            ortvalue_from_shape_and_type=self._value,
+            ortvalue_from_numpy=lambda array, *_: onnxruntime.OrtValue.ortvalue_from_numpy(array),
+        )
+        self._drives, self._said, self._error, self._lie = drives, said, error, lie
         self._providers, self._nodes = providers, nodes or {CUDA: 5000}
 
     def __getattr__(self, name: str) -> Any:
@@ -82,6 +88,8 @@ class PretendedGpu:
         self.opened.append((options.entries, providers, settings))
         session = onnxruntime.InferenceSession(path, options, [CPU])
         pretended, runs = self._providers or [*providers, CPU], self.runs
+        is_gpu = providers != [CPU]
+        lie = self._lie if is_gpu else 0.0
 
         class Session:
             def __getattr__(self, name: str) -> Any:
@@ -94,6 +102,12 @@ class PretendedGpu:
                 with contextlib.suppress(RuntimeError, AttributeError):  # no such entry
                     runs.append(run_options.get_run_config_entry("gpu_graph_id"))
                 session.run_with_iobinding(binding, run_options)
+                for value in binding.get_outputs() if lie else ():
+                    if value.data_type() == "tensor(float)":
+                        value.update_inplace(np.asarray(np.float32(1 + lie) * value.numpy()))
+
+            def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+                return [np.float32(1 + lie) * value for value in session.run(names, inputs)]
 
             def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
                 return [
@@ -101,7 +115,7 @@ class PretendedGpu:
                     for name, count in nodes.items()
                 ]
 
-        nodes = self._nodes
+        nodes = self._nodes if is_gpu else {}
         return Session()
 
     def _value(self, shape: list[int], dtype: Any, memory: str, index: int) -> Any:

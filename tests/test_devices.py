@@ -51,8 +51,8 @@ def batch(seed):
 @pytest.fixture
 def gpu(monkeypatch) -> PretendedGpu:
     pretended = PretendedGpu()
-    for module in (session, portable_step):
-        monkeypatch.setattr(module, "import_onnxruntime", lambda: pretended)
+    monkeypatch.setattr(session, "import_engine", lambda device: pretended)
+    monkeypatch.setattr(portable_step, "import_engine", lambda device: pretended)
     return pretended
 
 
@@ -65,6 +65,13 @@ def gpu(monkeypatch) -> PretendedGpu:
         ("1", "cuda", 1, "cuda:1"),
         ("tensorrt", "tensorrt", 0, "tensorrt:0"),
         ("tensorrt:1", "tensorrt", 1, "tensorrt:1"),
+        ("nv-tensorrt-rtx", "nv-tensorrt-rtx", 0, "nv-tensorrt-rtx:0"),
+        ("webgpu:2", "webgpu", 2, "webgpu:2"),
+        ("directml:1", "directml", 1, "directml:1"),
+        ("coreml", "coreml", 0, "coreml"),
+        ("qnn", "qnn", 0, "qnn"),
+        ("CoreMLExecutionProvider", "coreml", 0, "coreml"),
+        ("XnnpackExecutionProvider", "XnnpackExecutionProvider", 0, "XnnpackExecutionProvider"),
     ],
 )
 def test_names(name, kind, index, text):
@@ -74,17 +81,54 @@ def test_names(name, kind, index, text):
     assert Device.parse(text) == device
 
 
-@pytest.mark.parametrize("name", ["", "tpu", "cpu:0", "cuda:", "cuda:-1", "CUDA", "0,1", "²"])
-def test_other_names_are_refused(name):
-    with pytest.raises(ConfigError, match=r"expected cpu, cuda, tensorrt, or one of several"):
-        Device.parse(name)
+@pytest.mark.parametrize("unit", ["CPU", "GPU", "GPU.1", "NPU"])
+def test_processors_of_openvino(unit):
+    device = Device.parse(f"openvino:{unit}")
+    assert device == Device(kind="openvino", unit=unit)
+    assert str(device) == f"openvino:{unit}"
+    assert Device.parse("openvino") == Device.parse("openvino:CPU")
 
 
 @pytest.mark.parametrize(
-    ("device", "missing"), [("cuda", CUDA), ("0", CUDA), ("tensorrt:1", TENSORRT)]
+    "name",
+    [
+        *("", "tpu", "cpu:0", "cuda:", "cuda:-1", "CUDA", "0,1", "²", "coreml:0", "openvino:"),
+        *("openvino:gpu", "openvino:0", "ExecutionProvider", "Xnnpack ExecutionProvider"),
+    ],
 )
-def test_a_build_without_the_provider(folder, device, missing):
-    with pytest.raises(InstallationError, match=f"built without .*{missing}.*onnxruntime-gpu"):
+def test_other_names_are_refused(name):
+    with pytest.raises(ConfigError) as caught:
+        Device.parse(name)
+    for part in (repr(name), "cpu, cuda, tensorrt", "openvino", "cuda:1"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "missing", "install"),
+    [
+        ("cuda", CUDA, "onnxruntime-gpu"),
+        ("0", CUDA, "onnxruntime-gpu"),
+        ("tensorrt:1", TENSORRT, "onnxruntime-gpu"),
+        ("coreml", "CoreMLExecutionProvider", "onnxruntime on macOS"),
+        ("directml", "DmlExecutionProvider", "onnxruntime-directml"),
+        ("XnnpackExecutionProvider", "XnnpackExecutionProvider", "use --device cpu"),
+    ],
+)
+def test_a_build_without_the_provider(folder, device, missing, install):
+    with pytest.raises(InstallationError, match=f"built without .*{missing}.*{install}"):
+        TrainSession.open(folder, device=device)
+
+
+@pytest.mark.parametrize(
+    ("device", "install"),
+    [
+        ("webgpu", "pip install onnxruntime-ep-webgpu"),
+        ("nv-tensorrt-rtx:1", "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+        ("openvino", r"pip install exportloss\[openvino\]"),
+    ],
+)
+def test_an_engine_that_is_not_installed(folder, device, install):
+    with pytest.raises(InstallationError, match=install):
         TrainSession.open(folder, device=device)
 
 
@@ -168,13 +212,13 @@ def test_cuda_graphs_where_they_go_wrong(folder, gpu):
     gpu.__version__ = "1.30.0"
     with pytest.raises(ConfigError, match=r"onnxruntime-gpu 1\.31\.1 or later"):
         TrainSession.open(folder, device="cuda", cuda_graph=True)
-    TrainSession.open(folder, device="cuda")
+    TrainSession.open(folder, device="cuda", self_check=False)
     assert gpu.opened[0][2][0]["enable_cuda_graph"] == "0"
 
 
 def test_each_direction_is_a_graph(folder, gpu):
     """The same buffers every second step, which is what a captured graph needs."""
-    opened = TrainSession.open(folder, device="cuda", cuda_graph=True)
+    opened = TrainSession.open(folder, device="cuda", cuda_graph=True, self_check=False)
     plain = TrainSession.open(folder, device="cuda", cuda_graph=False)
     images, targets = batch(0)
     for _ in range(3):

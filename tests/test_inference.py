@@ -149,7 +149,7 @@ def test_what_is_no_file_is_refused(path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu"}, "expected cpu, cuda, tensorrt, or one of"),
+        ({"device": "tpu"}, "device is .tpu."),
         ({"threads": 0}, "threads is 0"),
     ],
 )

@@ -68,7 +68,12 @@ def run(options: argparse.Namespace) -> int:
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     pictures = find_pictures(options.source)
-    opened = open_detector(options.weights, device=options.device, threads=options.threads)
+    opened = open_detector(
+        options.weights,
+        device=options.device,
+        threads=options.threads,
+        self_check=options.self_check,
+    )
     detector = opened.detector
     source = Path(options.source)
     check_run_folder(

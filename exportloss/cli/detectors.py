@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+from exportloss.cli.device_options import add_device_arguments
 from exportloss.errors import ArtifactError
 from exportloss.runtime.inference import Detector
 from exportloss.runtime.manifest import MANIFEST_NAME
@@ -66,13 +68,8 @@ def add_detector_arguments(
         metavar="N",
         help="most detections a picture (default %(default)s)",
     )
-    add(
-        "--device",
-        default="cpu",
-        metavar="NAME",
-        help="cpu, cuda or tensorrt, or one of several GPUs as cuda:1 (default cpu)",
-    )
-    add("--threads", type=int, metavar="N", help="of ONNX Runtime (default: every core)")
+    add_device_arguments(parser)
+    add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
@@ -83,18 +80,22 @@ def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
     add("--exist-ok", action="store_true", help="write into project/name even if it exists")
 
 
-def open_detector(weights: str, *, device: str = "cpu", threads: int | None = None) -> Opened:
+def open_detector(
+    weights: str, *, device: str = "cpu", threads: int | None = None, self_check: bool = True
+) -> Opened:
     """Open what `--weights` names.
 
     Raises:
         ArtifactError: it is no detector, or damaged.
         ConfigError: the device is unknown.
-        InstallationError: the installed onnxruntime cannot run it.
+        DeviceError: it computes other numbers than the CPU, where `self_check` compares them.
+        InstallationError: the installed engine cannot run it.
     """
+    where: dict[str, Any] = {"device": device, "threads": threads, "self_check": self_check}
     path = Path(weights)
     recover_folder(path)
     if (path / MANIFEST_NAME).exists():
-        session = TrainSession.open(path, device=device, threads=threads)
+        session = TrainSession.open(path, **where)
         return Opened(detector=Detector.from_session(session), path=path, session=session)
     if path.is_dir():
         path = RunFolder(path).best_onnx
@@ -108,4 +109,4 @@ def open_detector(weights: str, *, device: str = "cpu", threads: int | None = No
             f"{weights} does not end in .onnx; expected a detector's ONNX file, or the folder of a "
             "run or of artifacts"
         )
-    return Opened(detector=Detector.open(path, device=device, threads=threads), path=path)
+    return Opened(detector=Detector.open(path, **where), path=path)

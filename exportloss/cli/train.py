@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from exportloss.cli.train_options import add_train_arguments, fill_options, writ
 from exportloss.cli.train_pictures import draw_data, draw_results, has_results
 from exportloss.cli.weights import LoadedDetector, load_detector
 from exportloss.config import LossConfig
-from exportloss.errors import ConfigError, ExportLossError
+from exportloss.errors import ConfigError, DeviceError, ExportLossError
 from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
-from exportloss.runtime.devices import Device, check_device
+from exportloss.runtime.devices import Device, check_device, import_engine
 from exportloss.runtime.hyp import TrainingConfig, read_hyp, unused_keys
-from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
+from exportloss.runtime.installation import import_onnxruntime_training
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.replacing import recover_folder
@@ -77,9 +78,10 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(source, Manifest):
         for batches in filter(None, (plan.train, plan.val)):
             check_batches(batches, source, options.overflow)
-        session = TrainSession.open(options.weights, device=options.device, threads=options.threads)
+        session = _open(Path(options.weights), options)
     else:
-        check_device(import_onnxruntime(), Device.parse(options.device))
+        device = Device.parse(options.device)
+        check_device(import_engine(device), device)
         if options.format == "ort":
             import_onnxruntime_training()
         detector = load_detector(source)
@@ -203,7 +205,17 @@ def _export(
     source: ExportSettings, detector: LoadedDetector, folder: RunFolder, options: argparse.Namespace
 ) -> TrainSession:
     export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
-    return TrainSession.open(folder.artifacts, device=options.device, threads=options.threads)
+    try:
+        return _open(folder.artifacts, options)
+    except DeviceError:  # nothing of the run is left where it cannot begin
+        shutil.rmtree(folder.artifacts)
+        raise
+
+
+def _open(artifacts: Path, options: argparse.Namespace) -> TrainSession:
+    return TrainSession.open(
+        artifacts, device=options.device, threads=options.threads, self_check=options.self_check
+    )
 
 
 def _train(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from exportloss.cli.arguments import add_export_arguments
+from exportloss.cli.device_options import add_device_arguments
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.loader import Cache
 from exportloss.runtime.manifest import MANIFEST_NAME
@@ -37,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "exist_ok": False,
     "seed": 0,
     "device": "cpu",
+    "self_check": True,
     "threads": None,
     "workers": 2,
     "cache": "none",
@@ -48,7 +50,7 @@ _DEFAULTS: dict[str, Any] = {
     "format": "step",
 }
 _PATHS = ("data", "hyp", "weights")
-_FREE_ON_RESUME = ("device", "threads", "workers", "cache")
+_FREE_ON_RESUME = ("device", "self_check", "threads", "workers", "cache")
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,12 +117,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of all that is random (default 0)",
     )
-    add(
-        "--device",
-        metavar="NAME",
-        help="cpu, cuda or tensorrt, or one of several GPUs as cuda:1 (default cpu)",
-    )
-    add("--threads", type=int, metavar="N", help="of ONNX Runtime (default: every core)")
+    add_device_arguments(parser, unsaid=True)
+    add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
     add("--workers", type=int, metavar="N", help="threads that decode pictures (default 2)")
     add(
         "--cache",

@@ -63,6 +63,7 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
     arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
     arguments += ["--project", folder.path.parent, "--name", folder.path.name]
     arguments += ["--device", options.device, "--workers", options.workers]
+    arguments += [] if options.self_check else ["--no-self-check"]
     arguments += [] if options.threads is None else ["--threads", options.threads]
     arguments += ["--skip-bad"] if options.skip_bad else []
     cli = import_module("exportloss.cli")

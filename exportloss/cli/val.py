@@ -100,7 +100,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     """Validate, print a table, and write what was asked for."""
     config = read_data_yaml(options.data)
-    opened = open_detector(options.weights, device=options.device, threads=options.threads)
+    opened = open_detector(
+        options.weights,
+        device=options.device,
+        threads=options.threads,
+        self_check=options.self_check,
+    )
     detector = opened.detector
     _check_names(detector.names, config.names)
     check_run_folder(

@@ -63,8 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--device",
         default="cpu",
         metavar="NAME",
-        help="where the artifact trains: cpu, cuda or tensorrt (default cpu); eager torch always "
-        "computes on the CPU",
+        help="where the artifact trains, such as cuda or openvino, as for `exportloss train` "
+        "(default cpu); eager torch always computes on the CPU",
     )
     parser.set_defaults(run=run)
 

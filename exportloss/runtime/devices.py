@@ -10,15 +10,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
 from exportloss.runtime.index import cache_folder
+from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.manifest import describe_file
+from exportloss.runtime.openvino_engine import OpenvinoEngine
+from exportloss.runtime.providers import PROVIDERS, Provider, find_provider
 
 __all__ = [
     "CPU",
@@ -26,20 +28,15 @@ __all__ = [
     "Device",
     "captures_safely",
     "check_device",
+    "describe_engine",
     "graph_options",
+    "import_engine",
     "node_counts",
     "open_session",
     "wants_capture",
 ]
 
-Kind = Literal["cpu", "cuda", "tensorrt"]
-
-_PROVIDERS: dict[Kind, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-_NAMES: dict[Kind, str] = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
+_SHORT_NAMES = {provider.name: kind for kind, provider in PROVIDERS.items()}
 _WARNING = 3  # ONNX Runtime's severity above which it speaks
 
 # A release that keeps what a captured Split, Concat or batched MatMul reads from the host
@@ -51,50 +48,71 @@ UNCAPTURED = -1  # the number of no CUDA graph
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-    """A processor that ONNX Runtime drives.
+    """A processor, and what drives it: a provider of ONNX Runtime, or OpenVINO.
 
     Attributes:
-        kind: how it is driven; `tensorrt` leaves to CUDA what TensorRT does not take.
-        index: number of the GPU; 0 for the CPU.
+        kind: how it is driven: `openvino`, a short name of `PROVIDERS`, or what ONNX Runtime calls
+            any other provider. `tensorrt` leaves to CUDA what TensorRT does not take.
+        index: number of the GPU; 0 where there are not several.
+        unit: OpenVINO's name of the processor: CPU, GPU, GPU.1, NPU; else "".
     """
 
-    kind: Kind
+    kind: str
     index: int = 0
+    unit: str = ""
 
     @classmethod
     def parse(cls, name: str) -> Device:
-        """Read `cpu`, `cuda`, `cuda:1`, `tensorrt`, `tensorrt:1`, or YOLOv5's `0` for `cuda:0`.
+        """Read a device's name.
+
+        `cpu`, `cuda`, `tensorrt`, `nv-tensorrt-rtx`, `webgpu`, `coreml`, `qnn`, `directml`; one of
+        several as `cuda:1`, and YOLOv5's `0` for `cuda:0`; `openvino` (its CPU), `openvino:GPU`,
+        `openvino:GPU.1`, `openvino:NPU`; or any provider of ONNX Runtime by its own name, such as
+        `XnnpackExecutionProvider`.
 
         Raises:
             ConfigError: it is none of these.
         """
-        match = re.fullmatch(r"(cpu)|(cuda|tensorrt)(?::(\d{1,3}))?|(\d{1,3})", name, re.ASCII)
-        if match is None:
-            raise ConfigError(
-                f"device is {name!r}; expected cpu, cuda, tensorrt, or one of several GPUs as "
-                "cuda:1, tensorrt:1 or 1"
-            )
-        cpu, kind, index, number = match.groups()
-        if cpu:
-            return cls(kind="cpu")
-        index = int(index or number or 0)
-        return cls(kind="tensorrt" if kind == "tensorrt" else "cuda", index=index)
+        if re.fullmatch(r"\d{1,3}", name, re.ASCII):
+            return cls(kind="cuda", index=int(name))
+        kind, colon, which = name.partition(":")
+        kind = _SHORT_NAMES.get(kind, kind)
+        if kind == "openvino" and (not colon or re.fullmatch(r"CPU|NPU|GPU(\.\d{1,2})?", which)):
+            return cls(kind=kind, unit=which or "CPU")
+        known = PROVIDERS.get(kind)
+        if known and known.indexed and re.fullmatch(r"\d{1,3}", which or "0", re.ASCII):
+            if bool(colon) == bool(which):
+                return cls(kind=kind, index=int(which or 0))
+        elif not colon and (known or re.fullmatch(r"[A-Za-z0-9]+ExecutionProvider", kind)):
+            return cls(kind=kind)
+        raise ConfigError(
+            f"device is {name!r}; expected one of {', '.join((*PROVIDERS, 'openvino'))}, one of "
+            "several as cuda:1, tensorrt:1, openvino:GPU or 1, or the name of another provider of "
+            "ONNX Runtime, such as XnnpackExecutionProvider"
+        )
 
     def __str__(self) -> str:
-        return "cpu" if self.kind == "cpu" else f"{self.kind}:{self.index}"
+        if self.unit:
+            return f"{self.kind}:{self.unit}"
+        return f"{self.kind}:{self.index}" if self.provider.indexed else self.kind
+
+    @property
+    def provider(self) -> Provider:
+        """What drives it in ONNX Runtime."""
+        return find_provider(self.kind)
 
     @property
     def memory(self) -> tuple[str, int]:
         """What ONNX Runtime calls its memory, and the number of the device."""
-        return ("cpu", 0) if self.kind == "cpu" else ("cuda", self.index)
+        memory = self.provider.memory
+        return (memory, 0 if memory == "cpu" else self.index)
 
     @property
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's names of what may run a node."""
-        names = (_PROVIDERS[self.kind],)
-        return (*names, _PROVIDERS["cuda"]) if self.kind == "tensorrt" else names
+        return (self.provider.name, *self.provider.beside)
 
-    def empty(self, ort: ModuleType, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
+    def empty(self, ort: Any, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
         """Return an `OrtValue` of the device's memory, not set to anything."""
         return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, *self.memory)
 
@@ -102,13 +120,31 @@ class Device:
 CPU = Device(kind="cpu")
 
 
-def captures_safely(ort: ModuleType) -> bool:
+def import_engine(device: Device) -> Any:
+    """Return what drives a device: the onnxruntime package, or OpenVINO in its place.
+
+    Raises:
+        InstallationError: it is not installed.
+    """
+    return OpenvinoEngine() if device.kind == "openvino" else import_onnxruntime()
+
+
+def describe_engine(engine: Any, device: Device) -> str:
+    """Return the names and versions of what drives a device."""
+    if device.kind == "openvino":
+        return f"OpenVINO {engine.__version__}"
+    runtime = f"onnxruntime {engine.__version__}"
+    plugin = device.provider.version()
+    return f"{device.provider.name} of {f'{plugin} in {runtime}' if plugin else runtime}"
+
+
+def captures_safely(ort: Any) -> bool:
     """Whether a CUDA graph of this onnxruntime replays what it captured."""
     numbers = re.findall(r"\d+", ort.__version__)[:3]
     return tuple(map(int, numbers)) >= _SAFE_CAPTURE
 
 
-def wants_capture(ort: ModuleType, device: Device, wanted: bool | None) -> bool:
+def wants_capture(ort: Any, device: Device, wanted: bool | None) -> bool:
     """Return whether to capture CUDA graphs; None captures where that is possible and safe.
 
     Raises:
@@ -127,7 +163,7 @@ def wants_capture(ort: ModuleType, device: Device, wanted: bool | None) -> bool:
     return safe
 
 
-def graph_options(ort: ModuleType, graph: int | None) -> Any:
+def graph_options(ort: Any, graph: int | None) -> Any:
     """Return the run options under which a captured graph runs, by its number.
 
     `UNCAPTURED` runs every kernel by itself; None is for a session that captures nothing.
@@ -139,7 +175,7 @@ def graph_options(ort: ModuleType, graph: int | None) -> Any:
 
 
 def open_session(
-    ort: ModuleType,
+    ort: Any,
     path: Path,
     device: Device,
     *,
@@ -149,66 +185,78 @@ def open_session(
     strict: bool = True,
     shared: bool = False,
 ) -> Any:
-    """Open a graph on a device, and nowhere else.
+    """Open a graph on a device, and nowhere else, but for what the device's provider leaves over.
 
     Args:
-        ort: the onnxruntime package.
+        ort: the onnxruntime package, or what `import_engine` gives in its place.
         path: of the graph.
         device: where to run it.
         threads: within an operator, on the CPU; 0 is one a core.
         capture: capture the graph's kernels once and replay them: inputs and outputs must then
             keep their addresses.
         tf32: on CUDA, let products of float32 be computed with 10 of its 23 bits.
-        strict: refuse a graph of which a node would run on the CPU beside a GPU. Graphs of
-            dynamic shapes, which we do not write, compute these there by design.
+        strict: refuse a graph of which a node would run on the CPU beside CUDA or TensorRT.
+            Graphs of dynamic shapes compute these there by design.
         shared: on the CPU, take working memory from an arena that all such sessions of the process
             share, and that it keeps to its end: for sessions of which one runs at a time.
 
     Raises:
         InstallationError: onnxruntime was built without the device, or cannot drive it here.
-        ArtifactError: the file is no graph that it takes, or a node has no kernel on the device.
+        ArtifactError: the file is no graph that it takes, or a node has no kernel on the device,
+            or none has.
     """
+    if device.kind == "openvino":
+        return ort.open_session(path, device.unit, threads=threads)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _WARNING
-    # On the CPU, memory patterns use 1.5x the memory and are no faster. On CUDA the planned block
-    # is allocated in the second run, which a capture does not survive.
-    options.enable_mem_pattern = device.kind != "cpu" and not capture
+    # On the CPU, memory patterns use 1.5x the memory and are no faster; DirectML takes none. On
+    # CUDA the planned block is allocated in the second run, which a capture does not survive.
+    options.enable_mem_pattern = device.kind not in ("cpu", "directml") and not capture
     if shared and device.kind == "cpu":
         _share_arena(ort)
         options.add_session_config_entry("session.use_env_allocators", "1")
-    providers: list[tuple[str, Mapping[str, str]]] = [(_PROVIDERS["cpu"], {})]
     check_device(ort, device)
+    strict = strict and not device.provider.leaves_nodes
     if device.kind != "cpu":
-        providers = _gpu_providers(path, device, capture=capture, tf32=tf32)
         options.use_deterministic_compute = True
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if strict:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    names, settings = zip(*providers, strict=True)
+    wanted: tuple[list[str], list[Mapping[str, str]]] | tuple[()] = ()
+    if device.provider.plugin:
+        found = device.provider.plugin_devices(ort)
+        options.add_provider_for_devices(found[device.index : device.index + 1], {})
+    else:
+        providers = _providers(path, device, capture=capture, tf32=tf32)
+        wanted = list(providers), list(providers.values())
     try:
         # Without a fallback: the Python package would try again on the CPU.
-        session = ort.InferenceSession(
-            str(path), options, list(names), list(settings), enable_fallback=0
-        )
+        session = ort.InferenceSession(str(path), options, *wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no common base
         if "TensorRT libraries" in str(error):
             raise InstallationError(_cannot_drive(ort, device)) from error
         if "fallback to CPU EP has been explicitly disabled" in str(error):
             raise ArtifactError(
-                f"{path} has operators that {_NAMES[device.kind]} has no kernel for; `exportloss "
+                f"{path} has operators that {device.provider.title} has no kernel for; `exportloss "
                 f"check {path.name} --for {device.kind}` names them. Use --device cpu"
             ) from error
         raise ArtifactError(f"{path} is no ONNX file that can be run: {error}") from error
     if session.get_providers()[0] != device.providers[0]:
         raise InstallationError(_cannot_drive(ort, device))
-    if strict and (strays := set(node_counts(session)) - set(device.providers)):
+    counts = node_counts(session)
+    if strict and (strays := set(counts) - set(device.providers)):
         raise ArtifactError(f"{path} would run in part on {', '.join(sorted(strays))}")
+    if counts and not counts.keys() & (set(device.providers) - {CPU.provider.name}):
+        raise ArtifactError(
+            f"{path} would run on the CPU alone: {device.provider.title} takes none of its "
+            f"{sum(counts.values())} nodes. Use --device cpu"
+        )
     return session
 
 
 @functools.cache
-def _share_arena(ort: ModuleType) -> None:
+def _share_arena(ort: Any) -> None:
     """Make the arena that sessions of this process can share."""
     kinds = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     with contextlib.suppress(RuntimeError):  # the process has one already
@@ -229,7 +277,7 @@ def node_counts(session: Any) -> dict[str, int]:
     return dict(counts)
 
 
-def check_device(ort: ModuleType, device: Device) -> None:
+def check_device(ort: Any, device: Device) -> None:
     """See that a device can be driven, before ONNX Runtime quietly takes the CPU instead.
 
     Raises:
@@ -237,12 +285,28 @@ def check_device(ort: ModuleType, device: Device) -> None:
     """
     if device.kind == "cpu":
         return
-    if missing := set(device.providers) - set(ort.get_available_providers()):
+    if device.kind == "openvino":
+        ort.check(device.unit)
+        return
+    provider = device.provider
+    if provider.plugin:
+        if len(found := provider.plugin_devices(ort)) <= device.index:
+            raise InstallationError(
+                f"device is {device}, but {describe_engine(ort, device)} finds {len(found)} "
+                "devices here; install the driver of a GPU that it can use, or use --device cpu"
+            )
+        return
+    missing = {provider.name, *provider.beside} - set(ort.get_available_providers())
+    if missing:
+        install = f"install {provider.install} in an environment of its own, or " * bool(
+            provider.install
+        )
         raise InstallationError(
             f"device is {device}, but the installed onnxruntime {ort.__version__} was built "
-            f"without {' and '.join(sorted(missing))}; install exportloss[gpu] (onnxruntime-gpu) "
-            "in an environment of its own, or use --device cpu"
+            f"without {' and '.join(sorted(missing))}; {install}use --device cpu"
         )
+    if provider.memory == "cpu":
+        return
     said = io.StringIO()
     if hasattr(ort, "preload_dlls"):  # finds the libraries that pip installed
         with contextlib.redirect_stdout(said):
@@ -253,36 +317,39 @@ def check_device(ort: ModuleType, device: Device) -> None:
         raise InstallationError(_cannot_drive(ort, device, said.getvalue())) from error
 
 
-def _cannot_drive(ort: ModuleType, device: Device, said: str = "") -> str:
+def _cannot_drive(ort: Any, device: Device, said: str = "") -> str:
+    detail = f" ({said.strip().splitlines()[0]})" if said.strip() else ""
+    refused = f"device is {device}, but onnxruntime {ort.__version__} cannot drive it{detail}."
+    if device.provider.memory != "cuda":
+        return f"{refused} Is its driver installed? Or use --device cpu"
     cuda = getattr(ort, "cuda_version", "") or "11.8 to 13"
     needs = f"an NVIDIA GPU number {device.index}, its driver, CUDA {cuda} and cuDNN 9"
     if device.kind == "tensorrt":
         needs += ", and TensorRT 10 (pip install tensorrt), its libraries in LD_LIBRARY_PATH"
-    detail = f" ({said.strip().splitlines()[0]})" if said.strip() else ""
     return (
-        f"device is {device}, but onnxruntime {ort.__version__} cannot drive it{detail}. It needs "
-        f"{needs}; pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN. Or use "
-        "--device cpu"
+        f"{refused} It needs {needs}; pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and "
+        "cuDNN. Or use --device cpu"
     )
 
 
-def _gpu_providers(
+def _providers(
     path: Path, device: Device, *, capture: bool, tf32: bool
-) -> list[tuple[str, Mapping[str, str]]]:
-    cuda = {
-        "device_id": str(device.index),
-        "use_tf32": str(int(tf32)),
-        "enable_cuda_graph": str(int(capture)),
-    }
-    providers: list[tuple[str, Mapping[str, str]]] = [(_PROVIDERS["cuda"], cuda)]
-    if device.kind == "tensorrt":
-        tensorrt = {"device_id": str(device.index)}
-        if (cache := _engine_cache(path)) is not None:
-            for what in ("engine", "timing"):
-                tensorrt[f"trt_{what}_cache_enable"] = "1"
-                tensorrt[f"trt_{what}_cache_path"] = str(cache)
-        providers.insert(0, (_PROVIDERS["tensorrt"], tensorrt))
-    return providers
+) -> dict[str, Mapping[str, str]]:
+    """Return the settings of each provider that may run a node, the first first."""
+    which = {"device_id": str(device.index)}
+    settings: dict[str, Mapping[str, str]] = {name: {} for name in device.providers}
+    if device.provider.indexed:
+        settings[device.provider.name] = which
+    if PROVIDERS["cuda"].name in settings:
+        settings[PROVIDERS["cuda"].name] = which | {
+            "use_tf32": str(int(tf32)),
+            "enable_cuda_graph": str(int(capture)),
+        }
+    if device.kind == "tensorrt" and (cache := _engine_cache(path)) is not None:
+        for what in ("engine", "timing"):
+            which |= {f"trt_{what}_cache_enable": "1", f"trt_{what}_cache_path": str(cache)}
+        settings[device.provider.name] = which
+    return settings
 
 
 def _engine_cache(path: Path) -> Path | None:

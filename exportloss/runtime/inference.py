@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError
-from exportloss.runtime.devices import Device, open_session
+from exportloss.runtime.devices import Device, describe_engine, import_engine, open_session
 from exportloss.runtime.images import ImageArray, letterbox
-from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.nms import non_max_suppression
 from exportloss.runtime.onnx_file import read_onnx
+from exportloss.runtime.self_check import check_outputs
 from exportloss.runtime.session import TrainSession
 
 __all__ = ["Detector"]
@@ -50,35 +50,44 @@ class Detector:
     image_size: tuple[int, int] | None = None
 
     @classmethod
-    def open(cls, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> Detector:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        self_check: bool = True,
+    ) -> Detector:
         """Open an inference file: ours, or one that YOLOv5's `export.py` wrote.
 
         Args:
             path: ONNX with one input (B, 3, H, W) in [0, 1], float32 or float16, and a first
                 output (B, N, 5 + nc); metadata `names` and `stride` are read where they are.
-            device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`. Where a file
-                has dynamic shapes, a GPU leaves computing these to the CPU.
-            threads: of ONNX Runtime within an operator; None takes every core.
+            device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
+                Where a file has dynamic shapes, CUDA leaves computing these to the CPU.
+            threads: of the engine within an operator; None takes every core.
+            self_check: on anything but the CPU first compare what it finds in a picture of noise
+                with what ONNX Runtime's CPU provider finds.
 
         Raises:
             ArtifactError: the file is missing, damaged, or no such detector.
             ConfigError: the device is unknown, or `threads` no number of threads.
+            DeviceError: the device computes other numbers than the CPU.
             InstallationError: there is no onnxruntime, or it cannot drive the device.
         """
         if threads is not None:
             check_threads("threads", threads)
         read_onnx(Path(path))  # it is whole, and refers to no other file
-        session = open_session(
-            import_onnxruntime(),
-            Path(path),
-            Device.parse(device),
-            threads=threads or 0,
-            strict=False,
-        )
+        where = Device.parse(device)
+        engine = import_engine(where)
+        session = open_session(engine, Path(path), where, threads=threads or 0, strict=False)
         try:
-            return _from_onnx(session, str(path))
+            detector = _from_onnx(session, str(path))
         except UnicodeDecodeError as error:
             raise ArtifactError(f"{path} has names that are no text: {error}") from error
+        if self_check and where.kind != "cpu":
+            _check(Path(path), session, detector, where, describe_engine(engine, where))
+        return detector
 
     @classmethod
     def from_session(cls, session: TrainSession) -> Detector:
@@ -208,6 +217,24 @@ def _from_onnx(session: Any, path: str) -> Detector:
         stride=_stride(metadata.get("stride", "")),
         batch_size=batch,
         image_size=None if height is None or width is None else (height, width),
+    )
+
+
+def _check(path: Path, session: Any, detector: Detector, device: Device, engine: str) -> None:
+    (one,), output = session.get_inputs(), session.get_outputs()[0].name
+    height, width = detector.image_size or (2 * detector.stride, 2 * detector.stride)
+    noise = np.random.default_rng(0).random((detector.batch_size or 1, 3, height, width))
+    inputs = {one.name: noise.astype(_INPUT_TYPES[one.type])}
+    outputs = {output: session.run([output], inputs)[0]}
+    half = one.type == "tensor(float16)"
+    check_outputs(
+        path,
+        inputs,
+        outputs,
+        what="a detection",
+        device=str(device),
+        engine=engine,
+        bound=1e-2 if half else 1e-4,
     )
 
 

@@ -1,4 +1,4 @@
-"""Finding ONNX Runtime: four distributions install the same import package."""
+"""Finding ONNX Runtime: several distributions install the same import package."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ __all__ = ["import_onnxruntime", "import_onnxruntime_training"]
 _DISTRIBUTIONS = (
     "onnxruntime",
     "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
     "onnxruntime-training",
     "onnxruntime-training-cpu",
 )

@@ -17,15 +17,17 @@ from exportloss.runtime.artifacts import read_artifact
 from exportloss.runtime.devices import (
     UNCAPTURED,
     Device,
+    describe_engine,
     graph_options,
+    import_engine,
     open_session,
     wants_capture,
 )
-from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
+from exportloss.runtime.self_check import check_outputs
 from exportloss.runtime.session import Items
 from exportloss.targets import pad_targets
 
@@ -69,12 +71,20 @@ class LossSession:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, *, device: Device, threads: int, capture: bool
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        device: Device,
+        threads: int,
+        capture: bool,
+        self_check: bool = True,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._ort = import_onnxruntime()
+        self._engine = import_engine(device)
         self._device = device
+        self._self_check = self_check and device.kind != "cpu"
         self._threads = threads
         self._capture = capture
         self._copies: dict[tuple[str, tuple[int, ...]], Any] = {}  # of arrays, on the device
@@ -84,7 +94,7 @@ class LossSession:
         graph = parse_onnx((folder / manifest.loss_graphs[manifest.max_targets]).read_bytes())
         self._shapes = {name: _sizes(graph.inputs[name]) for name in loss_inputs(manifest)}
         self._outputs = {
-            name: device.empty(self._ort, _sizes(graph.outputs[name]), np.float32)
+            name: device.empty(self._engine, _sizes(graph.outputs[name]), np.float32)
             for name in loss_outputs(manifest)
         }
 
@@ -96,21 +106,24 @@ class LossSession:
         device: str = "cpu",
         threads: int = 0,
         cuda_graph: bool | None = None,
+        self_check: bool = True,
     ) -> LossSession:
         """Open an artifacts folder, once all of it has been checked against its manifest.
 
         Args:
             folder: written by `exportloss export --format loss`.
-            device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`.
-            threads: of ONNX Runtime within an operator; 0 takes every core.
+            device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
+            threads: of the engine within an operator; 0 takes every core.
             cuda_graph: as `TrainSession.open` takes it.
+            self_check: on anything but the CPU compare the first batch of each graph with what ONNX
+                Runtime's CPU provider gives; engines were found that err and say nothing.
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or is of a detector.
             ConfigError: the device is unknown, or a GPU for a loss that was exported for a CPU, or
                 the number of threads is negative or too large.
-            InstallationError: the installed onnxruntime cannot run it, or not on that device:
-                nothing ever runs on the CPU instead.
+            InstallationError: the installed engine cannot run it, or not on that device: nothing
+                ever runs on the CPU instead.
         """
         where = Device.parse(device)
         if threads != 0:
@@ -132,7 +145,8 @@ class LossSession:
             manifest,
             device=where,
             threads=threads or os.cpu_count() or 1,
-            capture=wants_capture(import_onnxruntime(), where, cuda_graph),
+            capture=wants_capture(import_engine(where), where, cuda_graph),
+            self_check=self_check,
         )
 
     @property
@@ -164,6 +178,7 @@ class LossSession:
             DataError: an input is missing, unknown, or of another type or shape.
             TargetError: a target row cannot be trained on.
             TooManyTargetsError: there are more rows than the largest graph has.
+            DeviceError: the device computes another loss than the CPU; see `self_check`.
         """
         manifest = self.manifest
         padded = pad_targets(
@@ -189,17 +204,32 @@ class LossSession:
         )
 
     def _run(self, slots: int, inputs: Mapping[str, Any]) -> None:
-        if slots not in self._sessions:
-            # With an arena of its own, each would keep the most that it ever took.
-            self._sessions[slots] = open_session(
-                self._ort,
-                self.folder / self.manifest.loss_graphs[slots],
-                self._device,
-                threads=self._threads,
-                capture=self._capture,
-                shared=bool(self.manifest.tiers),
+        if slots in self._sessions:
+            self._run_on(slots, self._sessions[slots], inputs)
+            return
+        path = self.folder / self.manifest.loss_graphs[slots]
+        # With an arena of its own, each would keep the most that it ever took.
+        session = open_session(
+            self._engine,
+            path,
+            self._device,
+            threads=self._threads,
+            capture=self._capture,
+            shared=bool(self.manifest.tiers),
+        )
+        self._run_on(slots, session, inputs)
+        if self._self_check:
+            check_outputs(
+                path,
+                {name: _on_host(value) for name, value in inputs.items()},
+                {name: _on_host(value) for name, value in self._outputs.items()},
+                what="a loss",
+                device=str(self._device),
+                engine=describe_engine(self._engine, self._device),
             )
-        session = self._sessions[slots]
+        self._sessions[slots] = session
+
+    def _run_on(self, slots: int, session: Any, inputs: Mapping[str, Any]) -> None:
         binding = session.io_binding()  # a new one, which keeps no input longer than it is needed
         values = {name: self._on_device(name, value) for name, value in inputs.items()}
         for name, value in values.items():
@@ -208,9 +238,9 @@ class LossSession:
             binding.bind_ortvalue_output(name, value)
         graph = self._graph_of(slots, values)
         if graph in self._uncaptured:  # memory is allocated now: during a capture it must not be
-            session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
+            session.run_with_iobinding(binding, graph_options(self._engine, UNCAPTURED))
             self._uncaptured.remove(graph)
-        session.run_with_iobinding(binding, graph_options(self._ort, graph))
+        session.run_with_iobinding(binding, graph_options(self._engine, graph))
 
     def _graph_of(self, slots: int, values: Mapping[str, Any]) -> int | None:
         """Return the number of a graph; inputs that keep coming from elsewhere are not captured."""
@@ -226,10 +256,10 @@ class LossSession:
         if not isinstance(value, np.ndarray):
             return value
         if self._device.kind == "cpu":
-            return self._ort.OrtValue.ortvalue_from_numpy(value, *self._device.memory)
+            return self._engine.OrtValue.ortvalue_from_numpy(value, *self._device.memory)
         copy = self._copies.get((name, value.shape))
         if copy is None:
-            copy = self._device.empty(self._ort, value.shape, value.dtype)
+            copy = self._device.empty(self._engine, value.shape, value.dtype)
             self._copies[name, value.shape] = copy
         copy.update_inplace(np.ascontiguousarray(value))
         return copy
@@ -251,7 +281,7 @@ class LossSession:
     def _describe(self, value: Any) -> tuple[str, tuple[int, ...]]:
         if isinstance(value, np.ndarray):
             return str(value.dtype), value.shape
-        if isinstance(value, self._ort.OrtValue) and value.is_tensor():
+        if isinstance(value, self._engine.OrtValue) and value.is_tensor():
             kind = value.data_type()
             return "float32" if kind == "tensor(float)" else kind, tuple(value.shape())
         return type(value).__name__, tuple(getattr(value, "shape", ()))
@@ -262,6 +292,10 @@ class LossSession:
         if balance.shape != (levels,):
             raise DataError(f"balance has shape {balance.shape}; expected ({levels},)")
         return balance
+
+
+def _on_host(value: Any) -> npt.NDArray[Any]:
+    return value if isinstance(value, np.ndarray) else value.numpy()
 
 
 def _sizes(value: OnnxValue) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ __all__ = ["BOOL", "FLOAT", "UINT8", "OnnxFile", "OnnxValue", "parse_onnx", "rea
 
 FLOAT, UINT8, BOOL = 1, 2, 9  # TensorProto.DataType
 
+_NOTHING = memoryview(b"")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _DEEPEST = 100  # messages in messages, as in protocol buffers' own parsers
 
@@ -32,7 +33,7 @@ _CHILDREN: Mapping[str, Mapping[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-_MODEL_GRAPH, _MODEL_OPSET = 7, 8
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 7, 8, 14
 _GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
 _NODE_OPERATOR = 4
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
@@ -61,11 +62,12 @@ class OnnxValue:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnnxFile:
-    """Opset of the `ai.onnx` domain, and the inputs and outputs of the graph by name."""
+    """Opset of the `ai.onnx` domain, the graph's inputs and outputs by name, and its metadata."""
 
     opset: int
     inputs: Mapping[str, OnnxValue]
     outputs: Mapping[str, OnnxValue]
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_onnx(path: Path) -> bytes:
@@ -108,10 +110,14 @@ def parse_onnx(content: bytes) -> OnnxFile:
     _refuse_other_files(model, "model", 0)
     opset = 0
     values: dict[int, dict[str, OnnxValue]] = {_GRAPH_INPUT: {}, _GRAPH_OUTPUT: {}}
+    metadata: dict[str, str] = {}
     for field, value in _messages(model):
         if field == _MODEL_OPSET:
             domain, version = _opset(value)
             opset = version if domain in _DEFAULT_DOMAINS else opset
+        elif field == _MODEL_METADATA:
+            entry = dict(_messages(value))
+            metadata[_text(entry.get(1, _NOTHING))] = _text(entry.get(2, _NOTHING))
         elif field == _MODEL_GRAPH:
             for place, described in _messages(value):
                 if place in values:
@@ -121,7 +127,12 @@ def parse_onnx(content: bytes) -> OnnxFile:
                     values[place][name] = put
     if not opset:
         raise ValueError("it names no opset")
-    return OnnxFile(opset=opset, inputs=values[_GRAPH_INPUT], outputs=values[_GRAPH_OUTPUT])
+    return OnnxFile(
+        opset=opset,
+        inputs=values[_GRAPH_INPUT],
+        outputs=values[_GRAPH_OUTPUT],
+        metadata=metadata,
+    )
 
 
 def _refuse_other_files(message: memoryview, kind: str, depth: int) -> None:

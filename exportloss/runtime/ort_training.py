@@ -89,6 +89,11 @@ class OrtTrainSession(TrainSession):
         }
 
     @property
+    def engine(self) -> str:
+        """What computes the steps, with its version."""
+        return f"the training build of onnxruntime {import_onnxruntime().__version__}"
+
+    @property
     def updates(self) -> int:
         """Optimizer steps done."""
         return self._optimizer.updates

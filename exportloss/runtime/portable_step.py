@@ -11,10 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, DataError
-from exportloss.runtime.devices import Device, node_counts, open_session
+from exportloss.runtime.devices import (
+    Device,
+    describe_engine,
+    import_engine,
+    node_counts,
+    open_session,
+)
 from exportloss.runtime.files import new_file
 from exportloss.runtime.frozen_model import with_initializers
-from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.seal import seal_model
@@ -86,12 +91,12 @@ class PortableTrainSession(TrainSession):
         tf32: bool = False,
     ) -> None:
         super().__init__(folder, manifest)
-        self._ort = import_onnxruntime()
+        self._engine = import_engine(device)
         self._device = device
         self._threads = threads
         self._tf32 = tf32
         self._train = self._open("train_step.onnx", capture=capture)
-        self._loop = StepLoop(self._ort, self._train, device, capture=capture)
+        self._loop = StepLoop(self._engine, self._train, device, capture=capture)
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
         layout = manifest.layout
         self._parameters = _Flat.read(layout["parameters"])
@@ -102,6 +107,11 @@ class PortableTrainSession(TrainSession):
         self._memories: tuple[str, ...] = tuple(layout["memories"])
         self._constants: dict[str, Array] = {}
         self.load_state(load_state(folder / "state.safetensors"))
+
+    @property
+    def engine(self) -> str:
+        """What computes the steps, with its version."""
+        return describe_engine(self._engine, self._device)
 
     @property
     def node_counts(self) -> dict[str, int]:
@@ -212,7 +222,7 @@ class PortableTrainSession(TrainSession):
 
     def _open(self, name: str, *, capture: bool = False) -> Any:
         return open_session(
-            self._ort,
+            self._engine,
             self.folder / name,
             self._device,
             threads=self._threads,

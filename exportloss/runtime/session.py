@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.devices import Device, wants_capture
+from exportloss.runtime.devices import CPU, Device, import_engine, wants_capture
 from exportloss.runtime.ema import decay_after
-from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import LOSS_SCALE, Hyperparameters
+from exportloss.runtime.self_check import check_training
 from exportloss.runtime.state import TrainState, load_state, save_state
 from exportloss.targets import pad_targets
 
@@ -92,25 +92,30 @@ class TrainSession(abc.ABC):
         threads: int | None = None,
         cuda_graph: bool | None = None,
         tf32: bool = False,
+        self_check: bool = True,
     ) -> TrainSession:
         """Open an artifacts folder, once all of it has been checked against its manifest.
 
         Args:
             folder: written by `exportloss export`.
-            device: `cpu`, `cuda` or `tensorrt`, or one of several GPUs as `cuda:1`.
-            threads: of ONNX Runtime within an operator; None takes every core.
+            device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
+            threads: of the engine within an operator; None takes every core.
             cuda_graph: capture the portable step's kernels and replay them, which saves launching
                 thousands of them one by one. None does not: onnxruntime 1.31.1 could not yet
                 capture a whole step, see docs/cuda.md.
             tf32: on `cuda`, compute convolutions and products of the portable step with 10 of
                 float32's 23 bits: faster, and no longer PyTorch's numbers (it does the same with
                 `torch.backends.cudnn.allow_tf32`, its default).
+            self_check: on anything but the CPU first compare a step with that of ONNX Runtime's CPU
+                provider; engines were found that train wrongly and say nothing. Half precision and
+                `tf32` are not compared: the CPU computes in float32.
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or does not train.
             ConfigError: the device is unknown, or cannot do what is asked for.
-            InstallationError: the installed onnxruntime cannot run it, or not on that device:
-                nothing ever runs on the CPU instead.
+            DeviceError: the device computes another step than the CPU.
+            InstallationError: the installed engine cannot run it, or not on that device: nothing
+                ever runs on the CPU instead.
         """
         where = Device.parse(device)
         if threads is not None:
@@ -118,27 +123,13 @@ class TrainSession(abc.ABC):
         folder = Path(folder)
         manifest = read_artifact(folder)
         _check_precision(manifest, where)
-        if manifest.kind == "ort-training":
-            from exportloss.runtime.ort_training import OrtTrainSession
-
-            return OrtTrainSession(
-                folder, manifest, device=where, threads=threads or os.cpu_count() or 1
-            )
-        if manifest.kind == "train-step":
-            from exportloss.runtime.portable_step import PortableTrainSession
-
-            return PortableTrainSession(
-                folder,
-                manifest,
-                device=where,
-                threads=threads or os.cpu_count() or 1,
-                tf32=tf32,
-                capture=wants_capture(import_onnxruntime(), where, bool(cuda_graph)),
-            )
-        raise ArtifactError(
-            f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "
-            "--format step or --format ort"
-        )
+        cores = threads or os.cpu_count() or 1
+        capture = wants_capture(import_engine(where), where, bool(cuda_graph))
+        session = _open(folder, manifest, device=where, threads=cores, capture=capture, tf32=tf32)
+        if self_check and where.kind != "cpu" and manifest.precision == "float32" and not tf32:
+            reference = _open(folder, manifest, device=CPU, threads=cores)
+            check_training(session, reference, device=str(where))
+        return session
 
     def step(
         self,
@@ -221,6 +212,11 @@ class TrainSession(abc.ABC):
         self._check_state(state, str(path))
         self.load_state(state)
         return self
+
+    @property
+    @abc.abstractmethod
+    def engine(self) -> str:
+        """What computes the steps, with its version."""
 
     @property
     @abc.abstractmethod
@@ -335,6 +331,31 @@ class TrainSession(abc.ABC):
                         f"{source} is of another model: {name} has shape {theirs[name].shape}, "
                         f"expected {tensor.shape}"
                     )
+
+
+def _open(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    device: Device,
+    threads: int,
+    capture: bool = False,
+    tf32: bool = False,
+) -> TrainSession:
+    if manifest.kind == "ort-training":
+        from exportloss.runtime.ort_training import OrtTrainSession
+
+        return OrtTrainSession(folder, manifest, device=device, threads=threads)
+    if manifest.kind == "train-step":
+        from exportloss.runtime.portable_step import PortableTrainSession
+
+        return PortableTrainSession(
+            folder, manifest, device=device, threads=threads, capture=capture, tf32=tf32
+        )
+    raise ArtifactError(
+        f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "
+        "--format step or --format ort"
+    )
 
 
 def _check_precision(manifest: Manifest, device: Device) -> None:

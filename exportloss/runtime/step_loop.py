@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -45,13 +44,13 @@ class StepLoop:
     the host makes the next batch ready meanwhile.
 
     Args:
-        ort: the onnxruntime package.
+        ort: the onnxruntime package, or what `import_engine` gives in its place.
         session: of static shapes.
         device: that the session runs on.
         capture: whether the session was opened to capture CUDA graphs.
     """
 
-    def __init__(self, ort: ModuleType, session: Any, device: Device, *, capture: bool) -> None:
+    def __init__(self, ort: Any, session: Any, device: Device, *, capture: bool) -> None:
         self._session = session
         inputs = {value.name: value for value in session.get_inputs()}
         outputs = {value.name: value for value in session.get_outputs()}

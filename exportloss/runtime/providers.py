@@ -1,0 +1,116 @@
+"""ONNX Runtime's execution providers: how they are asked for, and what brings them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from types import ModuleType
+from typing import Any
+
+from exportloss.errors import InstallationError
+
+__all__ = ["PROVIDERS", "Provider", "find_provider"]
+
+_SUFFIX = "ExecutionProvider"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provider:
+    """An execution provider.
+
+    Attributes:
+        name: ONNX Runtime's name for it.
+        title: its name in messages.
+        install: what brings it; "" where we do not know.
+        plugin: import package of the plug-in library that it comes as; "" where it is built in.
+        indexed: whether there may be several of its devices.
+        memory: where tensors are kept for it, as ONNX Runtime calls that memory.
+        beside: providers that may run the nodes that it does not take; the CPU's is one of them
+            where a graph never runs on the provider as a whole.
+    """
+
+    name: str
+    title: str
+    install: str = ""
+    plugin: str = ""
+    indexed: bool = False
+    memory: str = "cpu"
+    beside: tuple[str, ...] = (f"CPU{_SUFFIX}",)
+
+    @property
+    def leaves_nodes(self) -> bool:
+        """Whether nodes may run on the CPU beside it."""
+        return f"CPU{_SUFFIX}" in self.beside
+
+    def version(self) -> str:
+        """Name of the plug-in and its version; "" for what is built in, or not installed."""
+        if not self.plugin:
+            return ""
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return f"{self.install} {metadata.version(self.install)}"
+        return ""
+
+    def plugin_devices(self, ort: ModuleType) -> list[Any]:
+        """Register the plug-in's library with ONNX Runtime, and return the devices that it finds.
+
+        Raises:
+            InstallationError: the plug-in is not installed, or this onnxruntime takes none.
+        """
+        try:
+            plugin = import_module(self.plugin)
+        except ImportError as error:
+            raise InstallationError(
+                f"{self.title} needs ONNX Runtime's plug-in for it; pip install {self.install}"
+            ) from error
+        if not hasattr(ort, "register_execution_provider_library"):
+            raise InstallationError(
+                f"onnxruntime {ort.__version__} takes no plug-ins, so {self.title} cannot be "
+                "driven; install onnxruntime 1.24 or later"
+            )
+        with contextlib.suppress(Exception):  # it is registered already
+            ort.register_execution_provider_library(self.plugin, plugin.get_library_path())
+        return [device for device in ort.get_ep_devices() if device.ep_name == self.name]
+
+
+_GPU = "exportloss[gpu] (onnxruntime-gpu)"
+
+PROVIDERS: Mapping[str, Provider] = {
+    "cpu": Provider(name=f"CPU{_SUFFIX}", title="the CPU", beside=()),
+    "cuda": Provider(
+        name=f"CUDA{_SUFFIX}", title="CUDA", install=_GPU, indexed=True, memory="cuda", beside=()
+    ),
+    "tensorrt": Provider(
+        name=f"Tensorrt{_SUFFIX}",
+        title="TensorRT",
+        install=_GPU,
+        indexed=True,
+        memory="cuda",
+        beside=(f"CUDA{_SUFFIX}",),
+    ),
+    "nv-tensorrt-rtx": Provider(
+        name=f"NvTensorRTRTX{_SUFFIX}",
+        title="TensorRT for RTX",
+        install="onnxruntime-ep-nv-tensorrt-rtx-cu13",
+        plugin="onnxruntime_ep_nv_tensorrt_rtx",
+        indexed=True,
+    ),
+    "webgpu": Provider(
+        name=f"WebGpu{_SUFFIX}",
+        title="WebGPU",
+        install="onnxruntime-ep-webgpu",
+        plugin="onnxruntime_ep_webgpu",
+        indexed=True,
+    ),
+    "coreml": Provider(name=f"CoreML{_SUFFIX}", title="Core ML", install="onnxruntime on macOS"),
+    "qnn": Provider(name=f"QNN{_SUFFIX}", title="QNN", install="onnxruntime-qnn"),
+    "directml": Provider(
+        name=f"Dml{_SUFFIX}", title="DirectML", install="onnxruntime-directml", indexed=True
+    ),
+}
+
+
+def find_provider(kind: str) -> Provider:
+    """Return the provider of that short name, or else that ONNX Runtime calls so."""
+    return PROVIDERS.get(kind) or Provider(name=kind, title=kind)
