@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 # A device: no torch, no onnx, the newest onnxruntime.
 DEVICE := .venv-device
 LOWEST := .venv-lowest
+# Other engines beside onnxruntime, where their wheels can be had.
+ENGINES := .venv-engines
 # What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
@@ -22,7 +24,7 @@ endef
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo test fuzz check lowest licences lock gpu gpu-artifacts clean
+.PHONY: demo test engines fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -30,6 +32,14 @@ demo: $(READY)
 test: check licences $(DEVICE)/.ready build/device/expected.json
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(DEVICE)/bin/python -m pytest tests/device
+	@$(MAKE) --no-print-directory engines
+
+# OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
+engines: build/device/expected.json
+	@if $(MAKE) --no-print-directory $(ENGINES)/.ready; \
+		then $(ENGINES)/bin/python scripts/licences.py && \
+			$(ENGINES)/bin/python -m pytest tests/device/engines -rs; \
+		else echo "other engines: not tested, for their wheels cannot be had here"; fi
 
 fuzz: $(READY) $(VENV)/.fuzz
 	$(BIN)/python -m fuzzing --seconds $(TARGET_SECONDS)
@@ -81,4 +91,4 @@ build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/bright
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(ENGINES) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

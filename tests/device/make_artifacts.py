@@ -5,8 +5,9 @@
 For each of `CASES` the folder then holds an artifact, `sgd`, and the expected states,
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
 The loss alone is in `loss`, and what torch makes of it for several numbers of rows in
-`loss-expected.safetensors`. For `val` and `detect` there are `bright.onnx` and the data set
-`spots`, and pycocotools' numbers for them in `expected.json`.
+`loss-expected.safetensors`. `with-abs` is what OpenVINO computes wrongly. For `val` and `detect`
+there are `bright.onnx` and the data set `spots`, and pycocotools' numbers for them in
+`expected.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from safetensors.numpy import save_file
 
@@ -30,6 +32,7 @@ from exportloss.export.eager_session import EagerTrainSession
 from exportloss.export.train_step import export_train_step
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
+from exportloss.runtime.files import write_artifact
 from exportloss.runtime.manifest import Manifest
 from tests.bright_detector import make_spots, write_bright_detector
 
@@ -37,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
     "adamw": {"optimizer": "adamw", "ema": True},
     "frozen": {"optimizer": "sgd", "freeze": 10},
+    "frozen-adamw": {"optimizer": "adamw", "freeze": 10},
 }
 SETTINGS = {"lr": 2e-4, "momentum": 0.937, "weight_decay": 5e-4, "max_norm": 10.0}
 CLASSES = ("circle", "square", "triangle")
@@ -95,6 +99,22 @@ def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> l
     return losses
 
 
+def make_with_abs(source: Path, folder: Path) -> None:
+    """Copy an artifact, and write -|x| as OpenVINO's CPU computes it wrongly, with Abs."""
+    shutil.copytree(source, folder)
+    model = onnx.load(folder / "train_step.onnx")
+    negated_from = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Neg"}
+    for node in list(model.graph.node):
+        if node.op_type == "Min" and negated_from.get(node.input[1]) == node.input[0]:
+            absolute = onnx.helper.make_node("Abs", [node.input[0]], [f"{node.output[0]}_abs"])
+            negated = onnx.helper.make_node("Neg", absolute.output, node.output)
+            model.graph.node.insert(list(model.graph.node).index(node), absolute)
+            node.CopyFrom(negated)
+    onnx.save(model, folder / "train_step.onnx")
+    (folder / "manifest.json").unlink()
+    write_artifact(folder, Manifest.read(source))
+
+
 def make_loss_alone(folder: Path, rows: np.ndarray) -> None:
     """Export the loss with a tier, and save maps, and what torch makes of them, by filled rows.
 
@@ -136,13 +156,14 @@ def make_detections(folder: Path) -> dict[str, float]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    for name in (*CASES, "loss"):
+    for name in (*CASES, "loss", "with-abs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     batches = draw_batches()
     save_file(batches, folder / "batches.safetensors")
     make_loss_alone(folder, batches["targets"][0])
     losses = {name: make_case(folder / name, batches, **case) for name, case in CASES.items()}
+    make_with_abs(folder / "sgd", folder / "with-abs")
     expected = {"settings": SETTINGS, "losses": losses, "coco": make_detections(folder)}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 

@@ -1,0 +1,106 @@
+"""OpenVINO trains, evaluates and detects as ONNX Runtime's CPU provider does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from exportloss import DeviceError, InstallationError
+from exportloss.cli import main
+from exportloss.runtime import LossSession, TrainSession
+from exportloss.runtime.inference import Detector
+from tests.device.engines.steps import CASES, bounds, differences_by_step, relative_l2
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed", exc_type=ImportError)
+
+OPENVINO = {"device": "openvino", "threads": 1}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_from_the_same_states(device, batches, expected, case):
+    folder = device / case
+    session = TrainSession.open(folder, **OPENVINO)
+    assert session.engine.startswith("OpenVINO 2026.4")
+    for found in differences_by_step(session, folder, batches, expected["settings"]):
+        for name, bound in bounds(case).items():
+            assert found[name] <= bound, name
+
+
+def test_a_run_of_its_own(device, batches, expected, tmp_path):
+    """The state stays where it is from step to step, and is saved and resumed as ever."""
+    one, cpu = (TrainSession.open(device / "sgd", **where) for where in (OPENVINO, {"threads": 1}))
+    for batch in batches:
+        results = [session.step(*batch, **expected["settings"]) for session in (one, cpu)]
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
+    assert one.updates == cpu.updates == len(batches)
+    one.save(tmp_path / "state.safetensors")
+    resumed = TrainSession.open(device / "sgd", **OPENVINO).resume(tmp_path / "state.safetensors")
+    losses = [session.step(*batches[0], **expected["settings"]).loss for session in (one, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_what_is_not_finite_is_skipped(device, batches):
+    session = TrainSession.open(device / "sgd", **OPENVINO)
+    before = session.state()
+    assert session.step(*batches[0], lr=1e30, max_norm=1e38).skipped is False
+    assert session.step(*batches[0], lr=1e-3).skipped
+    session.load_state(before)
+    assert not session.step(*batches[0], lr=1e-3).skipped
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_evaluation(device, batches, ema):
+    sessions = [TrainSession.open(device / "adamw", **where) for where in (OPENVINO, {})]
+    found, expected = (session.evaluate(*batches[0], ema=ema) for session in sessions)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert relative_l2([found.predictions], [expected.predictions]) <= 1e-6
+
+
+@pytest.mark.parametrize("rows", [0, 4, 12])
+def test_loss_alone(device, batches, rows):
+    session = LossSession.open(device / "loss", **OPENVINO)
+    expected = load_file(device / "loss-expected.safetensors")
+    inputs = {name: expected[name] for name in session.input_shapes}
+    for _ in range(2):
+        result = session.compute(inputs, batches[0][1][:rows])
+    assert result.loss == pytest.approx(expected[f"{rows}/loss"].item(), rel=1e-6)
+    for name, value in result.gradients.items():
+        assert relative_l2([value.numpy()], [expected[f"{rows}/{name}"]]) <= 1e-6, name
+
+
+def test_detectors(device, tmp_path):
+    TrainSession.open(device / "sgd").export_inference(tmp_path / "detector.onnx")
+    for path in (device / "bright.onnx", tmp_path / "detector.onnx"):
+        found, expected = (Detector.open(path, **where) for where in (OPENVINO, {}))
+        assert (found.names, found.stride) == (expected.names, expected.stride)
+        assert (found.batch_size, found.image_size) == (expected.batch_size, expected.image_size)
+        size = (found.batch_size or 3, 3, *(found.image_size or (64, 96)))
+        images = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+        assert relative_l2([found.predict(images)], [expected.predict(images)]) <= 1e-6
+
+
+def test_a_graph_that_it_computes_wrongly_is_refused(device, batches):
+    folder = device / "with-abs"
+    cpu = [TrainSession.open(one, threads=1) for one in (folder, device / "sgd")]
+    losses = [session.step(*batches[0], lr=1e-3).loss for session in cpu]
+    assert losses[0] == losses[1]
+    with pytest.raises(DeviceError) as caught:
+        TrainSession.open(folder, **OPENVINO)
+    for part in ("openvino:CPU", "OpenVINO 2026.4", "loss"):
+        assert part in str(caught.value)
+    wrong = TrainSession.open(folder, **OPENVINO, self_check=False).step(*batches[0], lr=1e-3)
+    assert not wrong.skipped
+    assert wrong.loss != pytest.approx(losses[0], rel=0.1)
+
+
+def test_a_processor_that_is_not_there(device):
+    with pytest.raises(InstallationError, match=r"finds .*openvino:CPU"):
+        TrainSession.open(device / "sgd", device="openvino:GPU.7")
+
+
+def test_the_commands(device, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = ["--source", str(device / "spots" / "images" / "val"), "--imgsz", "64"]
+    weights = ["--weights", str(device / "bright.onnx"), "--device", "openvino"]
+    assert main(["detect", *weights, *source]) == 0
