@@ -154,6 +154,20 @@ class Step:
         vectors = {k: v for k, v in self.state.items() if k in ("parameters", "statistics")}
         return {"images": self.detector.images, **vectors}
 
+    def named_example(self) -> dict[str, Tensor]:
+        """Inputs of the detector alone by name, with trained tensors under their own names."""
+        vectors = self.inference_example()
+        running = self.statistics.unflatten(vectors.get("statistics", torch.zeros(0)))
+        tensors = self.parameters.unflatten(vectors["parameters"]) | running
+        return {"images": vectors["images"], **tensors}
+
+    def infer_named(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `infer`, of inputs as in `named_example`."""
+        with torch.no_grad(), _mode(self.detector.model, training=False):
+            tensors = {name: tensor for name, tensor in inputs.items() if name != "images"}
+            levels = self._levels(inputs["images"], tensors, {})
+            return {"output0": self.detector.model.decode(levels)}  # type: ignore[operator]
+
     def infer(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Decoded predictions with the running statistics; images are floats in [0, 1]."""
         running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))

@@ -14,6 +14,7 @@ from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.description import describe, graph_metadata
 from exportloss.export.detector_graph import Detector, prepare
 from exportloss.export.head_choice import HeadChoice
+from exportloss.export.inference_graph import inference_graph
 from exportloss.export.step_functions import Step
 from exportloss.export.step_optimizers import OPTIMIZERS
 from exportloss.loss import YoloLoss
@@ -79,7 +80,8 @@ def export_train_step(
     `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` and gives
     `loss`, `items` and, where the model has a `decode`, `output0`. `inference.onnx`, in that case
     too, is the detector alone: `images` as floats in [0, 1], `parameters` and `statistics` in,
-    `output0` out. Both take the averages as `parameters` and `statistics` just as well.
+    `output0` out, for any number of pictures where the model's operators need it for shapes only.
+    Both take the averages as `parameters` and `statistics` just as well.
     `state.safetensors` holds the model's tensors under their own names.
 
     Args:
@@ -135,19 +137,23 @@ def export_train_step(
             "train_step": (step.train, step.train_example()),
             "eval_step": (step.evaluate, step.evaluation_example()),
         }
-        if hasattr(detector.model, "decode"):
-            graphs["inference"] = (step.infer, step.inference_example())
-        newest = 0  # where the network computes in bfloat16, its graph needs a newer opset
-        for name, (function, example) in graphs.items():
-            graph = to_onnx(
+        written = {
+            name: to_onnx(
                 function,
                 example,
                 modules=step.modules,
                 name=name,
-                # Predictions rather have plain convolutions, and a GPU has no threads.
-                repeatable=name != "inference" and provider != "gpu",
+                repeatable=provider != "gpu",  # which has no threads
                 provider=provider,
             )
+            for name, (function, example) in graphs.items()
+        }
+        if hasattr(detector.model, "decode"):
+            written["inference"] = inference_graph(
+                step.infer, step.inference_example(), modules=step.modules
+            )
+        newest = 0  # where the network computes in bfloat16, its graph needs a newer opset
+        for name, graph in written.items():
             graph.metadata_props.update(graph_metadata(manifest))
             newest = max(newest, graph.opset_imports[""])
             ir.save(graph, temporary / f"{name}.onnx")

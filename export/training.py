@@ -18,6 +18,8 @@ from exportloss.export.description import describe, graph_metadata
 from exportloss.export.detector_graph import Detector, DetectorGraph, prepare
 from exportloss.export.graph import Signature, trace_to_onnx
 from exportloss.export.head_choice import HeadChoice
+from exportloss.export.inference_graph import inference_graph
+from exportloss.export.step_functions import Step
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.installation import import_onnxruntime_training
@@ -53,7 +55,8 @@ def export_training_artifacts(
     parameter), `eval_model.onnx` (the same without gradients, with decoded predictions
     `output0`), `checkpoint`, `optimizer_model.onnx` and `manifest.json`. The optimizer model is
     ONNX Runtime's own (AdamW with torch's arithmetic, or plain SGD), for hosts in other languages;
-    `TrainSession` runs YOLOv5's optimizers itself.
+    `TrainSession` runs YOLOv5's optimizers itself. `inference.onnx`, for a model with a `decode`,
+    is the detector alone, its trained tensors inputs, for `TrainSession.export_inference`.
 
     Args:
         model: forward takes (B, 3, H, W) in [0, 1] and returns the raw maps of the levels. It is
@@ -98,6 +101,11 @@ def export_training_artifacts(
         forward = _forward_graph(detector)
         forward.metadata_props.update(graph_metadata(manifest))
         _generate(forward, detector, optimizer, temporary)
+        if hasattr(detector.model, "decode"):
+            step = Step(detector, optimizer)
+            graph = inference_graph(step.infer_named, step.named_example(), modules=step.modules)
+            graph.metadata_props.update(graph_metadata(manifest))
+            ir.save(graph, temporary / "inference.onnx")
         return write_artifact(temporary, manifest)
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from exportloss.export import check
 
-__all__ = ["assert_runs_on_gpus"]
+__all__ = ["assert_detects_on_gpus", "assert_runs_on_gpus"]
 
 # Sums of scattered floats come in no fixed order there: of graphs that are not for GPUs alone.
 EXPECTED_NOTES = {"scattered sums"}
@@ -28,3 +28,10 @@ def assert_runs_on_gpus(
         assert (result.fallbacks, result.unsupported) == (0, 0), result.troubles
         expected = remarks | (EXPECTED_NOTES if scattered_sums else set())
         assert {trouble.name for trouble in result.troubles} <= expected
+
+
+def assert_detects_on_gpus(path: Path) -> None:
+    """The same of a detector alone, but that it takes any number of pictures."""
+    result = check(path, provider="cuda")
+    assert (result.fallbacks, result.unsupported) == (0, 0), result.troubles
+    assert {trouble.name for trouble in result.troubles} == {"dynamic shapes"}

@@ -28,7 +28,7 @@ from exportloss.runtime import Manifest, TrainSession, TrainState
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.ort_training import OrtTrainSession
 from exportloss.runtime.state import load_state, save_state
-from tests.gpu_graphs import assert_runs_on_gpus
+from tests.gpu_graphs import assert_detects_on_gpus, assert_runs_on_gpus
 from tests.tiny_detector import ANCHORS, IMAGE, STRIDES, TinyDetector, make_batch, make_loss
 
 RATE, DECAY, MOMENTUM = 1e-3, 0.05, 0.9
@@ -62,8 +62,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_graphs_run_on_gpus(folders: dict[str, Path], optimizer: str):
-    for name in ("train_step", "eval_step", "inference"):
+    for name in ("train_step", "eval_step"):
         assert_runs_on_gpus(folders[optimizer] / f"{name}.onnx")
+    assert_detects_on_gpus(folders[optimizer] / "inference.onnx")
 
 
 def open_session(folders: dict[str, Path], kind: str, optimizer: str = "sgd") -> TrainSession:

@@ -96,16 +96,21 @@ def test_size_and_batch_are_the_files_or_fit_the_stride(path, tmp_path):
         free.check_batch(0, default=8)
 
 
-def test_a_session_detects_what_its_inference_file_does(step_artifact, tmp_path):
-    session = TrainSession.open(step_artifact, threads=1)
+@pytest.mark.parametrize("artifact", ["step_artifact", "ort_artifact"])
+def test_a_session_detects_what_its_inference_file_does(artifact, tmp_path, request):
+    session = TrainSession.open(request.getfixturevalue(artifact), threads=1)
     session.export_inference(tmp_path / "model.onnx")
     file = Detector.open(tmp_path / "model.onnx", threads=1)
+    assert {value.name for value in onnx.load(tmp_path / "model.onnx").graph.input} == {"images"}
     own = Detector.from_session(session)
     assert own.names == session.manifest.names
     assert (own.batch_size, own.image_size, own.stride) == (2, (64, 64), 32)
-    assert (file.batch_size, file.image_size) == (2, (64, 64))
-    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
-    np.testing.assert_allclose(own.predict(images), file.predict(images), rtol=1e-4, atol=1e-4)
+    assert (file.batch_size, file.image_size) == (None, (64, 64))
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
+    rows = own.predict(images[:2])
+    for count in (1, 2, 5):
+        found = file.predict(images[:count])[:2]
+        np.testing.assert_allclose(found, rows[:count], rtol=1e-4, atol=1e-4)
 
 
 def write_other(path, outputs, inputs=((1, 3, 8, 8),), element_type=TensorProto.FLOAT):

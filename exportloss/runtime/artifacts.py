@@ -135,7 +135,7 @@ def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
         return {
             "train_step.onnx": (batch | settings | vectors, loss | new),
             "eval_step.onnx": (batch | detector, loss),
-            "inference.onnx": ({"images": OnnxValue(FLOAT, size)} | detector, {"output0": _ANY}),
+            "inference.onnx": ({"images": _ANY} | detector, {"output0": _ANY}),
         }
     loss["new_balance"] = batch["balance"]
     if manifest.kind == "ort-training":
@@ -145,6 +145,10 @@ def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
         return {
             "training_model.onnx": (batch, loss | gradients),
             "eval_model.onnx": (batch, loss),
+            "inference.onnx": (
+                {"images": _ANY} | dict.fromkeys(manifest.trained, _ANY),
+                {"output0": _ANY},
+            ),
         }
     inputs, outputs = loss_inputs(manifest) | batch, loss_outputs(manifest)
     return {

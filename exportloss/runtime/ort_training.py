@@ -15,8 +15,10 @@ from exportloss.errors import ArtifactError, ConfigError, InstallationError
 from exportloss.runtime.devices import CPU, Device
 from exportloss.runtime.ema import move_average
 from exportloss.runtime.files import new_file
+from exportloss.runtime.frozen_model import with_initializers
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
 from exportloss.runtime.manifest import BatchNormStatistics, Manifest
+from exportloss.runtime.onnx_file import parse_onnx
 from exportloss.runtime.optimizers import Hyperparameters, make_optimizer
 from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
@@ -129,9 +131,17 @@ class OrtTrainSession(TrainSession):
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         self._check_ema(ema)
-        with self._weights(ema=ema), new_file(path) as temporary:
-            self._module.export_model_for_inferencing(str(temporary), ["output0"])
-            temporary.write_bytes(seal_model(temporary.read_bytes()))
+        source = self.folder / "inference.onnx"
+        if source.name not in self.manifest.files:  # exported by 0.1
+            with self._weights(ema=ema), new_file(path) as temporary:
+                self._module.export_model_for_inferencing(str(temporary), ["output0"])
+                temporary.write_bytes(seal_model(temporary.read_bytes()))
+            return
+        model = source.read_bytes()
+        tensors = self._average if ema else self._tensors
+        weights = {name: tensors[name] for name in parse_onnx(model).inputs if name != "images"}
+        with new_file(path) as temporary:
+            temporary.write_bytes(seal_model(with_initializers(model, weights)))
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         # ONNX Runtime changes statistics and gradients before anything is known of the step.
