@@ -23,6 +23,8 @@ from exportloss.runtime.manifest import FileEntry, Manifest, ParameterGroupNames
 from exportloss.runtime.results import EpochResult, Scores, write_results
 from exportloss.runtime.session import Items
 from exportloss.runtime.state import TrainState, save_state
+from fuzzing.commands import encode_words
+from fuzzing.folders import encode
 from fuzzing.targets import SEEDS
 from tests.yolov5_files import save_checkpoint, yolov5_classes
 
@@ -45,7 +47,7 @@ _TEXTS = {
 def main() -> None:
     """Write all seeds but the found ones."""
     seeds = {name: text.encode() for name, text in _TEXTS.items()}
-    seeds |= _pictures() | _written_by_us() | _onnx()
+    seeds |= _pictures() | _written_by_us() | _onnx() | _trees() | _command_lines()
     model = yolov5("yolov5n", len(_NAMES)).half()
     seeds |= {
         **_pickles(model),
@@ -55,6 +57,33 @@ def main() -> None:
     for name, content in seeds.items():
         (SEEDS / name).parent.mkdir(parents=True, exist_ok=True)
         (SEEDS / name).write_bytes(content)
+
+
+def _trees() -> dict[str, bytes]:
+    trees = {
+        "empty": (),
+        "linked": ((".lock", "link", 1), ("weights", "link", 0), ("a.png", "pipe", 0)),
+        "left_over": (
+            (".artifacts.replaced", "folder", 0),
+            (".opt.yaml-abcdefgh.tmp", "pipe", 0),
+            ("artifacts/manifest.json", "file", 3),
+            ("artifacts/mine.txt", "file", 0),
+        ),
+        "hard_linked": ((".lock", "hard link", 0), ("results.csv", "file", 4), ("a/a", "link", 2)),
+    }
+    return {f"run_folder/{name}": encode(*entries) for name, entries in trees.items()}
+
+
+def _command_lines() -> dict[str, bytes]:
+    lines = {
+        "detect": "detect --weights a.onnx --source photos --save-txt --project out",
+        "val": "val --weights run --data data.yaml --exist-ok --name x",
+        "train": "train --resume run",
+        "export": "export --weights yolov5n --nc 1 --output out --format loss,onnx",
+        "check": "check a.onnx --for cpu --verbose",
+        "help": "--help",
+    }
+    return {f"command_line/{name}": encode_words(*line.split()) for name, line in lines.items()}
 
 
 def _pictures() -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""What is fuzzed: one target for each kind of file that comes from others."""
+"""What is fuzzed: a target for each kind of file of others, for folders, and for the commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.sources import find_pictures
+from fuzzing.commands import run_made_up_command
 from fuzzing.differences import load_watched, read_twice
+from fuzzing.folders import use_made_up_folder
 
 __all__ = ["MAX_MESSAGE", "SEEDS", "TARGETS", "Target", "read_made_up"]
 
@@ -249,4 +251,6 @@ TARGETS = {
         wrap=_with_names,
         tokens=(b"{0: 'a'}", b"['a']", b"(", b"0x", b"b''", b"\\N{DOG}", b"1j", b"-", b"..."),
     ),
+    "run_folder": Target(file_name="entries", read=use_made_up_folder),
+    "command_line": Target(file_name="words", read=run_made_up_command),
 }

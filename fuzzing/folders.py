@@ -1,0 +1,133 @@
+"""A run's folder made up by a fuzzer: files, folders, links, pipes, and what they may lead to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from exportloss.cli import make_parser
+from exportloss.cli.outputs import check_outputs
+from exportloss.cli.train_options import fill_options
+from exportloss.errors import ExportLossError
+from exportloss.runtime.files import new_file, new_folder
+from exportloss.runtime.index import Index
+from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.results import read_results
+from exportloss.runtime.run_folder import RunFolder, write_yaml
+from exportloss.runtime.sources import find_pictures
+from exportloss.runtime.state import load_state
+
+__all__ = ["ENTRIES", "KINDS", "encode", "use_made_up_folder"]
+
+# Where something may lie: what a run has, what its writers leave, and what is somebody's.
+ENTRIES = (
+    *(".lock", "results.csv", "opt.yaml", "hyp.yaml", "weights", "weights/last.safetensors"),
+    *("weights/best.safetensors", "weights/best.onnx", "skipped_batch.npz", "artifacts"),
+    *(f"artifacts/{MANIFEST_NAME}", "artifacts/state.safetensors", "artifacts/mine.txt"),
+    *(".opt.yaml-abcdefgh.tmp", ".artifacts-abcdefgh.tmp", ".artifacts.replaced", "a.png", "a"),
+    *("a/a", "a/a.png", "index.npz", "labels"),
+)
+KINDS = ("file", "folder", "link", "hard link", "pipe", "socket")
+_TARGETS = ("../mine", "../mine/a", "..", ".", "a", "weights", "artifacts", "/dev/zero", "../gone")
+_CONTENTS: tuple[bytes, ...] = (b"", b"\0" * 100, b"epochs: 1\n", b"{}", b"epoch,\n1,2,3\n")
+_MOST = 64  # entries of a tree
+_RESUME = make_parser().parse_args(["train", "--resume", "run"])
+
+
+def encode(*entries: tuple[str, str, int]) -> bytes:
+    """Return the bytes that make these entries: path, kind, and which content or target."""
+    return b"".join(
+        bytes((ENTRIES.index(name), KINDS.index(kind), which)) for name, kind, which in entries
+    )
+
+
+def use_made_up_folder(path: Path) -> None:
+    """Make a tree out of the bytes of a file, and do to it what training does to a run's folder.
+
+    Raises:
+        AssertionError: something outside was changed or removed.
+        ExportLossError: where the folder cannot be trained in, which is tried last.
+    """
+    content, root = path.read_bytes(), path.with_name("tree")
+    run, mine = RunFolder(root / "run"), root / "mine"
+    for folder in (run.path, mine / "a"):
+        folder.mkdir(parents=True)
+    for file in (mine / "b", mine / "best.onnx", mine / "a/last.safetensors", mine / "a/a"):
+        file.write_bytes(b"kept")
+    try:
+        for at in range(0, min(len(content), 3 * _MOST) - 2, 3):
+            with contextlib.suppress(OSError):  # something lies there, or nothing to lay it into
+                _make(run.path, *content[at : at + 3])
+        before = _files(mine)
+        refused = [_refusal(act) for act in _acts(run)]
+        assert _files(mine) == before
+    finally:
+        shutil.rmtree(root)
+    if (last := refused[-1]) is not None:
+        raise last
+
+
+def _acts(run: RunFolder) -> tuple[Callable[[], object], ...]:
+    def train() -> None:
+        with run.locked():
+            run.check_held()
+            run.clear()
+            write_yaml(run.options, {"epochs": 1})
+            with new_file(run.last) as temporary:
+                temporary.write_bytes(b"new")
+
+    def export() -> None:
+        with new_folder(run.artifacts, exist_ok=True) as temporary:
+            (temporary / MANIFEST_NAME).write_bytes(b"new")
+
+    return (
+        lambda: fill_options(_RESUME, run),
+        lambda: read_results(run.results),
+        lambda: load_state(run.last),
+        lambda: Manifest.read(run.artifacts).verify_files(run.artifacts),
+        lambda: find_pictures(run.path),
+        lambda: find_pictures(run.path / "**" / "*.png"),
+        lambda: check_outputs([run.best_onnx, run.path / "a"], [run.path], trees=[run.artifacts]),
+        lambda: Index.load(run.path / "index.npz"),
+        lambda: Index().save(run.path / "index.npz"),
+        export,
+        train,
+    )
+
+
+def _files(folder: Path) -> dict[Path, bytes | None]:
+    return {
+        path: path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in folder.rglob("*")
+    }
+
+
+def _refusal(act: Callable[[], object]) -> ExportLossError | None:
+    try:
+        act()
+    except ExportLossError as error:
+        return error
+    return None
+
+
+def _make(root: Path, name: int, kind: int, which: int) -> None:
+    path = root / ENTRIES[name % len(ENTRIES)]
+    if kind % len(KINDS) < len(KINDS) - 1:
+        path.parent.mkdir(exist_ok=True)
+    match KINDS[kind % len(KINDS)]:
+        case "file":
+            with path.open("xb") as file:
+                file.write(_CONTENTS[which % len(_CONTENTS)])
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to(_TARGETS[which % len(_TARGETS)])
+        case "hard link":
+            path.hardlink_to(root / "../mine/b")
+        case "pipe":
+            os.mkfifo(path)
+        case "socket":
+            os.mknod(path, 0o140600)
