@@ -61,7 +61,7 @@ def _rewritten(message: memoryview, rewrite: Callable[[int, memoryview], bytes |
     for field, value in fields(message):
         if isinstance(value, int):
             parts.append(number(field, value))
-        elif (content := rewrite(field, value)) is not None:
+        elif value is not None and (content := rewrite(field, value)) is not None:
             parts.append(embedded(field, content))
     return b"".join(parts)
 
