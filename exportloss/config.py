@@ -112,6 +112,31 @@ class LossConfig:
             obj=self.obj * (max(image_size) / 640) ** 2 * by_level,
         )
 
+    def unscaled(self, *, levels: int, num_classes: int, image_size: tuple[int, int]) -> LossConfig:
+        """Return what `scaled`, with the same arguments, makes these options of.
+
+        Of all gains that come to the same the shortest decimals are taken, which are those that
+        somebody wrote.
+        """
+
+        def scale(name: str, value: float) -> float:
+            gain: dict[str, Any] = {name: value}
+            config = dataclasses.replace(self, **gain).scaled(
+                levels=levels, num_classes=num_classes, image_size=image_size
+            )
+            scaled: float = getattr(config, name)
+            return scaled
+
+        def unscale(name: str) -> float:
+            held: float = getattr(self, name)
+            near = held / scale(name, 1.0)
+            short = (float(f"{near:.{digits}g}") for digits in range(1, 18))
+            candidates = (*short, math.nextafter(near, 0), math.nextafter(near, math.inf))
+            return next((value for value in candidates if scale(name, value) == held), near)
+
+        gains: dict[str, Any] = {name: unscale(name) for name in ("box", "cls", "obj")}
+        return dataclasses.replace(self, **gains)
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "the mapping") -> LossConfig:
         """Take the loss keys out of a YOLOv5 `hyp` mapping; its training keys are passed over.

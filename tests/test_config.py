@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exportloss import ConfigError, LossConfig
 
@@ -74,6 +76,21 @@ def test_missing_file(tmp_path):
 def test_out_of_range(values, message):
     with pytest.raises(ConfigError, match=message):
         LossConfig(**values)
+
+
+@given(
+    gains=st.tuples(*[st.decimals(0, 10, places=4)] * 3),
+    levels=st.integers(1, 5),
+    num_classes=st.integers(1, 400),
+    side=st.integers(1, 60),
+)
+def test_scaled_gains_lead_back_to_what_was_written(gains, levels, num_classes, side):
+    box, cls, obj = map(float, gains)
+    sizes = {"levels": levels, "num_classes": num_classes, "image_size": (32, 32 * side)}
+    scaled = LossConfig(box=box, cls=cls, obj=obj, anchor_t=3).scaled(**sizes)
+    assert scaled.unscaled(**sizes).scaled(**sizes) == scaled
+    stock = LossConfig().scaled(**sizes)
+    assert stock.unscaled(**sizes) == LossConfig()
 
 
 def test_frozen():

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
                 assert isinstance(source, ExportSettings) and detector is not None
                 session = _export(source, detector, folder, options)
             if resumed is None:
-                write_options(folder, options, session, plan.schedule)
+                write_options(folder, options, session, plan.schedule, hyp)
             draw_data(folder, plan.train, again=resumed is None)
             try:
                 _print_result(_train(session, plan, folder, options, resume=resumed is not None))

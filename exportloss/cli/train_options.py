@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from exportloss.cli.arguments import add_export_arguments
 from exportloss.cli.device_options import add_device_arguments
 from exportloss.errors import ArtifactError, ConfigError, excerpt
+from exportloss.runtime.hyp import UNUSED_DEFAULTS
 from exportloss.runtime.loader import Cache
 from exportloss.runtime.manifest import MANIFEST_NAME
 from exportloss.runtime.room import Overflow
@@ -179,9 +181,17 @@ def _saved_options(resumed: RunFolder) -> dict[str, Any]:
 
 
 def write_options(
-    folder: RunFolder, options: argparse.Namespace, session: TrainSession, schedule: Schedule
+    folder: RunFolder,
+    options: argparse.Namespace,
+    session: TrainSession,
+    schedule: Schedule,
+    hyp: Mapping[str, Any],
 ) -> None:
-    """Write `opt.yaml` and `hyp.yaml`, from which the run can be resumed."""
+    """Write `opt.yaml` and `hyp.yaml`, from which the run can be resumed.
+
+    The gains in `hyp.yaml` are those before scaling, so that the file can be used as it is; and it
+    has every key of YOLOv5's files, so that YOLOv5 can use it too.
+    """
     manifest = session.manifest
     fixed = {
         "weights": str(session.folder.resolve()),
@@ -190,7 +200,15 @@ def write_options(
         "max_targets": manifest.max_targets,
         "optimizer": manifest.optimizer,
     }
-    hyp = {**dataclasses.asdict(schedule.config), **dataclasses.asdict(manifest.loss)}
-    write_yaml(folder.hyp, hyp)
+    loss = manifest.loss
+    if options.scale_gains:
+        loss = loss.unscaled(
+            levels=len(manifest.strides),
+            num_classes=manifest.num_classes,
+            image_size=manifest.image_size,
+        )
+    of_yolov5 = {key: hyp.get(key, default) for key, default in UNUSED_DEFAULTS.items()}
+    every_key = {**dataclasses.asdict(schedule.config), **dataclasses.asdict(loss), **of_yolov5}
+    write_yaml(folder.hyp, every_key)
     # The options come last: where they are, the run can be resumed.
     write_yaml(folder.options, {**vars(options), **fixed})

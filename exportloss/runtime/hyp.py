@@ -13,10 +13,14 @@ from exportloss.errors import ConfigError, excerpt
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.augment import Augmentation
 
-__all__ = ["TrainingConfig", "read_hyp", "unused_keys"]
+__all__ = ["UNUSED_DEFAULTS", "TrainingConfig", "read_hyp", "unused_keys"]
 
 # `copy_paste` needs outlines of objects; `anchors` is for YOLOv5's own search for anchors.
 _UNUSED = frozenset({"anchors", "copy_paste"})
+
+# Keys that YOLOv5 does not start without, with the values of its `hyp.scratch-low.yaml`, and that
+# nothing here depends on: no part of the loss reads `iou_t`, there as here.
+UNUSED_DEFAULTS = {"iou_t": 0.2, "copy_paste": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
