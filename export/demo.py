@@ -24,6 +24,7 @@ from exportloss.loss import YoloLoss
 from exportloss.models import read_checkpoint, transfer, yolov5
 from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.dataset import Dataset, read_data_yaml
+from exportloss.runtime.epoch import Reporter
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import Manifest
@@ -31,7 +32,7 @@ from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import TrainSession
 from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
-from exportloss.runtime.trainer import Reporter, TrainResult, train
+from exportloss.runtime.trainer import TrainResult, train
 
 __all__ = ["TITLES", "DemoResult", "DemoSettings", "Engine", "Reporting", "Run", "demo"]
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from exportloss.models import YoloV5, yolov5
 from exportloss.runtime.manifest import FileEntry, Manifest, ParameterGroupNames
 from exportloss.runtime.results import EpochResult, Scores, write_results
+from exportloss.runtime.run_log import append_to_log
 from exportloss.runtime.session import Items
 from exportloss.runtime.state import TrainState, save_state
 from fuzzing.commands import encode_words
@@ -128,11 +129,13 @@ def _written_by_us() -> dict[str, bytes]:
         path = Path(folder) / "a"
         save_state(path, state, manifest=manifest)
         saved = path.read_bytes()
+        append_to_log(Path(folder) / "log", results)
         write_results(path, [results])
         return {
             "manifest/step": manifest.to_json().encode(),
             "state/small": _without_hash(saved),
             "results/epoch": path.read_bytes(),
+            "log/epoch": (Path(folder) / "log").read_bytes(),
         }
 
 

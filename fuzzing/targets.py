@@ -27,6 +27,7 @@ from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.run_log import read_start
 from exportloss.runtime.sources import find_pictures
 from fuzzing.commands import run_made_up_command
 from fuzzing.differences import load_watched, read_twice
@@ -200,6 +201,7 @@ TARGETS = {
         read=_read_options,
         tokens=(*_YAML, *_NUMBERS, *b"epochs: seed: weights: true null".split()),
     ),
+    "log": Target(file_name="results.jsonl", read=read_start, tokens=(*_NUMBERS, b'"', b"{", b":")),
     "results": Target(file_name="results.csv", read=read_results, tokens=(*_NUMBERS, b'"', b",")),
     "manifest": Target(file_name=MANIFEST_NAME, read=_read_manifest, tokens=_JSON),
     "state": Target(

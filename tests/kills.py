@@ -194,6 +194,8 @@ class Reporter:
 
     def batch_done(self, *_: object) -> None: ...
 
+    def start_done(self, result: EpochResult) -> None: ...
+
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
         self.report()
 

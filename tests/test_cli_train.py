@@ -55,8 +55,8 @@ def test_the_command_trains_without_torch_and_onnx(device_run, ort_artifact, sha
     assert "warm-up takes 100 batches" in lines[1]
     assert "augmentations that this version does not do: copy_paste" in lines[2]
     assert lines[3].startswith("mosaics make batches of ")
-    assert [line[:9] for line in lines[4:6]] == ["epoch 0/1", "epoch 1/1"]
-    assert "pictures/s" in lines[4]
+    assert [line[:9] for line in lines[4:7]] == ["start  va", "epoch 0/1", "epoch 1/1"]
+    assert "pictures/s" in lines[5]
     assert "  runs/train/exp/weights/best.onnx" in lines
     # It ends with what `exportloss val` says of the best detector.
     assert "mAP50-95" in done.stdout

@@ -98,7 +98,7 @@ def test_an_epoch_that_is_skipped_whole_stops_the_run(session, run):
 def test_the_console_names_what_is_skipped(session, run, capsys):
     bad = list(run.train_batches.epoch(0))[1]
     run.train(spoil(session, bad), reporter=Lines(Terminal(soft_wrap=True), run.schedule))
-    warning, *epochs = capsys.readouterr().out.splitlines()
+    _, warning, *epochs = capsys.readouterr().out.splitlines()
     assert warning.startswith("warning: epoch 0, batch 2 was skipped: its loss, nan")
     assert all(str(path) in warning for path in bad.paths)
     assert ["1 batches skipped" in line for line in epochs] == [True, False, False]

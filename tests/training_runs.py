@@ -32,6 +32,7 @@ class Recorder:
         self.batches = []
         self.epochs = []
         self.skipped = []
+        self.starts = []
 
     def batch_done(self, epoch, done, items, lr):
         self.batches.append((epoch, done))
@@ -40,6 +41,9 @@ class Recorder:
 
     def batch_skipped(self, epoch, done, loss, paths):
         self.skipped.append((epoch, done, loss, paths))
+
+    def start_done(self, result):
+        self.starts.append(result)
 
     def epoch_done(self, result, is_best):
         self.epochs.append((result, is_best))

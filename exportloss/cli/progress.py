@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from exportloss.cli.terminal import Terminal
+from exportloss.runtime.epoch import Reporter
 from exportloss.runtime.results import EpochResult, Scores
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items
-from exportloss.runtime.trainer import Reporter
 
 __all__ = ["report"]
 
@@ -58,6 +58,15 @@ class Lines:
             f"warning: epoch {epoch}, batch {done} was skipped: its loss, {loss}, or its gradients "
             f"are not finite ({', '.join(map(str, paths))})",
         )
+
+    def start_done(self, result: EpochResult) -> None:
+        """Print what the detector is worth before it is trained."""
+        parts = [
+            "start",
+            "" if result.val is None else f"val {_losses(result.val)}",
+            "" if result.scores is None else _scores(result.scores),
+        ]
+        self._console.print("  ".join(part for part in parts if part))
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
         """Print the epoch."""

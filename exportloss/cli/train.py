@@ -26,7 +26,7 @@ from exportloss.runtime.installation import import_onnxruntime_training
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.replacing import recover_folder
-from exportloss.runtime.results import read_results
+from exportloss.runtime.results import best_epoch, read_results
 from exportloss.runtime.room import check_batches, check_room, drops_boxes
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import MIN_WARMUP, Schedule
@@ -298,6 +298,24 @@ def _print_result(result: TrainResult) -> None:
     if result.stopped_early:
         waited = result.epochs[-1].epoch - best.epoch
         say(f"stopped early, {waited} epochs after the best (--patience)")
-    say(f"best: epoch {best.epoch}, {worth}; {result.updates} updates")
+    if best.is_start:
+        say(f"best: the start, {worth}; {result.updates} updates")
+        say(_no_better(result))
+    else:
+        say(f"best: epoch {best.epoch}, {worth}; {result.updates} updates")
     for path in (folder.results, folder.last, folder.best, folder.best_onnx):
         say(f"  {path}")
+
+
+def _no_better(result: TrainResult) -> str:
+    """Say how near the epochs came to the start that none of them beat."""
+    runner_up = best_epoch(result.epochs)
+    scores = runner_up.scores
+    reached = (
+        "" if scores is None else f" (mAP50 {scores.map50:.3f}, mAP50-95 {scores.map50_95:.3f})"
+    )
+    return (
+        f"warning: no epoch made the detector better; the nearest was epoch {runner_up.epoch}"
+        f"{reached}. {result.folder.best_onnx.name} is the detector that you started from: train "
+        "for more epochs, with a lower lr0, weaker augmentation or more data"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exportloss.errors import ArtifactError, excerpt
@@ -17,13 +17,18 @@ from exportloss.runtime.session import Items
 
 __all__ = [
     "COLUMNS",
+    "START",
     "EpochResult",
     "Scores",
+    "as_row",
     "best_epoch",
+    "from_row",
     "read_results",
     "read_rows",
     "write_results",
 ]
+
+START = -1  # the number of what was before the first epoch
 
 _METRICS = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
 _TERMS = ("box", "obj", "cls")
@@ -63,8 +68,9 @@ class EpochResult:
     """One epoch.
 
     Attributes:
-        epoch: counted from 0, as YOLOv5 does.
-        train: mean terms of the loss over the training batches, while they were trained on.
+        epoch: counted from 0, as YOLOv5 does; `START` is before any training.
+        train: mean terms of the loss over the training batches, while they were trained on; NaN for
+            the start.
         val: mean terms over the validation batches at the end; None without a validation split.
         scores: on the validation pictures; None without a validation split, or boxes.
         lr: learning rates of the weights, norms and biases in the last batch.
@@ -85,6 +91,11 @@ class EpochResult:
     skipped: int = 0
     waiting: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def is_start(self) -> bool:
+        """Whether this is what the detector was worth before any training."""
+        return self.epoch == START
 
     @property
     def loss(self) -> float:
@@ -119,15 +130,40 @@ def write_results(path: Path, results: Sequence[EpochResult]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for result in results:
-            weights, norms, biases = result.lr
-            val = ("",) * len(_TERMS) if result.val is None else dataclasses.astuple(result.val)
-            scores = (
-                ("",) * len(_METRICS)
-                if result.scores is None
-                else dataclasses.astuple(result.scores)
-            )
-            train = dataclasses.astuple(result.train)
-            writer.writerow((result.epoch, *train, *scores, *val, biases, weights, norms))
+            writer.writerow("" if value is None else value for value in as_row(result).values())
+
+
+def as_row(result: EpochResult) -> dict[str, int | float | None]:
+    """Return the columns of an epoch; None stands for what is not known."""
+    weights, norms, biases = result.lr
+    val = (None,) * len(_TERMS) if result.val is None else dataclasses.astuple(result.val)
+    scores = (
+        (None,) * len(_METRICS) if result.scores is None else dataclasses.astuple(result.scores)
+    )
+    train = dataclasses.astuple(result.train)
+    values = (result.epoch, *train, *scores, *val, biases, weights, norms)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def from_row(row: Mapping[str, str]) -> EpochResult:
+    """Return the epoch of a row of the file, whose empty columns are not known.
+
+    Raises:
+        KeyError, TypeError, ValueError: a column is missing, or holds no number.
+    """
+    train, val = ([row[f"{split}/{term}_loss"] for term in _TERMS] for split in ("train", "val"))
+    scores = [row[f"metrics/{metric}"] for metric in _METRICS]
+    biases, weights, norms = (float(row[f"x/lr{group}"]) for group in range(3))
+    precision, recall, map50, map50_95 = (float(score or "nan") for score in scores)
+    return EpochResult(
+        epoch=int(row["epoch"]),
+        train=Items(*map(float, train)),
+        val=Items(*map(float, val)) if any(val) else None,
+        scores=Scores(precision=precision, recall=recall, map50=map50, map50_95=map50_95)
+        if any(scores)
+        else None,
+        lr=(weights, norms, biases),
+    )
 
 
 def read_results(path: Path) -> list[EpochResult]:
@@ -137,7 +173,7 @@ def read_results(path: Path) -> list[EpochResult]:
         ArtifactError: the file is damaged.
     """
     try:
-        return list(map(_parse, read_rows(path)))
+        return list(map(from_row, read_rows(path)))
     except FileNotFoundError:
         return []
     except ArtifactError:
@@ -163,19 +199,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:
     return ArtifactError(f"{path} is no readable results file: {excerpt(repr(error))}")
-
-
-def _parse(row: dict[str, str]) -> EpochResult:
-    train, val = ([row[f"{split}/{term}_loss"] for term in _TERMS] for split in ("train", "val"))
-    scores = [row[f"metrics/{metric}"] for metric in _METRICS]
-    biases, weights, norms = (float(row[f"x/lr{group}"]) for group in range(3))
-    precision, recall, map50, map50_95 = (float(score or "nan") for score in scores)
-    return EpochResult(
-        epoch=int(row["epoch"]),
-        train=Items(*map(float, train)),
-        val=Items(*map(float, val)) if any(val) else None,
-        scores=Scores(precision=precision, recall=recall, map50=map50, map50_95=map50_95)
-        if any(scores)
-        else None,
-        lr=(weights, norms, biases),
-    )

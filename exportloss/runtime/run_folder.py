@@ -40,13 +40,18 @@ class RunFolder:
         return self.path / "results.csv"
 
     @property
+    def log(self) -> Path:
+        """The start and every epoch, as JSON lines."""
+        return self.path / "results.jsonl"
+
+    @property
     def last(self) -> Path:
         """State after the last epoch, to resume from."""
         return self.path / "weights" / "last.safetensors"
 
     @property
     def best(self) -> Path:
-        """State after the epoch of the lowest loss."""
+        """State after the epoch of the highest fitness, or at the start where none is better."""
         return self.path / "weights" / "best.safetensors"
 
     @property
@@ -163,7 +168,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the weights and results of an earlier run, so that none pass for this one's."""
-        for path in (self.last, self.best, self.best_onnx, self.results, self.skipped_batch):
+        written = self.last, self.best, self.best_onnx, self.results, self.log, self.skipped_batch
+        for path in written:
             path.unlink(missing_ok=True)
 
 

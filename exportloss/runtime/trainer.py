@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
 
-import numpy as np
-
-from exportloss.errors import ConfigError, TrainingError
-from exportloss.runtime.loader import Batch, Batches
+from exportloss.errors import ConfigError
+from exportloss.runtime.epoch import Reporter, evaluate_start, run_epoch
+from exportloss.runtime.loader import Batches
 from exportloss.runtime.results import (
     EpochResult,
-    Scores,
     best_epoch,
     read_results,
     write_results,
 )
-from exportloss.runtime.room import Overflow, check_batches, fit_targets
+from exportloss.runtime.room import Overflow, check_batches
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import PlannedStep, Schedule
-from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
-from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps, name_pictures
-from exportloss.runtime.validate import validate
+from exportloss.runtime.run_log import append_to_log, read_start
+from exportloss.runtime.schedule import Schedule
+from exportloss.runtime.session import Items, TrainSession
+from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps
 
 __all__ = ["Reporter", "RunCompleteError", "TrainResult", "is_exhausted", "train"]
-
-_Entry = TypeVar("_Entry")
-
-MAX_NORM = 10.0  # of the gradient, as in YOLOv5
 
 
 class RunCompleteError(ConfigError):
@@ -46,7 +36,10 @@ class TrainResult:
     Attributes:
         folder: where it wrote.
         epochs: every epoch, those before a resume too.
-        best: the epoch of the highest fitness, without a validation split of the lowest loss.
+        best: the epoch of the highest fitness, without a validation split of the lowest loss; or
+            the start, where no epoch was better.
+        start: what the detector was worth before the first epoch; None without a validation split,
+            or where that is not known of a resumed run.
         updates: optimizer steps.
         stopped_early: whether patience ran out before the epochs did.
     """
@@ -54,27 +47,17 @@ class TrainResult:
     folder: RunFolder
     epochs: tuple[EpochResult, ...]
     best: EpochResult
+    start: EpochResult | None
     updates: int
     stopped_early: bool
-
-
-class Reporter(Protocol):
-    """Who is told how a run goes."""
-
-    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
-        """Take note of a batch: how many of the epoch are done, the mean losses so far, a rate."""
-
-    def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
-        """Take note of a batch that changed nothing, before `batch_done`: its loss and pictures."""
-
-    def epoch_done(self, result: EpochResult, is_best: bool) -> None:
-        """Take note of an epoch, which is saved by then."""
 
 
 class _Silent:
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None: ...
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None: ...
+
+    def start_done(self, result: EpochResult) -> None: ...
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None: ...
 
@@ -95,9 +78,12 @@ def train(
     """Train a session to the end of a schedule, or until it gets no better.
 
     After every epoch the detector, its moving average where the artifacts keep one, is validated,
-    `results.csv` and `weights/last.safetensors` are written, and `weights/best.safetensors` where
-    the fitness (without a validation split: the training loss) is the best so far; at the end
-    `weights/best.onnx`. The session keeps the last state.
+    `results.csv`, `results.jsonl` and `weights/last.safetensors` are written, and
+    `weights/best.safetensors` where the fitness (without a validation split: the training loss) is
+    the best so far; at the end `weights/best.onnx`. The session keeps the last state.
+
+    The start counts: with a validation split the detector is validated before the first epoch, too,
+    and stays the best one where no epoch is better.
 
     Args:
         session: fresh from its artifacts; where `resume` is set its state is replaced.
@@ -140,8 +126,15 @@ def train(
         results = (
             _resume(session, schedule, folder, patience) if resume else _start(session, folder)
         )
+        start = read_start(folder.log) if results else None
+        if val_batches is not None and not results:
+            start = evaluate_start(session, val_batches, overflow)
+            session.save(folder.best)
+            append_to_log(folder.log, start)
+            reporter.start_done(start)
+        candidates = [start] if start is not None else []
         while len(results) < schedule.epochs and not is_exhausted(results, patience):
-            result = _epoch(
+            result = run_epoch(
                 session,
                 train_batches,
                 val_batches,
@@ -153,10 +146,11 @@ def train(
                 reporter=reporter,
             )
             results.append(result)
-            is_best = best_epoch(results) is result
+            is_best = best_epoch([*candidates, *results]) is result
             # The last state comes last: a run is resumed after the epoch that it holds, so whatever
             # a crash leaves beside it is written again, the same.
             write_results(folder.results, results)
+            append_to_log(folder.log, result)
             if is_best:
                 session.save(folder.best)
             session.save(folder.last)
@@ -167,45 +161,18 @@ def train(
         return TrainResult(
             folder=folder,
             epochs=tuple(results),
-            best=best_epoch(results),
+            best=best_epoch([*candidates, *results]),
+            start=start,
             updates=last.updates,
             stopped_early=len(results) < schedule.epochs,
         )
 
 
 def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:
-    """Whether the last `patience` epochs, 1 or more, brought nothing better."""
+    """Whether the last `patience` epochs, 1 or more, brought nothing better than an earlier one."""
     return bool(patience and results) and (
         results[-1].epoch - best_epoch(results).epoch >= patience
     )
-
-
-def _epoch(
-    session: TrainSession,
-    train_batches: Batches,
-    val_batches: Batches | None,
-    schedule: Schedule,
-    epoch: int,
-    *,
-    folder: RunFolder,
-    overflow: Overflow,
-    skipped: SkippedSteps,
-    reporter: Reporter,
-) -> EpochResult:
-    started = time.monotonic()
-    result = _train_epoch(
-        session,
-        train_batches,
-        schedule,
-        epoch,
-        folder=folder,
-        overflow=overflow,
-        skipped=skipped,
-        reporter=reporter,
-    )
-    if val_batches is not None:
-        result = _validate(session, val_batches, result, overflow)
-    return dataclasses.replace(result, seconds=time.monotonic() - started)
 
 
 def _start(session: TrainSession, folder: RunFolder) -> list[EpochResult]:
@@ -240,109 +207,3 @@ def _resume(
             f"{folder.path} is complete, all {epochs} epochs; start a new run to train further"
         )
     return results
-
-
-def _train_epoch(
-    session: TrainSession,
-    batches: Batches,
-    schedule: Schedule,
-    epoch: int,
-    *,
-    folder: RunFolder,
-    overflow: Overflow,
-    skipped: SkippedSteps,
-    reporter: Reporter,
-) -> EpochResult:
-    """Train on every batch once."""
-    total, left_out, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
-
-    def run() -> Generator[tuple[PlannedStep, Batch, int, StepResult], None, None]:
-        with contextlib.closing(batches.epoch(epoch)) as stream:
-            for step, batch in zip(schedule.steps(epoch), stream, strict=True):
-                targets, dropped = fit_targets(batch, session.manifest, overflow)
-                result = session.step(
-                    batch.images,
-                    targets,
-                    lr=step.lr,
-                    momentum=step.momentum,
-                    weight_decay=schedule.weight_decay,
-                    max_norm=MAX_NORM,
-                    update=step.update,
-                )
-                yield step, batch, dropped, result
-
-    with contextlib.closing(run()) as steps:
-        for done, (step, batch, dropped, result) in enumerate(_one_behind(steps), 1):
-            folder.check_held()  # noticed now rather than when the epoch is to be saved
-            where = f"epoch {epoch}, batch {done} of {len(batches)}"
-            if result.skipped:
-                reporter.batch_skipped(epoch, done, result.loss, batch.paths)
-            skipped.note(result, batch, where)
-            if not result.skipped:
-                _check_finite(result.loss, where, batch)  # artifacts of 0.1 do not skip
-                total += dataclasses.astuple(result.items)
-                trained += 1
-            left_out += dropped
-            waited += batch.waited
-            items = Items(*(total / max(trained, 1)).tolist())
-            reporter.batch_done(epoch, done, items, step.lr[0])
-    if result.skipped:
-        # The last update is due in the last step. Without it a sum of gradients may be left, which
-        # a saved state does not have: it is dropped here too, so that a resumed run is the same.
-        session.load_state(session.state())
-    return EpochResult(
-        epoch=epoch,
-        train=items,
-        val=None,
-        lr=step.lr,
-        left_out=left_out,
-        skipped=len(batches) - trained,
-        waiting=waited / (time.monotonic() - started),
-    )
-
-
-def _one_behind(entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Yield each entry when the next is there: a GPU need not wait while a result is looked at."""
-    waiting: list[_Entry] = []
-    for entry in entries:
-        yield from waiting
-        waiting = [entry]
-    yield from waiting
-
-
-def _validate(
-    session: TrainSession, batches: Batches, result: EpochResult, overflow: Overflow
-) -> EpochResult:
-    """Add what the detector, with its running statistics, makes of the validation pictures."""
-    manifest, left_out = session.manifest, 0
-
-    def evaluate(batch: Batch) -> Evaluation:
-        nonlocal left_out
-        targets, dropped = fit_targets(batch, manifest, overflow)
-        left_out += dropped
-        evaluation = session.evaluate(batch.images, targets, ema=manifest.ema)
-        _check_finite(evaluation.loss, f"validation after epoch {result.epoch}", batch)
-        return evaluation
-
-    with contextlib.closing(batches.epoch(0)) as stream:
-        validation = validate(evaluate, stream, num_classes=manifest.num_classes)
-    metrics = validation.metrics
-    return dataclasses.replace(
-        result,
-        val=validation.items,
-        scores=Scores(
-            precision=metrics.precision,
-            recall=metrics.recall,
-            map50=metrics.map50,
-            map50_95=metrics.map50_95,
-        ),
-        left_out=result.left_out + left_out,
-    )
-
-
-def _check_finite(loss: float, where: str, batch: Batch) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss} in {where} ({name_pictures(batch)}); train with a lower "
-            "lr0 or a longer warm-up. What was saved after earlier epochs stays"
-        )

@@ -1,0 +1,82 @@
+"""`results.jsonl`: the start and every epoch of a run, a JSON object a line.
+
+It has the columns of `results.csv` under the same names, and what that file has no column for:
+`fitness`, `left_out`, `skipped`, `waiting`, `seconds`. Its first line is the start, `"epoch": -1`:
+what the detector was worth before any training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from exportloss.errors import ArtifactError, excerpt
+from exportloss.reading import read_bounded
+from exportloss.runtime.files import new_file
+from exportloss.runtime.results import START, EpochResult, as_row, from_row
+
+__all__ = ["append_to_log", "read_log", "read_start"]
+
+_MORE = ("left_out", "skipped", "waiting", "seconds")
+_MOST_BYTES = 1 << 26  # a hundred thousand epochs
+
+
+def append_to_log(path: Path, result: EpochResult) -> None:
+    """Add an epoch, atomically, in place of what the file knows of it and of later ones.
+
+    Raises:
+        ArtifactError: the file is damaged, or cannot be written.
+    """
+    kept = [entry for entry in read_log(path) if entry["epoch"] < result.epoch]
+    entry = as_row(result) | {"fitness": result.fitness}
+    entry |= {name: getattr(result, name) for name in _MORE}
+    entries = [*kept, {key: _finite(value) for key, value in entry.items()}]
+    with new_file(path) as temporary:
+        lines = (json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a log; a file that is not there has none.
+
+    Raises:
+        ArtifactError: the file is damaged, or larger than 64 MiB.
+    """
+    try:
+        lines = read_bounded(path, _MOST_BYTES, error=ArtifactError).decode("utf-8").splitlines()
+        entries = [json.loads(line) for line in lines]
+        if not all(isinstance(entry, dict) and type(entry["epoch"]) is int for entry in entries):
+            raise ValueError("a line is no epoch")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is no readable log of a run: {excerpt(repr(error))}; remove it"
+        ) from error
+    return entries
+
+
+def read_start(path: Path) -> EpochResult | None:
+    """Return what a run was worth before its first epoch; None where its log does not say.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    entry = next((entry for entry in read_log(path) if entry["epoch"] == START), None)
+    if entry is None:
+        return None
+    row = {key: "" if value is None else str(value) for key, value in entry.items()}
+    row |= {key: value or "nan" for key, value in row.items() if key.startswith("train/")}
+    try:
+        return dataclasses.replace(from_row(row), seconds=float(row["seconds"]))
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is no readable log of a run: {excerpt(repr(error))}; remove it"
+        ) from error
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
