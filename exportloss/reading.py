@@ -18,6 +18,7 @@ __all__ = ["MAX_YAML_BYTES", "YamlMapping", "read_bounded", "read_yaml_mapping"]
 MAX_YAML_BYTES = 1 << 20  # the names of 20,000 classes
 
 _MEBIBYTE = 1 << 20
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a pipe is opened without waiting for who writes into it
 _MAX_DIGITS = 100  # longer ones cannot be turned into a float, or even printed
 
@@ -42,7 +43,9 @@ class YamlMapping:
         return str(self.source) if line is None else f"{self.source}:{line}"
 
 
-def read_bounded(path: Path, limit: int, *, error: type[ExportLossError]) -> bytes:
+def read_bounded(
+    path: Path, limit: int, *, error: type[ExportLossError], follow: bool = True
+) -> bytes:
     """Read a whole file, unless it is larger than a limit.
 
     Args:
@@ -50,6 +53,7 @@ def read_bounded(path: Path, limit: int, *, error: type[ExportLossError]) -> byt
             refused.
         limit: bytes.
         error: what to raise.
+        follow: whether the path may be a link.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,8 +61,9 @@ def read_bounded(path: Path, limit: int, *, error: type[ExportLossError]) -> byt
     """
     try:
         # Looked at again once it is open, when nobody can put something else in its place.
-        _refuse_irregular(path, path.stat(), error)
-        with os.fdopen(os.open(path, os.O_RDONLY | _AT_ONCE), "rb") as file:
+        _refuse_irregular(path, path.stat(follow_symlinks=follow), error)
+        flags = _AT_ONCE if follow else _AT_ONCE | _NO_LINK
+        with os.fdopen(os.open(path, os.O_RDONLY | flags), "rb") as file:
             status = os.fstat(file.fileno())
             _refuse_irregular(path, status, error)
             size = status.st_size

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.models.pickled_model import modules_of, tensors_of
 from exportloss.models.torch_file import StandIn, load_torch_file
 from exportloss.models.yolov5 import name_by_shape
-from exportloss.runtime.state import check_tensor_file, load_state
+from exportloss.runtime.state import take_state
+from exportloss.runtime.tensor_file import StoredTensor, read_tensor_file
 
 __all__ = ["SUFFIXES", "Checkpoint", "read_checkpoint"]
 
@@ -28,6 +28,12 @@ _NOT_WEIGHTS = (_EMA, "optimizer/", "balance")  # in the states that training sa
 _OURS, _OUR_STATE = "exportloss-", "exportloss-state/"  # how `format` in their metadata begins
 _LONGEST_MESSAGE = 1_000  # characters: a file chooses its names
 _MOST_NUMBERS = 1_000  # that strides or anchors can be
+_DTYPES = {  # of safetensors, by its own names
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
+    "BOOL": torch.bool,
+}
 _ANCHORS_A_LEVEL = 3  # where the file has no anchors
 
 
@@ -101,30 +107,33 @@ class _Contents:
 
 
 def _read_safetensors(path: Path) -> _Contents:
-    check_tensor_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"not readable as weights: {error}") from error
-    what = "a state dict"
+    file = read_tensor_file(path)
+    about, what = file.about, "a state dict"
+    tensors = {name: _as_tensor(tensor) for name, tensor in file.tensors.items()}
     if not about.get("format", "").startswith(_OURS):
         return _Contents(what=what, tensors=tensors)
     if about["format"].startswith(_OUR_STATE):
-        load_state(path)  # compares its content with its hash
+        take_state(file, path)  # compares its content with its hash
         what = "a training state"
     said: dict[str, Any] = {}
     for key in ("names", "anchors", "strides"):
         try:
             said[key] = json.loads(about[key]) if key in about else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"its metadata {key!r} is no JSON: {error}") from error
     averaged = {name.removeprefix(_EMA): t for name, t in tensors.items() if name.startswith(_EMA)}
     weights = {n: t for n, t in tensors.items() if not n.startswith(_NOT_WEIGHTS)}
     if averaged:
         what = "the moving average of a training state"
     return _Contents(what=what, tensors=weights | averaged, **said)
+
+
+def _as_tensor(stored: StoredTensor) -> Tensor:
+    if not stored.content:  # of which torch makes no view
+        return torch.zeros(stored.shape, dtype=_DTYPES[stored.dtype])
+    return torch.frombuffer(bytearray(stored.content), dtype=_DTYPES[stored.dtype]).view(
+        stored.shape
+    )
 
 
 def _read_torch(path: Path) -> _Contents:

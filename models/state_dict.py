@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from exportloss.errors import ConfigError
 from exportloss.models.yolov5 import YoloV5
 from exportloss.runtime.files import new_file
+from exportloss.runtime.tensor_file import write_tensors
 
 __all__ = ["save_state_dict"]
 
@@ -49,7 +49,9 @@ def save_state_dict(model: YoloV5, path: str | Path, *, names: Sequence[str] | N
             "anchors": json.dumps(model.anchors_px.tolist()),
             "strides": json.dumps(model.strides),
         }
-        content = safetensors.torch.save(tensors, metadata=about)
+        buffer = io.BytesIO()
+        write_tensors(buffer, {name: tensor.numpy() for name, tensor in tensors.items()}, about)
+        content = buffer.getvalue()
     else:
         raise ConfigError(f"{path}: expected a file that ends in .pt or .safetensors")
     with new_file(path) as temporary:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from exportloss.errors import ArtifactError, excerpt
-from exportloss.reading import read_bounded
-from exportloss.runtime.limits import MAX_MODEL_BYTES, MAX_STATE_BYTES, MAX_TENSORS
+from exportloss.runtime.limits import MAX_TENSORS
 from exportloss.runtime.loss_signature import loss_inputs, loss_outputs
-from exportloss.runtime.manifest import Kind, Manifest
+from exportloss.runtime.manifest import STATE_NAME, Kind, Manifest
 from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxFile, OnnxValue, parse_onnx
-from exportloss.runtime.state import read_shapes
+from exportloss.runtime.tensor_file import parse_tensor_file
 
-__all__ = ["read_artifact"]
+__all__ = ["Artifact", "open_artifact", "read_artifact"]
 
 _REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     "ort-training": ("training_model.onnx", "eval_model.onnx", "checkpoint"),
-    "train-step": ("train_step.onnx", "eval_step.onnx", "state.safetensors"),
+    "train-step": ("train_step.onnx", "eval_step.onnx", STATE_NAME),
 }
 _MEMORIES = {"sgd": ["momentum"], "adamw": ["exp_avg", "exp_avg_sq"]}
 _ANY = OnnxValue(0)  # an input or output that need only be there
@@ -27,8 +27,27 @@ _ANY = OnnxValue(0)  # an input or output that need only be there
 Values = Mapping[str, OnnxValue]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """An artifacts folder that was checked.
+
+    Attributes:
+        manifest: description of the folder.
+        files: content of every file that the manifest names, by name: what was checked, whatever
+            becomes of the folder.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+
 def read_artifact(folder: str | Path) -> Manifest:
-    """Read a folder's manifest and check the rest of the folder against it.
+    """Read a folder's manifest and check the rest of the folder against it: see `open_artifact`."""
+    return open_artifact(folder).manifest
+
+
+def open_artifact(folder: str | Path) -> Artifact:
+    """Read a folder, each file once, and check all of it.
 
     Every file is there, a regular file of the right sha256; every graph is complete, refers to no
     other file, and has inputs and outputs of the types and shapes that follow from the manifest;
@@ -40,14 +59,10 @@ def read_artifact(folder: str | Path) -> Manifest:
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    manifest.verify_files(folder)
+    files = manifest.read_files(folder)
     required = _REQUIRED.get(manifest.kind, tuple(manifest.loss_graphs.values()))
     if missing := [name for name in required if name not in manifest.files]:
         raise ArtifactError(f"{folder} is damaged: its manifest names no {missing[0]}")
-    for name, entry in manifest.files.items():
-        most = MAX_STATE_BYTES if name.endswith(".safetensors") else MAX_MODEL_BYTES
-        if entry.size > most:
-            raise ArtifactError(f"{folder / name} has {entry.size} bytes; {most} is the most")
     try:
         signatures = _signatures(manifest)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -58,7 +73,7 @@ def read_artifact(folder: str | Path) -> Manifest:
     sizes: dict[str, int] = {}
     for name in manifest.files:
         if name.endswith(".onnx"):
-            graph = _read_graph(folder / name)
+            graph = _read_graph(folder / name, files[name])
             if name in signatures:
                 _check_graph(folder / name, graph, signatures[name], manifest, sizes)
                 opsets[graph.opset] = name
@@ -68,15 +83,13 @@ def read_artifact(folder: str | Path) -> Manifest:
             "export again"
         )
     if manifest.kind == "train-step":
-        _check_state(folder / "state.safetensors", manifest)
-    return manifest
+        _check_state(folder / STATE_NAME, files[STATE_NAME], manifest)
+    return Artifact(manifest=manifest, files=files)
 
 
-def _read_graph(path: Path) -> OnnxFile:
+def _read_graph(path: Path, content: bytes) -> OnnxFile:
     try:
-        return parse_onnx(read_bounded(path, MAX_MODEL_BYTES, error=ArtifactError))
-    except ArtifactError:
-        raise
+        return parse_onnx(content)
     except ValueError as error:
         raise ArtifactError(f"{path} is no graph that can be used: {error}") from error
 
@@ -211,8 +224,9 @@ def _covered(layout: Any, names: tuple[str, ...]) -> int:
     return end
 
 
-def _check_state(path: Path, manifest: Manifest) -> None:
-    found = read_shapes(path)
+def _check_state(path: Path, content: bytes, manifest: Manifest) -> None:
+    tensors = parse_tensor_file(content, path).tensors
+    found = {name: tensor.shape for name, tensor in tensors.items()}
     for name, shape in _state_shapes(manifest).items():
         if found.get(name) != shape:
             raise ArtifactError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import re
 from collections import Counter
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError, InstallationError
+from exportloss.errors import ArtifactError, ConfigError, ExportLossError, InstallationError
 from exportloss.runtime.index import cache_folder
 from exportloss.runtime.installation import import_onnxruntime
-from exportloss.runtime.manifest import describe_file
+from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.openvino_engine import OpenvinoEngine
 from exportloss.runtime.providers import PROVIDERS, Provider, find_provider
 
@@ -184,6 +185,7 @@ def open_session(
     tf32: bool = False,
     strict: bool = True,
     shared: bool = False,
+    content: bytes | None = None,
 ) -> Any:
     """Open a graph on a device, and nowhere else, but for what the device's provider leaves over.
 
@@ -199,15 +201,20 @@ def open_session(
             Graphs of dynamic shapes compute these there by design.
         shared: on the CPU, take working memory from an arena that all such sessions of the process
             share, and that it keeps to its end: for sessions of which one runs at a time.
+        content: of the file, where it was read already: then it is not read again.
 
     Raises:
         InstallationError: onnxruntime was built without the device, or cannot drive it here.
         ArtifactError: the file is no graph that it takes, or a node has no kernel on the device,
             or none has.
     """
+    if content is None:
+        content = read_onnx(path)
     if device.kind == "openvino":
-        return ort.open_session(path, device.unit, threads=threads)
+        return ort.open_session(path, device.unit, threads=threads, content=content)
     options = ort.SessionOptions()
+    # What was checked is ONNX; a file may look like ONNX Runtime's own format at the same time.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = threads
     options.log_severity_level = _WARNING
     # On the CPU, memory patterns use 1.5x the memory and are no faster; DirectML takes none. On
@@ -228,22 +235,16 @@ def open_session(
         found = device.provider.plugin_devices(ort)
         options.add_provider_for_devices(found[device.index : device.index + 1], {})
     else:
-        providers = _providers(path, device, capture=capture, tf32=tf32)
+        providers = _providers(content, device, capture=capture, tf32=tf32)
         wanted = list(providers), list(providers.values())
     try:
         # Without a fallback: the Python package would try again on the CPU.
-        session = ort.InferenceSession(str(path), options, *wanted, enable_fallback=0)
+        session = ort.InferenceSession(content, options, *wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no common base
-        if "TensorRT libraries" in str(error):
-            raise InstallationError(_cannot_drive(ort, device)) from error
-        if "fallback to CPU EP has been explicitly disabled" in str(error):
-            raise ArtifactError(
-                f"{path} has operators that {device.provider.title} has no kernel for; `exportloss "
-                f"check {path.name} --for {device.kind}` names them. Use --device cpu"
-            ) from error
-        raise ArtifactError(f"{path} is no ONNX file that can be run: {error}") from error
+        raise _refusal(ort, path, device, str(error)) from error
     if session.get_providers()[0] != device.providers[0]:
         raise InstallationError(_cannot_drive(ort, device))
+    session._model_bytes = None  # kept for a fallback: a second copy of the weights
     counts = node_counts(session)
     if strict and (strays := set(counts) - set(device.providers)):
         raise ArtifactError(f"{path} would run in part on {', '.join(sorted(strays))}")
@@ -253,6 +254,18 @@ def open_session(
             f"{sum(counts.values())} nodes. Use --device cpu"
         )
     return session
+
+
+def _refusal(ort: Any, path: Path, device: Device, said: str) -> ExportLossError:
+    """Return the error for what ONNX Runtime said when it was to open a graph."""
+    if "TensorRT libraries" in said:
+        return InstallationError(_cannot_drive(ort, device))
+    if "fallback to CPU EP has been explicitly disabled" in said:
+        return ArtifactError(
+            f"{path} has operators that {device.provider.title} has no kernel for; `exportloss "
+            f"check {path.name} --for {device.kind}` names them. Use --device cpu"
+        )
+    return ArtifactError(f"{path} is no ONNX file that can be run: {said}")
 
 
 @functools.cache
@@ -333,7 +346,7 @@ def _cannot_drive(ort: Any, device: Device, said: str = "") -> str:
 
 
 def _providers(
-    path: Path, device: Device, *, capture: bool, tf32: bool
+    content: bytes, device: Device, *, capture: bool, tf32: bool
 ) -> dict[str, Mapping[str, str]]:
     """Return the settings of each provider that may run a node, the first first."""
     which = {"device_id": str(device.index)}
@@ -345,19 +358,19 @@ def _providers(
             "use_tf32": str(int(tf32)),
             "enable_cuda_graph": str(int(capture)),
         }
-    if device.kind == "tensorrt" and (cache := _engine_cache(path)) is not None:
+    if device.kind == "tensorrt" and (cache := _engine_cache(content)) is not None:
         for what in ("engine", "timing"):
             which |= {f"trt_{what}_cache_enable": "1", f"trt_{what}_cache_path": str(cache)}
         settings[device.provider.name] = which
     return settings
 
 
-def _engine_cache(path: Path) -> Path | None:
+def _engine_cache(content: bytes) -> Path | None:
     """A folder for the engines of this very file: by their names alone, constants may differ."""
     base = cache_folder()
     if base is None:
         return None
-    folder = base / "tensorrt" / describe_file(path).sha256[:32]
+    folder = base / "tensorrt" / hashlib.sha256(content).hexdigest()[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # building an engine anew is slow, not wrong

@@ -16,6 +16,7 @@ from exportloss.errors import TrainingError
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.results import START, EpochResult, Scores
 from exportloss.runtime.room import Overflow, fit_targets
+from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import PlannedStep, Schedule
 from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
 from exportloss.runtime.skipped import SkippedSteps, name_pictures
@@ -51,6 +52,7 @@ def run_epoch(
     schedule: Schedule,
     epoch: int,
     *,
+    folder: RunFolder,
     overflow: Overflow,
     skipped: SkippedSteps,
     reporter: Reporter,
@@ -63,11 +65,13 @@ def run_epoch(
         val_batches: see there.
         schedule: see there.
         epoch: counted from 0.
+        folder: see there.
         overflow: see there.
         skipped: counts steps that changed nothing, and gives up.
         reporter: see there.
 
     Raises:
+        ArtifactError: the folder was removed or replaced meanwhile.
         DataError: a picture cannot be decoded.
         TrainingError: too many steps were skipped, or a loss is not finite.
     """
@@ -77,6 +81,7 @@ def run_epoch(
         train_batches,
         schedule,
         epoch,
+        folder=folder,
         overflow=overflow,
         skipped=skipped,
         reporter=reporter,
@@ -106,6 +111,7 @@ def _train_epoch(
     schedule: Schedule,
     epoch: int,
     *,
+    folder: RunFolder,
     overflow: Overflow,
     skipped: SkippedSteps,
     reporter: Reporter,
@@ -130,6 +136,7 @@ def _train_epoch(
 
     with contextlib.closing(run()) as steps:
         for done, (step, batch, dropped, result) in enumerate(_one_behind(steps), 1):
+            folder.check_held()  # noticed now rather than when the epoch is to be saved
             where = f"epoch {epoch}, batch {done} of {len(batches)}"
             if result.skipped:
                 reporter.batch_skipped(epoch, done, result.loss, batch.paths)

@@ -77,16 +77,19 @@ class Detector:
         """
         if threads is not None:
             check_threads("threads", threads)
-        read_onnx(Path(path))  # it is whole, and refers to no other file
+        content = read_onnx(Path(path))  # it is whole, and refers to no other file
         where = Device.parse(device)
         engine = import_engine(where)
-        session = open_session(engine, Path(path), where, threads=threads or 0, strict=False)
+        session = open_session(
+            engine, Path(path), where, threads=threads or 0, strict=False, content=content
+        )
         try:
             detector = _from_onnx(session, str(path))
         except UnicodeDecodeError as error:
             raise ArtifactError(f"{path} has names that are no text: {error}") from error
         if self_check and where.kind != "cpu":
-            _check(Path(path), session, detector, where, describe_engine(engine, where))
+            said = describe_engine(engine, where)
+            _check(Path(path), content, session, detector, device=where, engine=said)
         return detector
 
     @classmethod
@@ -220,7 +223,9 @@ def _from_onnx(session: Any, path: str) -> Detector:
     )
 
 
-def _check(path: Path, session: Any, detector: Detector, device: Device, engine: str) -> None:
+def _check(
+    path: Path, content: bytes, session: Any, detector: Detector, *, device: Device, engine: str
+) -> None:
     (one,), output = session.get_inputs(), session.get_outputs()[0].name
     height, width = detector.image_size or (2 * detector.stride, 2 * detector.stride)
     noise = np.random.default_rng(0).random((detector.batch_size or 1, 3, height, width))
@@ -229,6 +234,7 @@ def _check(path: Path, session: Any, detector: Detector, device: Device, engine:
     half = one.type == "tensor(float16)"
     check_outputs(
         path,
+        content,
         inputs,
         outputs,
         what="a detection",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from exportloss.balance import initial_balance
 from exportloss.errors import ArtifactError, ConfigError, DataError
-from exportloss.runtime.artifacts import read_artifact
+from exportloss.runtime.artifacts import Artifact, open_artifact
 from exportloss.runtime.devices import (
     UNCAPTURED,
     Device,
@@ -25,7 +25,6 @@ from exportloss.runtime.devices import (
 )
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
-from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
 from exportloss.runtime.self_check import check_outputs
 from exportloss.runtime.session import Items
@@ -73,7 +72,7 @@ class LossSession:
     def __init__(
         self,
         folder: Path,
-        manifest: Manifest,
+        artifact: Artifact,
         *,
         device: Device,
         threads: int,
@@ -81,7 +80,8 @@ class LossSession:
         self_check: bool = True,
     ) -> None:
         self.folder = folder
-        self.manifest = manifest
+        self.manifest = manifest = artifact.manifest
+        self._files = artifact.files
         self._engine = import_engine(device)
         self._device = device
         self._self_check = self_check and device.kind != "cpu"
@@ -91,7 +91,7 @@ class LossSession:
         self._graphs: dict[tuple[int, ...], int] = {}  # number of each, by slots and addresses
         self._uncaptured: set[int | None] = set()
         self._sessions: dict[int, Any] = {}  # by slots
-        graph = parse_onnx((folder / manifest.loss_graphs[manifest.max_targets]).read_bytes())
+        graph = parse_onnx(self._files[manifest.loss_graphs[manifest.max_targets]])
         self._shapes = {name: _sizes(graph.inputs[name]) for name in loss_inputs(manifest)}
         self._outputs = {
             name: device.empty(self._engine, _sizes(graph.outputs[name]), np.float32)
@@ -129,7 +129,8 @@ class LossSession:
         if threads != 0:
             check_threads("threads", threads)
         folder = Path(folder)
-        manifest = read_artifact(folder)
+        artifact = open_artifact(folder)
+        manifest = artifact.manifest
         if manifest.kind != "loss":
             raise ArtifactError(
                 f"{folder} holds a {manifest.kind!r} artifact, not a loss alone; open it with "
@@ -142,7 +143,7 @@ class LossSession:
             )
         return cls(
             folder,
-            manifest,
+            artifact,
             device=where,
             threads=threads or os.cpu_count() or 1,
             capture=wants_capture(import_engine(where), where, cuda_graph),
@@ -207,20 +208,22 @@ class LossSession:
         if slots in self._sessions:
             self._run_on(slots, self._sessions[slots], inputs)
             return
-        path = self.folder / self.manifest.loss_graphs[slots]
+        name = self.manifest.loss_graphs[slots]
         # With an arena of its own, each would keep the most that it ever took.
         session = open_session(
             self._engine,
-            path,
+            self.folder / name,
             self._device,
             threads=self._threads,
             capture=self._capture,
             shared=bool(self.manifest.tiers),
+            content=self._files[name],
         )
         self._run_on(slots, session, inputs)
         if self._self_check:
             check_outputs(
-                path,
+                self.folder / name,
+                self._files[name],
                 {name: _on_host(value) for name, value in inputs.items()},
                 {name: _on_host(value) for name, value in self._outputs.items()},
                 what="a loss",

@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,13 +19,16 @@ from exportloss.runtime.limits import (
     MAX_CLASSES,
     MAX_IMAGE_SIDE,
     MAX_MANIFEST_BYTES,
+    MAX_MODEL_BYTES,
     MAX_ROWS,
+    MAX_STATE_BYTES,
 )
 from exportloss.runtime.replacing import recover_folder
 from exportloss.runtime.seal import seal_text, text_is_whole
 
 __all__ = [
     "MANIFEST_NAME",
+    "STATE_NAME",
     "BatchNormStatistics",
     "FileEntry",
     "Head",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
+STATE_NAME = "state.safetensors"  # of the portable step
 _LONGEST_NAME = 255  # characters of a file's name
 FORMAT = "exportloss/2"
 _UNSEALED_FORMAT = "exportloss/1"  # of 0.1: the manifest has no sha256 of its own
@@ -217,39 +220,58 @@ class Manifest:
             raise ArtifactError(f"{path} is damaged: {problem}; export again") from error
 
     def verify_files(self, folder: str | Path) -> None:
-        """Compare every file's size and sha256 with the manifest.
+        """Compare every file's size and sha256 with the manifest; errors as for `read_files`."""
+        for name, entry in self._listed(folder):
+            read_listed_file(Path(folder) / name, entry)
+
+    def read_files(self, folder: str | Path) -> dict[str, bytes]:
+        """Return the content of every file, by name, once it is known to be what was exported.
 
         Raises:
             ArtifactError: a file is missing, is a link, or is not the one that was exported.
         """
+        return {
+            name: read_listed_file(Path(folder) / name, entry)
+            for name, entry in self._listed(folder)
+        }
+
+    def _listed(self, folder: str | Path) -> Iterable[tuple[str, FileEntry]]:
         if len(self.files) > MAX_ARTIFACT_FILES:
             raise ArtifactError(
                 f"{folder}: the manifest names {len(self.files)} files; a folder has "
                 f"{MAX_ARTIFACT_FILES} at most"
             )
-        for name, entry in self.files.items():
-            path = Path(folder) / name
-            if Path(name).name != name or len(name) > _LONGEST_NAME:
-                named = excerpt(repr(name))
+        for name in self.files:
+            if Path(name).name != name or len(name) > _LONGEST_NAME or not name.isprintable():
+                named = excerpt(ascii(name))
                 raise ArtifactError(f"{folder}: the manifest names {named}, outside the folder")
-            try:
-                status = path.lstat()
-                # A link could lead outside the folder, and a pipe would never end.
-                if not stat.S_ISREG(status.st_mode):
-                    raise ArtifactError(f"{path} is no regular file; copy the folder again")
-                if status.st_size != entry.size:
-                    raise ArtifactError(
-                        f"{path} is damaged: it has {status.st_size} bytes, the manifest says "
-                        f"{entry.size}; export again or copy the folder again"
-                    )
-                found = describe_file(path)
-            except OSError as error:
-                raise ArtifactError(f"{path} is missing or unreadable: {error}") from error
-            if found != entry:
-                raise ArtifactError(
-                    f"{path} is damaged: its sha256 is {found.sha256[:12]}..., the manifest says "
-                    f"{entry.sha256[:12]}...; export again or copy the folder again"
-                )
+        return self.files.items()
+
+
+def read_listed_file(path: Path, entry: FileEntry) -> bytes:
+    """Return the content of a file that a manifest names.
+
+    Raises:
+        ArtifactError: it is missing, is no regular file, or is another one.
+    """
+    most = MAX_STATE_BYTES if path.suffix == Path(STATE_NAME).suffix else MAX_MODEL_BYTES
+    if entry.size > most:
+        raise ArtifactError(f"{path} has {entry.size} bytes; {most} is the most")
+    try:
+        content = read_bounded(path, most, error=ArtifactError, follow=False)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is missing; export again or copy the folder again") from error
+    if len(content) != entry.size:
+        raise ArtifactError(
+            f"{path} is damaged: it has {len(content)} bytes, the manifest says {entry.size}; "
+            "export again or copy the folder again"
+        )
+    if (found := hashlib.sha256(content).hexdigest()) != entry.sha256:
+        raise ArtifactError(
+            f"{path} is damaged: its sha256 is {found[:12]}..., the manifest says "
+            f"{excerpt(entry.sha256, 12)}; export again or copy the folder again"
+        )
+    return content
 
 
 def describe_file(path: Path) -> FileEntry:

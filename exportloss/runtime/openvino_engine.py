@@ -113,8 +113,14 @@ class OpenvinoEngine:
                 "the driver of the one you want, or use --device cpu"
             )
 
-    def open_session(self, path: Path, unit: str, *, threads: int = 0) -> _Session:
+    def open_session(self, path: Path, unit: str, *, content: bytes, threads: int = 0) -> _Session:
         """Compile a graph for a processor, to compute in float32 whatever it would prefer.
+
+        Args:
+            path: of the graph, for messages.
+            unit: OpenVINO's name of the processor.
+            content: of the file.
+            threads: on the CPU; 0 is every core.
 
         Raises:
             ArtifactError: the file is no graph that it takes.
@@ -126,13 +132,13 @@ class OpenvinoEngine:
         if threads and unit == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            compiled = self._core.compile_model(self._core.read_model(str(path)), unit, settings)
+            compiled = self._core.compile_model(self._core.read_model(content), unit, settings)
         except Exception as error:  # OpenVINO's errors have no common base
             raise ArtifactError(
                 f"{path} is no ONNX file that OpenVINO {self.__version__} can run on {unit}: "
                 f"{error}"
             ) from error
-        return _Session(compiled, parse_onnx(path.read_bytes()))
+        return _Session(compiled, parse_onnx(content))
 
 
 @dataclasses.dataclass(frozen=True)

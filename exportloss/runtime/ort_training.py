@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ __all__ = ["OrtTrainSession"]
 
 Array = npt.NDArray[np.float32]
 _LARGEST = float(np.finfo(np.float32).max)
+_LATER = "eval_model.onnx"  # is read again for `export_inference`
 _WARNING = 3  # ONNX Runtime's severity above which it speaks
 
 
@@ -45,6 +49,8 @@ class OrtTrainSession(TrainSession):
         threads: of ONNX Runtime within an operator.
         device: where to train, `cpu` or `cuda`.
         copies: treat the memory as that of a GPU, whatever it is.
+        files: content of the folder's files; default read and compared with the manifest. ONNX
+            Runtime is given copies in a folder of the session's own, where it looks again later.
 
     Raises:
         ConfigError: ONNX Runtime does not train on such a device.
@@ -59,16 +65,27 @@ class OrtTrainSession(TrainSession):
         threads: int,
         device: Device = CPU,
         copies: bool | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__(folder, manifest)
+        files = manifest.read_files(folder) if files is None else files
+        self._detector = files.get("inference.onnx")  # None: exported by 0.1
         bindings = import_onnxruntime_training()
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _WARNING
         self._new_vector = ort.capi.onnxruntime_pybind11_state.OrtValueVector
-        self._state = _load_checkpoint(bindings, folder / "checkpoint", manifest)
-        self._module = _open_module(bindings, folder, self._state, device, options)
+        own = Path(tempfile.mkdtemp(prefix="exportloss-"))
+        weakref.finalize(self, shutil.rmtree, own, ignore_errors=True)
+        for name, content in files.items():
+            (own / name).write_bytes(content)
+        self._state = _load_checkpoint(bindings, own, folder, manifest)
+        self._module = _open_module(
+            bindings, own, self._state, device=device, options=options, folder=folder
+        )
+        for name in files.keys() - {_LATER}:
+            (own / name).unlink()
         self._values = {
             name: self._state.get_parameter(name).data for name in self._state.parameter_names()
         }
@@ -131,13 +148,17 @@ class OrtTrainSession(TrainSession):
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         self._check_ema(ema)
-        source = self.folder / "inference.onnx"
-        if source.name not in self.manifest.files:  # exported by 0.1
+        model = self._detector
+        if model is None:
             with self._weights(ema=ema), new_file(path) as temporary:
-                self._module.export_model_for_inferencing(str(temporary), ["output0"])
+                try:
+                    self._module.export_model_for_inferencing(str(temporary), ["output0"])
+                except Exception as error:  # ONNX Runtime's errors have no common base
+                    raise ArtifactError(
+                        f"{self.folder} makes no detector: {str(error).strip().splitlines()[-1]}"
+                    ) from error
                 temporary.write_bytes(seal_model(temporary.read_bytes()))
             return
-        model = source.read_bytes()
         tensors = self._average if ema else self._tensors
         weights = {name: tensors[name] for name in parse_onnx(model).inputs if name != "images"}
         with new_file(path) as temporary:
@@ -220,10 +241,11 @@ class OrtTrainSession(TrainSession):
         return [np.array(value.numpy()) for value in outputs]  # their memory is reused
 
 
-def _load_checkpoint(bindings: Any, path: Path, manifest: Manifest) -> Any:
+def _load_checkpoint(bindings: Any, own: Path, folder: Path, manifest: Manifest) -> Any:
     """Load what the manifest's hash has been compared with: ONNX Runtime takes damaged files."""
+    path = folder / "checkpoint"
     try:
-        state = bindings.load_checkpoint(str(path))
+        state = bindings.load_checkpoint(str(own / path.name))
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ArtifactError(f"{path} cannot be read: {error}; export again") from error
     if missing := sorted(set(manifest.trained) - set(state.parameter_names())):
@@ -231,7 +253,9 @@ def _load_checkpoint(bindings: Any, path: Path, manifest: Manifest) -> Any:
     return state
 
 
-def _open_module(bindings: Any, folder: Path, state: Any, device: Device, options: Any) -> Any:
+def _open_module(
+    bindings: Any, own: Path, state: Any, *, device: Device, options: Any, folder: Path
+) -> Any:
     if device.kind == "tensorrt":
         raise ConfigError(
             "training artifacts train on cpu and cuda; for TensorRT export the portable step "
@@ -239,12 +263,12 @@ def _open_module(bindings: Any, folder: Path, state: Any, device: Device, option
         )
     kind = getattr(bindings.OrtDevice, device.memory[0])()
     place = bindings.OrtDevice(kind, bindings.OrtDevice.default_memory(), device.index)
-    graphs = [str(folder / f"{name}_model.onnx") for name in ("training", "eval")]
+    graphs = [str(own / f"{name}_model.onnx") for name in ("training", "eval")]
     try:
         return bindings.Module(graphs[0], state, graphs[1], place, options)
     except Exception as error:  # ONNX Runtime's errors have no common base
         if device.kind == "cpu":
-            raise ArtifactError(f"{graphs[0]} cannot be opened: {error}; export again") from error
+            raise ArtifactError(f"{folder} cannot be opened: {error}; export again") from error
         raise InstallationError(
             f"device is {device}, but the installed training build cannot drive it "
             f"({str(error).strip().splitlines()[-1]}). It needs onnxruntime-training 1.19.2 "

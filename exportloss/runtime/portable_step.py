@@ -20,12 +20,13 @@ from exportloss.runtime.devices import (
 )
 from exportloss.runtime.files import new_file
 from exportloss.runtime.frozen_model import with_initializers
-from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.manifest import STATE_NAME, Manifest
 from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
-from exportloss.runtime.state import TrainState, load_state
+from exportloss.runtime.state import TrainState, take_state
 from exportloss.runtime.step_loop import Outputs, StepLoop
+from exportloss.runtime.tensor_file import parse_tensor_file
 
 __all__ = ["PortableTrainSession"]
 
@@ -78,6 +79,8 @@ class PortableTrainSession(TrainSession):
         threads: of ONNX Runtime within an operator.
         capture: whether to capture CUDA graphs.
         tf32: whether CUDA may compute products with 10 of float32's 23 bits.
+        files: content of the folder's files; default read and compared with the manifest. The
+            folder may be replaced while a training goes on, so that nothing of it is read later.
     """
 
     def __init__(
@@ -89,8 +92,11 @@ class PortableTrainSession(TrainSession):
         threads: int,
         capture: bool,
         tf32: bool = False,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__(folder, manifest)
+        files = manifest.read_files(folder) if files is None else files
+        self._graphs = {name: content for name, content in files.items() if name != STATE_NAME}
         self._engine = import_engine(device)
         self._device = device
         self._threads = threads
@@ -106,7 +112,8 @@ class PortableTrainSession(TrainSession):
             self._flat["statistics"] = statistics
         self._memories: tuple[str, ...] = tuple(layout["memories"])
         self._constants: dict[str, Array] = {}
-        self.load_state(load_state(folder / "state.safetensors"))
+        path = folder / STATE_NAME
+        self.load_state(take_state(parse_tensor_file(files[STATE_NAME], path), path))
 
     @property
     def engine(self) -> str:
@@ -166,14 +173,14 @@ class PortableTrainSession(TrainSession):
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         self._check_ema(ema)
-        source = self.folder / "inference.onnx"
-        if source.name not in self.manifest.files:
+        if "inference.onnx" not in self._graphs:
             raise ArtifactError(
                 f"{self.folder} has no inference.onnx: its model has no `decode` to make boxes of"
             )
         weights = {what: value.numpy() for what, value in self._weights(ema=ema).items()}
         with new_file(path) as temporary:
-            temporary.write_bytes(seal_model(with_initializers(source.read_bytes(), weights)))
+            model = with_initializers(self._graphs["inference.onnx"], weights)
+            temporary.write_bytes(seal_model(model))
 
     def _images(self, images: Images) -> Images:
         """Check pictures; the graph divides by 255 itself."""
@@ -228,6 +235,7 @@ class PortableTrainSession(TrainSession):
             threads=self._threads,
             capture=capture,
             tf32=self._tf32,
+            content=self._graphs[name],
         )
 
 

@@ -67,6 +67,7 @@ def check_training(session: TrainSession, reference: TrainSession, *, device: st
 
 def check_outputs(
     path: Path,
+    content: bytes,
     inputs: Tensors,
     outputs: Tensors,
     *,
@@ -79,6 +80,7 @@ def check_outputs(
 
     Args:
         path: of the graph.
+        content: of that file.
         inputs: by name.
         outputs: by name, some of the graph's or all.
         what: was computed.
@@ -89,7 +91,7 @@ def check_outputs(
     Raises:
         DeviceError: an output is further off.
     """
-    session = open_session(import_onnxruntime(), path, CPU)
+    session = open_session(import_onnxruntime(), path, CPU, content=content)
     expected = session.run(list(outputs), dict(inputs))
     quantities = [
         _Quantity(name, _relative_l2([got], [want]), bound)

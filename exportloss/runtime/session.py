@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError
-from exportloss.runtime.artifacts import read_artifact
+from exportloss.runtime.artifacts import open_artifact
 from exportloss.runtime.devices import CPU, Device, import_engine, wants_capture
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.limits import check_threads
@@ -121,13 +122,16 @@ class TrainSession(abc.ABC):
         if threads is not None:
             check_threads("threads", threads)
         folder = Path(folder)
-        manifest = read_artifact(folder)
+        artifact = open_artifact(folder)
+        manifest = artifact.manifest
         _check_precision(manifest, where)
-        cores = threads or os.cpu_count() or 1
+        cores, files = threads or os.cpu_count() or 1, artifact.files
         capture = wants_capture(import_engine(where), where, bool(cuda_graph))
-        session = _open(folder, manifest, device=where, threads=cores, capture=capture, tf32=tf32)
+        session = _open(
+            folder, manifest, files, device=where, threads=cores, capture=capture, tf32=tf32
+        )
         if self_check and where.kind != "cpu" and manifest.precision == "float32" and not tf32:
-            reference = _open(folder, manifest, device=CPU, threads=cores)
+            reference = _open(folder, manifest, files, device=CPU, threads=cores)
             check_training(session, reference, device=str(where))
         return session
 
@@ -336,6 +340,7 @@ class TrainSession(abc.ABC):
 def _open(
     folder: Path,
     manifest: Manifest,
+    files: Mapping[str, bytes],
     *,
     device: Device,
     threads: int,
@@ -345,12 +350,18 @@ def _open(
     if manifest.kind == "ort-training":
         from exportloss.runtime.ort_training import OrtTrainSession
 
-        return OrtTrainSession(folder, manifest, device=device, threads=threads)
+        return OrtTrainSession(folder, manifest, device=device, threads=threads, files=files)
     if manifest.kind == "train-step":
         from exportloss.runtime.portable_step import PortableTrainSession
 
         return PortableTrainSession(
-            folder, manifest, device=device, threads=threads, capture=capture, tf32=tf32
+            folder,
+            manifest,
+            device=device,
+            threads=threads,
+            capture=capture,
+            tf32=tf32,
+            files=files,
         )
     raise ArtifactError(
         f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.runtime.files import new_file
-from exportloss.runtime.limits import MAX_HEADER_BYTES, MAX_STATE_BYTES, MAX_TENSORS
 from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.tensor_file import TensorFile, read_tensor_file, write_tensors
 
-__all__ = ["TrainState", "check_tensor_file", "load_state", "read_shapes", "save_state"]
+__all__ = ["TrainState", "load_state", "save_state", "take_state"]
 
 Array = npt.NDArray[np.float32]
 
@@ -29,7 +24,6 @@ _FORMAT = "exportloss-state/1"
 _OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
 _EMA = "ema/"  # ema/<parameter or statistic>
 _BALANCE = "balance"
-_LENGTH = 8  # bytes of a safetensors file that say how long its header is
 _DESCRIPTION = ("names", "anchors", "strides")  # of the manifest, in the metadata as JSON
 
 
@@ -84,11 +78,8 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
         about |= {"model": manifest.model}
         about |= {key: json.dumps(getattr(manifest, key)) for key in _DESCRIPTION}
     about["sha256"] = _digest(tensors, about)
-    with new_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=about)
-        except SafetensorError as error:  # a full disk, in its words
-            raise OSError(str(error)) from error
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        write_tensors(file, tensors, about)
 
 
 def load_state(path: str | Path) -> TrainState:
@@ -97,73 +88,33 @@ def load_state(path: str | Path) -> TrainState:
     Raises:
         ArtifactError: the file is missing, damaged or something else.
     """
-    check_tensor_file(path)
-    with _opened(path) as file:
-        about = dict(file.metadata() or {})
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return take_state(read_tensor_file(path), path)
+
+
+def take_state(file: TensorFile, path: str | Path) -> TrainState:
+    """Take a state from the content of a file; `path` is for the messages.
+
+    Its tensors lie in that content, and cannot be written to.
+
+    Raises:
+        ArtifactError: the content is damaged, or is something else.
+    """
+    about = dict(file.about)
     if (found := about.get("format")) != _FORMAT:
         raise ArtifactError(
             f"{path} has format {excerpt(repr(found))}; expected a training state, {_FORMAT!r}"
         )
-    if about.pop("sha256", None) != _digest(tensors, about):
-        raise ArtifactError(f"{path} is damaged: its content does not match its sha256")
     try:
+        tensors = {name: tensor.numpy() for name, tensor in file.tensors.items()}
+        if about.pop("sha256", None) != _digest(tensors, about):
+            raise ArtifactError(f"{path} is damaged: its content does not match its sha256")
         return _from_tensors(tensors, about)
+    except ArtifactError:
+        raise
     except (KeyError, ValueError) as error:
         raise ArtifactError(
             f"{path} is no complete training state: {excerpt(repr(error))}"
         ) from error
-
-
-def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor in a safetensors file, without reading them.
-
-    Raises:
-        ArtifactError: the file is missing or damaged.
-    """
-    check_tensor_file(path)
-    with _opened(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-def check_tensor_file(path: str | Path) -> None:
-    """Hold a safetensors file to the limits, before memory is taken for it.
-
-    Its header says how long it is and where each tensor lies; the reader refuses tensors that
-    reach beyond the file.
-
-    Raises:
-        ArtifactError: it is missing, too large, or is cut off within its header.
-    """
-    try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ArtifactError(f"{path} is no readable training state: it is no regular file")
-        with Path(path).open("rb") as file:
-            header = int.from_bytes(file.read(_LENGTH), "little")
-    except (OSError, ValueError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"{path} is no readable training state: {error}") from error
-    if status.st_size > MAX_STATE_BYTES or header > MAX_HEADER_BYTES:
-        raise ArtifactError(
-            f"{path} is no readable training state or weights: it has {status.st_size} bytes and "
-            f"says that {header} of them come before the tensors; the most are {MAX_STATE_BYTES} "
-            f"and {MAX_HEADER_BYTES}"
-        )
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if (count := len(file.keys())) > MAX_TENSORS:
-                raise ArtifactError(f"{path} has {count} tensors; {MAX_TENSORS} is the most")
-            yield file
-    except ArtifactError:
-        raise
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is no readable training state: {error}") from error
 
 
 def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainState:
