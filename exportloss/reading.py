@@ -7,13 +7,13 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from exportloss.errors import ExportLossError, excerpt
 
-__all__ = ["MAX_YAML_BYTES", "YamlMapping", "read_bounded", "read_yaml_mapping"]
+__all__ = ["MAX_YAML_BYTES", "YamlMapping", "open_regular", "read_bounded", "read_yaml_mapping"]
 
 MAX_YAML_BYTES = 1 << 20  # the names of 20,000 classes
 
@@ -60,13 +60,8 @@ def read_bounded(
         ExportLossError: of the type `error`; it is too large, or cannot be read.
     """
     try:
-        # Looked at again once it is open, when nobody can put something else in its place.
-        _refuse_irregular(path, path.stat(follow_symlinks=follow), error)
-        flags = _AT_ONCE if follow else _AT_ONCE | _NO_LINK
-        with os.fdopen(os.open(path, os.O_RDONLY | flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            _refuse_irregular(path, status, error)
-            size = status.st_size
+        with open_regular(path, error=error, follow=follow) as file:
+            size = os.fstat(file.fileno()).st_size
             content = b"" if size > limit else file.read(size + 1)
     except FileNotFoundError:
         raise
@@ -82,6 +77,26 @@ def read_bounded(
     if len(content) != size:
         raise error(f"{path}: cannot be read: it was changed meanwhile; wait until it is complete")
     return content
+
+
+def open_regular(path: Path, *, error: type[ExportLossError], follow: bool = True) -> BinaryIO:
+    """Open a regular file to read; arguments as for `read_bounded`.
+
+    Raises:
+        ExportLossError: of the type `error`; it is no regular file.
+        OSError: it cannot be opened.
+        ValueError: the path holds a NUL.
+    """
+    flags = os.O_RDONLY | _AT_ONCE | (0 if follow else _NO_LINK)
+    _refuse_irregular(path, path.stat(follow_symlinks=follow), error)
+    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        # Again, now that nobody can put something else in its place.
+        _refuse_irregular(path, os.fstat(file.fileno()), error)
+    except ExportLossError:
+        file.close()
+        raise
+    return file
 
 
 def _refuse_irregular(path: Path, status: os.stat_result, error: type[ExportLossError]) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from exportloss.errors import ConfigError, DataError, excerpt
 from exportloss.reading import YamlMapping, read_bounded, read_yaml_mapping
+from exportloss.runtime.images import FORMATS
 from exportloss.runtime.walking import files_below
 
 __all__ = [
@@ -26,7 +27,7 @@ Split = Literal["train", "val", "test"]
 
 MAX_LIST_BYTES = 1 << 28  # some two million paths
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(FORMATS)
 
 _LISTED = 20
 

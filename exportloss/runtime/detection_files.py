@@ -13,7 +13,7 @@ from PIL import Image
 
 from exportloss.runtime.boxes import to_centres
 from exportloss.runtime.files import new_file
-from exportloss.runtime.images import ImageArray
+from exportloss.runtime.images import FORMATS, ImageArray
 
 __all__ = ["coco_results", "crop", "write_json", "write_labels", "write_picture"]
 
@@ -88,7 +88,7 @@ def write_picture(path: Path, image: ImageArray) -> None:
     Raises:
         ArtifactError: the file cannot be written.
     """
-    kind = Image.registered_extensions()[path.suffix.lower()]
+    kind = FORMATS[path.suffix.lower()]
     options = {"quality": _JPEG_QUALITY} if kind in ("JPEG", "WEBP") else {}
     with new_file(path) as temporary:
         Image.fromarray(image).save(temporary, format=kind, **options)

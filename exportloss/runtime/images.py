@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
-from exportloss.errors import ConfigError, DataError
+from exportloss.errors import ConfigError, DataError, excerpt
+from exportloss.reading import open_regular
 from exportloss.runtime.resize import resize_area, resize_linear
 
 __all__ = [
+    "FORMATS",
     "PADDING",
     "ImageArray",
     "Letterbox",
@@ -24,10 +26,20 @@ __all__ = [
     "load_picture",
 ]
 
+# Pillow's decoders that are used, by suffix. It has some forty more: one starts another program.
+FORMATS: Mapping[str, str] = {
+    **dict.fromkeys((".jpeg", ".jpg"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **{".png": "PNG", ".bmp": "BMP", ".webp": "WEBP"},
+}
+
 ImageArray = npt.NDArray[np.uint8]
 
 PADDING = 114  # YOLOv5's grey
 
+_DECODERS = (*sorted(set(FORMATS.values())), "MPO")  # a JPEG with more pictures after it
+_TILE_TAGS = 322, 323  # of TIFF: width and height of a tile, pixels
+_USUAL_TILE = 1024  # pixels; a tile may be larger than its picture
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -41,8 +53,9 @@ def load_image(path: str | Path) -> ImageArray:
         (H, W, 3) RGB in [0, 255].
 
     Raises:
-        DataError: the file is missing, damaged, cut short, no picture, of floating-point pixels,
-            or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+        DataError: the file is missing, damaged, cut short, none of `FORMATS`, of floating-point
+            pixels or integers of more than 16 bits, or has more than `PIL.Image.MAX_IMAGE_PIXELS`
+            pixels.
     """
     with _opened(path) as file:
         return np.array(_to_rgb(ImageOps.exif_transpose(file)))
@@ -83,7 +96,6 @@ def inspect_picture(path: str | Path) -> tuple[int, int]:
         full = _jpeg_size(file)
         file.draft(None, (1, 1))
         image = ImageOps.exif_transpose(file)
-        _refuse_floats(image)
         return full or (image.height, image.width)
 
 
@@ -91,14 +103,20 @@ def inspect_picture(path: str | Path) -> tuple[int, int]:
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture; whatever goes wrong with it until the end of the block is a DataError."""
     try:
-        with Image.open(path) as file:
+        with (
+            open_regular(Path(path), error=DataError) as content,
+            Image.open(content, formats=_DECODERS) as file,
+        ):
             limit = Image.MAX_IMAGE_PIXELS
             # Pillow itself only warns up to twice the limit.
             if limit is not None and file.width * file.height > limit:
                 raise Image.DecompressionBombError(
                     f"{file.width} x {file.height} is more than {limit} pixels"
                 )
+            _refuse_wide(file)
             yield file
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such picture; correct the path") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -108,7 +126,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         ) from error
     except Exception as error:  # Decoders raise nearly anything over a damaged file.
         raise DataError(
-            f"{path}: the picture cannot be decoded ({error}); replace or remove it"
+            f"{path}: the picture cannot be decoded ({excerpt(error, 300)}); replace or remove it"
         ) from error
 
 
@@ -120,13 +138,20 @@ def _jpeg_size(file: Image.Image) -> tuple[int, int] | None:
     return file.size if is_turned else file.size[::-1]
 
 
-def _refuse_floats(image: Image.Image) -> None:
-    if image.mode == "F":
+def _refuse_wide(file: Image.Image) -> None:
+    """Refuse, before memory is taken, pixels of more than 16 bits, and tiles beyond the picture."""
+    if file.mode == "F":
         raise ValueError("its pixels are floating-point; expected 8 or 16 bits")
+    # Pillow before 11 reads 16 bits of PNG as 32.
+    if file.mode == "I" and file.format != "PNG":
+        raise ValueError("its pixels have 32 bits; expected 8 or 16")
+    tags = getattr(file, "tag_v2", {})
+    for tag, side in zip(_TILE_TAGS, file.size, strict=True):
+        if (tile := tags.get(tag, 0)) > max(2 * side, _USUAL_TILE):
+            raise ValueError(f"its tiles have a side of {tile} pixels, the picture {side}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    _refuse_floats(image)
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion saturates it.
         grey = (np.clip(np.asarray(image), 0, 65535) // 256).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")

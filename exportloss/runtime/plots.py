@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -286,11 +287,31 @@ def _hex(index: int) -> str:
 
 
 @contextlib.contextmanager
+def _without_programs() -> Iterator[None]:
+    """Let no other program be started meanwhile.
+
+    When it is imported, matplotlib asks one for the system's fonts (`fc-list`); it brings its own,
+    and does without where there is no such program.
+    """
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise FileNotFoundError("no program is started")
+
+    real = subprocess.check_output
+    vars(subprocess)["check_output"] = refuse
+    try:
+        yield
+    finally:
+        vars(subprocess)["check_output"] = real
+
+
+@contextlib.contextmanager
 def figure_file(path: Path, width: float, height: float, *, kind: str = "png") -> Iterator[Figure]:
     """Yield a figure of so many inches; it is written to the file at the end."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        with _without_programs():
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"plots need matplotlib, but {error.name} is not installed; pip install matplotlib"
