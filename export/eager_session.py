@@ -115,10 +115,8 @@ class EagerTrainSession(TrainSession):
         )
 
     @torch.no_grad()
-    def load_state(self, state: TrainState) -> None:
-        """Take over a state of the same model."""
+    def _load_state(self, state: TrainState) -> None:
         assert self.manifest.optimizer is not None
-        self._check_state(state, "the state")
         for name, tensor in self._tensors.items():
             tensor.copy_(torch.from_numpy(state.model[name]))
         for name, tensor in self._average.items():

@@ -230,10 +230,18 @@ def _checked(tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
             raise ArtifactError(f"{name!r} has shape {tuple(tensor.shape)} but fewer values")
     if total > size:
         raise ArtifactError(f"its tensors have {total} bytes, more than the {size} of the file")
-    return {
-        name: (tensor.float() if tensor.is_floating_point() else tensor.long()).contiguous()
-        for name, tensor in ((name, tensor.detach()) for name, tensor in tensors.items())
-    }
+    return {name: _as_weight(name, tensor.detach()) for name, tensor in tensors.items()}
+
+
+def _as_weight(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor.long().contiguous()
+    weight = tensor.float().contiguous()
+    if not weight.isfinite().all():
+        raise ArtifactError(f"{name!r} holds values that are not finite in float32")
+    if name.endswith("running_var") and (weight < 0).any():
+        raise ArtifactError(f"{name!r} holds negative values; expected variances")
+    return weight
 
 
 def _anchors(pixels: Any, cells: Tensor | None) -> Tensor | None:

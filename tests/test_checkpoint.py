@@ -317,6 +317,24 @@ class TestMalice:
         with pytest.raises(ArtifactError, match=r"has shape .* but fewer values"):
             read_checkpoint(tmp_path / "a.pt")
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("model.0.conv.weight", float("nan")),
+            ("model.24.m.0.bias", float("-inf")),
+            ("model.1.bn.running_mean", 1e300),  # more than float32 has
+            ("model.1.bn.running_var", -1.0),
+        ],
+    )
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_weights_that_are_no_numbers(self, tmp_path, model, name, value, suffix):
+        tensors = {key: tensor.double() for key, tensor in model.state_dict().items()}
+        tensors[name].view(-1)[0] = value
+        path = tmp_path / f"a{suffix}"
+        save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
+        with pytest.raises(ArtifactError, match=name):
+            read_checkpoint(path)
+
     def test_a_model_that_contains_itself(self, tmp_path, model):
         module = nn.Module()
         module._modules["again"] = module

@@ -274,3 +274,12 @@ def test_bad_pictures_and_labels_are_left_out_on_request(tmp_path):
     assert len(batches.left_out) == 2
     good = [path for i, path in enumerate(dataset.images) if i not in (2, 5)]
     assert paths(list(batches)) == good
+
+
+@pytest.mark.parametrize("augment", [None, ALL])
+def test_a_picture_that_is_replaced_after_the_check_is_named(tmp_path, augment):
+    """Its labels were placed by the size that it had."""
+    batches = Batches(make(tmp_path, 4), 2, (32, 32), augment=augment)
+    Image.fromarray(np.zeros((32, 24, 3), np.uint8)).save(tmp_path / "02.png")
+    with pytest.raises(DataError, match=r"02\.png.*\(32, 24\).*\(24, 32\)"):
+        list(batches)

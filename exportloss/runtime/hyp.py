@@ -12,10 +12,12 @@ from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, excerpt
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.augment import Augmentation
+from exportloss.runtime.optimizers import MAX_RATE
 
 __all__ = ["UNUSED_DEFAULTS", "TrainingConfig", "read_hyp", "unused_keys"]
 
 # `copy_paste` needs outlines of objects; `anchors` is for YOLOv5's own search for anchors.
+_RATES = frozenset({"lr0", "lrf", "weight_decay", "warmup_bias_lr"})
 _UNUSED = frozenset({"anchors", "copy_paste"})
 
 # Keys that YOLOv5 does not start without, with the values of its `hyp.scratch-low.yaml`, and that
@@ -28,7 +30,7 @@ class TrainingConfig:
     """How to train; the defaults are those of YOLOv5's `hyp.scratch-low.yaml`.
 
     Attributes:
-        lr0: learning rate at the start, >= 0.
+        lr0: learning rate at the start, in [0, 1000] as all rates and the decay.
         lrf: learning rate at the end as a share of `lr0`, >= 0.
         momentum: of SGD, first beta of AdamW, in [0, 1).
         weight_decay: of the weights, at the nominal batch, >= 0.
@@ -68,6 +70,8 @@ class TrainingConfig:
                 raise ConfigError(f"{name} is {excerpt(repr(value))}; expected a number")
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
+            if name in _RATES and value > MAX_RATE:
+                raise ConfigError(f"{name} is {value}; expected at most {MAX_RATE:g}")
             if name in ("momentum", "warmup_momentum") and value >= 1:
                 raise ConfigError(f"{name} is {value}; expected a number below 1")
         _ = self.augmentation  # which checks its own values

@@ -61,7 +61,13 @@ def load_image(path: str | Path) -> ImageArray:
         return np.array(_to_rgb(ImageOps.exif_transpose(file)))
 
 
-def load_picture(path: str | Path, size: tuple[int, int], *, linear: bool = False) -> Image.Image:
+def load_picture(
+    path: str | Path,
+    size: tuple[int, int],
+    *,
+    linear: bool = False,
+    source: tuple[int, int] | None = None,
+) -> Image.Image:
     """Decode a picture at the size at which YOLOv5 trains and validates on it.
 
     Args:
@@ -69,15 +75,22 @@ def load_picture(path: str | Path, size: tuple[int, int], *, linear: bool = Fals
         size: (height, width) of the canvas, pixels.
         linear: shrink by linear interpolation, as for training, rather than to the mean over
             areas, as for validation; what is enlarged is always interpolated.
+        source: (height, width) that the picture had when its labels were checked; None for any.
 
     Returns:
         The picture in RGB, of the size `Letterbox.fit(source, size, truncate=True).scaled`.
 
     Raises:
-        DataError: as for `load_image`.
+        DataError: as for `load_image`; or its size is another than `source`.
     """
     image = load_image(path)
-    scaled = Letterbox.fit(image.shape[:2], size, truncate=True).scaled
+    found = image.shape[:2]
+    if source not in (None, found):
+        raise DataError(
+            f"{path}: the picture was replaced: its height and width are {found}, they were "
+            f"{source} when it was checked; start again"
+        )
+    scaled = Letterbox.fit(found, size, truncate=True).scaled
     shrinks = scaled[0] <= image.shape[0] and scaled[1] <= image.shape[1]
     resize = resize_area if shrinks and not linear else resize_linear
     return Image.fromarray(resize(image, scaled))

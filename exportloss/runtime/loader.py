@@ -242,7 +242,12 @@ class Batches:
         if self._kept is not None and (kept := self._kept[index]) is not None:
             return Image.fromarray(kept)
         is_trained_on = self.augment is not None
-        picture = load_picture(self.dataset.images[index], self.size, linear=is_trained_on)
+        picture = load_picture(
+            self.dataset.images[index],
+            self.size,
+            linear=is_trained_on,
+            source=self.sizes[index],
+        )
         if self._kept is not None:
             self._kept[index] = np.asarray(picture)
         return picture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from exportloss.runtime.devices import (
     open_session,
     wants_capture,
 )
+from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
 from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
@@ -79,6 +81,7 @@ class LossSession:
         capture: bool,
         self_check: bool = True,
     ) -> None:
+        self._lock = threading.RLock()
         self.folder = folder
         self.manifest = manifest = artifact.manifest
         self._files = artifact.files
@@ -155,6 +158,7 @@ class LossSession:
         """What `compute` takes as `inputs`."""
         return dict(self._shapes)
 
+    @exclusive
     def compute(
         self,
         inputs: Mapping[str, Any],

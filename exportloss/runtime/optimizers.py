@@ -17,13 +17,24 @@ import numpy.typing as npt
 
 from exportloss.runtime.manifest import OptimizerName, ParameterGroupNames
 
-__all__ = ["LOSS_SCALE", "AdamW", "Hyperparameters", "Optimizer", "Sgd", "make_optimizer"]
+__all__ = [
+    "LOSS_SCALE",
+    "MAX_RATE",
+    "AdamW",
+    "Hyperparameters",
+    "Optimizer",
+    "Sgd",
+    "make_optimizer",
+]
 
 Array = npt.NDArray[np.float32]
 
 # Of float16 steps. The objectness of one cell among many thousands has a gradient of about 1e-7,
 # which this lifts above float16's smallest normal number, 6e-5; and a gradient of 60 still fits.
 LOSS_SCALE = 1024.0
+
+# Learning rates and weight decay above it lead nowhere but to infinite weights.
+MAX_RATE = 1000.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from exportloss.balance import initial_balance
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
 from exportloss.runtime.devices import CPU, Device
 from exportloss.runtime.ema import move_average
+from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.files import new_file
 from exportloss.runtime.frozen_model import with_initializers
 from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
@@ -26,6 +27,7 @@ from exportloss.runtime.optimizers import Hyperparameters, make_optimizer
 from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState
+from exportloss.runtime.state_checks import check_values
 
 __all__ = ["OrtTrainSession"]
 
@@ -100,6 +102,7 @@ class OrtTrainSession(TrainSession):
         self._average = {name: self._tensors[name].copy() for name in manifest.averaged}
         self._balance = np.asarray(initial_balance(len(manifest.strides)), np.float32)
         self._accumulates = False  # whether gradients wait for an update
+        check_values(self.state(), str(folder / "checkpoint"))
 
     def gradients(self) -> Mapping[str, Array]:
         """Return the accumulated gradients by parameter, valid until the next step."""
@@ -117,6 +120,7 @@ class OrtTrainSession(TrainSession):
         """Optimizer steps done."""
         return self._optimizer.updates
 
+    @exclusive
     def state(self) -> TrainState:
         """Return a copy of the state."""
         return TrainState(
@@ -130,8 +134,7 @@ class OrtTrainSession(TrainSession):
             ema=_copies(self._average),
         )
 
-    def load_state(self, state: TrainState) -> None:
-        """Take over a state of the same model."""
+    def _load_state(self, state: TrainState) -> None:
         for name, tensor in self._tensors.items():
             np.copyto(tensor, state.model[name])
         self._push(self._tensors)
@@ -145,6 +148,7 @@ class OrtTrainSession(TrainSession):
         self._due = state.updates + state.skipped
         self._put_gradients({})
 
+    @exclusive
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         self._check_ema(ema)

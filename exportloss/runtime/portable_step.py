@@ -18,6 +18,7 @@ from exportloss.runtime.devices import (
     node_counts,
     open_session,
 )
+from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.files import new_file
 from exportloss.runtime.frozen_model import with_initializers
 from exportloss.runtime.manifest import STATE_NAME, Manifest
@@ -25,6 +26,7 @@ from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState, take_state
+from exportloss.runtime.state_checks import check_values
 from exportloss.runtime.step_loop import Outputs, StepLoop
 from exportloss.runtime.tensor_file import parse_tensor_file
 
@@ -113,7 +115,9 @@ class PortableTrainSession(TrainSession):
         self._memories: tuple[str, ...] = tuple(layout["memories"])
         self._constants: dict[str, Array] = {}
         path = folder / STATE_NAME
-        self.load_state(take_state(parse_tensor_file(files[STATE_NAME], path), path))
+        start = take_state(parse_tensor_file(files[STATE_NAME], path), path)
+        check_values(start, str(path))
+        self._load_state(start)
 
     @property
     def engine(self) -> str:
@@ -130,6 +134,7 @@ class PortableTrainSession(TrainSession):
         """Optimizer steps done."""
         return int(self._loop.read("updates"))
 
+    @exclusive
     def state(self) -> TrainState:
         """Return a copy of the state."""
         read = self._loop.read
@@ -152,8 +157,7 @@ class PortableTrainSession(TrainSession):
             ema=trained(_EMA) if self.manifest.ema else {},
         )
 
-    def load_state(self, state: TrainState) -> None:
-        """Take over a state of the same model; gradients that had been added up are dropped."""
+    def _load_state(self, state: TrainState) -> None:
         vectors = {
             **{what: flat.join(state.model) for what, flat in self._flat.items()},
             "balance": np.array(state.balance, np.float32),
@@ -170,6 +174,7 @@ class PortableTrainSession(TrainSession):
         for name, vector in vectors.items():
             self._loop.write(name, vector)
 
+    @exclusive
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
         """Write the detector as a plain ONNX model: `images` in, `output0` out."""
         self._check_ema(ema)

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import math
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,15 +14,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.errors import ArtifactError, ConfigError, DataError, TrainingError
 from exportloss.runtime.artifacts import open_artifact
 from exportloss.runtime.devices import CPU, Device, import_engine, wants_capture
 from exportloss.runtime.ema import decay_after
+from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.optimizers import LOSS_SCALE, Hyperparameters
+from exportloss.runtime.optimizers import LOSS_SCALE, MAX_RATE, Hyperparameters
 from exportloss.runtime.self_check import check_training
 from exportloss.runtime.state import TrainState, load_state, save_state
+from exportloss.runtime.state_checks import check_same_model, check_values
 from exportloss.targets import pad_targets
 
 __all__ = ["Evaluation", "Images", "Items", "StepResult", "TrainSession"]
@@ -77,10 +80,12 @@ class TrainSession(abc.ABC):
     """A detector in training on this device.
 
     Open one with `TrainSession.open(folder)`. A session holds all of its state; `save` and
-    `resume` carry it over, between sessions and between kinds of artifact.
+    `resume` carry it over, between sessions and between kinds of artifact. Threads may share one:
+    each call waits for the one before it.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._lock = threading.RLock()
         self.folder = folder
         self.manifest = manifest
         self._due = 0  # optimizer steps, done or skipped
@@ -135,6 +140,7 @@ class TrainSession(abc.ABC):
             check_training(session, reference, device=str(where))
         return session
 
+    @exclusive
     def step(
         self,
         images: Images,
@@ -154,7 +160,8 @@ class TrainSession(abc.ABC):
             images: (B, 3, H, W) RGB: uint8 in 0 to 255; training artifacts also take float32 in
                 [0, 1].
             targets: (n, 6) rows image, class, x, y, width, height, normalised.
-            lr: learning rate, one for all or one for each of weights, norms and biases.
+            lr: learning rate in [0, 1000], one for all or one for each of weights, norms and
+                biases.
             momentum: of SGD; first beta of AdamW.
             weight_decay: of the weights.
             max_norm: gradients are scaled down to this L2 norm.
@@ -168,12 +175,11 @@ class TrainSession(abc.ABC):
         Raises:
             DataError: the images have another type or shape than the graph.
             TargetError: a target row cannot be trained on.
-            ConfigError: a rate is negative or not finite, or the artifacts keep no average that
-                could decay.
+            ConfigError: a rate is out of range, or the artifacts keep no average that could decay.
         """
-        rates = (lr, lr, lr) if isinstance(lr, (int, float)) else lr
+        rates = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
         hyper = Hyperparameters(
-            lr=rates,
+            lr=(rates[0], rates[1], rates[2]),
             momentum=momentum,
             weight_decay=weight_decay,
             max_norm=max_norm,
@@ -185,6 +191,7 @@ class TrainSession(abc.ABC):
         self._due += update
         return result
 
+    @exclusive
     def evaluate(self, images: Images, targets: npt.ArrayLike, *, ema: bool = False) -> Evaluation:
         """Compute loss and predictions; arguments and errors as for `step`.
 
@@ -196,6 +203,7 @@ class TrainSession(abc.ABC):
         self._check_ema(ema)
         return self._evaluate(self._images(images), self._targets(targets), ema=ema)
 
+    @exclusive
     def save(self, path: str | Path) -> None:
         """Write the whole state to one file, atomically.
 
@@ -203,9 +211,19 @@ class TrainSession(abc.ABC):
 
         Raises:
             ArtifactError: it cannot be written.
+            TrainingError: weights or statistics are not finite.
         """
-        save_state(path, self.state(), manifest=self.manifest)
+        state = self.state()
+        try:
+            check_values(state, "the session")
+        except ArtifactError as error:
+            raise TrainingError(
+                f"{error}: nothing was written to {path}. Train with a lower learning rate or "
+                "weight decay; what was saved before stays"
+            ) from error
+        save_state(path, state, manifest=self.manifest)
 
+    @exclusive
     def resume(self, path: str | Path) -> Self:
         """Continue from a saved state, bit for bit.
 
@@ -213,8 +231,7 @@ class TrainSession(abc.ABC):
             ArtifactError: the file is missing, damaged, or of another model.
         """
         state = load_state(path)
-        self._check_state(state, str(path))
-        self.load_state(state)
+        self._take(state, str(path))
         return self
 
     @property
@@ -236,9 +253,23 @@ class TrainSession(abc.ABC):
     def state(self) -> TrainState:
         """Return a copy of the state."""
 
-    @abc.abstractmethod
+    @exclusive
     def load_state(self, state: TrainState) -> None:
-        """Take over a state of the same model."""
+        """Take over a state of the same model; gradients that had been added up are dropped.
+
+        Raises:
+            ArtifactError: it is of another model, or holds what is not finite; the session stays
+                as it was.
+        """
+        self._take(state, "the state")
+
+    def _take(self, state: TrainState, source: str) -> None:
+        check_values(state, source)
+        check_same_model(state, self.state(), source)
+        self._load_state(state)
+
+    @abc.abstractmethod
+    def _load_state(self, state: TrainState) -> None: ...
 
     @abc.abstractmethod
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
@@ -313,29 +344,6 @@ class TrainSession(abc.ABC):
             num_classes=self.manifest.num_classes,
         )
 
-    def _check_state(self, state: TrainState, source: str) -> None:
-        own = self.state()
-        for what, mine, theirs in (
-            ("model", own.model, state.model),
-            *(
-                (memory, own.optimizer[memory], state.optimizer.get(memory, {}))
-                for memory in own.optimizer
-            ),
-            ("moving average (EMA)", own.ema, state.ema),
-            ("objectness", {"balance": own.balance}, {"balance": state.balance}),
-        ):
-            if missing := sorted(set(mine) - set(theirs)):
-                raise ArtifactError(
-                    f"{source} is of another model or kind of training: it lacks {what} tensor "
-                    f"{missing[0]!r} and {len(missing) - 1} more"
-                )
-            for name, tensor in mine.items():
-                if theirs[name].shape != tensor.shape:
-                    raise ArtifactError(
-                        f"{source} is of another model: {name} has shape {theirs[name].shape}, "
-                        f"expected {tensor.shape}"
-                    )
-
 
 def _open(
     folder: Path,
@@ -392,8 +400,8 @@ def _check_hyperparameters(hyper: Hyperparameters) -> None:
         "weight_decay": hyper.weight_decay,
     }
     for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
+        if not 0 <= value <= MAX_RATE:  # false for NaN
+            raise ConfigError(f"{name} is {value}; expected a number in [0, {MAX_RATE:g}]")
     if hyper.momentum >= 1:
         raise ConfigError(f"momentum is {hyper.momentum}; expected below 1")
     if not (math.isfinite(hyper.loss_scale) and hyper.loss_scale > 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,9 +27,10 @@ class Outputs:
 
     def read(self) -> dict[str, npt.NDArray[Any]]:
         """Return the outputs by name; waits for the run the first time."""
-        if self._arrays is None:
-            self._arrays = self._loop.fetch_outputs()
-        return self._arrays
+        with self._loop.lock:
+            if self._arrays is None:
+                self._arrays = self._loop.fetch_outputs()
+            return self._arrays
 
 
 class StepLoop:
@@ -48,9 +50,13 @@ class StepLoop:
         session: of static shapes.
         device: that the session runs on.
         capture: whether the session was opened to capture CUDA graphs.
+
+    Attributes:
+        lock: held while outputs are read or buffers exchanged, by whichever thread.
     """
 
     def __init__(self, ort: Any, session: Any, device: Device, *, capture: bool) -> None:
+        self.lock = threading.RLock()
         self._session = session
         inputs = {value.name: value for value in session.get_inputs()}
         outputs = {value.name: value for value in session.get_outputs()}
@@ -77,6 +83,10 @@ class StepLoop:
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         """Run once, with all inputs that are no state."""
+        with self.lock:
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         self._settle()
         for name, array in inputs.items():
             self._inputs[name].update_inplace(array)
