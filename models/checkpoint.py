@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exportloss.class_names import tidy_names
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.models.pickled_model import modules_of, tensors_of
 from exportloss.models.torch_file import StandIn, load_torch_file
@@ -281,4 +282,4 @@ def _class_names(value: Any, num_classes: int) -> tuple[str, ...] | None:
         raise ArtifactError("its class names are neither a list of text nor numbered from 0")
     if len(value) != num_classes:
         raise ArtifactError(f"it names {len(value)} classes; its head has {num_classes}")
-    return tuple(str(name).encode(errors="replace").decode() for name in value)
+    return tidy_names(value)

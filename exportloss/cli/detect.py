@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         self_check=options.self_check,
+        time_limit=options.time_limit,
     )
     detector = opened.detector
     source = Path(options.source)

@@ -9,6 +9,7 @@ from typing import Any
 
 from exportloss.cli.device_options import add_device_arguments
 from exportloss.errors import ArtifactError
+from exportloss.runtime.contained import TIME_LIMIT
 from exportloss.runtime.inference import Detector
 from exportloss.runtime.manifest import MANIFEST_NAME
 from exportloss.runtime.replacing import recover_folder
@@ -70,6 +71,13 @@ def add_detector_arguments(
     )
     add_device_arguments(parser)
     add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
+    add(
+        "--time-limit",
+        type=float,
+        default=TIME_LIMIT,
+        metavar="SECONDS",
+        help="what an .onnx file may take to be opened, and for each picture (default %(default)g)",
+    )
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
@@ -81,9 +89,14 @@ def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
 
 
 def open_detector(
-    weights: str, *, device: str = "cpu", threads: int | None = None, self_check: bool = True
+    weights: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    self_check: bool = True,
+    time_limit: float = TIME_LIMIT,
 ) -> Opened:
-    """Open what `--weights` names.
+    """Open what `--weights` names; an ONNX file in a process of its own.
 
     Raises:
         ArtifactError: it is no detector, or damaged.
@@ -109,4 +122,5 @@ def open_detector(
             f"{weights} does not end in .onnx; expected a detector's ONNX file, or the folder of a "
             "run or of artifacts"
         )
-    return Opened(detector=Detector.open(path, **where), path=path)
+    detector = Detector.open(path, **where, contained=True, time_limit=time_limit)
+    return Opened(detector=detector, path=path)

@@ -105,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         self_check=options.self_check,
+        time_limit=options.time_limit,
     )
     detector = opened.detector
     _check_names(detector.names, config.names)

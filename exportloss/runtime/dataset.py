@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from exportloss.class_names import LONGEST_NAME, bad_name
 from exportloss.errors import ConfigError, DataError, excerpt
 from exportloss.reading import YamlMapping, read_bounded, read_yaml_mapping
 from exportloss.runtime.images import FORMATS
@@ -30,6 +31,7 @@ MAX_LIST_BYTES = 1 << 28  # some two million paths
 IMAGE_SUFFIXES = frozenset(FORMATS)
 
 _LISTED = 20
+_MOST_SOURCES = 1_000  # of a split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,11 @@ def _first_existing(path: Path, *others: Path) -> Path:
 
 def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
     value = read.values.get(key)
+    if isinstance(value, list) and len(value) > _MOST_SOURCES:
+        raise DataError(
+            f"{read.where(key)}: `{key}` names {len(value)} folders and files; {_MOST_SOURCES} is "
+            "the most: name a folder above them, or list the pictures in a text file"
+        )
     paths = []
     for entry in value if isinstance(value, list) else [] if value is None else [value]:
         if not isinstance(entry, str) or not entry:
@@ -184,7 +191,7 @@ def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
                 "text file, or a list of these"
             )
         paths.append(_first_existing(root / entry, root / entry.removeprefix("../")))
-    return tuple(paths)
+    return tuple(dict.fromkeys(paths))  # each once
 
 
 def _names(read: YamlMapping) -> tuple[str, ...]:
@@ -213,7 +220,13 @@ def _names(read: YamlMapping) -> tuple[str, ...]:
             f"{read.where('nc')}: `nc` is {excerpt(repr(nc))} but `names` has {len(names)}; "
             "correct one, or leave `nc` out"
         )
-    return tuple(map(str, names))
+    names = list(map(str, names))
+    if (bad := bad_name(names)) is not None:
+        raise DataError(
+            f"{where}: name {bad} is {excerpt(ascii(names[bad]))}; expected text that can be "
+            f"printed, of at most {LONGEST_NAME} characters"
+        )
+    return tuple(names)
 
 
 def _images(source: Path, split: str, config: DataConfig) -> Iterator[Path]:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError
+from exportloss.class_names import tidy_names
+from exportloss.errors import ArtifactError, ConfigError, excerpt
+from exportloss.runtime.contained import TIME_LIMIT, ContainedDetector
 from exportloss.runtime.devices import Device, describe_engine, import_engine, open_session
 from exportloss.runtime.images import ImageArray, letterbox
 from exportloss.runtime.limits import check_threads
@@ -29,6 +31,8 @@ Rows = npt.NDArray[np.float32]
 
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _LONGEST_METADATA = 1_000_000  # characters
+_COLUMNS = 6  # of a row, at least: a box, objectness and one class
+_MOST_VALUES = 1 << 28  # of the pictures that a file takes at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class Detector:
         device: str = "cpu",
         threads: int | None = None,
         self_check: bool = True,
+        contained: bool = False,
+        time_limit: float = TIME_LIMIT,
     ) -> Detector:
         """Open an inference file: ours, or one that YOLOv5's `export.py` wrote.
 
@@ -68,9 +74,14 @@ class Detector:
             threads: of the engine within an operator; None takes every core.
             self_check: on anything but the CPU first compare what it finds in a picture of noise
                 with what ONNX Runtime's CPU provider finds.
+            contained: whether to run a file that you do not trust in a process of its own, with
+                limits on its time and, on the CPU, memory. `predict` then costs a copy of the
+                pictures and rows.
+            time_limit: seconds that a contained file may take to be opened, and for each picture.
 
         Raises:
-            ArtifactError: the file is missing, damaged, or no such detector.
+            ArtifactError: the file is missing, damaged, or no such detector. `predict` raises it
+                where the file cannot be run.
             ConfigError: the device is unknown, or `threads` no number of threads.
             DeviceError: the device computes other numbers than the CPU.
             InstallationError: there is no onnxruntime, or it cannot drive the device.
@@ -78,13 +89,34 @@ class Detector:
         if threads is not None:
             check_threads("threads", threads)
         content = read_onnx(Path(path))  # it is whole, and refers to no other file
+        if not contained:
+            return cls.from_content(
+                content, str(path), device=device, threads=threads, self_check=self_check
+            )
+        if not time_limit > 0:
+            raise ConfigError(f"time_limit is {time_limit}; expected seconds above 0")
+        child = ContainedDetector(
+            content,
+            str(path),
+            device=device,
+            threads=threads,
+            self_check=self_check,
+            seconds=time_limit,
+        )
+        return cls(predict=child.predict, **vars(child.description))
+
+    @classmethod
+    def from_content(
+        cls, content: bytes, path: str, *, device: str, threads: int | None, self_check: bool
+    ) -> Detector:
+        """Open the content of an inference file; `path` is for messages, errors as for `open`."""
         where = Device.parse(device)
         engine = import_engine(where)
         session = open_session(
             engine, Path(path), where, threads=threads or 0, strict=False, content=content
         )
         try:
-            detector = _from_onnx(session, str(path))
+            detector = _from_onnx(session, path)
         except UnicodeDecodeError as error:
             raise ArtifactError(f"{path} has names that are no text: {error}") from error
         if self_check and where.kind != "cpu":
@@ -199,10 +231,24 @@ def _from_onnx(session: Any, path: str) -> Detector:
             f"{path} takes {described}; expected images alone, (B, 3, H, W), float32 or float16"
         )
     columns = output.shape[-1] if output.shape else None
-    if len(output.shape) != 3 or (isinstance(columns, int) and columns < 6):
+    if len(output.shape) != 3 or (isinstance(columns, int) and columns < _COLUMNS):
         raise ArtifactError(
             f"{path} gives {output.name} {output.shape}; expected (B, N, 5 + classes): a YOLOv5 "
             "detector, without non-maximum suppression in the file"
+        )
+    if any(isinstance(side, int) and side < 1 for side in inputs[0].shape):
+        raise ArtifactError(f"{path} takes {inputs[0].shape}; expected sides of at least 1")
+    if inputs[0].shape[1] == 1:
+        raise ArtifactError(
+            f"{path} takes grey pictures, {inputs[0].shape}; expected three colours"
+        )
+    if isinstance(inputs[0].shape[1], int) and inputs[0].shape[1] != 3:
+        raise ArtifactError(f"{path} takes {inputs[0].shape}; expected pictures of 3 channels")
+    fixed = [side for side in inputs[0].shape if isinstance(side, int)]
+    if math.prod(fixed) > _MOST_VALUES:
+        raise ArtifactError(
+            f"{path} takes {inputs[0].shape}, {math.prod(fixed)} values at once; {_MOST_VALUES} is "
+            "the most"
         )
     name, dtype = inputs[0].name, _INPUT_TYPES[inputs[0].type]
     batch, _, *sides = (side if isinstance(side, int) else None for side in inputs[0].shape)
@@ -211,7 +257,18 @@ def _from_onnx(session: Any, path: str) -> Detector:
 
     def predict(images: ImageArray) -> Rows:
         scaled = (images.astype(np.float32) / np.float32(255)).astype(dtype, copy=False)
-        rows: Rows = session.run([output.name], {name: scaled})[0]
+        try:
+            rows = session.run([output.name], {name: scaled})[0]
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise ArtifactError(f"{path} cannot be run: {excerpt(error, 500)}") from error
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f":
+            found = getattr(rows, "dtype", type(rows).__name__)
+            raise ArtifactError(f"{path} gives {found}; expected numbers, (B, N, 5 + classes)")
+        if rows.ndim != 3 or len(rows) != len(images) or rows.shape[2] < _COLUMNS:
+            raise ArtifactError(
+                f"{path} gives {rows.shape} for {len(images)} pictures; expected (B, N, 5 + "
+                "classes)"
+            )
         return rows.astype(np.float32, copy=False)
 
     return Detector(
@@ -254,11 +311,9 @@ def _names(text: str) -> tuple[str, ...]:
             value = [value[index] for index in range(len(value))]
         if not isinstance(value, list | tuple):
             return ()
-        names = tuple(map(str, value))
+        return tidy_names(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return ()
-    # Names are printed: a file must not command the terminal.
-    return tuple("".join(c if c.isprintable() else "?" for c in name) for name in names)
 
 
 def _stride(text: str) -> int:

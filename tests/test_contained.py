@@ -1,0 +1,158 @@
+"""A detector of somebody else's: whatever it does when it is run is an error of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exportloss.cli import main
+from exportloss.errors import ArtifactError, ConfigError, InstallationError
+from exportloss.runtime.inference import Detector
+from tests.bright_detector import make_spots, spot_picture, write_bright_detector
+from tests.hostile_graphs import HOSTILE, graph_of
+
+LIMIT = 4.0  # seconds; ten times what these take
+PICTURE = spot_picture(64, 96, (1, 8, 40, 16, 48))
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "best.onnx"
+
+
+def opened(path: Path, **options: float) -> Detector:
+    return Detector.open(path, threads=1, contained=True, **{"time_limit": LIMIT, **options})
+
+
+@pytest.mark.parametrize("shape", [("batch", 3, "height", "width"), (2, 3, 64, 96)])
+def test_a_contained_detector_finds_the_same(path, shape):
+    write_bright_detector(path, shape=shape, names={0: "cat", 1: "it's"}, stride="16")
+    plain, contained = Detector.open(path, threads=1), opened(path)
+    for name in ("names", "stride", "batch_size", "image_size"):
+        assert getattr(contained, name) == getattr(plain, name)
+    for _ in range(2):
+        for one, two in zip(
+            plain.detect([PICTURE] * 3, size=(64, 96)),
+            contained.detect([PICTURE] * 3, size=(64, 96)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_detector_is_an_error(path, content):
+    path.write_bytes(content)
+    before = _children()
+    with pytest.raises(ArtifactError, match=r"best\.onnx"):
+        opened(path).detect([np.full((32, 32, 3), 90, np.uint8)], size=(32, 32))
+    assert _children() == before
+
+
+def _children() -> set[str]:
+    """Processes that this one has started and not ended."""
+    gc.collect()
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended
+            found |= set((task / "children").read_text().split())
+    return found
+
+
+@pytest.mark.parametrize("command", ["detect", "val"])
+def test_commands_run_it_contained(path, tmp_path, capsys, command):
+    path.write_bytes(HOSTILE["division by zero"])
+    data = make_spots(tmp_path / "spots")
+    source = ["--source", str(data.parent / "images" / "val")]
+    arguments = source if command == "detect" else ["--data", str(data)]
+    arguments += ["--weights", str(path), "--project", str(tmp_path), "--imgsz", "32"]
+    assert main([command, *arguments, "--time-limit", str(LIMIT)]) == 2
+    assert "best.onnx: ONNX Runtime" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_told_as_by_the_process_itself(path):
+    write_bright_detector(path)
+    with pytest.raises(ConfigError, match="'tpu'"):
+        Detector.open(path, device="tpu", contained=True)
+    with pytest.raises(InstallationError, match="CUDA"):
+        Detector.open(path, device="cuda", contained=True)
+    for limit in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="time_limit"):
+            opened(path, time_limit=limit)
+
+
+def test_its_process_ends_with_it(path):
+    write_bright_detector(path)
+    before = _children()
+    detector = opened(path)
+    assert len(_children() - before) == 1
+    del detector
+    assert _children() == before
+
+
+def test_its_process_writes_no_file_and_dumps_no_memory(path):
+    write_bright_detector(path)
+    before = _children()
+    detector = opened(path)
+    (child,) = _children() - before
+    limits = Path(f"/proc/{child}/limits").read_text()
+    rows = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()}
+    assert rows["Max file size"] == rows["Max core file size"] == "0"
+    assert 1 << 30 <= int(rows["Max data size"]) < 2 << 30
+    assert detector.detect([PICTURE], size=(64, 96))
+
+
+ORPHAN = """
+import os, sys
+from exportloss.runtime.inference import Detector
+detector = Detector.open(sys.argv[1], threads=1, contained=True)
+print(detector.predict.__self__._child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends at its next answer")
+def test_its_process_ends_when_this_one_is_killed(path):
+    write_bright_detector(path)
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN, str(path)], capture_output=True, text=True, check=False
+    )
+    for _ in range(100):
+        if not Path(f"/proc/{int(done.stdout)}").exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child is still there")
+
+
+def test_the_working_folder_gives_it_no_modules(path, tmp_path, monkeypatch):
+    write_bright_detector(path)
+    for name in ("numpy", "json", "onnxruntime", "exportloss"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the working folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert os.getcwd() == str(tmp_path)  # noqa: PTH109 - what the child inherits
+    assert opened(path).detect([PICTURE], size=(64, 96))
+
+
+def test_a_detector_that_fails_in_this_process_is_an_error_too(path):
+    for name in (
+        "text",
+        "integers",
+        "rows of five columns",
+        "grey",
+        "a large side",
+        "no dimension",
+    ):
+        path.write_bytes(HOSTILE[name])
+        with pytest.raises(ArtifactError, match=r"best\.onnx"):
+            Detector.open(path, threads=1).detect([PICTURE], size=(32, 32))
+    path.write_bytes(graph_of([]))
+    with pytest.raises(ArtifactError, match=r"best\.onnx"):
+        Detector.open(path, threads=1)
