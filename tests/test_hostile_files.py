@@ -41,12 +41,36 @@ FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
     ("results", b'"' + b"1" * 200_000 + b'"\n1', ArtifactError, "no readable results"),
     ("options_yaml", b"1: 2\nepochs: [3]\nweights: a\ndata: b", ArtifactError, "epochs is"),
     ("options_yaml", b"weights: 3\ndata: b", ArtifactError, "weights is 3; expected str"),
+    *(
+        ("options_yaml", b"weights: a\ndata: b\n" + wrong, ArtifactError, "expected")
+        for wrong in (
+            *(b"imgsz: {a: 1}", b"imgsz: []", b"imgsz: [x]", b"imgsz: [true]", b"imgsz: 64"),
+            *(b"freeze: x", b"batch_size: [2]", b"threads: 1.5", b"model: 3", b"head: [a]"),
+            *(b"epochs: true", b"cos_lr: 1", b"name: null", b"hyp: {}", b"project: 7"),
+        )
+    ),
     ("options_yaml", b"a: &a [x]\nb: *a", ArtifactError, "aliases are not supported"),
     ("hyp_yaml", b"criterion: " + b"x" * 100_000, ConfigError, r"criterion is 'x+\.\.\.;"),
     ("hyp_yaml", b"? " + b"x" * 500_000 + b"\n: 1", ConfigError, "unknown key 'x"),
     ("picture_list", b"x" * 100_000 + b".jpg", DataError, r"x\.\.\."),
     ("class_names", b"{0: '\xed\xa0\x80'}", ArtifactError, "no text"),
     ("onnx", _ONNX.replace(b"Reshape", b"\xffeshape"), ArtifactError, "no valid ONNX"),
+    *(
+        ("manifest", _MANIFEST.replace(b'"train_step.onnx"', name), ArtifactError, "outside")
+        for name in (
+            *(rb'"\u0000"', rb'"\ud800"', b'"../a"', b'"/etc/passwd"', b'"."', b'".."', b'""'),
+            *(rb'"a\n"', rb'"a\u001b[2J"', b'"a/b"', b'"' + b"x" * 256 + b'"'),
+        )
+    ),
+    *(
+        ("manifest", _MANIFEST.replace(b'"cat"', name), ArtifactError, "name 0 of a class")
+        for name in (rb'"a\nb"', rb'"\ud800"', rb'"\u001b[2J"', b'"' + b"x" * 201 + b'"')
+    ),
+    *(
+        ("data_yaml", b"train: a\nnames: [" + name + b", b]", DataError, "name 0 is")
+        for name in (rb'"a\nb"', rb'"\ud800"', rb'"\e[2J"', b"x" * 201, b"y" * 200_000)
+    ),
+    ("data_yaml", b"names: [a]\ntrain: [" + b"a, " * 20_000 + b"a]", DataError, "20001 folders"),
     ("pickle", _pair_of_pairs(40), ArtifactError, "refer to each other without end"),
 ]
 

@@ -54,6 +54,13 @@ _DEFAULTS: dict[str, Any] = {
 _PATHS = ("data", "hyp", "weights")
 _FREE_ON_RESUME = ("device", "self_check", "threads", "workers", "cache")
 
+# Types of options whose default is another, or none.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("data", "weights", "model", "optimizer", "precision", "head", "hyp"), str),
+    **dict.fromkeys(("batch_size", "max_targets", "threads"), int),
+    **dict.fromkeys(("imgsz", "freeze"), list),
+}
+
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options; all default to None, for "not said"."""
@@ -171,11 +178,14 @@ def _saved_options(resumed: RunFolder) -> dict[str, Any]:
     values = read_yaml(resumed.options)
     saved = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
     for name, value in saved.items():
-        kind = str if name in ("data", "weights") else type(_DEFAULTS[name])
-        if _DEFAULTS[name] != value and kind is not type(None) and type(value) is not kind:
+        kind = _KINDS.get(name) or type(_DEFAULTS[name])
+        is_right = type(value) is kind
+        if isinstance(value, list):
+            is_right = is_right and bool(value) and all(type(number) is int for number in value)
+        if _DEFAULTS[name] != value and not is_right:
             raise ArtifactError(
                 f"{resumed.options} is damaged: {name} is {excerpt(repr(value))}; expected "
-                f"{kind.__name__}"
+                f"{'whole numbers' if kind is list else kind.__name__}"
             )
     return saved
 

@@ -243,7 +243,8 @@ class Manifest:
                 f"{MAX_ARTIFACT_FILES} at most"
             )
         for name in self.files:
-            if Path(name).name != name or len(name) > _LONGEST_NAME or not name.isprintable():
+            is_plain = name not in ("", "..") and name.isprintable() and len(name) <= _LONGEST_NAME
+            if Path(name).name != name or not is_plain:
                 named = excerpt(ascii(name))
                 raise ArtifactError(f"{folder}: the manifest names {named}, outside the folder")
         return self.files.items()
