@@ -1,4 +1,4 @@
-"""What our readers see in a file, against what those see that use it: the onnx package and torch.
+"""What our readers see in a file, against others: the onnx package, torch and safetensors.
 
 Whoever checks a file with one reader and uses it with another is only as safe as the two agree.
 """
@@ -10,13 +10,15 @@ from pathlib import Path
 from unittest import mock
 
 import onnx
+import safetensors
 from google.protobuf.message import DecodeError
 from torch import _weights_only_unpickler as _unpickler
 
 from exportloss.models import torch_file
 from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
+from exportloss.runtime.tensor_file import read_tensor_file
 
-__all__ = ["differences", "load_watched", "read_twice"]
+__all__ = ["differences", "load_watched", "read_tensors_twice", "read_twice"]
 
 
 def read_twice(content: bytes) -> None:
@@ -115,3 +117,23 @@ def load_watched(path: Path) -> object:
         finally:
             if hidden := looked_up - searched:
                 raise AssertionError(f"torch looked up {sorted(hidden)[:3]}, which were not seen")
+
+
+def read_tensors_twice(path: Path) -> None:
+    """Read a file of safetensors with our reader and with the package of that name.
+
+    Raises:
+        ArtifactError: ours refuses it.
+        SafetensorError: ours accepts it, the package does not.
+        AssertionError: the two see different tensors.
+    """
+    ours = read_tensor_file(path).tensors
+    theirs = dict(safetensors.deserialize(path.read_bytes()))
+    if ours.keys() != theirs.keys():
+        raise AssertionError(f"names {sorted(theirs)}, not {sorted(ours)}")
+    for name, tensor in ours.items():
+        found = theirs[name]
+        if (list(tensor.shape), tensor.dtype) != (found["shape"], found["dtype"]):
+            raise AssertionError(f"{name!r} is {found['dtype']} {found['shape']}, not {tensor}")
+        if tensor.content != found["data"]:
+            raise AssertionError(f"{name!r} has other values")

@@ -30,7 +30,7 @@ from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.run_log import read_start
 from exportloss.runtime.sources import find_pictures
 from fuzzing.commands import run_made_up_command
-from fuzzing.differences import load_watched, read_twice
+from fuzzing.differences import load_watched, read_tensors_twice, read_twice
 from fuzzing.folders import use_made_up_folder
 
 __all__ = ["MAX_MESSAGE", "SEEDS", "TARGETS", "Target", "read_made_up"]
@@ -115,6 +115,7 @@ def _read_manifest(path: Path) -> None:
 
 
 def _read_state(path: Path) -> None:
+    read_tensors_twice(path)
     # The same goes for the hash of a state.
     with mock.patch.object(state, "_digest", return_value=None):
         state.load_state(path)
