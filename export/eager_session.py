@@ -118,15 +118,13 @@ class EagerTrainSession(TrainSession):
     def _load_state(self, state: TrainState) -> None:
         assert self.manifest.optimizer is not None
         for name, tensor in self._tensors.items():
-            tensor.copy_(torch.from_numpy(state.model[name]))
+            tensor.copy_(torch.tensor(state.model[name]))
         for name, tensor in self._average.items():
-            tensor.copy_(torch.from_numpy(state.ema[name]))
+            tensor.copy_(torch.tensor(state.ema[name]))
         for name in self._trainable:
             entry = self._optimizer.state[self._parameters[name]]
             for memory, key in _MEMORIES[self.manifest.optimizer].items():
-                entry[key] = torch.from_numpy(state.optimizer[memory][name]).to(
-                    self._dtype, copy=True
-                )
+                entry[key] = torch.tensor(state.optimizer[memory][name], dtype=self._dtype)
             entry["step"] = torch.tensor(float(state.updates))
         self._loss.balance = state.balance.tolist()
         self._updates = state.updates

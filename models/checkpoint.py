@@ -130,11 +130,11 @@ def _read_safetensors(path: Path) -> _Contents:
 
 
 def _as_tensor(stored: StoredTensor) -> Tensor:
+    dtype = _DTYPES[stored.dtype]
     if not stored.content:  # of which torch makes no view
-        return torch.zeros(stored.shape, dtype=_DTYPES[stored.dtype])
-    return torch.frombuffer(bytearray(stored.content), dtype=_DTYPES[stored.dtype]).view(
-        stored.shape
-    )
+        return torch.zeros(stored.shape, dtype=dtype)
+    # A copy, since the values may lie where no tensor of their type may begin.
+    return torch.frombuffer(bytearray(stored.content), dtype=dtype).view(stored.shape)
 
 
 def _read_torch(path: Path) -> _Contents:

@@ -67,6 +67,14 @@ def test_what_the_package_writes_is_read_here():
         assert not file.tensors[name].numpy().flags.writeable
 
 
+def test_what_is_read_may_be_changed(tmp_path):
+    (tmp_path / "a").write_bytes(written({}))
+    tensor = read_tensor_file(tmp_path / "a").tensors["f4-ü"].numpy()
+    tensor += 1
+    np.testing.assert_array_equal(tensor, tensors()["f4-ü"] + 1)
+    assert (tmp_path / "a").read_bytes() == written({})
+
+
 def test_the_same_is_written_the_same(tmp_path):
     assert written({"a": "1", "b": "2"}) == written({"b": "2", "a": "1"})
     ones = np.ones(2, np.float32)

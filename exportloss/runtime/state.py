@@ -94,7 +94,7 @@ def load_state(path: str | Path) -> TrainState:
 def take_state(file: TensorFile, path: str | Path) -> TrainState:
     """Take a state from the content of a file; `path` is for the messages.
 
-    Its tensors lie in that content, and cannot be written to.
+    Its tensors lie in that content.
 
     Raises:
         ArtifactError: the content is damaged, or is something else.

@@ -52,7 +52,7 @@ class StoredTensor:
     content: memoryview
 
     def numpy(self) -> npt.NDArray[Any]:
-        """Return the values where they are; they cannot be written to.
+        """Return the values where they are: in a file's content.
 
         Raises:
             ValueError: numpy has no such type.
@@ -78,7 +78,7 @@ class TensorFile:
 
 
 def read_tensor_file(path: str | Path) -> TensorFile:
-    """Read a whole file.
+    """Read a whole file, into memory of its own: the tensors may be written to.
 
     Raises:
         ArtifactError: it is missing, too large, or is no such file.
@@ -88,10 +88,10 @@ def read_tensor_file(path: str | Path) -> TensorFile:
         content = read_bounded(path, MAX_STATE_BYTES, error=ArtifactError)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file; expected a .safetensors file") from error
-    return parse_tensor_file(content, path)
+    return parse_tensor_file(bytearray(content), path)
 
 
-def parse_tensor_file(content: bytes, path: str | Path) -> TensorFile:
+def parse_tensor_file(content: bytes | bytearray, path: str | Path) -> TensorFile:
     """Take the content of a file apart; `path` is for the messages.
 
     Raises:
