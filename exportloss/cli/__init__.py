@@ -10,13 +10,24 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import exportloss
-from exportloss.cli import bench, check, completion, demo, detect, export, train, val, verify
+from exportloss.cli import (
+    bench,
+    check,
+    completion,
+    demo,
+    detect,
+    export,
+    history,
+    train,
+    val,
+    verify,
+)
 from exportloss.cli.terminal import say
 from exportloss.errors import ExportLossError, excerpt, printable
 
 __all__ = ["main", "make_parser"]
 
-_COMMANDS = (export, train, val, detect, verify, check, bench, demo, completion)
+_COMMANDS = (export, train, val, detect, history, verify, check, bench, demo, completion)
 _REFUSED, _INTERRUPTED, _CLOSED, _TERMINATED = 2, 130, 141, 143
 _LONGEST = 1000  # characters of an error that is not ours
 _TRACEBACK = "EXPORTLOSS_TRACEBACK"  # environment variable: show where such an error comes from

@@ -20,13 +20,14 @@ from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import TrainSession
 from exportloss.runtime.skipped import MAX_SKIPPED
 
-__all__ = ["add_train_arguments", "fill_options", "write_options"]
+__all__ = ["CHANGED_ON_RESUME", "add_train_arguments", "fill_options", "write_options"]
 
 # What is not said on the command line. There everything is None, so that a resumed run can tell
 # what was said.
 _DEFAULTS: dict[str, Any] = {
     "data": None,
     "weights": None,
+    "artifacts": None,
     "hyp": None,
     "epochs": 100,
     "patience": 100,
@@ -51,8 +52,13 @@ _DEFAULTS: dict[str, Any] = {
     "ema": True,
     "format": "step",
 }
-_PATHS = ("data", "hyp", "weights")
-_FREE_ON_RESUME = ("device", "self_check", "threads", "workers", "cache")
+_PATHS = ("data", "hyp", "weights", "artifacts")
+# A finished run can go on for more epochs, and data can have been moved.
+CHANGED_ON_RESUME = ("epochs", "patience", "data")
+_FREE_ON_RESUME = (
+    *("device", "self_check", "threads", "workers", "cache", "project"),
+    *CHANGED_ON_RESUME,
+)
 
 # Types of options whose default is another, or none.
 _KINDS: dict[str, type] = {
@@ -68,8 +74,14 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--weights",
         metavar="FOLDER|NAME|FILE",
-        help="an artifacts folder; or a size or file as for `exportloss export`, which is then "
-        "exported first and needs torch",
+        help="an artifacts folder; or a run, whose best weights are then trained further with its "
+        "artifacts; or a size or file as for `exportloss export`, which is then exported first and "
+        "needs torch",
+    )
+    add(
+        "--artifacts",
+        metavar="FOLDER",
+        help="artifacts to train the weights of a run with, where its own are gone",
     )
     add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
     add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its hyp.scratch-low)")
@@ -119,7 +131,14 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="use project/name even if it exists; its results are replaced",
     )
-    add("--resume", metavar="RUN", help="continue a run's folder, with the options that it has")
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="continue a run's folder, with the options that it has (without RUN: the last one of "
+        "--project); a finished one with more --epochs, one whose data was moved with --data",
+    )
     add(
         "--seed",
         type=int,
@@ -165,6 +184,11 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
                 f"--{name.replace('_', '-')} {value} is not what the run was started with "
                 f"({saved[name]}); leave it out, or start a new run"
             )
+    if (epochs := said.get("epochs", saved["epochs"])) < saved["epochs"]:
+        raise ConfigError(
+            f"--epochs {epochs} is less than the run has ({saved['epochs']}); give more, to train "
+            "further"
+        )
     saved["hyp"] = str(resumed.hyp)
     # These are in the artifacts by now.
     saved["model"] = saved["freeze"] = None
@@ -209,6 +233,7 @@ def write_options(
         "batch_size": manifest.batch_size,
         "max_targets": manifest.max_targets,
         "optimizer": manifest.optimizer,
+        "artifacts": None,  # they are `weights` now
     }
     loss = manifest.loss
     if options.scale_gains:

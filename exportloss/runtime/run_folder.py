@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "opt.yaml"
 
     @property
+    def origin(self) -> Path:
+        """What the run was started from."""
+        return self.path / "origin.json"
+
+    @property
     def hyp(self) -> Path:
         """Hyperparameters of training and loss, defaults included."""
         return self.path / "hyp.yaml"

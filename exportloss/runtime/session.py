@@ -23,8 +23,15 @@ from exportloss.runtime.limits import check_threads
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import LOSS_SCALE, MAX_RATE, Hyperparameters
 from exportloss.runtime.self_check import check_training
-from exportloss.runtime.state import TrainState, load_state, save_state
+from exportloss.runtime.state import (
+    TrainState,
+    check_description,
+    load_state,
+    save_state,
+    take_state,
+)
 from exportloss.runtime.state_checks import check_same_model, check_values
+from exportloss.runtime.tensor_file import read_tensor_file
 from exportloss.targets import pad_targets
 
 __all__ = ["Evaluation", "Images", "Items", "StepResult", "TrainSession"]
@@ -232,6 +239,27 @@ class TrainSession(abc.ABC):
         """
         state = load_state(path)
         self._take(state, str(path))
+        return self
+
+    def start_from(self, path: str | Path) -> Self:
+        """Begin a new training from the weights and statistics of an earlier one.
+
+        Its moving average is taken where it kept one, since that is what was judged; the optimizer
+        starts afresh, and no update counts as done.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or of another model.
+            ConfigError: it is of other classes or anchors, or the session has made updates already.
+        """
+        own = self.state()
+        if own.updates:
+            raise ConfigError(f"the session has made {own.updates} updates already; open a new one")
+        file = read_tensor_file(path)
+        state = take_state(file, path)
+        check_description(file.about, path, self.manifest)
+        model = {**state.model, **state.ema}
+        average = {name: model[name] for name in own.ema if name in model}
+        self._take(dataclasses.replace(own, model=model, ema=average), str(path))
         return self
 
     @property

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, excerpt
+from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.files import new_file
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.tensor_file import TensorFile, read_tensor_file, write_tensors
 
-__all__ = ["TrainState", "load_state", "save_state", "take_state"]
+__all__ = ["TrainState", "check_description", "load_state", "save_state", "take_state"]
 
 Array = npt.NDArray[np.float32]
 
@@ -115,6 +115,40 @@ def take_state(file: TensorFile, path: str | Path) -> TrainState:
         raise ArtifactError(
             f"{path} is no complete training state: {excerpt(repr(error))}"
         ) from error
+
+
+def check_description(about: Mapping[str, str], path: str | Path, manifest: Manifest) -> None:
+    """Check that a state is of the classes, anchors and strides that a manifest has.
+
+    A state that does not say is taken at its word: those of version 0.1 do not.
+
+    Args:
+        about: metadata of the state's file.
+        path: of that file, for messages.
+        manifest: of the artifacts.
+
+    Raises:
+        ArtifactError: the file is damaged.
+        ConfigError: something differs; the first class, or the anchors, are named.
+    """
+    try:
+        said = {key: json.loads(about[key]) for key in _DESCRIPTION if key in about}
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {excerpt(repr(error))}") from error
+    for key, theirs in said.items():
+        mine = json.loads(json.dumps(getattr(manifest, key)))
+        if theirs == mine:
+            continue
+        if key == "names" and isinstance(theirs, list) and len(theirs) == len(mine):
+            index = next(i for i, name in enumerate(mine) if name != theirs[i])
+            raise ConfigError(
+                f"class {index} is {excerpt(repr(theirs[index]))} in {path} and {mine[index]!r} in "
+                "the artifacts; use those that it was trained with"
+            )
+        raise ConfigError(
+            f"{path} has {key} {excerpt(repr(theirs))}, the artifacts have {excerpt(repr(mine))}; "
+            "use those that it was trained with"
+        )
 
 
 def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainState:

@@ -202,8 +202,14 @@ def _resume(
         )
     results = results[:epochs]
     finished = epochs == schedule.epochs or is_exhausted(results, patience)
-    if finished and folder.best_onnx.exists():
+    if finished and _is_newer(folder.best_onnx, folder.last):
         raise RunCompleteError(
-            f"{folder.path} is complete, all {epochs} epochs; start a new run to train further"
+            f"{folder.path} is complete, all {epochs} epochs; give it more (--epochs), or start a "
+            "new run from it (--weights)"
         )
     return results
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    """Whether a file was written after another: a run that goes on has the detector of before."""
+    return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns

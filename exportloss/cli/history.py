@@ -1,0 +1,154 @@
+"""`exportloss runs` and `exportloss rollback`: rounds of training, and which detector is in use."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from rich.table import Table
+
+from exportloss.cli.terminal import Terminal, say
+from exportloss.errors import ConfigError
+from exportloss.runtime.dataset import Dataset, read_data_yaml
+from exportloss.runtime.history import RunSummary, current_run, list_runs, make_current
+from exportloss.runtime.inference import Detector
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.results import EpochResult
+from exportloss.runtime.validate import validate
+
+__all__ = ["add_parser", "run_list", "run_rollback"]
+
+_BATCH_SIZE = 8
+_LEAST_WIDTH = 120
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both commands."""
+    runs = subparsers.add_parser(
+        "runs",
+        help="list the runs of a project: what each began with and came to",
+        description="List the runs of a project, the earliest first: which run each began with, "
+        "what its detector was worth at the start and is worth at best, and which is in use.",
+        epilog="example: exportloss runs",
+    )
+    rollback = subparsers.add_parser(
+        "rollback",
+        help="go back to the detector of an earlier run",
+        description="Let PROJECT/current lead to an earlier run: to RUN, or to the one that the "
+        "current run began with, or with --data to the one whose detector is best on that data.",
+        epilog="example: exportloss rollback --data data.yaml",
+    )
+    rollback.add_argument("target", nargs="?", metavar="RUN", help="name of the run, such as exp2")
+    rollback.add_argument(
+        "--data", metavar="YAML", help="judge the detectors of all runs on its validation split"
+    )
+    for parser, run in ((runs, run_list), (rollback, run_rollback)):
+        parser.add_argument(
+            "--project",
+            default="runs/train",
+            metavar="FOLDER",
+            help="folder of the runs (default %(default)s)",
+        )
+        parser.set_defaults(run=run)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print a line per run."""
+    current = current_run(options.project)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("run", "began with", "started", "epochs", "mAP50-95: start", "best", "epoch", ""):
+        table.add_column(title)
+    for run in list_runs(options.project):
+        is_current = current is not None and run.folder.path.resolve() == current.path
+        table.add_row(*_cells(run), "in use" if is_current else "")
+    Terminal(least_width=_LEAST_WIDTH).print(table)
+    return 0
+
+
+def run_rollback(options: argparse.Namespace) -> int:
+    """Make another run the current one, and print which."""
+    if options.target is not None and options.data is not None:
+        raise ConfigError("rollback takes RUN or --data, not both")
+    project, runs = Path(options.project), list_runs(options.project)
+    if options.data is not None:
+        chosen = _best_on(options.data, [run for run in runs if run.is_complete])
+    else:
+        chosen = _named(runs, options.target or _before(options.project, runs))
+    make_current(chosen.folder)
+    say(f"in use: {chosen.name} ({_worth(chosen.best)}), by {project / 'current'}")
+    return 0
+
+
+def _cells(run: RunSummary) -> tuple[str, ...]:
+    if run.problem:
+        return run.name, run.problem
+    origin, best = run.origin, run.best
+    return (
+        run.name,
+        "" if origin is None else _began_with(run),
+        "" if origin is None else origin.created,
+        f"{len(run.epochs)}{'' if run.is_complete else ' (not complete)'}",
+        _score(run.start),
+        _score(best),
+        "" if best is None else "start" if best.is_start else str(best.epoch),
+    )
+
+
+def _began_with(run: RunSummary) -> str:
+    assert run.origin is not None
+    name = "artifacts" if run.parent is None else run.parent.name
+    return f"{name} ({run.origin.sha256[:8]})"
+
+
+def _score(result: EpochResult | None) -> str:
+    return "" if result is None or result.scores is None else f"{result.scores.map50_95:.3f}"
+
+
+def _worth(result: EpochResult | None) -> str:
+    return f"mAP50-95 {_score(result)} on its own data" if _score(result) else "not judged"
+
+
+def _before(project: str, runs: tuple[RunSummary, ...]) -> str:
+    """Name the run that the current one began with."""
+    current = current_run(project)
+    if current is None:
+        raise ConfigError(f"{project} has no current run; name the one to use")
+    parent = _named(runs, current.path.name).parent
+    if parent is None:
+        raise ConfigError(
+            f"{current.path.name} did not begin with an earlier run; name the one to use"
+        )
+    return parent.name
+
+
+def _named(runs: tuple[RunSummary, ...], name: str) -> RunSummary:
+    for run in runs:
+        if run.name == name:
+            return run
+    names = ", ".join(run.name for run in runs)
+    raise ConfigError(f"there is no run {name!r}; choose one of {names}")
+
+
+def _best_on(data: str, runs: list[RunSummary]) -> RunSummary:
+    """Judge the detectors of runs on one validation split; the later of equal ones is best."""
+    if not runs:
+        raise ConfigError("no run is complete; there is nothing to choose from")
+    config = read_data_yaml(data)
+    judged = []
+    for number, run in enumerate(runs):
+        detector = Detector.open(run.folder.best_onnx)
+        batches = Batches(
+            Dataset.open(config, "val"),
+            detector.check_batch(None, default=_BATCH_SIZE),
+            detector.check_size(None),
+        )
+        with contextlib.closing(batches.epoch(0)) as stream:
+            metrics = validate(
+                lambda batch, detector=detector: detector.predict(batch.images),  # type: ignore[misc]
+                stream,
+                num_classes=config.num_classes,
+            ).metrics
+        say(f"{run.name:20} mAP50 {metrics.map50:.3f}  mAP50-95 {metrics.map50_95:.3f}")
+        judged.append((metrics.fitness, number))
+    return runs[max(judged)[1]]

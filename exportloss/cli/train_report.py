@@ -1,0 +1,107 @@
+"""What `exportloss train` prints before it begins and when it is done."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from exportloss.cli.terminal import say
+from exportloss.runtime.hyp import unused_keys
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.results import best_epoch
+from exportloss.runtime.room import drops_boxes
+from exportloss.runtime.schedule import MIN_WARMUP, Schedule
+from exportloss.runtime.trainer import TrainResult
+
+__all__ = ["Plan", "print_data", "print_plan", "print_result"]
+
+_LISTED = 20  # problems with the data
+_SAMPLED = 100  # batches, to tell how full mosaics are
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run trains and validates on, and how."""
+
+    train: Batches
+    val: Batches | None
+    schedule: Schedule
+
+
+def print_plan(plan: Plan, hyp: dict[str, Any]) -> None:
+    """Print how much there is to do."""
+    schedule = plan.schedule
+    validation = (
+        "no validation split" if plan.val is None else f"{len(plan.val.dataset)} to validate"
+    )
+    say(
+        f"{len(plan.train.dataset)} pictures to train on, {validation}; {schedule.epochs} epochs "
+        f"of {schedule.batches} batches of {schedule.batch_size}, an update every "
+        f"{min(schedule.accumulate, schedule.batches)} batches"
+    )
+    if schedule.warmup_covers_run:
+        say(
+            f"warning: warm-up takes {schedule.warmup_batches} batches (as in YOLOv5, "
+            f"{MIN_WARMUP} at least) and the run has {schedule.epochs * schedule.batches}: it "
+            "never trains at its full rate; train for more epochs"
+        )
+    if unused := unused_keys(hyp):
+        say(f"note: augmentations that this version does not do: {', '.join(unused)}")
+
+
+def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> None:
+    """Print what was left out of the data, and how full batches are."""
+    for batches in filter(None, (plan.train, plan.val)):
+        if batches.left_out:
+            listed = "\n  ".join(batches.left_out[:_LISTED])
+            more = f"\n  and {len(batches.left_out) - _LISTED} more"
+            say(
+                f"warning: bad pictures left out: {batches.skipped}\n  {listed}"
+                + (more if len(batches.left_out) > _LISTED else "")
+            )
+    if plan.train.most_pictures > 1 and drops_boxes(plan.train, options.overflow):
+        counts = plan.train.target_counts(0, batches=_SAMPLED)
+        lost = sum(max(count - max_targets, 0) for count in counts) / max(sum(counts), 1)
+        say(
+            f"mosaics make batches of {min(counts)} to {max(counts)} boxes, {max_targets} fit: "
+            + (
+                f"{lost:.1%} are left out, the smallest; export with --max-targets {max(counts)} "
+                "to keep about all"
+                if lost
+                else "none is left out"
+            )
+        )
+
+
+def print_result(result: TrainResult) -> None:
+    """Print what the run came to, and where it is."""
+    folder = result.folder
+    best = result.best
+    worth = f"loss {best.loss:.4f}"
+    if best.scores is not None:
+        worth = f"mAP50 {best.scores.map50:.3f}, mAP50-95 {best.scores.map50_95:.3f}, {worth}"
+    if result.stopped_early:
+        waited = result.epochs[-1].epoch - best.epoch
+        say(f"stopped early, {waited} epochs after the best (--patience)")
+    if best.is_start:
+        say(f"best: the start, {worth}; {result.updates} updates")
+        say(_no_better(result))
+    else:
+        say(f"best: epoch {best.epoch}, {worth}; {result.updates} updates")
+    for path in (folder.results, folder.last, folder.best, folder.best_onnx):
+        say(f"  {path}")
+
+
+def _no_better(result: TrainResult) -> str:
+    """Say how near the epochs came to the start that none of them beat."""
+    runner_up = best_epoch(result.epochs)
+    scores = runner_up.scores
+    reached = (
+        "" if scores is None else f" (mAP50 {scores.map50:.3f}, mAP50-95 {scores.map50_95:.3f})"
+    )
+    return (
+        f"warning: no epoch made the detector better; the nearest was epoch {runner_up.epoch}"
+        f"{reached}. {result.folder.best_onnx.name} is the detector that you started from: train "
+        "for more epochs, with a lower lr0, weaker augmentation or more data"
+    )

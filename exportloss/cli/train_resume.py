@@ -1,0 +1,70 @@
+"""`exportloss train --resume`: which run is meant, and whether it can go on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from exportloss.cli.terminal import say
+from exportloss.cli.train_options import CHANGED_ON_RESUME
+from exportloss.errors import ConfigError
+from exportloss.runtime.history import latest_run
+from exportloss.runtime.origin import read_origin
+from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
+
+__all__ = ["check_resumed", "run_to_resume", "update_options"]
+
+
+def run_to_resume(options: argparse.Namespace) -> RunFolder | None:
+    """Return the run that `--resume` names, or the last one of the project; None without it.
+
+    Raises:
+        ArtifactError: the project has no run.
+    """
+    if options.resume is None:
+        return None
+    if options.resume:
+        return RunFolder(Path(options.resume))
+    return latest_run(options.project or "runs/train")
+
+
+def check_resumed(run: RunFolder, options: argparse.Namespace, digest: str) -> Path | None:
+    """Check that a run goes on with the images that it was started with.
+
+    Args:
+        run: to resume.
+        options: complete.
+        digest: of the training images, as from `data_digest`.
+
+    Returns:
+        The weights to begin with, where the run took some over and was interrupted in its first
+        epoch; None where its own state is what it goes on from.
+
+    Raises:
+        ConfigError: other data is given, or other weights lie where they were.
+        ArtifactError: the weights are gone.
+    """
+    origin = read_origin(run.origin)
+    if origin is None:
+        return None
+    if origin.data != digest:
+        recorded = read_yaml(run.options).get("data")
+        what = f"{options.data} has other images, sizes or labels than the run was started with"
+        if options.data != recorded:
+            raise ConfigError(
+                f"{what}; for new data start another run from this one: --weights {run.path}"
+            )
+        say(f"warning: {what}: what comes of it is not what an uninterrupted run would be")
+    return None if run.last.exists() else origin.check_weights()
+
+
+def update_options(run: RunFolder, options: argparse.Namespace) -> None:
+    """Record what a resumed run goes on with, so that it can be resumed again.
+
+    Raises:
+        ArtifactError: the options are damaged, or cannot be written.
+    """
+    recorded = read_yaml(run.options)
+    changed = {name: getattr(options, name) for name in CHANGED_ON_RESUME}
+    if recorded != {**recorded, **changed}:
+        write_yaml(run.options, {**recorded, **changed})

@@ -1,0 +1,147 @@
+"""What `exportloss train` trains: artifacts or an export, and the weights to begin with."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from exportloss.cli.arguments import ExportSettings, image_size
+from exportloss.config import LossConfig
+from exportloss.errors import ArtifactError, ConfigError
+from exportloss.runtime.dataset import DataConfig
+from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.replacing import recover_folder
+from exportloss.runtime.run_folder import RunFolder, read_yaml
+
+__all__ = ["Source", "find_source"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a run is made of.
+
+    Attributes:
+        what: manifest of the artifacts, or the settings by which they are to be exported.
+        artifacts: their folder; None where they are to be exported.
+        state: weights of an earlier run to begin with; None for those of the artifacts.
+        run: the run that the state belongs to; None where it is of none.
+    """
+
+    what: Manifest | ExportSettings
+    artifacts: Path | None = None
+    state: Path | None = None
+    run: RunFolder | None = None
+
+
+def find_source(options: argparse.Namespace, data: DataConfig, hyp: dict[str, Any]) -> Source:
+    """Find out what `--weights` means: artifacts, a run or its weights, a size or a file.
+
+    A run's weights are trained on with the run's own artifacts, so that this needs no torch. Where
+    a file of weights is to be trained otherwise (another size, other classes), it is exported anew.
+
+    Raises:
+        ArtifactError: the run has no weights, or its artifacts are gone or damaged.
+        ConfigError: an option or a class contradicts the artifacts.
+    """
+    weights, loss = Path(options.weights), LossConfig.from_mapping(hyp)
+    recover_folder(weights)
+    if (weights / MANIFEST_NAME).exists():
+        if options.artifacts is not None:
+            raise ConfigError(f"{weights} is an artifacts folder already; leave --artifacts out")
+        return Source(what=_reused(options, weights, loss, hyp), artifacts=weights)
+    run, state = _run_of(weights)
+    if state is None and weights.is_dir():
+        raise ArtifactError(
+            f"{weights} is no artifacts folder (it has no {MANIFEST_NAME}) and no run (it has no "
+            "opt.yaml); give what `exportloss export` or `exportloss train` wrote"
+        )
+    if options.artifacts is not None:
+        state = state or weights
+    artifacts = _artifacts_of(options, run)
+    if state is not None and not state.is_file():
+        raise ArtifactError(f"{state} is missing: there are no weights to begin with")
+    if state is not None and artifacts is not None:
+        try:
+            manifest = _reused(options, artifacts, loss, hyp)
+            _check_classes(data, manifest, state)
+            return Source(what=manifest, artifacts=artifacts, state=state, run=run)
+        except ConfigError:
+            can_export = weights.is_file() and options.artifacts is None and find_spec("torch")
+            if not can_export:
+                raise
+    elif weights.is_dir():
+        raise ArtifactError(
+            f"the artifacts that {weights} was trained with are gone; name them with --artifacts"
+        )
+    settings = ExportSettings.from_options(
+        options, names=data.names, num_classes=data.num_classes, loss=loss
+    )
+    return Source(what=settings)
+
+
+def _run_of(weights: Path) -> tuple[RunFolder | None, Path | None]:
+    """Return the run that is meant, and which of its states."""
+    if RunFolder(weights).options.is_file():
+        return RunFolder(weights), RunFolder(weights).best
+    run = RunFolder(weights.absolute().parent.parent)
+    is_state = weights.suffix == ".safetensors" and weights.parent.name == run.best.parent.name
+    return (run, weights) if is_state and run.options.is_file() else (None, None)
+
+
+def _artifacts_of(options: argparse.Namespace, run: RunFolder | None) -> Path | None:
+    """Return the artifacts to train a run's weights with; None where there are none."""
+    if options.artifacts is not None:
+        return Path(options.artifacts)
+    if run is None:
+        return None
+    recorded = read_yaml(run.options).get("weights")
+    places = [run.artifacts, *([Path(recorded)] if isinstance(recorded, str) else [])]
+    return next((place for place in places if (place / MANIFEST_NAME).exists()), None)
+
+
+def _check_classes(data: DataConfig, manifest: Manifest, state: Path) -> None:
+    unnamed = tuple(map(str, range(data.num_classes)))
+    if manifest.names not in (data.names, unnamed):
+        raise ConfigError(
+            f"{state} is a detector of {', '.join(manifest.names)}, {data.source} has "
+            f"{', '.join(data.names)}; train it on the same classes in the same order, or export "
+            "again for these"
+        )
+
+
+def _reused(
+    options: argparse.Namespace, artifacts: Path, loss: LossConfig, hyp: dict[str, Any]
+) -> Manifest:
+    """Hold what is said to what the artifacts are fixed to."""
+    manifest = Manifest.read(artifacts)
+    for name, held in (
+        ("imgsz", manifest.image_size),
+        ("batch_size", manifest.batch_size),
+        ("max_targets", manifest.max_targets),
+        ("optimizer", manifest.optimizer),
+        ("precision", manifest.precision),
+        ("model", manifest.model),
+        ("freeze", "some layers or none"),
+    ):
+        said = image_size(options.imgsz) if name == "imgsz" else getattr(options, name)
+        if said not in (None, held):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {said}: the artifacts in {artifacts} were "
+                f"exported with {held}, which is fixed; leave it out, or export again"
+            )
+    scaled = loss.scaled(
+        levels=len(manifest.strides),
+        num_classes=manifest.num_classes,
+        image_size=manifest.image_size,
+    )
+    for key in hyp.keys() & dataclasses.asdict(loss).keys():
+        said, held = getattr(loss, key), getattr(manifest.loss, key)
+        if held not in (said, getattr(scaled, key)):
+            raise ConfigError(
+                f"{options.hyp} has {key} {said}: the artifacts in {artifacts} were exported "
+                f"with {held}, which is fixed; change it, or export again with this --hyp"
+            )
+    return manifest
