@@ -103,6 +103,23 @@ def test_floating_point_pixels_are_refused(tmp_path):
         load_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("largest", [255, 70_000])
+def test_integers_of_32_bits_are_refused(tmp_path, largest):
+    pixels = np.linspace(0, largest, 16, dtype=np.int32).reshape(4, 4)
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    for read in (load_image, inspect_picture):
+        with pytest.raises(DataError, match=r"a\.tif.*32 bits"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_read(tmp_path, suffix):
+    pixels = (np.arange(16, dtype=np.uint16) * 4369).reshape(4, 4)  # to 65535
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+    expected = np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(load_image(tmp_path / f"a.{suffix}"), expected)
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("size", [(50, 60), (90, 400), (300, 40), (2, 3), (999, 999)])
 def test_the_size_of_a_turned_picture_is_known_without_decoding_it(tmp_path, orientation, size):
