@@ -146,7 +146,7 @@ def test_a_damaged_index_is_made_anew(data, own_cache, looked_into, monkeypatch,
     (path,) = own_cache.iterdir()
     content = path.read_bytes()
     if harm == "version":
-        monkeypatch.setattr("exportloss.runtime.index._VERSION", 2)
+        monkeypatch.setattr("exportloss.runtime.index._VERSION", 1000)
     elif harm == "folder":
         path.unlink()
         path.mkdir()

@@ -54,9 +54,13 @@ def test_the_command_trains_without_torch_and_onnx(device_run, ort_artifact, sha
     assert lines[0].startswith("8 pictures to train on, 3 to validate; 2 epochs of 4 batches")
     assert "warm-up takes 100 batches" in lines[1]
     assert "augmentations that this version does not do: copy_paste" in lines[2]
-    assert lines[3].startswith("mosaics make batches of ")
-    assert [line[:9] for line in lines[4:7]] == ["start  va", "epoch 0/1", "epoch 1/1"]
-    assert "pictures/s" in lines[5]
+    assert lines[3].startswith("train: 8 images, ")
+    assert lines[4].startswith("val: 3 images, ")
+    assert lines[5].startswith("mosaics make batches of ")
+    assert lines[6].startswith("best possible recall of the anchors: ")
+    epochs = [line for line in lines if line.startswith(("start  ", "epoch "))]
+    assert [line[:9] for line in epochs] == ["start  va", "epoch 0/1", "epoch 1/1"]
+    assert "pictures/s" in epochs[1]
     assert "  runs/train/exp/weights/best.onnx" in lines
     # It ends with what `exportloss val` says of the best detector.
     assert "mAP50-95" in done.stdout

@@ -108,7 +108,7 @@ def test_a_split_without_objects_is_said_to_be(data, weights, tmp_path, capsys):
         path.write_text("")
     assert main(["val", "--weights", str(weights), "--data", str(data), "--imgsz", "64"]) == 0
     out = capsys.readouterr().out
-    assert "the labels have no object" in out
+    assert "no object in val" in out
     assert rows(out) == {"all": [6, 0, 0, 0, 0, 0]}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 from exportloss.cli.arguments import ExportSettings
+from exportloss.cli.data_report import print_recall
 from exportloss.cli.export import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.cli.progress import report
@@ -17,9 +19,10 @@ from exportloss.cli.train_options import add_train_arguments, fill_options, writ
 from exportloss.cli.train_pictures import draw_data, draw_results, has_results
 from exportloss.cli.train_report import Plan, print_data, print_plan, print_result
 from exportloss.cli.train_resume import check_resumed, run_to_resume, update_options
-from exportloss.cli.train_source import find_source
+from exportloss.cli.train_source import Source, find_source
 from exportloss.cli.weights import LoadedDetector, load_detector
 from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
+from exportloss.runtime.anchors import best_possible_recall, box_sides
 from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
 from exportloss.runtime.devices import Device, check_device, import_engine
 from exportloss.runtime.history import make_current
@@ -33,6 +36,7 @@ from exportloss.runtime.room import check_batches, check_room
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import TrainSession
+from exportloss.runtime.summary import refuse_nothing_to_learn, summarize
 from exportloss.runtime.trainer import RunCompleteError, TrainResult, train
 
 __all__ = ["add_parser", "run"]
@@ -62,26 +66,18 @@ def run(options: argparse.Namespace) -> int:
     source = find_source(options, data, hyp)
     _check_outputs(options, data, source.what, resumed)
     plan = _plan(options, data, hyp, source.what)
-    digest = data_digest(plan.train)
+    refuse_nothing_to_learn(plan.train, summarize(plan.train))
     # Everything that can be refused is refused before a folder is made.
-    session = detector = None
+    if resumed is not None:
+        source = dataclasses.replace(source, state=check_resumed(resumed, options, plan.train))
     if isinstance(source.what, Manifest):
-        assert source.artifacts is not None
-        for batches in filter(None, (plan.train, plan.val)):
-            check_batches(batches, source.what, options.overflow)
-        state = source.state if resumed is None else check_resumed(resumed, options, digest)
-        session = _open(source.artifacts, options)
-        if state is not None:
-            session.start_from(state)
-            say(f"weights: those of {state}")
+        session, detector = _open(source, plan, options), None
     else:
-        device = Device.parse(options.device)
-        check_device(import_engine(device), device)
-        if options.format == "ort":
-            import_onnxruntime_training()
-        detector = load_detector(source.what)
+        session, detector = None, _load(source.what, options)
     print_plan(plan, hyp)
     print_data(plan, source.what.max_targets, options)
+    if isinstance(source.what, Manifest):
+        _print_recall(source.what, plan.train)
     folder = resumed or RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
     try:
         with folder.locked():
@@ -89,14 +85,7 @@ def run(options: argparse.Namespace) -> int:
                 assert isinstance(source.what, ExportSettings) and detector is not None
                 session = _export(source.what, detector, folder, options)
             if resumed is None:
-                origin = Origin.now(
-                    state=source.state,
-                    manifest=session.folder / MANIFEST_NAME,
-                    run=None if source.run is None else source.run.path,
-                    data=digest,
-                )
-                write_origin(folder.origin, origin)
-                write_options(folder, options, session, plan.schedule, hyp)
+                _record(folder, source, session, plan, options=options, hyp=hyp)
             else:
                 update_options(folder, options)
             draw_data(folder, plan.train, again=resumed is None)
@@ -107,6 +96,52 @@ def run(options: argparse.Namespace) -> int:
             folder.path.rmdir()
         raise
     return 0
+
+
+def _open(source: Source, plan: Plan, options: argparse.Namespace) -> TrainSession:
+    """Open artifacts, with the weights to begin with."""
+    assert isinstance(source.what, Manifest) and source.artifacts is not None
+    for batches in filter(None, (plan.train, plan.val)):
+        check_batches(batches, source.what, options.overflow)
+    session = _open_artifacts(source.artifacts, options)
+    if source.state is not None:
+        session.start_from(source.state)
+        say(f"weights: those of {source.state}")
+    return session
+
+
+def _load(settings: ExportSettings, options: argparse.Namespace) -> LoadedDetector:
+    """Load what is to be exported, once it is known that it can be trained then."""
+    device = Device.parse(options.device)
+    check_device(import_engine(device), device)
+    if options.format == "ort":
+        import_onnxruntime_training()
+    return load_detector(settings)
+
+
+def _record(
+    folder: RunFolder,
+    source: Source,
+    session: TrainSession,
+    plan: Plan,
+    *,
+    options: argparse.Namespace,
+    hyp: dict[str, Any],
+) -> None:
+    """Write what the run begins with; from then on it can be resumed."""
+    origin = Origin.now(
+        state=source.state,
+        manifest=session.folder / MANIFEST_NAME,
+        run=None if source.run is None else source.run.path,
+        data=data_digest(plan.train),
+    )
+    write_origin(folder.origin, origin)
+    write_options(folder, options, session, plan.schedule, hyp)
+
+
+def _print_recall(manifest: Manifest, batches: Batches) -> None:
+    recall = best_possible_recall(box_sides(batches), manifest.anchors, manifest.loss.anchor_t)
+    print_recall(recall, can_change=False)
 
 
 def _check_outputs(
@@ -202,13 +237,13 @@ def _export(
 ) -> TrainSession:
     export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
     try:
-        return _open(folder.artifacts, options)
+        return _open_artifacts(folder.artifacts, options)
     except DeviceError:  # nothing of the run is left where it cannot begin
         shutil.rmtree(folder.artifacts)
         raise
 
 
-def _open(artifacts: Path, options: argparse.Namespace) -> TrainSession:
+def _open_artifacts(artifacts: Path, options: argparse.Namespace) -> TrainSession:
     return TrainSession.open(
         artifacts, device=options.device, threads=options.threads, self_check=options.self_check
     )

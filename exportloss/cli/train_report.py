@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from exportloss.cli.data_report import print_split
 from exportloss.cli.terminal import say
 from exportloss.runtime.hyp import unused_keys
 from exportloss.runtime.loader import Batches
@@ -51,8 +52,11 @@ def print_plan(plan: Plan, hyp: dict[str, Any]) -> None:
 
 
 def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> None:
-    """Print what was left out of the data, and how full batches are."""
-    for batches in filter(None, (plan.train, plan.val)):
+    """Print what is in the data, what was left out of it, and how full batches are."""
+    for split, batches in (("train", plan.train), ("val", plan.val)):
+        if batches is None:
+            continue
+        print_split(split, batches)
         if batches.left_out:
             listed = "\n  ".join(batches.left_out[:_LISTED])
             more = f"\n  and {len(batches.left_out) - _LISTED} more"
@@ -82,7 +86,7 @@ def print_result(result: TrainResult) -> None:
     if best.scores is not None:
         worth = f"mAP50 {best.scores.map50:.3f}, mAP50-95 {best.scores.map50_95:.3f}, {worth}"
     if result.stopped_early:
-        waited = result.epochs[-1].epoch - best.epoch
+        waited = result.epochs[-1].epoch - best_epoch(result.epochs).epoch
         say(f"stopped early, {waited} epochs after the best (--patience)")
     if best.is_start:
         say(f"best: the start, {worth}; {result.updates} updates")

@@ -9,7 +9,8 @@ from exportloss.cli.terminal import say
 from exportloss.cli.train_options import CHANGED_ON_RESUME
 from exportloss.errors import ConfigError
 from exportloss.runtime.history import latest_run
-from exportloss.runtime.origin import read_origin
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.origin import data_digest, read_origin
 from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
 
 __all__ = ["check_resumed", "run_to_resume", "update_options"]
@@ -28,13 +29,13 @@ def run_to_resume(options: argparse.Namespace) -> RunFolder | None:
     return latest_run(options.project or "runs/train")
 
 
-def check_resumed(run: RunFolder, options: argparse.Namespace, digest: str) -> Path | None:
+def check_resumed(run: RunFolder, options: argparse.Namespace, batches: Batches) -> Path | None:
     """Check that a run goes on with the images that it was started with.
 
     Args:
         run: to resume.
         options: complete.
-        digest: of the training images, as from `data_digest`.
+        batches: of the training split.
 
     Returns:
         The weights to begin with, where the run took some over and was interrupted in its first
@@ -47,7 +48,7 @@ def check_resumed(run: RunFolder, options: argparse.Namespace, digest: str) -> P
     origin = read_origin(run.origin)
     if origin is None:
         return None
-    if origin.data != digest:
+    if origin.data != data_digest(batches):
         recorded = read_yaml(run.options).get("data")
         what = f"{options.data} has other images, sizes or labels than the run was started with"
         if options.data != recorded:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.progress import track
 
 from exportloss.cli.arguments import image_size
+from exportloss.cli.data_report import print_split
 from exportloss.cli.detectors import (
     Opened,
     add_detector_arguments,
@@ -124,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if batches.skipped:
         say(f"warning: {batches.skipped} bad pictures are left out")
+    print_split(options.task, batches)
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path
@@ -259,8 +261,6 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
 
 
 def _print_more(validation: Validation, left_out: int) -> None:
-    if validation.metrics.objects == 0:
-        say("warning: the labels have no object; there is nothing to judge by")
     if (items := validation.items) is not None:
         dropped = f" ({left_out} boxes beyond --max-targets left out)" if left_out else ""
         say(

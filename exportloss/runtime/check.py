@@ -31,6 +31,7 @@ class CheckedDataset:
         dataset: without what was left out.
         labels: one array a picture, as from `read_labels`.
         sizes: (height, width) of every picture as it is meant to be seen, pixels.
+        has_label_file: whether each picture has a label file, be it an empty one.
         left_out: `file: what` or `file:line: what` of all that is wrong with pictures that were
             left out; empty where nothing was.
         skipped: how many pictures were left out.
@@ -39,6 +40,7 @@ class CheckedDataset:
     dataset: Dataset
     labels: tuple[LabelArray, ...]
     sizes: tuple[tuple[int, int], ...]
+    has_label_file: tuple[bool, ...]
     left_out: tuple[str, ...] = ()
     skipped: int = 0
 
@@ -89,6 +91,7 @@ def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2
         ),
         labels=tuple(entries[index].rows for index in good),
         sizes=tuple(entries[index].size for index in good),
+        has_label_file=tuple(entries[index].has_labels for index in good),
         left_out=problems,
         skipped=len(dataset) - len(good),
     )

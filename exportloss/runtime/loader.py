@@ -108,6 +108,7 @@ class Batches:
         dataset: without what was left out.
         labels: (n, 5) rows of each picture, as from `read_labels`.
         sizes: (height, width) of each picture, pixels.
+        has_label_file: whether each picture has a label file, be it an empty one.
         left_out: what was wrong with the pictures that were left out, each with file and line.
         skipped: how many pictures were left out.
 
@@ -144,6 +145,7 @@ class Batches:
         self.dataset = checked.dataset
         self.labels = checked.labels
         self.sizes = checked.sizes
+        self.has_label_file = checked.has_label_file
         self.left_out = checked.left_out
         self.skipped = checked.skipped
         self.batch_size = batch_size
@@ -155,8 +157,7 @@ class Batches:
         self._workers = workers
         self._kept: list[ImageArray | None] | None = None
         if cache == "ram":
-            boxes = (Letterbox.fit(source, size, truncate=True) for source in self.sizes)
-            _check_memory([box.scaled for box in boxes])
+            _check_memory([self.place(index).scaled for index in range(len(self.dataset))])
             self._kept = [None] * len(self.dataset)
 
     def __len__(self) -> int:
@@ -194,6 +195,10 @@ class Batches:
                 batch = _collate(list(itertools.islice(pictures, self.batch_size)), count)
                 yield dataclasses.replace(batch, waited=time.perf_counter() - started)
 
+    def place(self, index: int) -> Letterbox:
+        """Return where a picture lies on its canvas, without augmentation."""
+        return Letterbox.fit(self.sizes[index], self.size, truncate=True)
+
     def target_counts(self, epoch: int, *, batches: int) -> list[int]:
         """Return how many target rows the first batches of an epoch have; decodes nothing."""
         slots = self._plan(epoch)[: batches * self.batch_size]
@@ -214,7 +219,7 @@ class Batches:
         return [_Slot(index, epoch, place) for place, index in enumerate(order.tolist())]
 
     def _letterbox(self, slot: _Slot) -> _Picture:
-        box = Letterbox.fit(self.sizes[slot.index], self.size, truncate=True)
+        box = self.place(slot.index)
         return _Picture(
             _planes(box.place(self._load(slot.index))),
             box.map_labels(self.labels[slot.index]),

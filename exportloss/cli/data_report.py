@@ -1,0 +1,56 @@
+"""What every command that reads a data set says of it at the start."""
+
+from __future__ import annotations
+
+from exportloss.cli.terminal import say
+from exportloss.runtime.anchors import LEAST_RECALL
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.summary import SplitSummary, summarize
+
+__all__ = ["print_recall", "print_split"]
+
+_LISTED = 5  # label files
+
+
+def print_split(split: str, batches: Batches) -> SplitSummary:
+    """Print a line for a split, and warnings of what may be a mistake in it.
+
+    Args:
+        split: its name.
+        batches: of it.
+
+    Returns:
+        What was printed.
+    """
+    summary = summarize(batches)
+    say(f"{split}: {summary}")
+    if summary.orphans:
+        listed = ", ".join(map(str, summary.orphans[:_LISTED]))
+        more = f" and {len(summary.orphans) - _LISTED} more" if summary.orphans[_LISTED:] else ""
+        say(
+            f"warning: {len(summary.orphans)} label files belong to no image and are not read: "
+            f"{listed}{more}; a label file is named as its image, and ends in .txt"
+        )
+    if not summary.objects:
+        say(f"warning: no object in {split}: there is nothing to judge a detector by")
+    return summary
+
+
+def print_recall(recall: float, *, can_change: bool) -> None:
+    """Print the best possible recall of anchors, with a warning where it is low.
+
+    Args:
+        recall: in [0, 1].
+        can_change: whether other anchors can be had by an option of this command.
+    """
+    say(f"best possible recall of the anchors: {recall:.4f}")
+    if recall < LEAST_RECALL:
+        remedy = (
+            "leave --noautoanchor out, or give better ones with --anchors"
+            if can_change
+            else "export again with --data for these images, which finds better ones"
+        )
+        say(
+            f"warning: {1 - recall:.1%} of the boxes fit no anchor at this image size and are "
+            f"never learnt; {remedy}"
+        )
