@@ -57,7 +57,7 @@ def test_options_of_suppression(path):
         ({0: "cat", 1: "dog"}, ("cat", "dog")),
         (["cat", "dog"], ("cat", "dog")),
         ({0: "it's", 1: 'a "b"'}, ("it's", 'a "b"')),
-        ({0: "\x1b[2J"}, ("?[2J",)),
+        ({0: "\x1b[2J", 1: "b"}, ("?[2J", "b")),
         (None, ()),
         ({0: "cat", 2: "dog"}, ()),
         ("cat", ()),
@@ -141,6 +141,57 @@ def test_other_graphs_are_refused(path, file, message):
     write_other(path, **file)
     with pytest.raises(ArtifactError, match=message):
         Detector.open(path, threads=1)
+
+
+def write_shapes(path, outputs, image=(1, 3, 64, 64), **metadata):
+    """A file that gives zeros of these shapes, whatever it sees."""
+    nodes, values, constants = [], [], []
+    for index, shape in enumerate(outputs):
+        constants.append(helper.make_tensor(f"s{index}", TensorProto.INT64, [len(shape)], shape))
+        nodes.append(helper.make_node("ConstantOfShape", [f"s{index}"], [f"o{index}"]))
+        values.append(helper.make_tensor_value_info(f"o{index}", TensorProto.FLOAT, shape))
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, image)
+    graph = helper.make_graph(nodes, "other", [images], values, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+CELLS = 8 * 8 + 4 * 4 + 2 * 2  # of 64 x 64 pixels
+
+
+@pytest.mark.parametrize(
+    ("outputs", "metadata", "told"),
+    [
+        ([(1, 8, CELLS)], {"names": "['a', 'b', 'c', 'd']"}, "anchor-free"),
+        ([(1, 84, CELLS)], {}, "anchor-free"),
+        ([(1, 3 * CELLS, 5 + 4 + 32), (1, 32, 16, 16)], {"names": str(list("abcd"))}, "segment"),
+        ([(1, 3 * CELLS, 117), (1, 32, 160, 160)], {}, "segment"),
+        ([(1, 300, 6)], {"names": str(list("abcd"))}, "end-to-end"),
+        ([(1, 300, 6)], {"names": "['a']", "end2end": "True"}, "end-to-end"),
+        ([(1, 56, CELLS)], {"names": "['person']", "task": "pose"}, "pose"),
+        ([(1, 3 * CELLS, 12)], {"names": str(list("abcd"))}, "7 classes.* 4 by their names"),
+    ],
+)
+def test_other_detectors_are_refused_by_name(path, outputs, metadata, told):
+    write_shapes(path, outputs, **metadata)
+    with pytest.raises(ArtifactError, match=told):
+        Detector.open(path, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "metadata"),
+    [
+        ([(1, 3 * CELLS, 9)], {"names": str(list("abcd"))}),
+        ([(1, 3 * CELLS, 85)], {}),
+        ([(1, 3 * CELLS, 5 + 79)], {"names": str(list(range(79)))}),  # as many columns as cells
+        # YOLOv5's export.py gives the maps as well with some options.
+        ([(1, 3 * CELLS, 9), (1, 3, 8, 8, 9)], {"names": str(list("abcd")), "task": "detect"}),
+    ],
+)
+def test_a_yolov5_detector_is_not_taken_for_another(path, outputs, metadata):
+    assert Detector.open(write_shapes(path, outputs, **metadata), threads=1).stride == 32
 
 
 def test_what_is_no_file_is_refused(path):

@@ -21,6 +21,7 @@ from exportloss.runtime.images import ImageArray, letterbox
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.nms import non_max_suppression
 from exportloss.runtime.onnx_file import read_onnx
+from exportloss.runtime.other_detectors import refuse_other_detectors
 from exportloss.runtime.self_check import check_outputs
 from exportloss.runtime.session import TrainSession
 
@@ -254,6 +255,10 @@ def _from_onnx(session: Any, path: str) -> Detector:
     batch, _, *sides = (side if isinstance(side, int) else None for side in inputs[0].shape)
     height, width = sides
     metadata = session.get_modelmeta().custom_metadata_map
+    names = _names(metadata.get("names", ""))
+    image_size = None if height is None or width is None else (height, width)
+    shapes = [one.shape for one in session.get_outputs()]
+    refuse_other_detectors(path, shapes, names=names, image_size=image_size, metadata=metadata)
 
     def predict(images: ImageArray) -> Rows:
         scaled = (images.astype(np.float32) / np.float32(255)).astype(dtype, copy=False)
@@ -262,8 +267,12 @@ def _from_onnx(session: Any, path: str) -> Detector:
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise ArtifactError(f"{path} cannot be run: {excerpt(error, 500)}") from error
         if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f":
-            found = getattr(rows, "dtype", type(rows).__name__)
-            raise ArtifactError(f"{path} gives {found}; expected numbers, (B, N, 5 + classes)")
+            kind = getattr(rows, "dtype", type(rows).__name__)
+            raise ArtifactError(f"{path} gives {kind}; expected numbers, (B, N, 5 + classes)")
+        if not isinstance(columns, int):  # which only now are known
+            refuse_other_detectors(
+                path, [rows.shape], names=names, image_size=scaled.shape[2:], metadata=metadata
+            )
         if rows.ndim != 3 or len(rows) != len(images) or rows.shape[2] < _COLUMNS:
             raise ArtifactError(
                 f"{path} gives {rows.shape} for {len(images)} pictures; expected (B, N, 5 + "
@@ -273,10 +282,10 @@ def _from_onnx(session: Any, path: str) -> Detector:
 
     return Detector(
         predict=predict,
-        names=_names(metadata.get("names", "")),
+        names=names,
         stride=_stride(metadata.get("stride", "")),
         batch_size=batch,
-        image_size=None if height is None or width is None else (height, width),
+        image_size=image_size,
     )
 
 
