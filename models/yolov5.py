@@ -194,6 +194,24 @@ class YoloV5(nn.Module):
         """Anchor widths and heights in pixels, (nl, na, 2), from the `anchors` buffer."""
         return self.detect.anchors * self.detect.stride.view(-1, 1, 1)
 
+    def set_anchors(self, anchors: Sequence[Sequence[Sequence[float]]]) -> None:
+        """Replace the anchors; boxes that were learnt with others are then off until retrained.
+
+        Args:
+            anchors: (nl, na, 2) widths and heights in pixels, finest level first; as many as there
+                are.
+
+        Raises:
+            ConfigError: they have another shape, or shrink from the first level to the last.
+        """
+        pixels = self.detect.anchors.new_tensor(anchors)
+        shape, expected = tuple(pixels.shape), tuple(self.detect.anchors.shape)
+        if shape != expected:
+            raise ConfigError(f"anchors have shape {shape}; those of {self.name} have {expected}")
+        flat = [[side for anchor in level for side in anchor] for level in anchors]
+        _check_anchors(flat, num_levels=self.detect.nl, model=self.name)
+        self.detect.anchors.copy_(pixels / self.detect.stride.view(-1, 1, 1))
+
 
 def yolov5(name: str, num_classes: int = 80, *, anchors: Anchors | None = None) -> YoloV5:
     """Build a YOLOv5 detector with YOLOv5's parameter names and initialisation.

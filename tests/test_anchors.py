@@ -1,18 +1,25 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exportloss.cli import main
 from exportloss.errors import ConfigError, DataError
+from exportloss.models import yolov5
+from exportloss.runtime import Manifest
 from exportloss.runtime.anchors import (
     as_anchors,
     best_possible_recall,
     box_sides,
     fit_anchors,
     improve_anchors,
+    read_anchors,
 )
+from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.loader import Batches
 from tests.test_loader import make
+from tests.tiny_runs import make_tiny_shapes
 
 # YOLOv5's own, of P3 to P5.
 STOCK = as_anchors(
@@ -100,3 +107,87 @@ def test_too_few_boxes_are_refused(tmp_path):
 def test_what_is_no_anchor_is_refused(values):
     with pytest.raises(ConfigError, match="anchor"):
         as_anchors(values)
+
+
+@pytest.mark.parametrize(
+    "rows", ["[[1, 2, 3, 4], [5, 6, 7, 8]]", "[[[1, 2], [3, 4]], [[5, 6], [7, 8]]]"]
+)
+def test_anchors_are_read_as_in_a_model_file(tmp_path, rows):
+    path = tmp_path / "anchors.yaml"
+    path.write_text(f"nc: 80\nanchors: {rows}\n")
+    assert read_anchors(path) == (((1, 2), (3, 4)), ((5, 6), (7, 8)))
+
+
+@pytest.mark.parametrize(
+    "text", ["nc: 80", "anchors: 3", "anchors: [[1, 2, 3]]", "anchors: [[a, b]]"]
+)
+def test_a_bad_file_of_anchors_is_named(tmp_path, text):
+    path = tmp_path / "anchors.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"anchors\.yaml"):
+        read_anchors(path)
+
+
+def test_a_detector_takes_other_anchors():
+    model = yolov5("yolov5n", 2)
+    before = model.anchors_px.clone()
+    model.set_anchors((before * 2).tolist())
+    assert torch.equal(model.anchors_px, before * 2)
+    for wrong in (before[:2].tolist(), before.flip(0).tolist()):
+        with pytest.raises(ConfigError, match="anchors"):
+            model.set_anchors(wrong)
+
+
+@pytest.fixture
+def thin(tmp_path):
+    """A data set of thin boxes, which YOLOv5's anchors do not fit."""
+    root = make_tiny_shapes(tmp_path / "thin").parent
+    for number, path in enumerate(sorted(root.glob("labels/*/*.txt"))):
+        lines = (f"0 .5 .{index}5 .{95 - 5 * number % 30} .02\n" for index in range(9))
+        path.write_text("".join(lines))
+    return root / "data.yaml"
+
+
+def options(command, data, *more):
+    size = ("--weights", "yolov5n", "--imgsz", 320, "--batch-size", 2, "--max-targets", 64)
+    return [*map(str, (command, *size, "--data", data, *more))]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ((), (1.0, "anchors: fitted")),
+        (("--noautoanchor",), (0.0, "warning: 100.0%")),
+        (("--anchors", "anchors.yaml"), (0.5, "warning: 50")),
+    ],
+)
+def test_an_export_suits_the_anchors(thin, monkeypatch, capsys, more, expected):
+    recall, told = expected
+    monkeypatch.chdir(tmp_path := thin.parents[1])
+    rows = [[[5, 5], [6, 6], [7, 7]], [[30, 30], [31, 31], [32, 32]], [[250, 7]] * 3]
+    (tmp_path / "anchors.yaml").write_text(f"anchors: {rows}\n")
+    if "--anchors" in more:
+        for path in thin.parent.glob("labels/train/*.txt"):
+            path.write_text("0 .5 .5 .8 .02\n1 .5 .5 .02 .9\n")
+    assert main(options("export", thin, "--format", "loss", *more)) == 0
+    printed = capsys.readouterr().out
+    assert told in printed
+    manifest = Manifest.read(tmp_path / "artifacts")
+    batches = Batches(Dataset.open(read_data_yaml(thin), "train"), 2, (320, 320))
+    found = best_possible_recall(box_sides(batches), manifest.anchors, 4.0)
+    assert found == pytest.approx(recall, abs=0.01)
+    assert f"recall of the anchors: {found:.4f}" in printed
+
+
+def test_an_inference_file_keeps_its_anchors(thin, tmp_path, capsys):
+    arguments = options("export", thin, "--format", "safetensors", "--output", tmp_path / "out")
+    assert main(arguments) == 0
+    assert "anchors" not in capsys.readouterr().out
+
+
+def test_an_export_without_images_keeps_the_anchors(tmp_path, capsys):
+    (tmp_path / "data.yaml").write_text("train: gone\nnames: [a]\n")
+    output = ("--format", "loss", "--output", tmp_path / "out")
+    assert main(options("export", tmp_path / "data.yaml", *output)) == 0
+    assert "gone" in capsys.readouterr().out
+    assert Manifest.read(tmp_path / "out").anchors == STOCK

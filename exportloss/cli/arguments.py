@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
+from exportloss.runtime.anchors import Anchors, read_anchors
 from exportloss.runtime.manifest import Layout, LossProvider, OptimizerName, Precision, check_tiers
 
 __all__ = ["ExportSettings", "add_export_arguments", "image_size"]
@@ -38,6 +39,8 @@ class ExportSettings:
         ema: keep a moving average of weights and statistics.
         precision: what the network of a portable step computes in.
         head: where to evaluate the head in training.
+        anchors: (nl, na, 2) in pixels, to use instead of the detector's; None keeps those.
+        autoanchor: fit anchors to the training images where the detector's fit too few boxes.
 
     Raises:
         ConfigError: a size or number is below 1, or the tiers are not ascending numbers below
@@ -63,6 +66,8 @@ class ExportSettings:
     ema: bool = False
     precision: Precision = "float32"
     head: Literal["auto", "dense", "sparse"] = "auto"
+    anchors: Anchors | None = None
+    autoanchor: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -79,11 +84,13 @@ class ExportSettings:
         """Take what `add_export_arguments` parsed; what was not said keeps its default.
 
         Raises:
-            ConfigError: `--imgsz` has more than two numbers.
+                ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
         """
         given = {
             "image_size": image_size(options.imgsz),
             "freeze": None if options.freeze is None else tuple(options.freeze),
+            "anchors": None if options.anchors is None else read_anchors(options.anchors),
+            "autoanchor": not options.noautoanchor,
             **{
                 name: getattr(options, name)
                 for name in (
@@ -153,6 +160,18 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         choices=("auto", "dense", "sparse"),
         help="evaluate the detection layer in training everywhere (dense) or where the loss looks "
         "(sparse); the numbers are the same (default auto: the faster for these sizes)",
+    )
+    parser.add_argument(
+        "--anchors",
+        metavar="YAML",
+        help="anchors to use: a file with `anchors:` and a row of widths and heights for each "
+        "level, as YOLOv5's model files have them",
+    )
+    parser.add_argument(
+        "--noautoanchor",
+        action="store_const",
+        const=True,
+        help="keep the detector's anchors, even where too few boxes of the training images fit one",
     )
     parser.add_argument("--optimizer", type=str.lower, choices=("sgd", "adamw"), help="default sgd")
     parser.add_argument(

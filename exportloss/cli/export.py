@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from exportloss.cli.arguments import ExportSettings, add_export_arguments
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
 from exportloss.cli.outputs import check_outputs
+from exportloss.cli.suiting import suit_anchors, training_images
 from exportloss.cli.terminal import say
 from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
@@ -146,6 +147,9 @@ def run(options: argparse.Namespace) -> int:
     _check_places(options, folders, files)
     wants_nms = _wants_nms(options)
     detector = load_detector(settings)
+    # An inference file is of a detector as it is: other anchors would spoil it.
+    suits = None if files else training_images(options.data, settings)
+    suit_anchors(detector, settings, suits)
     manifests = export_artifacts(
         settings,
         detector,

@@ -14,6 +14,7 @@ from exportloss.cli.data_report import print_recall
 from exportloss.cli.export import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.cli.progress import report
+from exportloss.cli.suiting import suit_anchors
 from exportloss.cli.terminal import say
 from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
 from exportloss.cli.train_pictures import draw_data, draw_results, has_results
@@ -78,6 +79,9 @@ def run(options: argparse.Namespace) -> int:
     print_data(plan, source.what.max_targets, options)
     if isinstance(source.what, Manifest):
         _print_recall(source.what, plan.train)
+    else:
+        assert detector is not None
+        suit_anchors(detector, source.what, plan.train)
     folder = resumed or RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
     try:
         with folder.locked():

@@ -48,11 +48,13 @@ _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(
         ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision", "head")
     ),
+    "anchors": None,
+    "noautoanchor": False,
     "scale_gains": True,
     "ema": True,
     "format": "step",
 }
-_PATHS = ("data", "hyp", "weights", "artifacts")
+_PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
 # A finished run can go on for more epochs, and data can have been moved.
 CHANGED_ON_RESUME = ("epochs", "patience", "data")
 _FREE_ON_RESUME = (
@@ -191,7 +193,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
         )
     saved["hyp"] = str(resumed.hyp)
     # These are in the artifacts by now.
-    saved["model"] = saved["freeze"] = None
+    saved["model"] = saved["freeze"] = saved["anchors"] = None
     if (resumed.artifacts / MANIFEST_NAME).exists():
         saved["weights"] = str(resumed.artifacts)
     return argparse.Namespace(**{**saved, **said, "weights": saved["weights"]})

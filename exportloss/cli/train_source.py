@@ -125,6 +125,7 @@ def _reused(
         ("precision", manifest.precision),
         ("model", manifest.model),
         ("freeze", "some layers or none"),
+        ("anchors", "anchors of their own"),
     ):
         said = image_size(options.imgsz) if name == "imgsz" else getattr(options, name)
         if said not in (None, held):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ConfigError, DataError
+from exportloss.errors import ConfigError, DataError, excerpt
+from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.loader import Batches
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "box_sides",
     "fit_anchors",
     "improve_anchors",
+    "read_anchors",
 ]
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]  # (nl, na, 2) width, height, pixels
@@ -156,6 +159,27 @@ def as_anchors(values: npt.NDArray[np.float64] | Sequence[Sequence[Sequence[floa
     if not (np.isfinite(array) & (array > 0)).all():
         raise ConfigError("an anchor has a side that is not a number above 0")
     return tuple(tuple((w, h) for w, h in level) for level in array.tolist())
+
+
+def read_anchors(path: str | Path) -> Anchors:
+    """Read anchors as YOLOv5's model files have them, `anchors:` and a row for each level.
+
+    A row is `[w, h, w, h, ...]` or `[[w, h], [w, h], ...]`, in pixels, finest level first.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no such rows.
+    """
+    read = read_yaml_mapping(Path(path), expected="`anchors:` and rows of them", error=ConfigError)
+    rows = read.values.get("anchors")
+    if not isinstance(rows, list) or not all(isinstance(row, list) and row for row in rows):
+        raise ConfigError(
+            f"{read.where('anchors')}: `anchors` is {excerpt(repr(rows))}; expected a list with a "
+            "row of widths and heights for each level"
+        )
+    try:
+        return as_anchors([np.reshape(row, (-1, 2)).tolist() for row in rows])
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ConfigError(f"{read.where('anchors')}: {error}") from error
 
 
 def _flat(anchors: Anchors | npt.NDArray[np.float64]) -> _Sides:
