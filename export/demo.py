@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from exportloss.config import LossConfig
-from exportloss.export.detections import Detected, detect, find, guess
+from exportloss.export.detections import Detected, detect, find
 from exportloss.export.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.pictures import plot_losses, relative_gap, show_predictions, total
 from exportloss.export.train_step import export_train_step
@@ -197,8 +197,8 @@ def demo(
         sessions[engine] = EagerTrainSession(portable.folder, portable.manifest, dtype=dtype)
         sessions[engine].load_state(portable.state())
     pictures = list(val_batches)
-    before = find(detect(portable, pictures), pictures, num_classes=len(SHAPE_NAMES))
-    guesses = guess(portable, pictures)
+    untrained = detect(portable, pictures)
+    before = find(untrained, pictures, num_classes=len(SHAPE_NAMES))
 
     runs: dict[Engine, Run] = {}
     for engine, session in sessions.items():
@@ -240,7 +240,7 @@ def demo(
         [image.transpose(1, 2, 0) for batch in pictures for image in batch.images[: batch.count]][
             shown
         ],
-        guesses[shown],
+        untrained[shown],
         detect(portable, pictures)[shown],
         SHAPE_NAMES,
     )

@@ -14,7 +14,7 @@ from exportloss.runtime.nms import non_max_suppression
 from exportloss.runtime.session import TrainSession
 from exportloss.runtime.validate import true_boxes
 
-__all__ = ["Detected", "detect", "find", "guess"]
+__all__ = ["Detected", "detect", "find"]
 
 Boxes = npt.NDArray[np.float32]
 
@@ -46,17 +46,6 @@ def detect(
         for boxes in non_max_suppression(_predict(session, batch), conf_thres=conf_thres)[
             : batch.count
         ]
-    ]
-
-
-def guess(session: TrainSession, batches: Iterable[Batch]) -> list[Boxes]:
-    """Return the surest boxes, apart from each other, of a detector that is sure of nothing."""
-    return [
-        boxes
-        for batch in batches
-        for boxes in non_max_suppression(
-            _predict(session, batch), conf_thres=0, iou_thres=0.05, max_det=3, agnostic=True
-        )[: batch.count]
     ]
 
 

@@ -100,3 +100,19 @@ def test_where_matplotlib_is_missing(tmp_path, monkeypatch):
     with pytest.raises(InstallationError, match="pip install matplotlib"):
         plot_labels(tmp_path / "labels.jpg", LABELS, AWKWARD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_legend_of_f1_is_the_peak_of_the_curve(tmp_path, monkeypatch):
+    metrics = accumulate(random_pictures(0, 20, 3), 3)
+    titles = []
+    lines = plots._lines
+
+    def record(*args, **options):
+        titles.append(options["mean"])
+        return lines(*args, **options)
+
+    monkeypatch.setattr(plots, "_lines", record)
+    plot_curves(tmp_path, metrics, ("a", "b", "c"))
+    mean = metrics.curves.f1.mean(axis=0)
+    at = metrics.curves.confidence[mean.argmax()]
+    assert titles[1] == f"all classes {mean.max():.2f} at {at:.3f}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 from exportloss.cli.terminal import say
+from exportloss.errors import excerpt
 from exportloss.runtime.anchors import LEAST_RECALL
+from exportloss.runtime.fonts import drawable_names
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.summary import SplitSummary, summarize
 
-__all__ = ["print_recall", "print_split"]
+__all__ = ["print_recall", "print_split", "print_undrawable"]
 
 _LISTED = 5  # label files
 
@@ -34,6 +38,18 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
     if not summary.objects:
         say(f"warning: no object in {split}: there is nothing to judge a detector by")
     return summary
+
+
+@functools.cache
+def print_undrawable(names: tuple[str, ...]) -> None:
+    """Say once which class no font that is installed has the letters of."""
+    for name, drawn in zip(names, drawable_names(names), strict=True):
+        if name != drawn:
+            say(
+                f"note: no font that is installed has the letters of {excerpt(repr(name))}; in "
+                "pictures such classes are their numbers"
+            )
+            return
 
 
 def print_recall(recall: float, *, can_change: bool) -> None:

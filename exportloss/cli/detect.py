@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.cli.arguments import image_size
+from exportloss.cli.data_report import print_undrawable
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_detector
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
@@ -85,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
     )
     size = detector.check_size(image_size(options.imgsz))
     writer = None
+    if not options.nosave:
+        print_undrawable(detector.names)
     if not options.nosave or options.save_txt or options.save_crop or options.save_json:
         folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path
         writer = _Writer(folder, detector.names, options)

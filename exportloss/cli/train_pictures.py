@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from importlib import import_module
 
+from exportloss.cli.data_report import print_undrawable
 from exportloss.cli.terminal import say
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.mosaics import write_batch
@@ -26,6 +27,7 @@ def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> Non
         batches: for training.
         again: whether to draw what is there already, as it is where a run is resumed.
     """
+    print_undrawable(batches.dataset.names)
     names, labels = batches.dataset.names, folder.path / "labels.jpg"
     if matplotlib_missing() is None and (again or not labels.exists()):
         plot_labels(labels, batches.labels, names)

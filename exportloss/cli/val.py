@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import track
 
 from exportloss.cli.arguments import image_size
-from exportloss.cli.data_report import print_split
+from exportloss.cli.data_report import print_split, print_undrawable
 from exportloss.cli.detectors import (
     Opened,
     add_detector_arguments,
@@ -126,6 +126,7 @@ def run(options: argparse.Namespace) -> int:
     if batches.skipped:
         say(f"warning: {batches.skipped} bad pictures are left out")
     print_split(options.task, batches)
+    print_undrawable(config.names)
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from exportloss.errors import ConfigError, excerpt, printable
+from exportloss.runtime.fonts import Font, drawable_names, font_for
 from exportloss.runtime.images import ImageArray
 
 __all__ = ["class_color", "class_name", "draw_boxes", "grid"]
@@ -79,7 +80,8 @@ def draw_boxes(
     draw = ImageDraw.Draw(canvas)
     height, width = image.shape[:2]
     line = min(line_width or max(2, round(max(height, width) / 240)), max(height, width))
-    font = ImageFont.load_default(size=max(11, round(max(height, width) / 34)))
+    font_size = max(11, round(max(height, width) / 34))
+    names = drawable_names(names)
     # The most confident last, on top.
     for x1, y1, x2, y2, confidence, label in boxes[np.argsort(boxes[:, 4], kind="stable")]:
         left, right = np.clip((x1, x2), 0, width - 1)
@@ -91,7 +93,7 @@ def draw_boxes(
         if show_names:
             name = excerpt(printable(class_name(names, int(label))))
             text = f"{name} {confidence:.2f}" if show_confidence else name
-            _tag(draw, (float(left), float(top)), text, font, color)
+            _tag(draw, (float(left), float(top)), text, font_for(text, font_size), color)
     return np.array(canvas)
 
 
@@ -99,7 +101,7 @@ def _tag(
     draw: ImageDraw.ImageDraw,
     corner: tuple[float, float],
     text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
     color: Color,
 ) -> None:
     """Write on a filled strip above the corner; inside the picture where that leaves it."""
@@ -145,13 +147,13 @@ def grid(images: Sequence[ImageArray], *, columns: int, captions: Sequence[str] 
     size = gap + columns * (width + gap), gap + rows * (head + height + gap)
     canvas = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=font_size)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left, top = gap + column * (width + gap), gap + row * (head + height + gap)
         if captions:
             middle = left + width / 2, top + head / 2
             caption = excerpt(printable(captions[index]))
+            font = font_for(caption, font_size)
             draw.text(middle, caption, fill=_INK, font=font, anchor="mm")
         inset = (width - image.shape[1]) // 2, (height - image.shape[0]) // 2
         canvas.paste(Image.fromarray(image), (left + inset[0], top + head + inset[1]))

@@ -16,6 +16,7 @@ from exportloss.errors import ArtifactError, InstallationError, excerpt, printab
 from exportloss.runtime.confusion import ConfusionMatrix
 from exportloss.runtime.draw import class_color
 from exportloss.runtime.files import new_file
+from exportloss.runtime.fonts import drawable_names, font_path
 from exportloss.runtime.metrics import Metrics
 from exportloss.runtime.results import read_rows
 
@@ -69,7 +70,8 @@ def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequenc
     """
     shares, count = confusion.shares, confusion.num_classes + 1
     side = float(np.clip(2.5 + 0.75 * count, 6, 18))
-    with figure_file(path, side * 1.08, side) as figure:
+    names = drawable_names(names)
+    with figure_file(path, side * 1.08, side, names=names) as figure:
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         labels = (*map(_plain, names), "background")
@@ -109,10 +111,10 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
     """
     if not metrics.classes:
         return ()
-    curves = metrics.curves
+    curves, names = metrics.curves, drawable_names(names)
     present = [(one.index, _plain(names[one.index])) for one in metrics.classes]
     paths = {name: folder / f"{name}_curve.png" for name in ("PR", "F1", "P", "R")}
-    with figure_file(paths["PR"], 9, 6) as figure:
+    with figure_file(paths["PR"], 9, 6, names=names) as figure:
         _lines(
             figure,
             curves.recall_points,
@@ -129,17 +131,20 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
         ("P", "precision", curves.precision),
         ("R", "recall", curves.recall),
     ):
+        mean = values.mean(axis=0)
         at = int(np.searchsorted(curves.confidence, metrics.confidence))
-        with figure_file(paths[short], 9, 6) as figure:
+        if short == "F1":  # the peak of what is drawn; the table's is that of a smoothed curve
+            at = int(mean.argmax())
+        with figure_file(paths[short], 9, 6, names=names) as figure:
             axes = _lines(
                 figure,
                 curves.confidence,
                 values,
                 titles=("confidence", title),
                 named=present,
-                mean=f"all classes {values[:, at].mean():.2f} at {metrics.confidence:.3f}",
+                mean=f"all classes {mean[at]:.2f} at {curves.confidence[at]:.3f}",
             )
-            axes.axvline(metrics.confidence, color=_GREY, linewidth=1, linestyle=":")
+            axes.axvline(curves.confidence[at], color=_GREY, linewidth=1, linestyle=":")
     return tuple(paths.values())
 
 
@@ -202,8 +207,8 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
         InstallationError: matplotlib is missing.
     """
     rows = np.concatenate([*labels, np.zeros((0, 5))])
-    classes = rows[:, 0].astype(int)
-    with figure_file(path, 10, 9, kind="jpeg") as figure:
+    classes, names = rows[:, 0].astype(int), drawable_names(names)
+    with figure_file(path, 10, 9, kind="jpeg", names=names) as figure:
         (bars, boxes), (centres, sizes) = figure.subplots(2, 2)
         counts = np.bincount(classes, minlength=len(names))
         drawn = bars.bar(range(len(names)), counts, color=[_hex(i) for i in range(len(names))])
@@ -306,19 +311,42 @@ def _without_programs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def figure_file(path: Path, width: float, height: float, *, kind: str = "png") -> Iterator[Figure]:
-    """Yield a figure of so many inches; it is written to the file at the end."""
+def figure_file(
+    path: Path, width: float, height: float, *, kind: str = "png", names: Sequence[str] = ()
+) -> Iterator[Figure]:
+    """Yield a figure of so many inches; it is written to the file at the end.
+
+    Args:
+        path: where to write.
+        width: inches.
+        height: inches.
+        kind: `png` or `jpeg`.
+        names: classes that are written in it: fonts are taken that have their letters.
+    """
     try:
         with _without_programs():
+            from matplotlib import rc_context
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"plots need matplotlib, but {error.name} is not installed; pip install matplotlib"
         ) from error
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display, and without touching global settings
-    yield figure
-    options: dict[str, Any] = {"pil_kwargs": {"quality": 90}} if kind == "jpeg" else {}
-    with new_file(path) as temporary:
-        figure.savefig(temporary, format=kind, **options)
+    with rc_context({"font.family": _families(names)}):
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)  # draws without a display
+        yield figure
+        options: dict[str, Any] = {"pil_kwargs": {"quality": 90}} if kind == "jpeg" else {}
+        with new_file(path) as temporary:
+            figure.savefig(temporary, format=kind, **options)
+
+
+def _families(names: Sequence[str]) -> list[str]:
+    """Return the fonts to look for letters in: matplotlib's own, then those that names need."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    families = {"DejaVu Sans": None}
+    for path in filter(None, map(font_path, names)):
+        fontManager.addfont(path)
+        families[FontProperties(fname=path).get_name()] = None
+    return list(families)
