@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,4 +157,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
         return int(self.construct_yaml_int(node))
 
 
+# YAML 1.1, which PyYAML reads, wants a point in 1.0e-3; people write 1e-3.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$", re.ASCII),
+    list("-+0123456789"),
+)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_short_int)

@@ -186,3 +186,13 @@ def test_an_unreadable_list_is_named_with_its_line(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"a.jpg\n\xff.jpg\n")
     with pytest.raises(DataError, match=r"list\.txt:2: not readable as a list"):
         open_split(tmp_path, "train: list.txt")
+
+
+def test_splits_and_lines_from_the_working_folder(tmp_path, monkeypatch):
+    touch(tmp_path, "here/set/a.jpg", "here/set/b.jpg", "data/x")
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "data" / "list.txt").write_text("set/b.jpg\n")
+    for split, names in (("set", ["a.jpg", "b.jpg"]), ("list.txt", ["b.jpg"])):
+        dataset = open_split(tmp_path / "data", f"train: {split}")
+        assert [path.name for path in dataset.images] == names
+        assert dataset.images[0].parent == tmp_path / "here" / "set"

@@ -25,6 +25,12 @@ def test_label_files_are_what_the_reader_takes(tmp_path):
     assert path.read_text().splitlines()[0] == "1 0.200000 0.500000 0.200000 0.500000 0.875000"
 
 
+def test_boxes_too_thin_to_be_written_are_left_out(tmp_path):
+    thin = np.array([[10, 20, 30, 20, 0.9, 0], [5, 5, 5.00004, 9, 0.8, 1]], np.float32)
+    write_labels(tmp_path / "a.txt", np.concatenate([thin, BOXES]), (80, 100))
+    assert read_labels(tmp_path / "a.txt", 2)[:, 0].tolist() == [1, 0]
+
+
 def test_coco_results(tmp_path):
     results = coco_results(BOXES, 7) + coco_results(BOXES[:1], "ä")
     first = {"image_id": 7, "category_id": 1, "bbox": [10, 20, 20, 40], "score": 0.875}

@@ -107,6 +107,18 @@ def test_a_polygon_becomes_the_box_around_it(tmp_path):
     np.testing.assert_allclose(labels, [[1, 0.5, 0.625, 0.5, 0.75], [0, 0.5, 0.5, 0.1, 0.1]])
 
 
+def test_values_are_read_as_float32(tmp_path):
+    labels = read_labels(write(tmp_path, "1 .5 .5 1.00000004 1.0000000001"), 3)
+    np.testing.assert_array_equal(labels, [[1, 0.5, 0.5, 1, 1]])
+    with pytest.raises(DataError, match=r"width 1\.0000"):
+        read_labels(write(tmp_path, "1 .5 .5 1.0000002 1"), 3)
+
+
+def test_a_polygon_is_cut_off_at_the_border(tmp_path):
+    labels = read_labels(write(tmp_path, "1 -.05 .5 1.03 .25 .5 1.1"), 3)
+    np.testing.assert_allclose(labels, [[1, 0.5, 0.625, 1, 0.75]])
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [

@@ -134,3 +134,11 @@ def test_any_bytes_are_settings_or_an_error_that_names_the_file(tmp_path_factory
     except ExportLossError as error:
         assert str(path) in str(error)
         assert len(str(error)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("5E2", 500.0), ("-1.e+2", -100.0), ("1e", "1e"), ("e5", "e5")],
+)
+def test_numbers_with_an_exponent_and_no_point(tmp_path, text, value):
+    assert read(write(tmp_path, f"lr0: {text}\n")).values == {"lr0": value}

@@ -91,8 +91,8 @@ class Dataset:
         """Find the pictures of a split; folders are searched with their subfolders.
 
         Links to folders are followed, but no folder is searched twice; hidden files and folders are
-        passed over. The lines of a text
-        file are relative to its folder, or absolute.
+        passed over. The lines of a text file are relative to its folder, or else to the working
+        folder, or absolute.
 
         Raises:
             DataError: the yaml names no such split, a file or folder is missing, a listed picture
@@ -140,10 +140,10 @@ def read_data_yaml(path: str | Path) -> DataConfig:
     """Read a YOLOv5 `data.yaml`: `names`, and optionally `path`, `train`, `val`, `test`, `nc`.
 
     `path` is absolute or relative to the yaml's folder, and that folder where it is left out; the
-    splits are relative to it. Two habits of data sets in the wild are understood where the folder
-    that was meant exists: a `path` relative to the working folder, and a split that starts with a
-    `../` too many. Other keys are passed over. Whether the pictures exist is for `Dataset.open`
-    to say: an export needs the classes only.
+    splits are relative to it. Habits of data sets in the wild are understood where the folder that
+    was meant exists: a `path` or a split relative to the working folder, and a split that starts
+    with a `../` too many. Other keys are passed over. Whether the pictures exist is for
+    `Dataset.open` to say: an export needs the classes only.
 
     Raises:
         DataError: the file is missing, too large or no YAML mapping, has no usable `names`, its
@@ -190,7 +190,8 @@ def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
                 f"{read.where(key)}: `{key}` holds {excerpt(repr(entry))}; expected a folder, a "
                 "text file, or a list of these"
             )
-        paths.append(_first_existing(root / entry, root / entry.removeprefix("../")))
+        places = root / entry, root / entry.removeprefix("../"), Path(entry)
+        paths.append(_first_existing(*places))
     return tuple(dict.fromkeys(paths))  # each once
 
 
@@ -266,7 +267,7 @@ def _listed_images(source: Path) -> list[Path]:
     for number, line in enumerate(lines, start=1):
         if not (entry := line.strip()):
             continue
-        image = Path(os.path.abspath(source.parent / entry))  # noqa: PTH100
+        image = _first_existing(source.parent / entry, Path(entry))
         if image.suffix.lower() not in IMAGE_SUFFIXES:
             problems.append(
                 f"{source}:{number}: {excerpt(entry)!r} is no picture of a known format"

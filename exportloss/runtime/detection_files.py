@@ -21,12 +21,15 @@ Boxes = npt.NDArray[np.floating]
 
 _CROP_GAIN, _CROP_PAD = 1.02, 10  # as YOLOv5 cuts out: a little more than the box
 _JPEG_QUALITY = 95
+_LEAST_SHARE = 5e-7  # of a side: less is written as 0.000000
 
 
 def write_labels(
     path: Path, boxes: Boxes, source: tuple[int, int], *, with_confidence: bool = False
 ) -> None:
     """Write a YOLO label file: a line `class x y width height [confidence]` a box.
+
+    Boxes too thin for the six digits of a share are left out: they could not be trained on.
 
     Args:
         path: file to write.
@@ -41,6 +44,8 @@ def write_labels(
     shares = to_centres(boxes) / (width, height, width, height)
     lines = []
     for (*_, confidence, label), row in zip(boxes.tolist(), shares.tolist(), strict=True):
+        if min(row[2:]) < _LEAST_SHARE:
+            continue
         values = [*row, confidence] if with_confidence else row
         lines.append(" ".join((str(int(label)), *(f"{value:.6f}" for value in values))) + "\n")
     with new_file(path) as temporary:

@@ -31,7 +31,7 @@ from exportloss.runtime.labels import LabelArray
 __all__ = ["Index", "cache_folder", "hash_labels", "hash_picture"]
 
 # Change it with the rules by which labels are parsed or pictures refused.
-_VERSION = 2
+_VERSION = 3
 _DIGEST = hashlib.sha256().digest_size
 _HEAD = 4096  # bytes
 _MAX_BYTES = 1 << 30  # some ten million pictures

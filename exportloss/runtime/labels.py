@@ -30,6 +30,7 @@ MAX_LABEL_LINES = 20_000
 
 _COLUMNS = ("class", "x", "y", "width", "height")
 _LISTED = 20
+_BEYOND = 0.1  # of the picture: tools let outlines reach a little outside, where they are cut off
 # A positive size below this is zero, or nearly so, as float32.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -38,8 +39,8 @@ def read_labels(path: str | Path, num_classes: int) -> LabelArray:
     """Read one label file.
 
     A byte order mark, Windows line ends and blank lines are accepted. As in YOLOv5 a polygon,
-    `class x1 y1 x2 y2 x3 y3 ...`, becomes the box around it, and a line that is there twice
-    counts once.
+    `class x1 y1 x2 y2 x3 y3 ...`, becomes the box around the part of it that is in the picture,
+    a line that is there twice counts once, and values are read as float32, so that 1.00000004 is 1.
 
     Args:
         path: the label file; a missing or empty one is a picture without objects.
@@ -129,8 +130,9 @@ def _parse_row(columns: Sequence[str], num_classes: int) -> list[float]:
             f"class {excerpt(columns[0])}, expected a whole number in [0, {num_classes})"
         )
     if is_polygon:
-        _check_shares(names[1:], row[1:])
-        row = [row[0], *_box_around(row[1::2], row[2::2])]
+        _check_shares(names[1:], row[1:], beyond=_BEYOND)
+        points = [min(max(value, 0.0), 1.0) for value in row[1:]]
+        row = [row[0], *_box_around(points[0::2], points[1::2])]
     for name, value in zip(_COLUMNS[3:], row[3:], strict=True):
         if value < _SMALLEST:
             raise ValueError(f"{name} {value:g}, expected a size above 0")
@@ -138,10 +140,11 @@ def _parse_row(columns: Sequence[str], num_classes: int) -> list[float]:
     return row
 
 
-def _check_shares(names: Sequence[str], values: Sequence[float]) -> None:
+def _check_shares(names: Sequence[str], values: Sequence[float], *, beyond: float = 0.0) -> None:
+    """Refuse what is not in [0, 1], give or take `beyond` and the rounding to float32."""
     for name, value in zip(names, values, strict=True):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} {value:g}, expected a share of the picture in [0, 1]")
+        if not -beyond <= np.float32(value) <= 1 + beyond:
+            raise ValueError(f"{name} {value:.9g}, expected a share of the picture in [0, 1]")
 
 
 def _box_around(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float, float]:
