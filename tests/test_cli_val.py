@@ -129,7 +129,7 @@ def test_predictions_carry_the_files_own_name_where_it_is_no_number(data, weight
         ("--weights DATA --data DATA", "does not end in .onnx"),
         ("--weights ONNX --data gone.yaml", "gone.yaml: no such file"),
         ("--weights ONNX --data DATA --task train", "no `train:`"),
-        ("--weights ONNX --data DATA --imgsz 100", "such as (128, 128)"),
+        ("--weights ONNX --data DATA --imgsz 0", "--imgsz is 0"),
         ("--weights ONNX --data DATA --imgsz 64 64 64", "--imgsz got 3 numbers"),
         ("--weights ONNX --data DATA --batch-size 0", "batch size is 0"),
         ("--weights ONNX --data DATA --conf-thres 2", "conf_thres is 2.0"),

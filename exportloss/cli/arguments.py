@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.runtime.anchors import Anchors, read_anchors
 from exportloss.runtime.manifest import Layout, LossProvider, OptimizerName, Precision, check_tiers
 
-__all__ = ["ExportSettings", "add_export_arguments", "image_size"]
+__all__ = ["ExportSettings", "add_export_arguments", "image_size", "smooth_labels"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class ExportSettings:
                 ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
         """
         given = {
-            "image_size": image_size(options.imgsz),
+            "image_size": image_size(options.imgsz, stride=_stride(options.weights)),
             "freeze": None if options.freeze is None else tuple(options.freeze),
             "anchors": None if options.anchors is None else read_anchors(options.anchors),
             "autoanchor": not options.noautoanchor,
@@ -162,6 +164,18 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         "(sparse); the numbers are the same (default auto: the faster for these sizes)",
     )
     parser.add_argument(
+        "--single-cls",
+        action="store_const",
+        const=True,
+        help="treat all classes of the data set as one, called item",
+    )
+    parser.add_argument(
+        "--label-smoothing",
+        type=float,
+        metavar="X",
+        help="epsilon of the class targets, in place of that of --hyp (default 0)",
+    )
+    parser.add_argument(
         "--anchors",
         metavar="YAML",
         help="anchors to use: a file with `anchors:` and a row of widths and heights for each "
@@ -184,14 +198,40 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
     )
 
 
-def image_size(values: Sequence[int] | None) -> tuple[int, int] | None:
+def smooth_labels(hyp: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Return hyperparameters with what `--label-smoothing` says."""
+    said = options.label_smoothing
+    return dict(hyp) if said is None else {**hyp, "label_smoothing": said}
+
+
+def image_size(
+    values: Sequence[int] | None, *, stride: int | None = None
+) -> tuple[int, int] | None:
     """Turn the numbers of `--imgsz` into height and width.
 
+    Args:
+        values: as parsed; None where nothing was said.
+        stride: as in YOLOv5 the sides are rounded up to multiples of it, with a word.
+
     Raises:
-        ConfigError: there are more than two.
+        ConfigError: there are more than two, or one is below 1.
     """
     if values is None:
         return None
     if len(values) > 2:
         raise ConfigError(f"--imgsz got {len(values)} numbers; expected one, or height and width")
-    return values[0], values[-1]
+    if min(values) < 1:
+        raise ConfigError(f"--imgsz is {min(values)}; expected at least 1")
+    size = values[0], values[-1]
+    if stride is None:
+        return size
+    rounded = -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
+    if rounded != size:
+        say(f"note: --imgsz {size} is rounded up to {rounded}, multiples of the stride {stride}")
+    return rounded
+
+
+def _stride(weights: str) -> int:
+    """Return the largest stride of what `--weights` names, as far as the name says it."""
+    name = Path(weights).stem.removesuffix("-v5")  # of v5.0
+    return 64 if name.endswith("6") else 32

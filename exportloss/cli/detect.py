@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PATH",
         help="a picture, a folder, a pattern such as 'photos/**/*.jpg', or a .txt of picture paths",
     )
-    add_detector_arguments(parser, conf_thres=0.25, iou_thres=0.45)
+    add_detector_arguments(parser, conf_thres=0.25, iou_thres=0.45, max_det=1000)
     add("--classes", type=int, nargs="+", metavar="N", help="only these class numbers")
     add("--agnostic-nms", action="store_true", help="boxes of different classes may not overlap")
     add("--save-txt", action="store_true", help="write a YOLO label file a picture, into labels/")
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         folders=["labels"] if options.save_txt else [],
         trees=["crops"] if options.save_crop else [],
     )
-    size = detector.check_size(image_size(options.imgsz))
+    size = detector.check_size(image_size(options.imgsz, stride=detector.stride))
     writer = None
     if not options.nosave:
         print_undrawable(detector.names)

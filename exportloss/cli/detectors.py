@@ -29,7 +29,7 @@ class Opened:
 
 
 def add_detector_arguments(
-    parser: argparse.ArgumentParser, *, conf_thres: float, iou_thres: float
+    parser: argparse.ArgumentParser, *, conf_thres: float, iou_thres: float, max_det: int
 ) -> None:
     """Add which detector, on what, and what counts as found."""
     add = parser.add_argument
@@ -65,7 +65,7 @@ def add_detector_arguments(
     add(
         "--max-det",
         type=int,
-        default=300,
+        default=max_det,
         metavar="N",
         help="most detections a picture (default %(default)s)",
     )

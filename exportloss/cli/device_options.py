@@ -7,7 +7,7 @@ import argparse
 __all__ = ["add_device_arguments"]
 
 
-def add_device_arguments(parser: argparse.ArgumentParser, *, unsaid: bool = False) -> None:
+def add_device_arguments(parser: argparse._ActionsContainer, *, unsaid: bool = False) -> None:
     """Add where to run, and whether to compare with the CPU first.
 
     Args:

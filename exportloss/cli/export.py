@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from exportloss.cli.arguments import ExportSettings, add_export_arguments
+from exportloss.cli.arguments import ExportSettings, add_export_arguments, smooth_labels
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.suiting import suit_anchors, training_images
@@ -18,6 +18,7 @@ from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.dataset import read_data_yaml
 from exportloss.runtime.files import check_place
+from exportloss.runtime.hyp import read_hyp
 from exportloss.runtime.manifest import MANIFEST_NAME, Layout, LossProvider, Manifest
 
 if TYPE_CHECKING:
@@ -126,12 +127,13 @@ def run(options: argparse.Namespace) -> int:
     _check_provider(options.provider, options.format)
     if options.ema and not {"step", "ort"} & set(options.format):
         raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
-    names, num_classes = _classes(options.data, options.nc)
+    names, num_classes = _classes(options)
+    hyp = smooth_labels(read_hyp(options.hyp), options)
     settings = ExportSettings.from_options(
         options,
         names=names,
         num_classes=num_classes,
-        loss=LossConfig() if options.hyp is None else LossConfig.from_yaml(options.hyp),
+        loss=LossConfig.from_mapping(hyp),
         gradients=options.gradients,
         layout=options.layout or "permuted",
         tiers=options.tiers,
@@ -294,12 +296,13 @@ def _nms_settings(options: argparse.Namespace) -> NmsSettings:
     return NmsSettings(**said)
 
 
-def _classes(data: str | None, nc: int | None) -> tuple[tuple[str, ...] | None, int | None]:
+def _classes(options: argparse.Namespace) -> tuple[tuple[str, ...] | None, int | None]:
+    data, nc = options.data, options.nc
     if nc is not None and nc < 1:
         raise ConfigError(f"--nc is {nc}; expected at least 1")
     if data is None:
-        return None, nc
-    names = read_data_yaml(data).names
+        return None, 1 if options.single_cls else nc
+    names = read_data_yaml(data, single_class=bool(options.single_cls)).names
     if nc not in (None, len(names)):
         raise ConfigError(f"--nc is {nc} but {data} names {len(names)} classes; leave --nc out")
     return names, len(names)

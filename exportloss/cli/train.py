@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from exportloss.cli.arguments import ExportSettings
+from exportloss.cli.arguments import ExportSettings, smooth_labels
 from exportloss.cli.data_report import print_recall
 from exportloss.cli.export import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
@@ -62,8 +62,8 @@ def run(options: argparse.Namespace) -> int:
     options = fill_options(options, resumed)
     if options.data is None or options.weights is None:
         raise ConfigError("train needs --weights and --data (or --resume with a run's folder)")
-    data = read_data_yaml(options.data)
-    hyp = read_hyp(options.hyp)
+    data = read_data_yaml(options.data, single_class=options.single_cls)
+    hyp = smooth_labels(read_hyp(options.hyp), options)
     source = find_source(options, data, hyp)
     _check_outputs(options, data, source.what, resumed)
     plan = _plan(options, data, hyp, source.what)
@@ -92,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
                 _record(folder, source, session, plan, options=options, hyp=hyp)
             else:
                 update_options(folder, options)
-            draw_data(folder, plan.train, again=resumed is None)
+            if not options.noplots:
+                draw_data(folder, plan.train, again=resumed is None)
             _finish(session, plan, folder, options, resume=resumed is not None)
             draw_results(folder, options, has_validation=plan.val is not None)
     except ExportLossError:
@@ -179,7 +180,7 @@ def _finish(
     try:
         print_result(_train(session, plan, folder, options, resume=resume))
     except RunCompleteError:
-        if has_results(folder, has_validation=plan.val is not None):
+        if options.noplots or has_results(folder, has_validation=plan.val is not None):
             raise
     _use(folder)
 
@@ -273,9 +274,13 @@ def _train(
                 overflow=options.overflow,
                 patience=options.patience,
                 max_skipped=options.max_skipped,
+                validate_each=not options.noval,
+                save_each=not options.nosave,
+                save_period=max(options.save_period, 0),
                 resume=resume,
                 reporter=reporter,
             )
     except KeyboardInterrupt:
-        say(f"continue with: exportloss train --resume {folder.path}", error=True)
+        if not options.nosave:
+            say(f"continue with: exportloss train --resume {folder.path}", error=True)
         raise

@@ -45,10 +45,16 @@ _DEFAULTS: dict[str, Any] = {
     "threads": None,
     "workers": 2,
     "cache": "none",
+    "noval": False,
+    "nosave": False,
+    "save_period": -1,
+    "noplots": False,
+    "single_cls": False,
     **dict.fromkeys(
         ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision", "head")
     ),
     "anchors": None,
+    "label_smoothing": None,
     "noautoanchor": False,
     "scale_gains": True,
     "ema": True,
@@ -58,7 +64,7 @@ _PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
 # A finished run can go on for more epochs, and data can have been moved.
 CHANGED_ON_RESUME = ("epochs", "patience", "data")
 _FREE_ON_RESUME = (
-    *("device", "self_check", "threads", "workers", "cache", "project"),
+    *("device", "self_check", "threads", "workers", "cache", "project", "noplots"),
     *CHANGED_ON_RESUME,
 )
 
@@ -72,7 +78,25 @@ _KINDS: dict[str, type] = {
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options; all default to None, for "not said"."""
-    add = parser.add_argument
+    _add_sources(parser.add_argument_group("what to train, and on what"))
+    _add_schedule(parser.add_argument_group("how long, and at what rates"))
+    _add_outputs(parser.add_argument_group("what is written, and where"))
+    _add_machine(parser.add_argument_group("the machine"))
+    fixed = parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
+    fixed.add_argument(
+        "--format",
+        choices=("step", "ort"),
+        help="the portable step, or ONNX Runtime training artifacts (default step)",
+    )
+    add_export_arguments(fixed)
+
+
+def _add_flag(group: argparse._ArgumentGroup, name: str, about: str) -> None:
+    group.add_argument(name, action="store_const", const=True, help=about)
+
+
+def _add_sources(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--weights",
         metavar="FOLDER|NAME|FILE",
@@ -87,6 +111,29 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
     add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its hyp.scratch-low)")
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="continue a run's folder, with the options that it has (without RUN: the last one of "
+        "--project); a finished one with more --epochs, one whose data was moved with --data",
+    )
+    add(
+        "--overflow",
+        choices=get_args(Overflow),
+        help="a batch with more boxes than --max-targets is refused, or loses its smallest boxes "
+        "(default auto: mosaics lose them, counted; all others are refused)",
+    )
+    _add_flag(
+        group,
+        "--skip-bad",
+        "leave out pictures that are damaged or have bad labels, instead of refusing",
+    )
+
+
+def _add_schedule(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--epochs", type=int, metavar="N", help="default 100")
     add(
         "--patience",
@@ -101,53 +148,39 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="give up after so many batches in a row, or a whole epoch, whose loss or gradients "
         f"are not finite; such a batch changes nothing (default {MAX_SKIPPED})",
     )
-    add(
-        "--cos-lr",
-        action="store_const",
-        const=True,
-        help="the learning rate falls along a cosine, not a line",
-    )
+    _add_flag(group, "--cos-lr", "the learning rate falls along a cosine, not a line")
     add(
         "--nominal-batch",
         type=int,
         metavar="N",
         help="gradients are added up over about so many pictures (default 64, as in YOLOv5)",
     )
-    add(
-        "--overflow",
-        choices=get_args(Overflow),
-        help="a batch with more boxes than --max-targets is refused, or loses its smallest boxes "
-        "(default auto: mosaics lose them, counted; all others are refused)",
-    )
-    add(
-        "--skip-bad",
-        action="store_const",
-        const=True,
-        help="leave out pictures that are damaged or have bad labels, instead of refusing",
-    )
+    add("--seed", type=int, metavar="N", help="of all that is random (default 0)")
+    _add_flag(group, "--noval", "validate at the start and after the last epoch only")
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--project", metavar="FOLDER", help="folder of the runs (default runs/train)")
     add("--name", metavar="NAME", help="of the run: exp, then exp2, exp3, ... (default exp)")
-    add(
-        "--exist-ok",
-        action="store_const",
-        const=True,
-        help="use project/name even if it exists; its results are replaced",
+    _add_flag(group, "--exist-ok", "use project/name even if it exists; its results are replaced")
+    _add_flag(
+        group,
+        "--nosave",
+        "write weights at the end only: spares a flash disk, and an interrupted run is lost",
     )
     add(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="RUN",
-        help="continue a run's folder, with the options that it has (without RUN: the last one of "
-        "--project); a finished one with more --epochs, one whose data was moved with --data",
-    )
-    add(
-        "--seed",
+        "--save-period",
         type=int,
         metavar="N",
-        help="of all that is random (default 0)",
+        help="keep weights/epochN.safetensors of every so manyth epoch (default -1: none)",
     )
-    add_device_arguments(parser, unsaid=True)
+    _add_flag(group, "--noplots", "draw no pictures and plots")
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add_device_arguments(group, unsaid=True)
     add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
     add("--workers", type=int, metavar="N", help="threads that decode pictures (default 2)")
     add(
@@ -157,13 +190,6 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(Cache),
         help="keep decoded pictures in memory",
     )
-    fixed = parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
-    fixed.add_argument(
-        "--format",
-        choices=("step", "ort"),
-        help="the portable step, or ONNX Runtime training artifacts (default step)",
-    )
-    add_export_arguments(fixed)
 
 
 def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argparse.Namespace:

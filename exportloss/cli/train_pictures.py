@@ -57,7 +57,7 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
         options: of the training command.
         has_validation: whether there are pictures to validate on.
     """
-    if matplotlib_missing() is None:
+    if matplotlib_missing() is None and not options.noplots:
         plot_results(folder.path / "results.png", folder.results)
     if not has_validation:
         return
@@ -67,7 +67,8 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
     arguments += ["--device", options.device, "--workers", options.workers]
     arguments += [] if options.self_check else ["--no-self-check"]
     arguments += [] if options.threads is None else ["--threads", options.threads]
-    arguments += ["--skip-bad"] if options.skip_bad else []
+    for flag in ("skip_bad", "single_cls", "noplots"):
+        arguments += [f"--{flag.replace('_', '-')}"] if getattr(options, flag) else []
     cli = import_module("exportloss.cli")
     parsed = cli.make_parser().parse_args(["val", *map(str, arguments)])
     parsed.run(parsed)

@@ -127,7 +127,9 @@ def _reused(
         ("freeze", "some layers or none"),
         ("anchors", "anchors of their own"),
     ):
-        said = image_size(options.imgsz) if name == "imgsz" else getattr(options, name)
+        said = getattr(options, name)
+        if name == "imgsz":
+            said = image_size(options.imgsz, stride=int(max(manifest.strides)))
         if said not in (None, held):
             raise ConfigError(
                 f"--{name.replace('_', '-')} {said}: the artifacts in {artifacts} were "
@@ -142,7 +144,8 @@ def _reused(
         said, held = getattr(loss, key), getattr(manifest.loss, key)
         if held not in (said, getattr(scaled, key)):
             raise ConfigError(
-                f"{options.hyp} has {key} {said}: the artifacts in {artifacts} were exported "
-                f"with {held}, which is fixed; change it, or export again with this --hyp"
+                f"{options.hyp or '--label-smoothing'} has {key} {said}: the artifacts in "
+                f"{artifacts} were exported with {held}, which is fixed; change it, or export "
+                "again with this --hyp"
             )
     return manifest

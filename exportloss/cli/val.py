@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="val",
         help="split of the data set (default val)",
     )
-    add_detector_arguments(parser, conf_thres=0.001, iou_thres=0.6)
+    add_detector_arguments(parser, conf_thres=0.001, iou_thres=0.6, max_det=300)
     parser.add_argument(
         *("--batch-size", "--batch"),
         type=int,
@@ -92,6 +92,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="write NAME_predictions.json, COCO's results format; categories are class numbers",
     )
     parser.add_argument(
+        "--single-cls", action="store_true", help="treat all classes as one, called item"
+    )
+    parser.add_argument("--noplots", action="store_true", help="draw no pictures and plots")
+    parser.add_argument(
         "--verbose", action="store_true", help="list the classes even if there are 50 or more"
     )
     add_folder_arguments(parser, "runs/val")
@@ -100,7 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Validate, print a table, and write what was asked for."""
-    config = read_data_yaml(options.data)
+    config = read_data_yaml(options.data, single_class=options.single_cls)
     opened = open_detector(
         options.weights,
         device=options.device,
@@ -119,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     batches = Batches(
         Dataset.open(config, options.task),
         detector.check_batch(options.batch_size, default=_BATCH_SIZE),
-        detector.check_size(image_size(options.imgsz)),
+        detector.check_size(image_size(options.imgsz, stride=detector.stride)),
         workers=options.workers,
         on_bad="skip" if options.skip_bad else "raise",
     )
@@ -157,7 +161,9 @@ def run(options: argparse.Namespace) -> int:
     if options.save_json:
         ending = "_predictions.json"
         write_json(folder / f"{fit_name(opened.path.stem, ending)}{ending}", writer.results)
-    if (missing := matplotlib_missing()) is not None:
+    if options.noplots:
+        pass
+    elif (missing := matplotlib_missing()) is not None:
         say(missing)
     else:
         plot_confusion_matrix(folder / "confusion_matrix.png", validation.confusion, config.names)
@@ -178,7 +184,7 @@ class _Writer:
 
     def __call__(self, found: BatchDetections) -> None:
         batch, number = found.batch, found.number
-        if number < _DRAWN_BATCHES:
+        if number < _DRAWN_BATCHES and not self._options.noplots:
             path = self._folder / f"val_batch{number}_labels.jpg"
             write_batch(path, batch, true_boxes(batch), self._names, show_confidence=False)
             sure = list(map(surest, found.on_canvas))

@@ -97,6 +97,9 @@ def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2
     )
 
 
+_NO_CLASS = np.array([0, 1, 1, 1, 1], np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     size: tuple[int, int]
@@ -133,12 +136,13 @@ def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Pa
     def rows_of(label: Path, content: bytes) -> tuple[LabelArray, tuple[str, ...]]:
         key = hash_labels(content)
         rows, problems = known.rows.get(key), tuple[str, ...]()
+        num_classes = dataset.label_classes or dataset.num_classes
         # The rest of what is checked does not depend on the data set.
-        if rows is None or rows[:, 0].max(initial=0) >= dataset.num_classes:
-            rows, problems = parse_labels(label, content, dataset.num_classes)
+        if rows is None or rows[:, 0].max(initial=0) >= num_classes:
+            rows, problems = parse_labels(label, content, num_classes)
         if not problems:
             found.rows[key] = rows
-        return rows, problems
+        return (rows * _NO_CLASS if dataset.label_classes else rows), problems
 
     return check
 

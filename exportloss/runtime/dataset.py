@@ -32,6 +32,7 @@ IMAGE_SUFFIXES = frozenset(FORMATS)
 
 _LISTED = 20
 _MOST_SOURCES = 1_000  # of a split
+_SINGLE_CLASS = "item"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class DataConfig:
             picture paths; empty where the file names none.
         val: the same for the validation split.
         test: the same for the test split.
+        label_classes: number of classes in the label files, where all of them are to count as the
+            one of `names`; 0 where they are those of `names`.
         names: the classes, in the order of their numbers; at least one.
     """
 
@@ -54,6 +57,7 @@ class DataConfig:
     val: tuple[Path, ...]
     names: tuple[str, ...]
     test: tuple[Path, ...] = ()
+    label_classes: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -71,12 +75,14 @@ class Dataset:
             objects.
         names: the classes, in the order of their numbers.
         sources: the folders and lists that the pictures were found in, where there are such.
+        label_classes: as in `DataConfig`.
     """
 
     images: tuple[Path, ...]
     labels: tuple[Path, ...]
     names: tuple[str, ...]
     sources: tuple[Path, ...] = ()
+    label_classes: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -119,6 +125,7 @@ class Dataset:
             labels=tuple(map(label_path, images)),
             names=config.names,
             sources=sources,
+            label_classes=config.label_classes,
         )
 
 
@@ -136,7 +143,7 @@ def label_path(image: Path) -> Path:
     return Path(*folders, image.stem + ".txt")
 
 
-def read_data_yaml(path: str | Path) -> DataConfig:
+def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfig:
     """Read a YOLOv5 `data.yaml`: `names`, and optionally `path`, `train`, `val`, `test`, `nc`.
 
     `path` is absolute or relative to the yaml's folder, and that folder where it is left out; the
@@ -144,6 +151,11 @@ def read_data_yaml(path: str | Path) -> DataConfig:
     was meant exists: a `path` or a split relative to the working folder, and a split that starts
     with a `../` too many. Other keys are passed over. Whether the pictures exist is for
     `Dataset.open` to say: an export needs the classes only.
+
+    Args:
+        path: the file.
+        single_class: let all classes count as one, called `item` as in YOLOv5, unless the file has
+            one only.
 
     Raises:
         DataError: the file is missing, too large or no YAML mapping, has no usable `names`, its
@@ -160,13 +172,16 @@ def read_data_yaml(path: str | Path) -> DataConfig:
             f"{read.where('path')}: `path` is {excerpt(repr(folder))}; expected a folder"
         )
     root = _first_existing(read.source.parent / folder, Path(folder))
+    names = _names(read)
+    merges = single_class and len(names) > 1
     return DataConfig(
         source=read.source,
         root=root,
         train=_split(read, "train", root),
         val=_split(read, "val", root),
         test=_split(read, "test", root),
-        names=_names(read),
+        names=(_SINGLE_CLASS,) if merges else names,
+        label_classes=len(names) if merges else 0,
     )
 
 

@@ -112,10 +112,13 @@ class EpochResult:
 def best_epoch(results: Sequence[EpochResult]) -> EpochResult:
     """Return the epoch of the highest fitness; of equal ones that of the lowest loss.
 
+    Where some were validated, the others do not count.
+
     Args:
         results: at least one.
     """
-    return min(results, key=lambda result: (-result.fitness, result.loss, result.epoch))
+    judged = [result for result in results if result.scores is not None] or results
+    return min(judged, key=lambda result: (-result.fitness, result.loss, result.epoch))
 
 
 def write_results(path: Path, results: Sequence[EpochResult]) -> None:

@@ -54,6 +54,10 @@ class RunFolder:
         """State after the epoch of the highest fitness, or at the start where none is better."""
         return self.path / "weights" / "best.safetensors"
 
+    def of_epoch(self, epoch: int) -> Path:
+        """State after an epoch that was to be kept."""
+        return self.path / "weights" / f"epoch{epoch}.safetensors"
+
     @property
     def best_onnx(self) -> Path:
         """The detector of the best epoch, for inference."""
@@ -174,7 +178,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the weights and results of an earlier run, so that none pass for this one's."""
         written = self.last, self.best, self.best_onnx, self.results, self.log, self.skipped_batch
-        for path in written:
+        for path in (*written, *self.last.parent.glob("epoch*.safetensors")):
             path.unlink(missing_ok=True)
 
 

@@ -21,6 +21,7 @@ from exportloss.runtime.run_log import append_to_log, read_start
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items, TrainSession
 from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps
+from exportloss.runtime.state import TrainState, save_state
 
 __all__ = ["Reporter", "RunCompleteError", "TrainResult", "is_exhausted", "train"]
 
@@ -72,6 +73,9 @@ def train(
     overflow: Overflow = "auto",
     patience: int = 0,
     max_skipped: int = MAX_SKIPPED,
+    validate_each: bool = True,
+    save_each: bool = True,
+    save_period: int = 0,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
@@ -97,6 +101,12 @@ def train(
         patience: stop after so many epochs without a better one; 0 never stops early.
         max_skipped: give up after so many steps in a row, or a whole epoch, whose loss or gradients
             are not finite, >= 1. Such a step changes nothing; it is counted, and the reporter told.
+        validate_each: validate after every epoch; otherwise the start and the last epoch only, and
+            patience is of no use.
+        save_each: write states after every epoch; otherwise they are kept in memory and written at
+            the end, so that an interrupted run cannot be resumed.
+        save_period: keep the state of every so manyth epoch as `weights/epoch10.safetensors`; 0
+            keeps none.
         resume: continue after the last epoch that `folder` holds; the result is, bit for bit,
             that of an uninterrupted run.
         reporter: who is told how it goes.
@@ -122,22 +132,25 @@ def train(
     for batches in filter(None, (train_batches, val_batches)):
         check_batches(batches, manifest, overflow)
     skipped = SkippedSteps(folder.skipped_batch, min(max_skipped, schedule.batches))
+    patience = patience if validate_each else 0
     with folder.locked():
         results = (
             _resume(session, schedule, folder, patience) if resume else _start(session, folder)
         )
         start = read_start(folder.log) if results else None
+        states = _States(session, folder, at_once=save_each, period=save_period)
         if val_batches is not None and not results:
             start = evaluate_start(session, val_batches, overflow)
-            session.save(folder.best)
+            states.keep_best()
             append_to_log(folder.log, start)
             reporter.start_done(start)
         candidates = [start] if start is not None else []
         while len(results) < schedule.epochs and not is_exhausted(results, patience):
+            is_validated = validate_each or len(results) == schedule.epochs - 1
             result = run_epoch(
                 session,
                 train_batches,
-                val_batches,
+                val_batches if is_validated else None,
                 schedule,
                 len(results),
                 folder=folder,
@@ -152,10 +165,11 @@ def train(
             write_results(folder.results, results)
             append_to_log(folder.log, result)
             if is_best:
-                session.save(folder.best)
-            session.save(folder.last)
+                states.keep_best()
+            states.keep_last(result.epoch)
             reporter.epoch_done(result, is_best)
         last = session.state()
+        states.write()
         session.resume(folder.best).export_inference(folder.best_onnx, ema=manifest.ema)
         session.load_state(last)
         return TrainResult(
@@ -166,6 +180,38 @@ def train(
             updates=last.updates,
             stopped_early=len(results) < schedule.epochs,
         )
+
+
+class _States:
+    """The states that a run keeps: the best, the last, and that of every so manyth epoch."""
+
+    def __init__(
+        self, session: TrainSession, folder: RunFolder, *, at_once: bool, period: int
+    ) -> None:
+        self._session = session
+        self._folder = folder
+        self._at_once = at_once
+        self._period = period
+        self._best: TrainState | None = None
+
+    def keep_best(self) -> None:
+        if self._at_once:
+            self._session.save(self._folder.best)
+        else:
+            self._best = self._session.state()
+
+    def keep_last(self, epoch: int) -> None:
+        if self._period and epoch % self._period == 0:
+            self._session.save(self._folder.of_epoch(epoch))
+        if self._at_once:
+            self._session.save(self._folder.last)
+
+    def write(self) -> None:
+        """Write what was kept in memory; the last state comes last."""
+        if self._best is not None:
+            save_state(self._folder.best, self._best, manifest=self._session.manifest)
+        if not self._at_once:
+            self._session.save(self._folder.last)
 
 
 def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:
