@@ -240,6 +240,7 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --data gone.yaml", "gone.yaml: no such file"),
         ("--weights yolov5n --nc 4 --hyp gone.yaml", "gone.yaml: no such file"),
         ("--weights yolov5n --nc 4 --imgsz 64 64 64", "--imgsz got 3 numbers"),
+        ("--weights yolov5n --nc 4 --batch-size -1", "no batch size is tried out"),
         ("--weights yolov5n --nc 4 --imgsz 0", "--imgsz is 0"),
         ("--weights yolov5n --nc 4 --batch-size 0", "batch size is 0"),
         ("--weights yolov5n --nc 4 --max-targets 0", "max targets is 0"),

@@ -23,6 +23,7 @@ from exportloss.cli import (
     verify,
 )
 from exportloss.cli.terminal import say
+from exportloss.cli.unknown_flags import explain
 from exportloss.errors import ExportLossError, excerpt, printable
 
 __all__ = ["main", "make_parser"]
@@ -46,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Build the parser of the command and its subcommands."""
     parser = _Parser(prog="exportloss", description="Train YOLOv5 detectors where PyTorch is not.")
     parser.add_argument("--version", action="version", version=exportloss.__version__)
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for command in _COMMANDS:
         command.add_parser(subparsers)
     return parser
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = _Signals()
     try:
         with signals:
-            options = make_parser().parse_args(arguments)
+            options = _parse(arguments)
             status: int = options.run(options)
         return status
     except SystemExit:
@@ -92,6 +93,17 @@ def _tell(what: str, status: int) -> int:
     with contextlib.suppress(OSError):  # nobody is there to read it, or the disk is full
         say(f"exportloss: {what}", error=True)
     return status
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, or end with the usage of the very command and a word about what it does not know."""
+    parser = make_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        used = commands.choices[options.command]
+        used.error(explain(options.command, used, unknown))
+    return options
 
 
 def _describe(error: BaseException) -> str:

@@ -72,6 +72,10 @@ class ExportSettings:
     autoanchor: bool = True
 
     def __post_init__(self) -> None:
+        if self.batch_size == -1:
+            raise ConfigError(
+                "--batch-size -1: not here; no batch size is tried out: give the one of the graph"
+            )
         for name, value in (
             ("image size", min(self.image_size)),
             ("batch size", self.batch_size),

@@ -1,0 +1,53 @@
+import pytest
+
+from exportloss.cli import main, make_parser
+from exportloss.cli.unknown_flags import _ANSWERS
+
+REQUIRED = {
+    "train": [],
+    "val": ["--weights", "w", "--data", "d"],
+    "detect": ["--weights", "w", "--source", "s"],
+    "export": ["--weights", "w"],
+}
+
+
+def refused(command, *arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, *REQUIRED[command], *arguments])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [(command, flag) for command in _ANSWERS for flag in _ANSWERS[command]]
+)
+def test_a_flag_of_yolov5_that_is_not_here_is_answered(command, flag, capsys):
+    told = refused(command, flag, "3", capsys=capsys)
+    assert told.startswith(f"usage: exportloss {command}")
+    assert f"{flag}: not here; " in told
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "near"),
+    [
+        ("train", "--epoch-s", "--epochs"),
+        ("train", "--patiance=3", "--patience"),
+        ("detect", "--save-jsn", "--save-json"),
+    ],
+)
+def test_a_mistyped_flag_is_told_what_is_near(command, flag, near, capsys):
+    told = refused(command, flag, capsys=capsys)
+    assert told.startswith(f"usage: exportloss {command}")
+    assert f"did you mean {near}?" in told
+
+
+def test_nothing_is_near_nonsense(capsys):
+    assert "no flag --zzzz" in refused("train", "--zzzz", capsys=capsys)
+    assert "'a'" in refused("train", "a", capsys=capsys)
+
+
+@pytest.mark.parametrize("command", _ANSWERS)
+def test_what_is_answered_is_not_there(command):
+    (commands,) = (action for action in make_parser()._actions if action.dest == "command")
+    known = {o for action in commands.choices[command]._actions for o in action.option_strings}
+    assert not known & _ANSWERS[command].keys()
