@@ -126,7 +126,7 @@ def test_predictions_carry_the_files_own_name_where_it_is_no_number(data, weight
     [
         ("--weights gone.onnx --data DATA", "gone.onnx: no such file"),
         ("--weights EMPTY --data DATA", "is neither a finished run"),
-        ("--weights DATA --data DATA", "does not end in .onnx"),
+        ("--weights DATA --data DATA", "ends in neither .onnx nor .pt"),
         ("--weights ONNX --data gone.yaml", "gone.yaml: no such file"),
         ("--weights ONNX --data DATA --task train", "no `train:`"),
         ("--weights ONNX --data DATA --imgsz 0", "--imgsz is 0"),

@@ -16,6 +16,7 @@ from exportloss.cli.detectors import add_detector_arguments, add_folder_argument
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, DataError, excerpt, printable
+from exportloss.runtime.dataset import read_data_yaml
 from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
 from exportloss.runtime.draw import class_name, draw_boxes
 from exportloss.runtime.files import fit_name
@@ -47,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PATH",
         help="a picture, a folder, a pattern such as 'photos/**/*.jpg', or a .txt of picture paths",
     )
+    add("--data", metavar="YAML", help="class names of a file that has none")
     add_detector_arguments(parser, conf_thres=0.25, iou_thres=0.45, max_det=1000)
     add("--classes", type=int, nargs="+", metavar="N", help="only these class numbers")
     add("--agnostic-nms", action="store_true", help="boxes of different classes may not overlap")
@@ -77,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
         time_limit=options.time_limit,
     )
     detector = opened.detector
+    if options.data is not None and not detector.names:
+        detector = dataclasses.replace(detector, names=read_data_yaml(options.data).names)
     source = Path(options.source)
     check_run_folder(
         options,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.cli.device_options import add_device_arguments
+from exportloss.cli.torch_detector import WEIGHTS_SUFFIXES, open_weights
 from exportloss.errors import ArtifactError
 from exportloss.runtime.contained import TIME_LIMIT
 from exportloss.runtime.inference import Detector
@@ -38,7 +39,8 @@ def add_detector_arguments(
         required=True,
         metavar="FILE|FOLDER",
         help="an .onnx file (a run's, or one that YOLOv5 exported), a run's folder for its "
-        "weights/best.onnx, or an artifacts folder",
+        "weights/best.onnx, or an artifacts folder; with torch also a file of weights (.pt, "
+        ".safetensors)",
     )
     add(
         *("--imgsz", "--img", "--img-size"),
@@ -117,10 +119,12 @@ def open_detector(
                 f"{weights} is neither a finished run (it has no weights/best.onnx) nor an "
                 f"artifacts folder (it has no {MANIFEST_NAME})"
             )
+    elif path.suffix in WEIGHTS_SUFFIXES:
+        return Opened(detector=open_weights(path), path=path)
     elif path.is_file() and path.suffix != ".onnx":
         raise ArtifactError(
-            f"{weights} does not end in .onnx; expected a detector's ONNX file, or the folder of a "
-            "run or of artifacts"
+            f"{weights} ends in neither .onnx nor .pt; expected a detector's ONNX file, or the "
+            "folder of a run or of artifacts; or, with torch, a file of weights"
         )
     detector = Detector.open(path, **where, contained=True, time_limit=time_limit)
     return Opened(detector=detector, path=path)
