@@ -23,7 +23,11 @@ _OPTIONAL = (".num_batches_tracked", ".anchors")  # a state that training saved 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """A detector, and how many of its `total` tensors are the checkpoint's."""
+    """A detector, and how many of its `total` tensors are the checkpoint's.
+
+    Counters of batches and the anchors do not count: nothing depends on the former, and the latter
+    are the checkpoint's wherever it has some.
+    """
 
     model: YoloV5
     taken: int
@@ -59,7 +63,8 @@ def transfer(checkpoint: Checkpoint, num_classes: int | None = None) -> Transfer
         if own[name].shape == tensor.shape
     }
     model.load_state_dict({**own, **taken})
-    return Transferred(model=model, taken=len(taken), total=len(own))
+    counted = [name for name in own if not name.endswith(_OPTIONAL)]
+    return Transferred(model=model, taken=len(taken.keys() & set(counted)), total=len(counted))
 
 
 def _check(checkpoint: Checkpoint, model: YoloV5) -> None:

@@ -14,6 +14,7 @@ from exportloss.cli.progress import report
 from exportloss.cli.terminal import Terminal, say
 from exportloss.cli.verify import print_verification
 from exportloss.errors import InstallationError
+from exportloss.runtime.installation import import_onnxruntime_training
 
 if TYPE_CHECKING:
     from exportloss.export.demo import DemoResult
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         ) from error
     if options.weights is not None:
         check_outputs([Path(options.weights)], (), trees=[Path(options.output)])
+    import_onnxruntime_training()  # the same
     started = time.monotonic()
     result = demo(
         options.output,

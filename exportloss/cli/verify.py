@@ -78,6 +78,10 @@ def run(options: argparse.Namespace) -> int:
             f"verify compares with eager torch, but {error.name} is not installed; "
             "pip install exportloss[export]"
         ) from error
+    say(
+        f"{options.steps} steps, in eager torch too, in float64: minutes for a large model",
+        flush=True,
+    )
     verifications = verify_all(
         options.folders,
         steps=options.steps,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exportloss.cli.arguments import ExportSettings
-from exportloss.errors import ConfigError, InstallationError
+from exportloss.errors import ArtifactError, ConfigError, InstallationError
 
 if TYPE_CHECKING:
     from exportloss.models import YoloV5
@@ -20,7 +21,7 @@ def is_file_name(weights: str) -> bool:
     return any(mark in weights.removesuffix("-v5.0") for mark in "./\\")
 
 
-def _require_export_packages() -> None:
+def _require_export_packages(weights: str) -> None:
     """See that what an export needs is installed.
 
     Raises:
@@ -31,8 +32,9 @@ def _require_export_packages() -> None:
             import_module(package)
     except ImportError as error:
         raise InstallationError(
-            f"an export needs {error.name}, which is not installed; install exportloss[export] "
-            "(torch, onnx, onnxscript), or export on another machine and copy the folder"
+            f"{weights} is neither a folder of artifacts nor a run, so that it would be exported, "
+            f"which needs {error.name}; install exportloss[export] (torch, onnx, onnxscript), or "
+            "export on another machine and copy the folder"
         ) from error
 
 
@@ -56,7 +58,12 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
             another size than the one that is said.
         ArtifactError: the file is missing, unreadable, refused or no YOLOv5 detector.
     """
-    _require_export_packages()
+    if is_file_name(settings.weights) and not Path(settings.weights).exists():
+        raise ArtifactError(
+            f"{settings.weights}: no such file or folder; correct --weights, which is a folder of "
+            "artifacts, a run, a file of weights, or a size such as yolov5n"
+        )
+    _require_export_packages(settings.weights)
     import torch
 
     from exportloss.models import read_checkpoint, transfer, yolov5
@@ -67,7 +74,10 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
         if wanted is None:
             raise ConfigError("how many classes? say --data data.yaml, or --nc 80")
         model, names = yolov5(settings.weights, wanted), settings.names
-        about = f"random, seed {settings.seed}"
+        about = (
+            f"random, seed {settings.seed}; for trained ones give YOLOv5's checkpoint as a file, "
+            f"such as {model.name}.pt of its release v7.0 (AGPL-3.0)"
+        )
     else:
         checkpoint = read_checkpoint(settings.weights)
         if settings.model not in (None, checkpoint.model, checkpoint.model[len("yolov5") :]):

@@ -27,7 +27,7 @@ _BALANCE = "balance"
 _DESCRIPTION = ("names", "anchors", "strides")  # of the manifest, in the metadata as JSON
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class TrainState:
     """All that a step changes.
 
@@ -48,6 +48,13 @@ class TrainState:
     updates: int
     skipped: int = 0
     ema: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"TrainState({len(self.model)} tensors, optimizer {', '.join(self.optimizer)}, "
+            f"{self.updates} updates, {self.skipped} skipped, "
+            f"{'with' if self.ema else 'without'} a moving average)"
+        )
 
 
 def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None = None) -> None:
