@@ -30,10 +30,8 @@ __all__ = ["EagerTrainSession", "torch_threads"]
 Array = npt.NDArray[np.float32]
 
 # What torch calls the optimizer memories of `TrainState`.
-_MEMORIES = {
-    "sgd": {"momentum": "momentum_buffer"},
-    "adamw": {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
-}
+_MOMENTS = {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+_MEMORIES = {"sgd": {"momentum": "momentum_buffer"}, "adam": _MOMENTS, "adamw": _MOMENTS}
 
 
 class EagerTrainSession(TrainSession):
@@ -268,8 +266,9 @@ def _make_optimizer(
         {"params": [parameters[name] for name in names], "weight_decay": 0.0}
         for names in (manifest.groups.weights, manifest.groups.norms, manifest.groups.biases)
     ]
-    if manifest.optimizer == "adamw":
-        return torch.optim.AdamW(groups, betas=(0.9, AdamW.beta2), eps=AdamW.eps)
+    if manifest.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if manifest.optimizer == "adam" else torch.optim.AdamW
+        return kind(groups, betas=(0.9, AdamW.beta2), eps=AdamW.eps)
     return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
 
 

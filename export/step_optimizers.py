@@ -1,4 +1,4 @@
-"""YOLOv5's SGD and torch's AdamW as functions of flat vectors, to be traced."""
+"""YOLOv5's SGD and torch's Adam and AdamW as functions of flat vectors, to be traced."""
 
 from __future__ import annotations
 
@@ -63,20 +63,34 @@ def sgd(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor
     return update.parameters - update.rate * direction, [buffer]
 
 
+def adam(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Adam (Kingma and Ba, arXiv 1412.6980) as `torch.optim.Adam`, the decay in the gradient."""
+    gradient = update.gradient + update.decay * update.parameters
+    step, moments = _adam_step(update, gradient, memories)
+    return update.parameters - step, moments
+
+
 def adamw(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW`, beta1 = momentum."""
+    step, moments = _adam_step(update, update.gradient, memories)
+    return update.parameters * (1 - update.rate * update.decay) - step, moments
+
+
+def _adam_step(
+    update: Update, gradient: Tensor, memories: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     mean, square = memories
-    mean = mean + (1 - update.momentum) * (update.gradient - mean)
-    square = square * BETA2 + (1 - BETA2) * (update.gradient * update.gradient)
+    mean = mean + (1 - update.momentum) * (gradient - mean)
+    square = square * BETA2 + (1 - BETA2) * (gradient * gradient)
     correction1 = _one_minus_exp(update.updates * torch.log(update.momentum))
     correction2 = _one_minus_exp(update.updates * math.log(BETA2))
     root = torch.sqrt(square) / torch.sqrt(correction2) + EPS
-    shrunk = update.parameters * (1 - update.rate * update.decay)
-    return shrunk - (update.rate / correction1) * (mean / root), [mean, square]
+    return (update.rate / correction1) * (mean / root), [mean, square]
 
 
 OPTIMIZERS: dict[OptimizerName, Rule] = {
     "sgd": Rule(("momentum",), sgd),
+    "adam": Rule(("exp_avg", "exp_avg_sq"), adam),
     "adamw": Rule(("exp_avg", "exp_avg_sq"), adamw),
 }
 

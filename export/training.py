@@ -130,6 +130,7 @@ def _generate(
     from onnxruntime.training import artifacts
 
     optimizers = {"sgd": artifacts.OptimType.SGD, "adamw": artifacts.OptimType.AdamW}
+    known = optimizers.get(optimizer)  # it has no Adam that adds the decay to the gradient
     trainable = (*detector.groups.weights, *detector.groups.norms, *detector.groups.biases)
     frozen = [n for n in (*detector.parameters, *detector.buffers) if n not in set(trainable)]
     with _quiet_onnxruntime(), tempfile.TemporaryDirectory() as scratch:
@@ -138,13 +139,16 @@ def _generate(
             requires_grad=list(trainable),
             frozen_params=frozen,
             loss=None,  # it is in the graph: the first output
-            optimizer=optimizers[optimizer],
+            optimizer=known or artifacts.OptimType.AdamW,
             artifact_directory=scratch,
         )
         training = ir.load(Path(scratch) / "training_model.onnx")
         _finish_training_model(training, trainable)
         ir.save(training, folder / "training_model.onnx")
-        _finish_optimizer(Path(scratch) / "optimizer_model.onnx", folder / "optimizer_model.onnx")
+        if known is not None:
+            _finish_optimizer(
+                Path(scratch) / "optimizer_model.onnx", folder / "optimizer_model.onnx"
+            )
         for name in ("eval_model.onnx", "checkpoint"):
             (folder / name).write_bytes((Path(scratch) / name).read_bytes())
 

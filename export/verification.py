@@ -72,7 +72,7 @@ class Bounds:
     @classmethod
     def of(cls, optimizer: OptimizerName | None) -> Bounds:
         """Return the bounds for an optimizer."""
-        if optimizer != "adamw":
+        if optimizer not in ("adam", "adamw"):
             return cls()
         return cls(parameters=1e-4, memory=4e-4, ema=1e-4, free_loss=1e-3)
 

@@ -146,7 +146,7 @@ def export_tiny(model, folder, **options):
     return export_training_artifacts(model, YoloLoss(ANCHORS, STRIDES, 3), folder, **settings)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_own_model_with_detach_trains_as_in_torch(tmp_path, optimizer):
     torch.manual_seed(0)
     model = DetachedDetector()
@@ -161,11 +161,11 @@ def test_own_model_with_detach_trains_as_in_torch(tmp_path, optimizer):
         {"params": weights, "weight_decay": 0.01},
         {"params": biases, "weight_decay": 0.0, "lr": 0.02},
     ]
-    torch_optimizer = (
-        torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
-        if optimizer == "sgd"
-        else torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.999))
-    )
+    torch_optimizer = {
+        "sgd": lambda: torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True),
+        "adam": lambda: torch.optim.Adam(groups, lr=0.01, betas=(0.9, 0.999)),
+        "adamw": lambda: torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.999)),
+    }[optimizer]()
     loss = YoloLoss(ANCHORS, STRIDES, 3)
     for _ in range(3):
         value, _ = loss(model(torch.tensor(images)), torch.tensor(rows))

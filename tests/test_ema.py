@@ -51,7 +51,7 @@ def make_model() -> Decoding:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("ema")
-    for optimizer in ("sgd", "adamw"):
+    for optimizer in ("sgd", "adam", "adamw"):
         export_train_step(
             *(make_model(), make_loss(), folder / optimizer), ema=True, optimizer=optimizer, **SIZES
         )
@@ -60,7 +60,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_graphs_run_on_gpus(folders: dict[str, Path], optimizer: str):
     for name in ("train_step", "eval_step"):
         assert_runs_on_gpus(folders[optimizer] / f"{name}.onnx")

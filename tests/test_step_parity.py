@@ -92,8 +92,9 @@ def torch_optimizer(step: Step, model: nn.Module, name: str) -> torch.optim.Opti
             (groups.weights, groups.norms, groups.biases), RATES, (DECAY, 0, 0), strict=True
         )
     ]
-    if name == "adamw":
-        return torch.optim.AdamW(settings, betas=(0.9, 0.999))
+    if name != "sgd":
+        kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+        return kind(settings, betas=(0.9, 0.999))
     return torch.optim.SGD(settings, momentum=0.9, nesterov=True)
 
 
@@ -181,10 +182,11 @@ def test_yolov5_v5_from_the_same_state():
     compare(Runner(step, make_graph(step)), "sgd", steps=1, slack=10)
 
 
-def test_adamw_from_the_same_state():
-    step = make_step(make_detector(), "adamw")
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_from_the_same_state(optimizer):
+    step = make_step(make_detector(), optimizer)
     run = Runner(step, make_graph(step))
-    compare(run, "adamw", steps=6)
+    compare(run, optimizer, steps=6)
     without_momentum = run(step.state, 0, momentum=0.0)["new_parameters"]
     assert torch.isfinite(without_momentum).all()
     assert not torch.equal(without_momentum, step.state["parameters"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from exportloss.cli import main
+from exportloss.cli import main, make_parser
 from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.loader import Batches
@@ -116,3 +116,8 @@ def test_flags_of_the_export(tiny_shapes, tmp_path, monkeypatch, capsys):
     for wrong in (("--single-cls", "--label-smoothing", 0.2), ()):
         assert train(*again, *wrong) == 2
     assert "item" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_optimizers_are_named_as_there(name):
+    assert make_parser().parse_args(["train", "--optimizer", name]).optimizer == name.lower()

@@ -65,6 +65,7 @@ def test_the_bounds_are_those_promised(verification: Verification) -> None:
     assert (bounds.gradient, bounds.gradient_whole, bounds.loss) == (2e-4, 1e-4, 1e-5)
     assert bounds.free_loss == 1e-5
     assert Bounds.of("adamw").gradient == bounds.gradient
+    assert Bounds.of("adam") == Bounds.of("adamw")
 
 
 @pytest.mark.parametrize(

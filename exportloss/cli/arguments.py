@@ -191,7 +191,9 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         const=True,
         help="keep the detector's anchors, even where too few boxes of the training images fit one",
     )
-    parser.add_argument("--optimizer", type=str.lower, choices=("sgd", "adamw"), help="default sgd")
+    parser.add_argument(
+        "--optimizer", type=str.lower, choices=get_args(OptimizerName), help="default sgd"
+    )
     parser.add_argument(
         "--freeze",
         type=int,

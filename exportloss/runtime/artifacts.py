@@ -21,7 +21,8 @@ _REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     "ort-training": ("training_model.onnx", "eval_model.onnx", "checkpoint"),
     "train-step": ("train_step.onnx", "eval_step.onnx", STATE_NAME),
 }
-_MEMORIES = {"sgd": ["momentum"], "adamw": ["exp_avg", "exp_avg_sq"]}
+_MOMENTS = ["exp_avg", "exp_avg_sq"]
+_MEMORIES = {"sgd": ["momentum"], "adam": _MOMENTS, "adamw": _MOMENTS}
 _ANY = OnnxValue(0)  # an input or output that need only be there
 
 Values = Mapping[str, OnnxValue]

@@ -50,7 +50,7 @@ FORMAT = "exportloss/2"
 _UNSEALED_FORMAT = "exportloss/1"  # of 0.1: the manifest has no sha256 of its own
 
 Kind = Literal["ort-training", "train-step", "loss"]
-OptimizerName = Literal["sgd", "adamw"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
 Layout = Literal["permuted", "head-output", "head-input"]

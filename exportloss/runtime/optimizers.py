@@ -1,4 +1,4 @@
-"""YOLOv5's SGD and torch's AdamW over numpy arrays, in place.
+"""YOLOv5's SGD and torch's Adam and AdamW over numpy arrays, in place.
 
 Three parameter groups as in YOLOv5: weights (decayed), norms, biases. The arithmetic is torch's,
 operation for operation, so that both follow it to rounding.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from exportloss.runtime.manifest import OptimizerName, ParameterGroupNames
 __all__ = [
     "LOSS_SCALE",
     "MAX_RATE",
+    "Adam",
     "AdamW",
     "Hyperparameters",
     "Optimizer",
@@ -43,8 +44,8 @@ class Hyperparameters:
 
     Attributes:
         lr: learning rates of the groups weights, norms, biases.
-        momentum: Nesterov momentum of SGD, first beta of AdamW.
-        weight_decay: of the weights; SGD adds it to the gradient, AdamW shrinks the weights.
+        momentum: Nesterov momentum of SGD, first beta of Adam and AdamW.
+        weight_decay: of the weights; SGD and Adam add it to the gradient, AdamW shrinks them.
         max_norm: the gradient is scaled down to this L2 norm; infinity leaves it as it is.
         ema_decay: share of the moving average of the weights that stays, where one is kept.
         loss_scale: what a float16 step multiplies the loss by and divides the gradients by.
@@ -153,7 +154,8 @@ class AdamW(Optimizer):
         momentum: float,
     ) -> None:
         mean, square = self.memory["exp_avg"][name], self.memory["exp_avg_sq"][name]
-        parameter *= np.float32(1 - lr * decay)
+        if decay:
+            self._decay(parameter, gradient, lr * decay, decay)
         mean += np.float32(1 - momentum) * (gradient - mean)
         square *= np.float32(self.beta2)
         gradient *= gradient
@@ -166,12 +168,24 @@ class AdamW(Optimizer):
         root *= np.float32(lr / (1 - momentum**self.updates))
         parameter -= root
 
+    def _decay(self, parameter: Array, gradient: Array, shrinkage: float, decay: float) -> None:
+        parameter *= np.float32(1 - shrinkage)
+
+
+class Adam(AdamW):
+    """Adam (Kingma and Ba, arXiv 1412.6980), as `torch.optim.Adam`: decay in the gradient."""
+
+    def _decay(self, parameter: Array, gradient: Array, shrinkage: float, decay: float) -> None:
+        gradient += np.float32(decay) * parameter
+
 
 def make_optimizer(
     name: OptimizerName, groups: ParameterGroupNames, parameters: Mapping[str, Array]
 ) -> Optimizer:
     """Build the optimizer that a manifest names."""
-    return {"sgd": Sgd, "adamw": AdamW}[name](groups, parameters)
+    kinds: dict[OptimizerName, Callable[..., Optimizer]]
+    kinds = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
+    return kinds[name](groups, parameters)
 
 
 def clip_gradients(gradients: Mapping[str, Array], max_norm: float) -> None:
