@@ -15,6 +15,7 @@ from exportloss.cli.export import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.cli.progress import report
 from exportloss.cli.suiting import suit_anchors
+from exportloss.cli.tensorboard import WithEvents
 from exportloss.cli.terminal import say
 from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
 from exportloss.cli.train_pictures import draw_data, draw_results, has_results
@@ -26,6 +27,7 @@ from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLos
 from exportloss.runtime.anchors import best_possible_recall, box_sides
 from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
 from exportloss.runtime.devices import Device, check_device, import_engine
+from exportloss.runtime.event_file import EVENT_FILE, EventFile
 from exportloss.runtime.history import make_current
 from exportloss.runtime.hyp import TrainingConfig, read_hyp
 from exportloss.runtime.installation import import_onnxruntime_training
@@ -264,7 +266,8 @@ def _train(
 ) -> TrainResult:
     done = len(read_results(folder.results)) if resume else 0
     try:
-        with report(plan.schedule, epochs_done=done) as reporter:
+        events = EventFile(folder.path / EVENT_FILE, read_results(folder.results)[:done])
+        with report(plan.schedule, epochs_done=done) as lines:
             return train(
                 session,
                 plan.train,
@@ -278,7 +281,7 @@ def _train(
                 save_each=not options.nosave,
                 save_period=max(options.save_period, 0),
                 resume=resume,
-                reporter=reporter,
+                reporter=WithEvents(lines, events),
             )
     except KeyboardInterrupt:
         if not options.nosave:

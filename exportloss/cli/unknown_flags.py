@@ -9,7 +9,7 @@ from collections.abc import Sequence
 __all__ = ["explain"]
 
 _ONE_DEVICE = "training is on one device; leave it out"
-_HOSTED = "no service is told of a run; results.jsonl and --tensorboard are for other tools"
+_HOSTED = "no service is told of a run; results.jsonl and TensorBoard's files can be read by others"
 _PRECISION = "the precision is the file's own; leave it out"
 
 # What YOLOv5 (v7.0) has and this has not, by command.

@@ -80,7 +80,6 @@ def run(options: argparse.Namespace) -> int:
         ) from error
     say(
         f"{options.steps} steps, in eager torch too, in float64: minutes for a large model",
-        flush=True,
     )
     verifications = verify_all(
         options.folders,

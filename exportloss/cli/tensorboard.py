@@ -1,0 +1,38 @@
+"""Scalars of a run for TensorBoard, beside what is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from exportloss.runtime.epoch import Reporter
+from exportloss.runtime.event_file import EventFile
+from exportloss.runtime.results import EpochResult
+from exportloss.runtime.session import Items
+
+__all__ = ["WithEvents"]
+
+
+class WithEvents:
+    """A reporter that tells another one everything, and writes every epoch to an event file."""
+
+    def __init__(self, reporter: Reporter, events: EventFile) -> None:
+        self._reporter = reporter
+        self._events = events
+
+    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+        """Hand it on."""
+        self._reporter.batch_done(epoch, done, items, lr)
+
+    def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
+        """Hand it on."""
+        self._reporter.batch_skipped(epoch, done, loss, paths)
+
+    def start_done(self, result: EpochResult) -> None:
+        """Hand it on."""
+        self._reporter.start_done(result)
+
+    def epoch_done(self, result: EpochResult, is_best: bool) -> None:
+        """Hand it on, and write it."""
+        self._reporter.epoch_done(result, is_best)
+        self._events.add(result)

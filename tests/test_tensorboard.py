@@ -1,0 +1,76 @@
+"""Event files that TensorBoard reads, from a run."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from exportloss.cli.tensorboard import WithEvents
+from exportloss.errors import ArtifactError
+from exportloss.runtime import TrainSession
+from exportloss.runtime.event_file import EventFile, crc32c
+from exportloss.runtime.protobuf import fields
+from exportloss.runtime.results import as_row
+from tests.training_runs import Recorder, make_run
+
+
+def records(path):
+    """Return the data of each record: length, checksum, data, checksum."""
+    content, at, found = path.read_bytes(), 0, []
+    while at < len(content):
+        (length,) = struct.unpack_from("<Q", content, at)
+        data = content[at + 12 : at + 12 + length]
+        for checked, place in ((content[at : at + 8], at + 8), (data, at + 12 + length)):
+            (masked,) = struct.unpack_from("<I", content, place)
+            rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
+            assert (rotated >> 17 | rotated << 15) & 0xFFFFFFFF == crc32c(checked)
+        found.append(data)
+        at += 16 + length
+    return found
+
+
+def test_the_checksum_is_castagnolis():
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA  # both from RFC 3720
+
+
+def scalars(path):
+    """Return {(name, step): value} of a file, and check its first record."""
+    first, *others = records(path)
+    assert dict(fields(memoryview(first)))[3] == b"brain.Event:2"
+    found = {}
+    for data in others:
+        event = dict(fields(memoryview(data)))
+        for _, value in fields(event[5]):
+            tag, simple = (dict(fields(value))[field] for field in (1, 2))
+            found[bytes(tag).decode(), event.get(2, 0)] = struct.unpack("<f", simple)[0]
+    return found
+
+
+@pytest.fixture
+def run(tiny_shapes, tmp_path):
+    return make_run(tiny_shapes, tmp_path / "runs")
+
+
+def test_every_column_of_every_epoch_is_a_scalar(tiny_artifact, run, tmp_path):
+    recorder, path = Recorder(), tmp_path / "events"
+    reporter = WithEvents(recorder, EventFile(path))
+    result = run.train(TrainSession.open(tiny_artifact, threads=1), reporter=reporter)
+    expected = {
+        (name, epoch.epoch): pytest.approx(value, rel=1e-6)
+        for epoch in result.epochs
+        for name, value in as_row(epoch).items()
+        if name != "epoch"
+    }
+    assert scalars(path) == expected
+    assert [epoch for epoch, _ in recorder.epochs] == list(result.epochs)
+    assert (len(recorder.starts), len(recorder.batches)) == (1, 12)
+    # A resumed run writes those anew that it has, and goes on.
+    EventFile(path, result.epochs[:2]).add(result.epochs[2])
+    assert scalars(path) == expected
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match="nowhere"):
+        EventFile(tmp_path / "nowhere" / "events")
