@@ -17,6 +17,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,6 +44,11 @@ _TORCH = re.compile(
     r"|torch\.(Size|device|bool|bfloat16|float(16|32|64)|uint8|int(8|16|32|64))"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter\.Parameter"
     r"|collections\.OrderedDict|builtins\.set|_codecs\.encode"
+)
+_OTHER_KINDS = (
+    (re.compile(r"ultralytics\."), "it is a checkpoint of YOLOv8 or later, or of YOLOv5u"),
+    (re.compile(r"models\.yolo\.Segment"), "it is a segmentation model's checkpoint"),
+    (re.compile(r"models\.yolo\.Classif"), "it is a classifier's checkpoint"),
 )
 _ZIP = b"PK\3\4"  # how a zip file begins
 _OLD = (
@@ -144,11 +150,15 @@ def _named_objects(path: Path, content: bytes) -> frozenset[str]:
             `torch.save`.
     """
 
+    seen: list[str] = []
+
     def check(name: str) -> None:
+        seen.append(name)
         if not (_STAND_IN.fullmatch(name) or _TORCH.fullmatch(name)):
             raise ArtifactError(
-                f"{path} is refused: it names {excerpt(repr(name), 200)}, which no YOLOv5 "
-                "checkpoint needs and which could run code; nothing in the file was executed"
+                f"{path} is refused: {_other_kind(seen)}it names {excerpt(repr(name), 200)}, which "
+                "no YOLOv5 detector's checkpoint needs and which could run code; nothing in the "
+                "file was executed"
             )
 
     if not content.startswith(_ZIP):
@@ -164,6 +174,14 @@ def _named_objects(path: Path, content: bytes) -> frozenset[str]:
         if sizes.get(key) != size:
             raise ValueError(f"storage {key} is said to have {size} bytes, it has {sizes.get(key)}")
     return found.names
+
+
+def _other_kind(names: Sequence[str]) -> str:
+    """Say what a checkpoint is that names such classes, where it is known and no detector's."""
+    for known, kind in _OTHER_KINDS:
+        if any(known.match(name) for name in names):
+            return f"{kind}; "
+    return ""
 
 
 def _check_old_storages(found: PickleScan, keys: PickleScan) -> None:
