@@ -27,7 +27,7 @@ from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLos
 from exportloss.runtime.anchors import best_possible_recall, box_sides
 from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
 from exportloss.runtime.devices import Device, check_device, import_engine
-from exportloss.runtime.event_file import EVENT_FILE, EventFile
+from exportloss.runtime.event_file import EventFile
 from exportloss.runtime.history import make_current
 from exportloss.runtime.hyp import TrainingConfig, read_hyp
 from exportloss.runtime.installation import import_onnxruntime_training
@@ -266,7 +266,7 @@ def _train(
 ) -> TrainResult:
     done = len(read_results(folder.results)) if resume else 0
     try:
-        events = EventFile(folder.path / EVENT_FILE, read_results(folder.results)[:done])
+        events = EventFile(folder.events, read_results(folder.results)[:done])
         with report(plan.schedule, epochs_done=done) as lines:
             return train(
                 session,

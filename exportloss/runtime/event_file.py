@@ -16,9 +16,7 @@ from exportloss.errors import ArtifactError
 from exportloss.runtime.protobuf import embedded, number
 from exportloss.runtime.results import EpochResult, as_row
 
-__all__ = ["EVENT_FILE", "EventFile", "crc32c"]
-
-EVENT_FILE = "events.out.tfevents.0.exportloss"  # TensorBoard looks for the middle of it
+__all__ = ["EventFile", "crc32c"]
 
 _WALL_TIME, _STEP, _VERSION, _SUMMARY = 1, 2, 3, 5  # fields of an Event
 _VALUE, _TAG, _SIMPLE = 1, 1, 2  # of its Summary, and of a Value in that

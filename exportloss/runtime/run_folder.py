@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / "results.jsonl"
 
     @property
+    def events(self) -> Path:
+        """Every epoch, for TensorBoard, which looks for the middle of the name."""
+        return self.path / "events.out.tfevents.0.exportloss"
+
+    @property
     def last(self) -> Path:
         """State after the last epoch, to resume from."""
         return self.path / "weights" / "last.safetensors"
@@ -120,7 +125,10 @@ class RunFolder:
             ArtifactError: a file or folder of the run is a link, or something else of its name.
         """
         folders = (self.last.parent, self.artifacts)
-        files = (self.results, self.last, self.best, self.best_onnx, self.options, self.hyp)
+        files = (
+            *(self.results, self.log, self.events, self.last, self.best, self.best_onnx),
+            *(self.options, self.hyp, self.origin),
+        )
         for path, is_kind, kind in (
             *((path, stat.S_ISDIR, "folder") for path in folders),
             *((path, stat.S_ISREG, "regular file") for path in files),
