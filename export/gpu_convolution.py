@@ -160,6 +160,6 @@ def _windows(
             start + (cells - 1) * step + 1
             for start, cells, step in zip(starts, size, geometry.stride, strict=True)
         ]
-        bounds = (t.integers(values) for values in (starts, ends, axes, geometry.stride))
+        bounds = (t.bounds(values) for values in (starts, ends, axes, geometry.stride))
         found.append(t.op("Slice", padded, *bounds, shape=shape))
     return found

@@ -264,8 +264,16 @@ class Builder:
             return x
         shape = list(shape_of(x))
         shape[axis] = math.ceil((stop - start) / step)
-        bounds = (self.integers([v]) for v in (start, stop, axis, step))
+        bounds = (self.bounds([v]) for v in (start, stop, axis, step))
         return self.op("Slice", x, *bounds, shape=shape)
+
+    def bounds(self, values: Sequence[int]) -> ir.Value:
+        """A vector of integers, as Slice takes bounds, axes and steps.
+
+        Of type int32 for a GPU: ONNX Runtime makes one Split of many slices whose bounds are int64,
+        and CUDA's Split goes by a table, see `exportloss.export.gpu_layout`.
+        """
+        return self.constant(np.asarray(values, np.int32 if self.for_gpu else np.int64))
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         """Values joined along an axis."""

@@ -347,3 +347,13 @@ def test_long_vectors_of_parts_without_a_table_of_places(sizes):
     assert not {"Split", "Concat"} & {node.op_type for node in graph.graph}
     (found,) = open_session(graph).run(None, {"x": named["x"].numpy()})
     np.testing.assert_array_equal(found, compute(named)["y"].numpy())
+
+
+def test_slices_for_a_gpu_stay_slices():
+    """Of slices with int64 bounds ONNX Runtime makes a Split, which CUDA takes a table for."""
+    named = {"x": randn(5000)}
+    for provider, bounds in (("any", torch.int64), ("gpu", torch.int32)):
+        graph = to_onnx(lambda t: {"y": t["x"][7:] * 2}, named, name="test", provider=provider)
+        (cut,) = (node for node in graph.graph if node.op_type == "Slice")
+        kinds = {value.const_value.numpy().dtype.name for value in cut.inputs[1:]}
+        assert kinds == {str(bounds).removeprefix("torch.")}

@@ -227,6 +227,10 @@ def open_session(
     strict = strict and not device.provider.leaves_nodes
     if device.kind != "cpu":
         options.use_deterministic_compute = True
+        # Of many slices it would make a Split; CUDA's goes by a table copied in every run.
+        options.add_session_config_entry(
+            "optimization.disable_specified_optimizers", "GatherSliceToSplitFusion"
+        )
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if strict:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

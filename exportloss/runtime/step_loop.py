@@ -15,6 +15,9 @@ from exportloss.runtime.devices import UNCAPTURED, Device, graph_options
 __all__ = ["Outputs", "StepLoop"]
 
 _NEW = "new_"
+# ONNX Runtime frees what it had copied from pinned memory only in runs that it waits for, so now
+# and then it does; and until a graph is captured, since memory for it cannot be had meanwhile.
+_RUNS_AT_ONCE = 32
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_}
 
 
@@ -77,6 +80,7 @@ class StepLoop:
             (self._bind(self._state, self._spare), 1 if capture else None),
             (self._bind(self._spare, self._state), 2 if capture else None),
         ]
+        self._runs = 0
         self._uncaptured = {graph for _, graph in self._directions if graph is not None}
         self._running: Any = None  # the binding of a run that nobody has waited for yet
         self._last: weakref.ref[Outputs] | None = None
@@ -91,11 +95,14 @@ class StepLoop:
         for name, array in inputs.items():
             self._inputs[name].update_inplace(array)
         binding, graph = self._directions[0]
-        if graph in self._uncaptured:  # memory is allocated now: during a capture it must not be
+        is_first = graph in self._uncaptured
+        if is_first:  # memory is allocated now: during a capture it must not be
             self._session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
             self._uncaptured.remove(graph)
         options = graph_options(self._ort, graph)
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._runs += 1
+        if not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE):
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._session.run_with_iobinding(binding, options)
         self._directions.reverse()
         self._state, self._spare = self._spare, self._state
