@@ -81,7 +81,7 @@ class StepLoop:
             (self._bind(self._spare, self._state), 2 if capture else None),
         ]
         self._runs = 0
-        self._uncaptured = {graph for _, graph in self._directions if graph is not None}
+        self._uncaptured: set[int | None] = {graph for _, graph in self._directions} - {None}
         self._running: Any = None  # the binding of a run that nobody has waited for yet
         self._last: weakref.ref[Outputs] | None = None
 
