@@ -18,6 +18,8 @@ from exportloss.export.node_facts import type_name
 from exportloss.export.provider_result import CheckResult, OperatorUse, Trouble
 from exportloss.export.provider_rules import RULES, Verdict, remedy_for
 from exportloss.export.provider_tables import PROVIDERS, ProviderName, provider_table
+from exportloss.reading import read_bounded
+from exportloss.runtime.limits import MAX_MODEL_BYTES
 from exportloss.runtime.onnx_file import parse_onnx
 from exportloss.runtime.seal import model_is_whole
 
@@ -80,7 +82,10 @@ def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
         return ir.from_proto(model)
     path = Path(model)
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, MAX_MODEL_BYTES, error=ArtifactError)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    try:
         if not model_is_whole(content):
             raise ValueError("it is damaged: its content does not match its sha256")
         parse_onnx(content)  # tensors in other files are refused
@@ -88,8 +93,6 @@ def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
         if not loaded.opset_imports:
             raise ValueError("it names no opset")
         return loaded
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # protobuf's and onnx_ir's own, of many kinds
         raise ArtifactError(f"{path} is no ONNX model: {excerpt(error, 500)}") from error
 
