@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.nosave:
         print_undrawable(detector.names)
     if not options.nosave or options.save_txt or options.save_crop or options.save_json:
-        folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path
+        folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
         writer = _Writer(folder, detector.names, options)
     failed = 0
     for number, (path, stem) in enumerate(zip(pictures, unique_stems(pictures), strict=True), 1):
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
             writer.write(path, stem, image, boxes)
     if writer is not None:
         writer.finish()
-        say(f"written to {writer.folder}")
+        say(f"written to {writer.run.path}")
     if failed:
         say(f"{failed} of {len(pictures)} pictures could not be decoded", error=True)
     return _SOME_LEFT_OUT if failed else 0
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
 class _Writer:
     """Writes what was asked for, picture by picture."""
 
-    folder: Path
+    run: RunFolder
     names: tuple[str, ...]
     options: argparse.Namespace
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -147,10 +147,10 @@ class _Writer:
                 show_confidence=not options.hide_conf,
                 line_width=options.line_thickness,
             )
-            write_picture(self.folder / f"{stem}{path.suffix}", drawn)
+            write_picture(self.run.path / f"{stem}{path.suffix}", drawn)
         if options.save_txt and len(boxes):
             write_labels(
-                self.folder / "labels" / f"{stem}.txt",
+                self.run.subfolder("labels") / f"{stem}.txt",
                 boxes,
                 (height, width),
                 with_confidence=options.save_conf,
@@ -159,7 +159,7 @@ class _Writer:
             for number, box in enumerate(boxes, 1):
                 name = re.sub(r"[^\w -]", "_", class_name(self.names, int(box[5])))
                 ending = f"-{number}.jpg"
-                folder = self.folder / "crops" / fit_name(name, "")
+                folder = self.run.subfolder("crops", fit_name(name, ""))
                 target = folder / f"{fit_name(stem, ending)}{ending}"
                 write_picture(target, crop(image, box))
         if options.save_json:
@@ -174,7 +174,7 @@ class _Writer:
 
     def finish(self) -> None:
         if self.options.save_json:
-            write_json(self.folder / "detections.json", self.entries)
+            write_json(self.run.path / "detections.json", self.entries)
 
     def _entry(self, row: list[float]) -> dict[str, Any]:
         *corners, confidence, label = row

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from importlib import import_module
+from pathlib import Path
 
 from exportloss.cli.data_report import print_undrawable
 from exportloss.cli.terminal import say
@@ -63,7 +65,8 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
         return
     say(f"\n{folder.best_onnx} on the validation pictures:")
     arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
-    arguments += ["--project", folder.path.parent, "--name", folder.path.name]
+    path = Path(os.path.realpath(folder.path))  # a link to a run that is resumed, too
+    arguments += ["--project", path.parent, "--name", path.name]
     arguments += ["--device", options.device, "--workers", options.workers]
     arguments += [] if options.self_check else ["--no-self-check"]
     arguments += [] if options.threads is None else ["--threads", options.threads]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.progress import track
@@ -133,8 +132,9 @@ def run(options: argparse.Namespace) -> int:
     print_undrawable(config.names)
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
-    folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok).path
-    writer = _Writer(folder, batches.dataset, options)
+    run_folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
+    folder = run_folder.path
+    writer = _Writer(run_folder, batches.dataset, options)
     left_out: list[int] = []
     console = Terminal()
     with contextlib.closing(batches.epoch(0)) as stream:
@@ -175,7 +175,7 @@ def run(options: argparse.Namespace) -> int:
 class _Writer:
     """Writes label files and pictures as batches come, and keeps COCO's results."""
 
-    def __init__(self, folder: Path, dataset: Dataset, options: argparse.Namespace) -> None:
+    def __init__(self, folder: RunFolder, dataset: Dataset, options: argparse.Namespace) -> None:
         self.results: list[dict[str, Any]] = []
         self._folder = folder
         self._names = dataset.names
@@ -185,7 +185,7 @@ class _Writer:
     def __call__(self, found: BatchDetections) -> None:
         batch, number = found.batch, found.number
         if number < _DRAWN_BATCHES and not self._options.noplots:
-            path = self._folder / f"val_batch{number}_labels.jpg"
+            path = self._folder.path / f"val_batch{number}_labels.jpg"
             write_batch(path, batch, true_boxes(batch), self._names, show_confidence=False)
             sure = list(map(surest, found.on_canvas))
             write_batch(path.with_stem(f"val_batch{number}_pred"), batch, sure, self._names)
@@ -193,7 +193,7 @@ class _Writer:
             stem = next(self._stems)
             if self._options.save_txt and len(boxes):
                 write_labels(
-                    self._folder / "labels" / f"{stem}.txt",
+                    self._folder.subfolder("labels") / f"{stem}.txt",
                     boxes,
                     letterbox.source,
                     with_confidence=self._options.save_conf,

@@ -25,7 +25,8 @@ def replace_folder(new: Path, folder: Path) -> None:
     old = new
     if not _exchange(new, folder):
         old = _set_aside(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        if old.is_dir():  # of a pipe, rmtree would wait for a writer
+            shutil.rmtree(old, ignore_errors=True)
         # Between the two renames there is no `folder`; `recover_folder` knows where it is.
         folder.replace(old)
         try:

@@ -103,12 +103,14 @@ class RunFolder:
             exist_ok: use `project/name` even if it exists.
 
         Raises:
-            ArtifactError: the folder cannot be made.
+            ArtifactError: the folder cannot be made, or is a link to another.
         """
         for number in itertools.count(1):
             path = Path(project) / (name if number == 1 else f"{name}{number}")
             try:
                 path.mkdir(parents=True, exist_ok=exist_ok)
+                if path.is_symlink():
+                    raise _linked(path)
             except FileExistsError as error:
                 if exist_ok:
                     raise ArtifactError(f"{path} is a file; choose another --name") from error
@@ -117,6 +119,23 @@ class RunFolder:
             else:
                 return cls(path)
         raise AssertionError("unreachable: count never ends")
+
+    def subfolder(self, *names: str) -> Path:
+        """Return a folder below this one, made where it is missing.
+
+        Raises:
+            ArtifactError: it cannot be made, or is a link: what it leads to is somebody's.
+        """
+        path = self.path
+        for name in names:
+            path = path / name
+            try:
+                path.mkdir(exist_ok=True)
+            except OSError as error:
+                raise ArtifactError(f"{path} cannot be made: {error}") from error
+            if path.is_symlink():
+                raise _linked(path)
+        return path
 
     def check(self) -> None:
         """Check that nothing of the run lies elsewhere: writing there would change what is not its.
@@ -184,10 +203,23 @@ class RunFolder:
             return False
 
     def clear(self) -> None:
-        """Remove the weights and results of an earlier run, so that none pass for this one's."""
+        """Remove the weights and results of an earlier run, so that none pass for this one's.
+
+        Raises:
+            ArtifactError: one cannot be removed.
+        """
         written = self.last, self.best, self.best_onnx, self.results, self.log, self.skipped_batch
         for path in (*written, *self.last.parent.glob("epoch*.safetensors")):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise ArtifactError(f"{path} cannot be removed: {error}") from error
+
+
+def _linked(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is a link; results would be written where it leads: name that folder, or remove it"
+    )
 
 
 def _identity(folder: Path) -> tuple[int, int]:
