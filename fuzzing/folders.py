@@ -12,11 +12,15 @@ from exportloss.cli import make_parser
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.train_options import fill_options
 from exportloss.errors import ExportLossError
+from exportloss.runtime.event_file import EventFile
 from exportloss.runtime.files import new_file, new_folder
+from exportloss.runtime.history import list_runs
 from exportloss.runtime.index import Index
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.origin import read_origin
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder, write_yaml
+from exportloss.runtime.run_log import read_start
 from exportloss.runtime.sources import find_pictures
 from exportloss.runtime.state import load_state
 
@@ -28,7 +32,8 @@ ENTRIES = (
     *("weights/best.safetensors", "weights/best.onnx", "skipped_batch.npz", "artifacts"),
     *(f"artifacts/{MANIFEST_NAME}", "artifacts/state.safetensors", "artifacts/mine.txt"),
     *(".opt.yaml-abcdefgh.tmp", ".artifacts-abcdefgh.tmp", ".artifacts.replaced", "a.png", "a"),
-    *("a/a", "a/a.png", "index.npz", "labels"),
+    *("a/a", "a/a.png", "index.npz", "labels", "origin.json", "log.jsonl"),
+    "events.out.tfevents.0.exportloss",
 )
 KINDS = ("file", "folder", "link", "hard link", "pipe", "socket")
 _TARGETS = ("../mine", "../mine/a", "..", ".", "a", "weights", "artifacts", "/dev/zero", "../gone")
@@ -76,6 +81,7 @@ def _acts(run: RunFolder) -> tuple[Callable[[], object], ...]:
             run.check_held()
             run.clear()
             write_yaml(run.options, {"epochs": 1})
+            EventFile(run.events)
             with new_file(run.last) as temporary:
                 temporary.write_bytes(b"new")
 
@@ -87,6 +93,10 @@ def _acts(run: RunFolder) -> tuple[Callable[[], object], ...]:
         lambda: fill_options(_RESUME, run),
         lambda: read_results(run.results),
         lambda: load_state(run.last),
+        lambda: read_start(run.log),
+        lambda: read_origin(run.origin),
+        lambda: list_runs(run.path.parent),
+        lambda: run.subfolder("labels"),
         lambda: Manifest.read(run.artifacts).verify_files(run.artifacts),
         lambda: find_pictures(run.path),
         lambda: find_pictures(run.path / "**" / "*.png"),

@@ -26,6 +26,7 @@ DETECT = "detect --weights models/a.onnx --source photos --save-txt --save-crop 
 VAL = "val --weights models/a.onnx --data data.yaml --save-txt --save-json"
 TRAIN = "train --weights tiny --data tiny.yaml --epochs 1"
 EXPORT = "export --weights yolov5n --nc 1 --format safetensors --output OUT"
+ORIGIN = b'{"weights": "/dev/zero", "sha256": "0", "run": "a", "data": "0", "created": "0"}'
 OUT = " --project out --name exp"
 
 
@@ -202,6 +203,26 @@ READ: dict[str, tuple[str, Callable[[], None]]] = {
     ),
     "options with a surrogate": (
         *("train --resume z", file("z/opt.yaml", b'weights: "\\ud800"\ndata: "\\ud800.yaml"\n')),
+    ),
+    "an origin in a device": (
+        "train --resume z",
+        lambda: (file("z/opt.yaml", b"{}")(), link("z/origin.json", "/dev/zero")()),
+    ),
+    "an origin that names a device": (
+        "train --resume z",
+        lambda: (
+            file("z/opt.yaml", b"weights: tiny\ndata: tiny.yaml\n")(),
+            file("z/origin.json", ORIGIN)(),
+        ),
+    ),
+    "runs of all kinds": (
+        "runs --project z",
+        lambda: (pipe("z/a/opt.yaml")(), file("z/b/opt.yaml")(), pipe("z/b/results.csv")()),
+    ),
+    "runs in a loop": ("runs --project z", lambda: (folder("z")(), link("z/current", "current")())),
+    "a roll-back to what is mine": (
+        "rollback exp --project z",
+        lambda: (file("z/exp/opt.yaml")(), file("z/exp/weights/best.onnx")(), file("z/current")()),
     ),
     "an export of a run of mine": (
         "export --weights yolov5n --nc 1 --format loss --output z --exist-ok",

@@ -11,7 +11,8 @@ from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.event_file import EventFile, crc32c
 from exportloss.runtime.protobuf import fields
-from exportloss.runtime.results import as_row
+from exportloss.runtime.results import EpochResult, as_row
+from exportloss.runtime.session import Items
 from tests.training_runs import Recorder, make_run
 
 
@@ -43,8 +44,8 @@ def scalars(path):
     for data in others:
         event = dict(fields(memoryview(data)))
         for _, value in fields(event[5]):
-            tag, simple = (dict(fields(value))[field] for field in (1, 2))
-            found[bytes(tag).decode(), event.get(2, 0)] = struct.unpack("<f", simple)[0]
+            name = bytes(dict(fields(value))[1]).decode()
+            (found[name, event.get(2, 0)],) = struct.unpack("<f", value[-4:])
     return found
 
 
@@ -72,5 +73,20 @@ def test_every_column_of_every_epoch_is_a_scalar(tiny_artifact, run, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(ArtifactError, match="nowhere"):
-        EventFile(tmp_path / "nowhere" / "events")
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="file/events"):
+        EventFile(tmp_path / "file" / "events")
+
+
+@pytest.mark.parametrize("kind", ["symlink_to", "hardlink_to"])
+def test_what_an_event_file_is_linked_to_stays(tmp_path, kind):
+    mine, path = tmp_path / "mine", tmp_path / "events"
+    mine.write_text("kept")
+    getattr(path, kind)(mine)
+    events = EventFile(path)
+    assert mine.read_text() == "kept" and not path.is_symlink()
+    path.unlink()
+    path.symlink_to(mine)
+    with pytest.raises(ArtifactError, match=str(path)):
+        events.add(EpochResult(epoch=0, train=Items(0.1, 0.2, 0.3), val=None, lr=(0.1, 0.1, 0.1)))
+    assert mine.read_text() == "kept"

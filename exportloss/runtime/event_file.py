@@ -7,12 +7,15 @@ threads, which a device has no use for.
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from exportloss.errors import ArtifactError
+from exportloss.runtime.files import new_file
+from exportloss.runtime.locks import open_in_place
 from exportloss.runtime.protobuf import embedded, number
 from exportloss.runtime.results import EpochResult, as_row
 
@@ -37,7 +40,8 @@ class EventFile:
     def __init__(self, path: Path, results: Sequence[EpochResult] = ()) -> None:
         self._path = path
         version = _record(_event(0, embedded(_VERSION, b"brain.Event:2")))
-        self._write(version + b"".join(map(_epoch, results)), mode="wb")
+        with new_file(path) as temporary:
+            temporary.write_bytes(version + b"".join(map(_epoch, results)))
 
     def add(self, result: EpochResult) -> None:
         """Append an epoch.
@@ -45,12 +49,10 @@ class EventFile:
         Raises:
             ArtifactError: the file cannot be written.
         """
-        self._write(_epoch(result), mode="ab")
-
-    def _write(self, content: bytes, *, mode: str) -> None:
         try:
-            with self._path.open(mode) as file:
-                file.write(content)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with os.fdopen(open_in_place(self._path, flags), "ab") as file:
+                file.write(_epoch(result))
         except OSError as error:
             raise ArtifactError(f"{self._path} cannot be written: {error}") from error
 

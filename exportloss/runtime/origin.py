@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from exportloss.errors import ArtifactError, ConfigError, excerpt
-from exportloss.reading import read_bounded
+from exportloss.reading import open_regular, read_bounded
 from exportloss.runtime.files import new_file
 from exportloss.runtime.loader import Batches
 
@@ -117,10 +117,12 @@ def file_digest(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path, error=ArtifactError) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
-    except OSError as error:
+    except ArtifactError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     return digest.hexdigest()
 
