@@ -32,7 +32,7 @@ ENTRIES = (
     *("weights/best.safetensors", "weights/best.onnx", "skipped_batch.npz", "artifacts"),
     *(f"artifacts/{MANIFEST_NAME}", "artifacts/state.safetensors", "artifacts/mine.txt"),
     *(".opt.yaml-abcdefgh.tmp", ".artifacts-abcdefgh.tmp", ".artifacts.replaced", "a.png", "a"),
-    *("a/a", "a/a.png", "index.npz", "labels", "origin.json", "log.jsonl"),
+    *("a/a", "a/a.png", "index.npz", "labels", "origin.json", "results.jsonl"),
     "events.out.tfevents.0.exportloss",
 )
 KINDS = ("file", "folder", "link", "hard link", "pipe", "socket")
