@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from exportloss.cli.arguments import ExportSettings, add_export_arguments, smooth_labels
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
 from exportloss.cli.outputs import check_outputs
+from exportloss.cli.quantize import check_int8, write_int8
 from exportloss.cli.suiting import suit_anchors, training_images
 from exportloss.cli.terminal import say
 from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
@@ -112,6 +113,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "x2, y2, confidence, class",
     )
     nms.add_argument(
+        "--int8",
+        action="store_true",
+        help="write NAME-int8.onnx as well, with 8-bit convolutions, calibrated with training "
+        "images of --data, and print the mAP of both on those for validation",
+    )
+    nms.add_argument(
         "--conf-thres", type=float, metavar="P", help="least confidence (default 0.25)"
     )
     nms.add_argument("--iou-thres", type=float, metavar="P", help="most overlap (default 0.45)")
@@ -148,6 +155,8 @@ def run(options: argparse.Namespace) -> int:
     files = {name: _file(options.weights, output, name) for name in options.format if name in FILES}
     _check_places(options, folders, files)
     wants_nms = _wants_nms(options)
+    if options.int8:
+        check_int8(options, files)
     detector = load_detector(settings)
     # An inference file is of a detector as it is: other anchors would spoil it.
     suits = None if files else training_images(options.data, settings)
@@ -160,6 +169,8 @@ def run(options: argparse.Namespace) -> int:
         nms=_nms_settings(options) if wants_nms else None,
         exist_ok=options.exist_ok,
     )
+    if options.int8:
+        write_int8(files["onnx"], options.data)
     for name, manifest in manifests.items():
         if manifest.optimizer is not None:
             data = options.data or "data.yaml"

@@ -1,0 +1,93 @@
+"""`exportloss export --int8`: a detector in 8 bits beside the one in float32, and both judged."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from exportloss.cli.terminal import say
+from exportloss.errors import ArtifactError, ConfigError, DataError, InstallationError
+from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
+from exportloss.runtime.inference import Detector
+from exportloss.runtime.loader import Batches
+from exportloss.runtime.validate import Predict, validate
+
+__all__ = ["check_int8", "int8_path", "write_int8"]
+
+
+def int8_path(path: Path) -> Path:
+    """Return where the 8-bit file of a detector goes: of `best.onnx`, `best-int8.onnx`."""
+    return path.with_stem(f"{path.stem}-int8")
+
+
+def check_int8(options: argparse.Namespace, files: Mapping[str, Path]) -> None:
+    """Check before anything is exported that `--int8` can be done.
+
+    Raises:
+        ConfigError: it needs another option, or contradicts one.
+        ArtifactError: its file is there already.
+    """
+    if "onnx" not in files or options.nms:
+        raise ConfigError(
+            "--int8 is for --format onnx without --nms; correct these, or leave it out"
+        )
+    if options.data is None:
+        raise ConfigError("--int8 is calibrated with training images; give the data set (--data)")
+    if (taken := int8_path(files["onnx"])).exists() and not options.exist_ok:
+        raise ArtifactError(f"{taken} exists already; choose another --output, or say --exist-ok")
+
+
+def write_int8(path: Path, data: str) -> Path:
+    """Write an inference file in 8 bits, and print what that costs and saves.
+
+    Args:
+        path: the file in float32.
+        data: data set; it is calibrated with training images, and judged on those for validation.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: there are no training images.
+        InstallationError: onnxruntime's quantiser lacks a package.
+    """
+    try:
+        from exportloss.export.int8 import CALIBRATION_IMAGES, quantize_detector
+    except ModuleNotFoundError as error:
+        raise InstallationError(
+            f"--int8 needs {error.name}, which is not installed; pip install exportloss[export]"
+        ) from error
+    config, started = read_data_yaml(data), time.monotonic()
+    size = Detector.open(path).check_size(None)
+    images = Batches(Dataset.open(config, "train"), 1, size, on_bad="skip")
+    quantize_detector(path, int8_path(path), images)
+    count = min(len(images.dataset), CALIBRATION_IMAGES)
+    say(f"{int8_path(path)} ({time.monotonic() - started:.1f} s, calibrated with {count} images)")
+    _compare(path, config)
+    return int8_path(path)
+
+
+def _compare(path: Path, config: DataConfig) -> None:
+    try:
+        dataset = Dataset.open(config, "val")
+    except DataError as error:
+        say(f"note: not judged, without images for validation: {error}")
+        return
+    say(f"{'':10}{'mAP50':>9}{'mAP50-95':>10}{'MB':>8}{'ms an image':>13}")
+    for title, file in (("float32", path), ("int8", int8_path(path))):
+        detector = Detector.open(file)
+        batches = Batches(dataset, 1, detector.check_size(None), on_bad="skip")
+        with contextlib.closing(batches.epoch(0)) as stream:
+            judged = validate(_predict(detector), stream, num_classes=config.num_classes)
+        metrics, size = judged.metrics, file.stat().st_size / 1e6
+        say(
+            f"{title:10}{metrics.map50:>9.3f}{metrics.map50_95:>10.3f}{size:>8.1f}"
+            f"{judged.inference_ms:>13.1f}"
+        )
+
+
+def _predict(detector: Detector) -> Predict:
+    return lambda batch: detector.predict(batch.images)
