@@ -18,6 +18,7 @@ from exportloss.export.node_facts import type_name
 from exportloss.export.provider_result import CheckResult, OperatorUse, Trouble
 from exportloss.export.provider_rules import RULES, Verdict, remedy_for
 from exportloss.export.provider_tables import PROVIDERS, ProviderName, provider_table
+from exportloss.export.tensorrt_parser import TENSORRT_NAMES, installed
 from exportloss.reading import read_bounded
 from exportloss.runtime.limits import MAX_MODEL_BYTES
 from exportloss.runtime.onnx_file import parse_onnx
@@ -27,6 +28,13 @@ __all__ = ["check"]
 
 _NAMED_NODES = 3
 
+_NO_PROFILE = Trouble(
+    name="dynamic shapes",
+    verdict=Verdict.UNSUPPORTED,
+    why="an engine is built for a range of shapes that has to be told beforehand",
+    remedy="export with fixed shapes, or give a profile (trtexec --minShapes, --optShapes, "
+    "--maxShapes)",
+)
 _DYNAMIC = {
     "cuda": Trouble(
         name="dynamic shapes",
@@ -34,13 +42,8 @@ _DYNAMIC = {
         why="ONNX Runtime computes the shapes on the CPU, and no CUDA graph can be captured",
         remedy="export with fixed shapes",
     ),
-    "tensorrt": Trouble(
-        name="dynamic shapes",
-        verdict=Verdict.UNSUPPORTED,
-        why="an engine is built for a range of shapes that has to be told beforehand",
-        remedy="export with fixed shapes, or give a profile (trtexec --minShapes, --optShapes, "
-        "--maxShapes)",
-    ),
+    "tensorrt": _NO_PROFILE,
+    "tensorrt-rtx": _NO_PROFILE,
 }
 _DYNAMIC_ELSEWHERE = Trouble(
     name="dynamic shapes",
@@ -50,29 +53,49 @@ _DYNAMIC_ELSEWHERE = Trouble(
 )
 
 
-def check(model: str | Path | onnx.ModelProto | ir.Model, *, provider: ProviderName) -> CheckResult:
+def check(
+    model: str | Path | onnx.ModelProto | ir.Model,
+    *,
+    provider: ProviderName,
+    engine: str | Path | None = None,
+    compute_capability: str | None = None,
+) -> CheckResult:
     """Tell what a provider has kernels for in a graph, and what is known to go wrong.
 
     Nothing is run: the answer comes from lists of kernels, which tell operators and types, and from
-    rules on attributes. Nodes in the bodies of If, Loop and Scan are counted too.
+    rules on attributes. Nodes in the bodies of If, Loop and Scan are counted too. Where TensorRT,
+    or TensorRT for RTX, is installed, its own parser is asked as well.
 
     Args:
         model: the graph, or a file of it; it is not changed.
         provider: `cuda` and `cpu` are ONNX Runtime's, `web` is onnxruntime-web's WebAssembly,
-            `tensorrt` is TensorRT behind ONNX Runtime or alone.
+            `tensorrt` is TensorRT behind ONNX Runtime or alone, `tensorrt-rtx` is TensorRT for RTX.
+        engine: file to write an engine to, which the provider's own library builds.
+        compute_capability: of the GPUs that the engine is for, such as "8.9"; None leaves it to
+            the library.
 
     Raises:
-        ConfigError: there is no such provider.
-        ArtifactError: the file is missing or is no ONNX model.
+        ConfigError: there is no such provider, or the engine does not go with it.
+        ArtifactError: the file is missing or is no ONNX model, or the engine cannot be written.
+        InstallationError: the library that the engine needs is not installed or cannot start.
     """
     if provider not in PROVIDERS:
         raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+    libraries = installed(
+        provider, engine=engine is not None, compute_capability=compute_capability
+    )
     loaded = _loaded(model)
     try:
-        return _Check(_completed(loaded), provider).result()
+        result = _Check(_completed(loaded), provider).result()
     except Exception as error:  # the rules trust a graph to be as ONNX prescribes
         _refuse_invalid(loaded, error)
         raise
+    content = ir.to_proto(loaded).SerializeToString() if libraries else b""
+    answers = [
+        library.parse(content, engine=engine if library.provider == provider else None)
+        for library in libraries
+    ]
+    return dataclasses.replace(result, parsers=tuple(answers))
 
 
 def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
@@ -259,7 +282,7 @@ class _Check:
 
     def _is_folded(self, node: ir.Node) -> bool:
         """ONNX Runtime makes constants of these when it loads a graph."""
-        return node.op_type == "Constant" and self.provider != "tensorrt"
+        return node.op_type == "Constant" and self.provider not in TENSORRT_NAMES
 
     def _no_kernel(self, node: ir.Node, types: tuple[str, ...]) -> Trouble:
         of_types = f" of {' and '.join(types)}" if types else ""
@@ -276,7 +299,7 @@ class _Check:
         )
 
     def _of_uint8(self, node: ir.Node) -> Iterator[Trouble]:
-        if self.provider != "tensorrt":
+        if self.provider not in TENSORRT_NAMES:
             return
         inner = [value for value in node.outputs if id(value) not in self.outer]
         if any(type_name(value) == "uint8" for value in inner):

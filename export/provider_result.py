@@ -7,6 +7,7 @@ from typing import Any
 
 from exportloss.export.provider_rules import Verdict
 from exportloss.export.provider_tables import ProviderName
+from exportloss.export.tensorrt_parser import ParserAnswer
 
 __all__ = ["CheckResult", "OperatorUse", "Trouble"]
 
@@ -64,6 +65,7 @@ class CheckResult:
         opset: of the graph.
         operators: in use, in the order of their names.
         troubles: the worst first.
+        parsers: answers of the TensorRT libraries that are installed.
     """
 
     provider: ProviderName
@@ -72,6 +74,7 @@ class CheckResult:
     opset: int
     operators: tuple[OperatorUse, ...]
     troubles: tuple[Trouble, ...]
+    parsers: tuple[ParserAnswer, ...] = ()
 
     @property
     def nodes(self) -> int:
@@ -90,7 +93,14 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the provider runs the whole graph."""
+        """Whether the provider runs the whole graph.
+
+        What its own library refuses does not run, and that of which it built an engine does,
+        whatever the tables hold; a parser alone takes more than a builder.
+        """
+        for answer in self.parsers:
+            if answer.provider == self.provider and (answer.refusals or answer.engine):
+                return answer.passed
         return all(trouble.verdict <= Verdict.NOTE for trouble in self.troubles)
 
     def to_json(self) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 Sources: the column "Restrictions" of onnx-tensorrt's docs/operators.md and the checks of its parser
 (onnxOpCheckers.cpp, onnxOpImporters.cpp, TensorRT 10.15) with the types of its ScatterElements
-plugin; `CUDAExecutionProvider::GetCapability` of ONNX Runtime; the race of ScatterND was measured
-on ONNX Runtime 1.32.0.
+plugin; the parser and builder of TensorRT for RTX 1.7.1;
+`CUDAExecutionProvider::GetCapability` of ONNX Runtime; the race of ScatterND was measured on ONNX
+Runtime 1.32.0.
 """
 
 from __future__ import annotations
@@ -139,9 +140,10 @@ def _drops(node: ir.Node) -> bool:
 _REDUCTIONS = tuple(
     f"Reduce{kind}" for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
 )
-_TENSORRT: tuple[ProviderName, ...] = ("tensorrt",)
+_TENSORRT: tuple[ProviderName, ...] = ("tensorrt", "tensorrt-rtx")
 _ON_CPU: tuple[ProviderName, ...] = ("cpu", "web")
-_ON_GPU: tuple[ProviderName, ...] = ("cuda", "tensorrt")
+_ON_GPU: tuple[ProviderName, ...] = ("cuda", "tensorrt", "tensorrt-rtx")
+_WITHOUT_SCATTERS = "export with --for gpu (provider='gpu'), whose loss has no scatter that reduces"
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -163,7 +165,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="scattered sums",
-        providers=_ON_GPU,
+        providers=("cuda", "tensorrt"),
         operators=("ScatterND", "ScatterElements"),
         applies=_adds_floats,
         verdict=Verdict.NOTE,
@@ -172,8 +174,33 @@ RULES: tuple[Rule, ...] = (
         remedy="nothing, or write the sum as a matrix product where bits must repeat",
     ),
     Rule(
+        name="ScatterElements with a reduction",
+        providers=("tensorrt",),
+        operators=("ScatterElements",),
+        applies=_reduces,
+        verdict=Verdict.NOTE,
+        why="TensorRT runs it by its plug-in; TensorRT for RTX, which has none, refuses the graph",
+        remedy=_WITHOUT_SCATTERS,
+    ),
+    Rule(
+        name="ScatterElements with a reduction",
+        providers=("tensorrt-rtx",),
+        operators=("ScatterElements",),
+        applies=_reduces,
+        why="TensorRT for RTX has no plug-in for it, and its parser refuses it",
+        remedy=_WITHOUT_SCATTERS,
+    ),
+    Rule(
+        name="operators that TensorRT runs by a plug-in",
+        providers=("tensorrt-rtx",),
+        operators=("DeformConv", "NonMaxSuppression", "NonZero", "RoiAlign"),
+        applies=lambda _: True,
+        why="TensorRT for RTX has neither a plug-in nor a kernel for them",
+        remedy="write it with other operators, or use TensorRT",
+    ),
+    Rule(
         name="ScatterElements with a reduction and indices that are not int64",
-        providers=_TENSORRT,
+        providers=("tensorrt",),
         operators=("ScatterElements",),
         applies=lambda node: _reduces(node) and type_name(input_at(node, 1)) not in (None, "int64"),
         why="TensorRT runs it by its plugin ScatterElements, which takes int64 indices only",

@@ -12,7 +12,7 @@ import yaml
 
 __all__ = ["ANY_FLOAT", "PROVIDERS", "Kernel", "ProviderName", "ProviderTable", "provider_table"]
 
-ProviderName = Literal["cuda", "tensorrt", "web", "cpu"]
+ProviderName = Literal["cuda", "tensorrt", "tensorrt-rtx", "web", "cpu"]
 PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 
 # Stands for every type variable of an operator that may be floating-point.
@@ -21,10 +21,12 @@ ANY_FLOAT = "*"
 _FILES = {
     "cuda": "kernels_cuda.yaml",
     "tensorrt": "operators_tensorrt.yaml",
+    "tensorrt-rtx": "operators_tensorrt.yaml",  # what differs is in the rules
     "web": "kernels_cpu.yaml",  # WebAssembly has the CPU provider's kernels
     "cpu": "kernels_cpu.yaml",
     "webgpu": "kernels_webgpu.yaml",
 }
+_PRODUCTS = {"tensorrt-rtx": "TensorRT for RTX 1.7"}  # where another product's table is used
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ def provider_table(name: ProviderName | Literal["webgpu"]) -> ProviderTable:
             for operator, rows in content["kernels"].items()
         }
     return ProviderTable(
-        product=content["product"],
+        product=_PRODUCTS.get(name, content["product"]),
         source=content["source"],
         opsets=(content.get("oldest_opset", 13), content["newest_opset"]),
         kernels=kernels,

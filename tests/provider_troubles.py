@@ -120,9 +120,11 @@ def bytes_inside(first: str) -> str:
     return f"(uint8[4] x) => (float[4] y) {{ z = {first}(x) y = Cast<to = 1>(z) }}"
 
 
-NO_REDUCTION = scatter_rows("none")
+SCATTER = "ScatterElements with a reduction"
+MORE_INDICES = "ScatterElements with more indices than data"
+PLUGIN = "operators that TensorRT runs by a plug-in"
 
-TROUBLES = (
+_LISTED = (
     # Operators and types that the tables do not have.
     Case("Atan", "cuda", FALLBACK, unary("Atan"), unary("Tanh")),
     Case("Atan", "cuda", FALLBACK, branches("Atan"), None),
@@ -159,6 +161,9 @@ TROUBLES = (
         scatter("add"),
         scatter("add", types="int64"),
     ),
+    Case(SCATTER, "tensorrt", NOTE, scatter("max"), scatter("none")),
+    Case(SCATTER, "tensorrt-rtx", UNSUPPORTED, scatter("add"), scatter("none")),
+    Case(PLUGIN, "tensorrt-rtx", UNSUPPORTED, nonzero("float"), unary("Neg")),
     Case(
         "ScatterElements with a reduction and indices that are not int64",
         "tensorrt",
@@ -167,12 +172,13 @@ TROUBLES = (
         scatter("max"),
     ),
     Case(
-        "ScatterElements with more indices than data",
+        MORE_INDICES,
         "tensorrt",
         UNSUPPORTED,
         scatter("none", rows=5),
         scatter("max", rows=5),
     ),
+    Case(MORE_INDICES, "tensorrt-rtx", UNSUPPORTED, scatter("none", rows=5), scatter("none")),
     Case("MaxPool with indices", "tensorrt", UNSUPPORTED, pool(indices=True), pool()),
     Case("dilated pooling", "tensorrt", UNSUPPORTED, pool(", dilations = [1, 2]"), pool()),
     Case("pooling over one dimension", "tensorrt", UNSUPPORTED, pool(shape="1,1,4"), pool()),
@@ -229,3 +235,12 @@ TROUBLES = (
     ),
     Case("WebGPU lacks operators", "web", NOTE, unary("Round"), unary("Floor")),
 )
+
+# Of TensorRT for RTX as well, but where a scatter reduces.
+_RTX = tuple(
+    dataclasses.replace(case, provider="tensorrt-rtx")
+    for case in _LISTED
+    if case.provider == "tensorrt" and "scattered" not in case.name and "Elements" not in case.name
+)
+
+TROUBLES = (*_LISTED, *_RTX)

@@ -13,10 +13,11 @@ from exportloss.errors import InstallationError
 
 if TYPE_CHECKING:
     from exportloss.export.provider_result import CheckResult
+    from exportloss.export.tensorrt_parser import ParserAnswer
 
 __all__ = ["add_parser", "print_check", "run"]
 
-_PROVIDERS = ("cuda", "tensorrt", "web", "cpu")
+_PROVIDERS = ("cuda", "tensorrt", "tensorrt-rtx", "web", "cpu")
 _LEAST_WIDTH = 100
 
 
@@ -26,8 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "check",
         help="tell what a provider has no kernel for in a graph, without running it",
         description="Hold a graph against the list of a provider's kernels and what is known to go "
-        "wrong with it. No GPU is needed. The exit status is 1 where a node would fall back to "
-        "the CPU or is unsupported.",
+        "wrong with it, and ask TensorRT's own parser where it is installed. No GPU is needed. "
+        "The exit status is 1 where a node would fall back to the CPU or is unsupported.",
         epilog="example: exportloss check artifacts/train_step.onnx --for cuda",
     )
     parser.add_argument("file", metavar="FILE.onnx", help="the graph")
@@ -36,8 +37,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         dest="provider",
         required=True,
         choices=_PROVIDERS,
-        help="ONNX Runtime's cuda or cpu, TensorRT, or onnxruntime-web (WebAssembly, with what "
-        "WebGPU would leave to it)",
+        help="ONNX Runtime's cuda or cpu, TensorRT, TensorRT for RTX, or onnxruntime-web "
+        "(WebAssembly, with what WebGPU would leave to it)",
+    )
+    parser.add_argument(
+        "--engine",
+        metavar="FILE",
+        help="with tensorrt or tensorrt-rtx, whose library must be installed: build the engine "
+        "and write it there; this is the final answer",
+    )
+    parser.add_argument(
+        "--compute-capability",
+        metavar="X.Y",
+        help="of the GPUs that the engine is for, such as 8.9; tensorrt-rtx only (default: the "
+        "library's choice)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--verbose", action="store_true", help="tell every operator in use")
@@ -53,7 +66,12 @@ def run(options: argparse.Namespace) -> int:
             f"check reads graphs with onnx, but {error.name} is not installed; "
             "pip install exportloss[export]"
         ) from error
-    result = check(options.file, provider=options.provider)
+    result = check(
+        options.file,
+        provider=options.provider,
+        engine=options.engine,
+        compute_capability=options.compute_capability,
+    )
     if options.json:
         say(json.dumps({"file": options.file, **result.to_json()}, indent=1))
     else:
@@ -74,10 +92,23 @@ def print_check(name: str, result: CheckResult, *, verbose: bool = False) -> Non
         f"{result.nodes} nodes: {good} run, {result.fallbacks} fall back to the CPU, "
         f"{result.unsupported} unsupported"
     )
+    for answer in result.parsers:
+        _print_answer(console, answer)
     if result.passed:
         console.print("passed: the whole graph runs there", style="green")
     else:
         console.print("failed: see above", style="red")
+
+
+def _print_answer(console: Terminal, answer: ParserAnswer) -> None:
+    taken = f"the parser takes it, {answer.layers} layers" if answer.passed else "refused"
+    console.print(f"{answer.library}: {taken}")
+    for refusal in answer.refusals:
+        where = f"{refusal.operator} {refusal.node}: " if refusal.operator else ""
+        console.print(f"  {where}{refusal.reason}")
+    if answer.engine is not None:
+        size, seconds = answer.engine.size / 1e6, answer.engine.seconds
+        console.print(f"  engine: {size:.1f} MB, built in {seconds:.1f} s")
 
 
 def _troubles(result: CheckResult) -> Table:
