@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, ConfigError
+from exportloss.export import export_train_step
 from exportloss.runtime import TrainSession
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.inference import Detector
@@ -16,6 +17,7 @@ from exportloss.runtime.results import COLUMNS, read_results
 from exportloss.runtime.run_log import append_to_log, read_log, read_start
 from exportloss.runtime.state import load_state
 from exportloss.runtime.validate import validate
+from tests.tiny_detector import make_detector, make_loss
 from tests.training_runs import Recorder, assert_same_state, make_run
 
 # The first update spoils the detector, and the rates that follow cannot mend it.
@@ -110,3 +112,19 @@ def test_a_log_of_too_little_is_named(tmp_path, open_session, run):
     with pytest.raises(ArtifactError, match=r"a\.jsonl"):
         read_start(tmp_path / "a.jsonl")
     assert read_start(tmp_path / "none.jsonl") is None
+
+
+def test_a_model_without_boxes_is_refused_before_it_is_trained(run, tmp_path, monkeypatch):
+    export_train_step(
+        make_detector(),
+        make_loss(),
+        tmp_path / "blind",
+        image_size=(64, 64),
+        batch_size=2,
+        max_targets=32,
+        names=run.train_batches.dataset.names,
+    )
+    session = TrainSession.open(tmp_path / "blind", threads=1)
+    monkeypatch.setattr(session, "step", None)
+    with pytest.raises(ConfigError, match="`decode`"):
+        run.train(session)

@@ -129,6 +129,12 @@ def train(
             f"the schedule is for {schedule.batches} batches of {schedule.batch_size}; the data "
             f"set makes {len(train_batches)} and the artifacts take {manifest.batch_size}"
         )
+    # Training artifacts of version 0.1 have no such file, and can do without.
+    if manifest.kind == "train-step" and "inference.onnx" not in manifest.files:
+        raise ConfigError(
+            f"{session.folder} was exported from a model without `decode`: a run ends with its "
+            "detector, which that cannot be; give the model one, and export again"
+        )
     for batches in filter(None, (train_batches, val_batches)):
         check_batches(batches, manifest, overflow)
     skipped = SkippedSteps(folder.skipped_batch, min(max_skipped, schedule.batches))
