@@ -12,6 +12,7 @@ from types import FrameType
 __all__ = ["main"]
 
 _REFUSED, _INTERRUPTED = 2, 130
+_LONGEST = 1000  # characters of an error
 
 
 def main() -> int:
@@ -26,8 +27,9 @@ def main() -> int:
         signal.signal(signal.SIGINT, _leave)
     try:
         from exportloss.cli import main as run
-    except (Exception, MemoryError) as error:
-        sys.stderr.write(f"exportloss: error: it cannot be loaded: {error}\n")
+    except Exception as error:  # in too little memory of many kinds
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST]
+        sys.stderr.write(f"exportloss: error: it cannot be loaded: {why}\n")
         return _REFUSED
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -13,7 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -93,7 +93,8 @@ def test_names_of_all_kinds_are_detected_in(photos, tmp_path, name, capfd):
     )
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stdout + done.stderr
-    assert done.stdout.count(b"\n") == 2
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if not line.startswith(b"note: ")]) == 2
     folder = tmp_path / "runs/detect/exp"
     assert (folder / f"{name}.png").exists() and (folder / "labels" / f"{name}.txt").exists()
     (entry,) = json.loads((folder / "detections.json").read_text(encoding="utf-8"))
@@ -139,13 +140,15 @@ def test_a_full_device_is_named(photos):
         assert run("detect", stdout=full, stderr=full).returncode == 2
 
 
-def raising(error: BaseException) -> SimpleNamespace:
+def raising(error: BaseException) -> argparse.ArgumentParser:
     """A parser of a command that fails."""
 
     def run(_: object) -> int:
         raise error
 
-    return SimpleNamespace(parse_args=lambda _: SimpleNamespace(run=run))
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(run=run)
+    return parser
 
 
 @pytest.mark.parametrize(
@@ -246,7 +249,7 @@ def test_folders_without_permissions(mode, closed, monkeypatch, capsys):
         assert not re.search(r"error: \w+Error", told) and (closed in told) == bool(status)
 
 
-@pytest.mark.parametrize("mebibytes", [64, 200, 400, 600])
+@pytest.mark.parametrize("mebibytes", [70, 100, 130, 200, 400])
 def test_too_little_memory_is_a_line(photos, mebibytes):
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (mebibytes << 20,) * 2)
@@ -254,7 +257,8 @@ def test_too_little_memory_is_a_line(photos, mebibytes):
     arguments = ("detect", "--weights", "a.onnx", "--source", "photos", "--threads", "1")
     environment = {"OPENBLAS_NUM_THREADS": "1"}
     done = run(*arguments, cwd=photos.parent, preexec_fn=limit, env=environment)
-    assert b"Traceback" not in done.stderr
+    assert done.returncode in (0, 1, 2)  # 1: OpenBLAS itself gives up
+    assert b"Traceback" not in done.stderr and done.stderr.count(b"\n") <= 1
 
 
 def test_an_interruption_is_a_line_at_any_moment(photos):
