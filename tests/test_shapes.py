@@ -128,3 +128,27 @@ def test_pictures_vary():
     assert set(kinds) == {0, 1, 2, 3}
     widths = np.concatenate([labels[:, 3] for _, labels in renders])
     assert widths.max() > 2 * widths.min()
+
+
+@pytest.mark.parametrize("linked", ["images", "images/train", "labels/val"])
+def test_a_folder_that_leads_elsewhere_is_refused(tmp_path, linked):
+    root, mine = tmp_path / "shapes", tmp_path / "mine"
+    make_shapes(root, train=1, val=1, size=64)
+    mine.mkdir()
+    (root / linked).rename(tmp_path / "aside")
+    (root / linked).symlink_to(mine)
+    with pytest.raises(DataError, match=linked):
+        make_shapes(root, train=1, val=1, size=64)
+    assert not list(mine.iterdir())
+
+
+def test_nothing_is_written_through_links(tmp_path):
+    root, mine = tmp_path / "shapes", tmp_path / "mine"
+    make_shapes(root, train=1, val=1, size=64)
+    mine.write_text("kept")
+    for name in ("images/train/00000.png", "labels/train/00000.txt"):
+        (root / name).unlink()
+    (root / "images/train/00000.png").symlink_to(mine)
+    (root / "labels/train/00000.txt").symlink_to(tmp_path / "new")
+    make_shapes(root, train=1, val=1, size=64)
+    assert mine.read_text() == "kept" and not (tmp_path / "new").exists()

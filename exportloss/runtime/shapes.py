@@ -65,15 +65,20 @@ def make_shapes(
         _claim(root, recipe, text)
         for number, (split, count) in enumerate((("train", train), ("val", val))):
             images, labels = root / "images" / split, root / "labels" / split
-            images.mkdir(parents=True, exist_ok=True)
-            labels.mkdir(parents=True, exist_ok=True)
+            for place in (images, labels):
+                if place.is_symlink() or place.parent.is_symlink():
+                    raise DataError(f"{place} leads elsewhere by a link; remove it first")
+                place.mkdir(parents=True, exist_ok=True)
             for index in range(count):
                 # The label file is written last: where it is, the picture is whole.
                 if (label := labels / f"{index:05d}.txt").is_file():
                     continue
                 rng = np.random.default_rng(np.random.SeedSequence([seed, number, index]))
                 image, rows = render(rng, size)
-                Image.fromarray(image).save(images / f"{index:05d}.png", compress_level=3)
+                picture = images / f"{index:05d}.png"
+                for path in (picture, label):  # a link, which would be written through
+                    path.unlink(missing_ok=True)
+                Image.fromarray(image).save(picture, compress_level=3)
                 lines = (f"{int(row[0])} {' '.join(f'{v:.6f}' for v in row[1:])}\n" for row in rows)
                 label.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
