@@ -19,7 +19,7 @@ from exportloss.runtime.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 from tests.hostile_graphs import HOSTILE, graph_of
 
-LIMIT = 4.0  # seconds; ten times what these take
+LIMIT = 4.0  # seconds, for what has no end; all else has the default, however busy the machine is
 PICTURE = spot_picture(64, 96, (1, 8, 40, 16, 48))
 
 
@@ -29,7 +29,7 @@ def path(tmp_path) -> Path:
 
 
 def opened(path: Path, **options: float) -> Detector:
-    return Detector.open(path, threads=1, contained=True, **{"time_limit": LIMIT, **options})
+    return Detector.open(path, threads=1, contained=True, **options)
 
 
 @pytest.mark.parametrize("shape", [("batch", 3, "height", "width"), (2, 3, 64, 96)])
@@ -47,12 +47,13 @@ def test_a_contained_detector_finds_the_same(path, shape):
             np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_detector_is_an_error(path, content):
-    path.write_bytes(content)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_detector_is_an_error(path, name):
+    path.write_bytes(HOSTILE[name])
+    limit = {"time_limit": LIMIT} if name == "a loop without end" else {}
     before = _children()
     with pytest.raises(ArtifactError, match=r"best\.onnx"):
-        opened(path).detect([np.full((32, 32, 3), 90, np.uint8)], size=(32, 32))
+        opened(path, **limit).detect([np.full((32, 32, 3), 90, np.uint8)], size=(32, 32))
     assert _children() == before
 
 
@@ -73,7 +74,7 @@ def test_commands_run_it_contained(path, tmp_path, capsys, command):
     source = ["--source", str(data.parent / "images" / "val")]
     arguments = source if command == "detect" else ["--data", str(data)]
     arguments += ["--weights", str(path), "--project", str(tmp_path), "--imgsz", "32"]
-    assert main([command, *arguments, "--time-limit", str(LIMIT)]) == 2
+    assert main([command, *arguments]) == 2
     assert "best.onnx: ONNX Runtime" in capsys.readouterr().err
 
 
