@@ -55,7 +55,8 @@ _OLD = (
     "; it is in torch's format from before 1.6, of which state dicts are read, no whole models: "
     "load it and save it again where YOLOv5 is installed"
 )
-_BEFORE_THE_OBJECT = 3  # pickles of the old format: magic number, version, machine
+# Magic number, version, machine, the object itself, and the keys of the storages after it.
+_PICKLES_OF_THE_OLD_FORMAT = 5
 _LIST_OF_TEXTS = frozenset(
     "PROTO EMPTY_LIST MARK BINUNICODE BINPUT LONG_BINPUT APPEND APPENDS STOP".split()
 )
@@ -163,11 +164,10 @@ def _named_objects(path: Path, content: bytes) -> frozenset[str]:
 
     if not content.startswith(_ZIP):
         file = io.BytesIO(content)
-        for _ in range(_BEFORE_THE_OBJECT):
-            scan_pickle(file, check)
-        found = scan_pickle(file, check)
-        _check_old_storages(found, scan_pickle(file, check))
-        return found.names
+        scans = [scan_pickle(file, check) for _ in range(_PICKLES_OF_THE_OLD_FORMAT)]
+        *_, found, keys = scans
+        _check_old_storages(found, keys)
+        return frozenset[str]().union(*(scan.names for scan in scans))
     pickled, sizes = read_pickle(content)
     found = scan_pickle(io.BytesIO(pickled), check)
     for key, size in found.storages.items():
