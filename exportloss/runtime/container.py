@@ -13,8 +13,8 @@ import numpy as np
 
 from exportloss.errors import ExportLossError
 from exportloss.runtime.contained import receive, send
+from exportloss.runtime.devices import Device, import_engine
 from exportloss.runtime.inference import Detector
-from exportloss.runtime.installation import import_onnxruntime
 
 try:
     import resource
@@ -41,7 +41,7 @@ def main() -> None:
             _limit(_BASE + _TIMES_MODEL * size + _TIMES_INPUT * 4 * pictures)
 
     def start() -> tuple[Detector, dict[str, Any]]:
-        import_onnxruntime()
+        import_engine(Device.parse(about["device"]))
         limit(0)
         detector = Detector.from_content(
             content,
