@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 # A device: no torch, no onnx, the newest onnxruntime.
 DEVICE := .venv-device
 LOWEST := .venv-lowest
+# Of pip-audit alone, whose packages are none of ours.
+AUDIT := .venv-audit
 # Other engines beside onnxruntime, where their wheels can be had.
 ENGINES := .venv-engines
 # What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
@@ -55,11 +57,15 @@ licences: $(READY) $(DEVICE)/.ready
 # What pip finds today for requirements-*.txt, with hashes; change versions there first.
 lock:
 	$(PYTHON) scripts/lock.py $(wildcard requirements-*.txt)
+	$(PYTHON) scripts/sbom.py
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if $(MAKE) --no-print-directory --silent $(AUDIT)/.ready >/dev/null 2>&1; \
+		then $(AUDIT)/bin/python scripts/audit.py; \
+		else echo "known faults: not asked for, since pip-audit cannot be had here"; fi
 
 gpu:
 	@$(GPU_PYTHON) benchmarks/gpu.py
@@ -80,6 +86,11 @@ $(VENV)/.fuzz: requirements-fuzz.lock $(READY)
 	$(call install,$(BIN),requirements-fuzz)
 	touch $@
 
+$(AUDIT)/.ready: requirements-audit.lock
+	$(PYTHON) -m venv $(AUDIT)
+	$(call install,$(AUDIT)/bin,requirements-audit)
+	touch $@
+
 .venv-%/.ready: requirements-%.lock pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(call install,$(@D)/bin,$(basename $<))
@@ -91,4 +102,4 @@ build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/bright
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(ENGINES) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(ENGINES) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

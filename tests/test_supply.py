@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import tomllib
 from email.message import Message
@@ -12,10 +13,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts import audit, sbom
 from scripts.licences import judge
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENTS = ("dev", "device", "fuzz", "lowest")
+ENVIRONMENTS = ("audit", "dev", "device", "fuzz", "lowest")
 
 
 def requirements(name: str) -> dict[str, Requirement]:
@@ -99,3 +101,57 @@ def test_licences_are_judged(about, problem):
     for key, value in about.items():
         metadata[key] = value
     assert judge("a", metadata).problem == problem
+
+
+def test_the_bill_of_materials_is_that_of_the_locks():
+    written = json.loads((ROOT / "sbom.cdx.json").read_text())
+    assert written == sbom.sbom(), "say `make lock`"
+    found = {
+        one["name"]: one["version"] for one in written["components"] if one["scope"] == "required"
+    }
+    assert found == locked("device")
+    names = {one["name"] for one in written["components"]}
+    assert names == locked("dev").keys() | locked("device").keys()
+
+
+def answered(*packages: dict[str, object]) -> audit.Answer:
+    return audit.read_answer(json.dumps({"dependencies": packages, "fixes": []}))
+
+
+def test_what_is_known_of_packages_is_read():
+    fault = {"id": "PYSEC-1", "aliases": ["GHSA-1", "CVE-1"], "fix_versions": ["10.3.0"]}
+    known = {"name": "pillow", "version": "10.1.0", "vulns": [fault]}
+    unfixed = {"id": "GHSA-2", "aliases": [], "fix_versions": []}
+    answer = answered(
+        known,
+        {"name": "rich", "version": "13.0.0", "vulns": [unfixed]},
+        {"name": "numpy", "version": "1.26.0", "vulns": []},
+        {"name": "torch", "skip_reason": "not found"},
+    )
+    assert (answer.asked, answer.known) == (4, 3)
+    assert [(one.package, one.name, one.fixed_in) for one in answer.faults] == [
+        ("pillow 10.1.0", "CVE-1", "10.3.0"),
+        ("rich 13.0.0", "GHSA-2", "no release yet"),
+    ]
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_fault_that_is_known_fails_the_check(monkeypatch, capsys, faulty):
+    fault = audit.Fault("pillow 10.1.0", "CVE-1", "10.3.0")
+    answer = audit.Answer(3, 2, (fault,) if faulty else ())
+    monkeypatch.setattr(audit, "audit", lambda _: answer)
+    assert audit.main() == faulty
+    assert ("CVE-1" in capsys.readouterr().out) == faulty
+
+
+@pytest.mark.parametrize("error", [OSError("no such tool"), ValueError("no network")])
+def test_no_answer_is_said_and_held_against_nobody(monkeypatch, capsys, error):
+    def ask(_: Path) -> audit.Answer:
+        raise error
+
+    monkeypatch.setattr(audit, "audit", ask)
+    assert audit.main() == 0
+    assert str(error) in capsys.readouterr().out
+    monkeypatch.setattr(audit, "audit", lambda _: audit.Answer(3, 0, ()))
+    assert audit.main() == 0
+    assert "says nothing of 3" in capsys.readouterr().out
