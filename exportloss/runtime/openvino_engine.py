@@ -7,6 +7,7 @@ OpenVINO's infer requests do the same under other names.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,6 +227,8 @@ def _port(port: Any, names: Collection[str]) -> _Port:
 
 
 def _import_openvino() -> Any:
+    # Its import reports to its maker, by this package, and does without where there is none.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as Python has it
     try:
         import openvino
     except ImportError as error:

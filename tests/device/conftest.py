@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 
 # Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# So does openvino, by this package.
+sys.modules.setdefault("openvino_telemetry", None)
 
 DEVICE = Path(__file__).parents[2] / "build" / "device"
 
