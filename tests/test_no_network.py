@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import exportloss
+from tests.bright_detector import make_spots, write_bright_detector
 from tests.system_calls import trace, why_no_trace
 
 ROOT = Path(exportloss.__file__).parents[1]
@@ -90,6 +91,21 @@ def test_an_export_and_its_verification_talk_to_nobody_and_start_nothing(tmp_pat
         assert traced.sockets <= {"AF_UNIX"}, arguments
         assert not traced.strangers(), arguments
         assert not traced.kept, arguments
+
+
+def test_plots_start_no_program(tmp_path):
+    """Matplotlib lists the fonts of the system with one, where it is first imported."""
+    if (why := why_no_trace()) is not None:
+        pytest.skip(f"system calls are not seen: {why}")
+    weights = str(write_bright_detector(tmp_path / "bright.onnx"))
+    data, project = str(make_spots(tmp_path / "spots")), ["--project", str(tmp_path)]
+    arguments = ["val", "--weights", weights, "--data", data, "--imgsz", "64", *project]
+    traced = trace(["-m", "exportloss", *arguments])
+    assert traced.returncode == 0, traced.errors
+    assert (tmp_path / "exp" / "confusion_matrix.png").is_file()
+    assert traced.sockets <= {"AF_UNIX"}
+    assert not traced.strangers()
+    assert len(traced.programs) == 2  # and the process of the detector
 
 
 def test_no_module_imports_what_talks_to_networks():
