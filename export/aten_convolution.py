@@ -272,21 +272,31 @@ def _columns(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]
         return columns_by_windows(t, x, geometry, size)
     batch, channels = shape_of(x)[:2]
     places = math.prod(geometry.kernel)
-    columns = x
-    if not geometry.is_pointwise:
-        one_hot = t.constant(
-            np.eye(places, dtype=dtype_of(x).numpy()).reshape(places, 1, *geometry.kernel)
-        )
+    shape = (batch, geometry.groups, channels // geometry.groups * places, math.prod(size))
+    if geometry.is_pointwise:
+        return t.reshape(x, shape)
+    one_hot = np.eye(places, dtype=dtype_of(x).numpy()).reshape(places, 1, *geometry.kernel)
+    attributes = dataclasses.replace(geometry, groups=channels).attributes()
+    parts = []
+    for some in np.split(one_hot, _whole_fours(places)):
+        count = len(some)
         kernels = t.op(
             "Tile",
-            one_hot,
+            t.constant(some),
             t.integers([channels, 1, 1, 1]),
-            shape=(channels * places, 1, *geometry.kernel),
+            shape=(channels * count, 1, *geometry.kernel),
         )
-        attributes = dataclasses.replace(geometry, groups=channels).attributes()
-        columns = t.op("Conv", x, kernels, shape=(batch, channels * places, *size), **attributes)
-    shape = (batch, geometry.groups, channels // geometry.groups * places, math.prod(size))
-    return t.reshape(columns, shape)
+        part = t.op("Conv", x, kernels, shape=(batch, channels * count, *size), **attributes)
+        parts.append(t.reshape(part, (batch, channels, count, *size)))
+    return t.reshape(t.concat(parts, 2), shape)
+
+
+def _whole_fours(places: int) -> list[int]:
+    """Where to part outputs of a group, so that each part is of 1 to 4 or of a multiple of 4.
+
+    ONNX Runtime's WebGPU provider computes other convolutions with groups wrongly.
+    """
+    return [places - places % 4] if places > 4 and places % 4 else []
 
 
 def _products(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:

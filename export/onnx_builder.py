@@ -38,6 +38,10 @@ _TERMS_AT_A_TIME = 128
 _FEW_COLUMNS = 144
 
 
+# A WebGPU adapter binds 8 buffers to a kernel, and some no more: a Split's input and its outputs.
+_MOST_PARTS = 7
+
+
 # What ONNX Runtime's CUDA provider 1.31.1 has no bfloat16 kernel for.
 _WIDENED = {"ConvTranspose", "DepthToSpace", "Equal", "Pad", "SpaceToDepth"}
 
@@ -288,11 +292,15 @@ class Builder:
         return self.op("Concat", *values, shape=shape, axis=axis)
 
     def split(self, x: ir.Value, sizes: Sequence[int], axis: int) -> tuple[ir.Value, ...]:
-        """X cut into parts of the given sizes along an axis."""
+        """X cut into parts of the given sizes along an axis, none of them empty."""
         if len(sizes) == 1:
             return (x,)
         if self.for_gpu and gpu_layout.needs_table(sizes):
             return gpu_layout.cut(self, x, sizes, axis)
+        if len(sizes) > _MOST_PARTS:
+            ends = np.cumsum(sizes).tolist()
+            places = zip(ends, sizes, strict=True)
+            return tuple(self.slice(x, axis, end - size, end) for end, size in places)
         shapes = [[size if i == axis else d for i, d in enumerate(shape_of(x))] for size in sizes]
         return self.ops("Split", (x, self.integers(sizes)), shapes, dtype_of(x), axis=axis)
 

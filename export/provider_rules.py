@@ -137,11 +137,23 @@ def _drops(node: ir.Node) -> bool:
     return flag is None or bool(flag.any())
 
 
+def _binds_many(node: ir.Node) -> bool:
+    return len(node.outputs) > 7
+
+
+def _has_odd_groups(node: ir.Node) -> bool:
+    """Whether a convolution gives more than 4 outputs a group, and not a multiple of 4."""
+    weight, groups = shape_at(node, 1), attribute(node, "group", 1)
+    outputs = 0 if weight is None else weight[0] // groups
+    return groups > 1 and outputs > 4 and outputs % 4 != 0
+
+
 _REDUCTIONS = tuple(
     f"Reduce{kind}" for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
 )
 _TENSORRT: tuple[ProviderName, ...] = ("tensorrt", "tensorrt-rtx")
 _ON_CPU: tuple[ProviderName, ...] = ("cpu", "web")
+_ON_WEBGPU: tuple[ProviderName, ...] = ("web",)
 _ON_GPU: tuple[ProviderName, ...] = ("cuda", "tensorrt", "tensorrt-rtx")
 _WITHOUT_SCATTERS = "export with --for gpu (provider='gpu'), whose loss has no scatter that reduces"
 
@@ -154,6 +166,26 @@ RULES: tuple[Rule, ...] = (
         why="ONNX Runtime's CPU kernel races where two indices are equal and there is more than "
         "one thread: results are wrong and change from run to run",
         remedy="use ScatterElements with the same reduction",
+    ),
+    Rule(
+        name="Split in many parts",
+        providers=_ON_WEBGPU,
+        operators=("Split",),
+        applies=_binds_many,
+        verdict=Verdict.NOTE,
+        why="with WebGPU, it binds its input and all outputs at once, and an adapter may bind no "
+        "more than 8 buffers: the run fails. WebAssembly takes it",
+        remedy="write it as Slices, or as Splits of Splits, of 7 parts at most",
+    ),
+    Rule(
+        name="convolution with 5, 6, 7, 9, ... outputs a group",
+        providers=_ON_WEBGPU,
+        operators=("Conv",),
+        applies=_has_odd_groups,
+        verdict=Verdict.NOTE,
+        why="with WebGPU, onnxruntime-web 1.30 and onnxruntime-ep-webgpu 0.4 compute it wrongly "
+        "and say nothing; 1 to 4 outputs a group and multiples of 4 are right, as is WebAssembly",
+        remedy="part the outputs of each group into convolutions of such numbers",
     ),
     Rule(
         name="ScatterND with a reduction",

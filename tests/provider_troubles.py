@@ -56,6 +56,17 @@ def pool(attributes: str = "", *, indices: bool = False, shape: str = "1,1,4,4")
     {{ y{", i" if indices else ""} = MaxPool<kernel_shape = [{kernel}]{attributes}>(x) }}"""
 
 
+def split(parts: int) -> str:
+    outputs = [f"y{part}" for part in range(parts)]
+    return f"""(float[{parts}] x) => ({", ".join(f"float[1] {y}" for y in outputs)})
+    {{ {", ".join(outputs)} = Split<axis = 0, num_outputs = {parts}>(x) }}"""
+
+
+def groups(outputs: int) -> str:
+    return f"""(float[1,2,4,4] x, float[{2 * outputs},1,1,1] w) => (float[1,{2 * outputs},4,4] y)
+    {{ y = Conv<group = 2>(x, w) }}"""
+
+
 def deconvolution(pads: str, width: int) -> str:
     return f"""(float[1,1,4,4] x, float[1,1,3,3] w) => (float[1,1,6,{width}] y)
     {{ y = ConvTranspose<pads = [{pads}]>(x, w) }}"""
@@ -222,6 +233,17 @@ _LISTED = (
     ),
     Case("shape or path that depends on data", "cuda", NOTE, branches("Neg"), unary("Neg")),
     Case("shape or path that depends on data", "tensorrt", NOTE, branches("Neg"), unary("Neg")),
+    Case("Split in many parts", "web", NOTE, split(8), split(7)),
+    *(
+        Case(
+            "convolution with 5, 6, 7, 9, ... outputs a group",
+            "web",
+            NOTE,
+            groups(bad),
+            groups(good),
+        )
+        for bad, good in ((5, 4), (9, 8), (13, 12))
+    ),
     # Of the graph as a whole.
     Case(
         "dynamic shapes",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from exportloss import YoloLoss
-from exportloss.export import export_loss
+from exportloss.export import check, export_loss
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.detector_graph import prepare
 from exportloss.export.step_functions import Step
@@ -65,6 +65,8 @@ def check_graph(model: ir.Model) -> None:
     assert len(set(names)) == len(names)
     # Shapes that ONNX infers by itself must be those that were written.
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    remarks = {trouble.name for trouble in check(model, provider="web").troubles}
+    assert not {name for name in remarks if "WebGPU lacks" not in name}, remarks
     assert_runs_on_gpus(model)
 
 

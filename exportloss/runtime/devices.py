@@ -109,6 +109,15 @@ class Device:
         return (memory, 0 if memory == "cpu" else self.index)
 
     @property
+    def in_place(self) -> bool:
+        """Whether inputs and outputs are read and written where they lie.
+
+        To a provider without memory of ours inputs are copied when they are bound, and outputs at
+        the end of a run.
+        """
+        return self.kind in ("cpu", "openvino") or self.provider.memory != "cpu"
+
+    @property
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's names of what may run a node."""
         return (self.provider.name, *self.provider.beside)

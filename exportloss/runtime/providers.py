@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping
 from importlib import import_module, metadata
 from types import ModuleType
@@ -69,9 +70,13 @@ class Provider:
                 f"onnxruntime {ort.__version__} takes no plug-ins, so {self.title} cannot be "
                 "driven; install onnxruntime 1.24 or later"
             )
-        with contextlib.suppress(Exception):  # it is registered already
-            ort.register_execution_provider_library(self.plugin, plugin.get_library_path())
+        _register(ort, self.plugin, plugin.get_library_path())
         return [device for device in ort.get_ep_devices() if device.ep_name == self.name]
+
+
+@functools.cache  # a second time, WebGPU's ends the process
+def _register(ort: ModuleType, name: str, library: str) -> None:
+    ort.register_execution_provider_library(name, library)
 
 
 _GPU = "exportloss[gpu] (onnxruntime-gpu)"

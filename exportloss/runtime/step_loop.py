@@ -61,6 +61,7 @@ class StepLoop:
     def __init__(self, ort: Any, session: Any, device: Device, *, capture: bool) -> None:
         self.lock = threading.RLock()
         self._session = session
+        self._in_place = device.in_place
         inputs = {value.name: value for value in session.get_inputs()}
         outputs = {value.name: value for value in session.get_outputs()}
         state = [name for name in inputs if f"{_NEW}{name}" in outputs]
@@ -95,13 +96,16 @@ class StepLoop:
         for name, array in inputs.items():
             self._inputs[name].update_inplace(array)
         binding, graph = self._directions[0]
+        if not self._in_place:
+            self._bind_inputs(binding, self._state)
         is_first = graph in self._uncaptured
         if is_first:  # memory is allocated now: during a capture it must not be
             self._session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
             self._uncaptured.remove(graph)
         options = graph_options(self._ort, graph)
         self._runs += 1
-        if not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE):
+        has_room = not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE)
+        if self._in_place and has_room:
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._session.run_with_iobinding(binding, options)
         self._directions.reverse()
@@ -143,10 +147,13 @@ class StepLoop:
 
     def _bind(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
         binding = self._session.io_binding()
-        for name, value in (self._inputs | dict(old)).items():
-            binding.bind_ortvalue_input(name, value)
+        self._bind_inputs(binding, old)
         for name, value in self._outputs.items():
             binding.bind_ortvalue_output(name, value)
         for name, value in new.items():
             binding.bind_ortvalue_output(f"{_NEW}{name}", value)
         return binding
+
+    def _bind_inputs(self, binding: Any, old: Mapping[str, Any]) -> None:
+        for name, value in (self._inputs | dict(old)).items():
+            binding.bind_ortvalue_input(name, value)

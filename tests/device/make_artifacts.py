@@ -5,9 +5,9 @@
 For each of `CASES` the folder then holds an artifact, `sgd`, and the expected states,
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
 The loss alone is in `loss`, and what torch makes of it for several numbers of rows in
-`loss-expected.safetensors`. `with-abs` is what OpenVINO computes wrongly. For `val` and `detect`
-there are `bright.onnx` and the data set `spots`, and pycocotools' numbers for them in
-`expected.json`.
+`loss-expected.safetensors`. `small-sgd` and so on are of a small detector; `with-abs` is what
+OpenVINO computes wrongly. For `val` and `detect` there are `bright.onnx` and the data set `spots`,
+and pycocotools' numbers for them in `expected.json`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
 from exportloss.runtime.files import write_artifact
 from exportloss.runtime.manifest import Manifest
+from tests import tiny_detector as tiny
 from tests.bright_detector import make_spots, write_bright_detector
 
 CASES: dict[str, dict[str, Any]] = {
@@ -85,6 +86,17 @@ def export_case(
     loss = YoloLoss(detector.anchors_px, detector.strides, detector.num_classes)
     options |= {"image_size": (SIZE, SIZE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
     return export(detector, loss, folder, names=CLASSES, **options)
+
+
+def make_small(folder: Path, *, freeze: int = 0, **options: Any) -> None:
+    """Export a detector for engines that are slow here; `freeze` keeps its stem."""
+    torch.manual_seed(0)
+    detector = tiny.make_detector()
+    detector.stem.requires_grad_(not freeze)
+    sizes = {"image_size": (tiny.IMAGE, tiny.IMAGE), "batch_size": BATCH}
+    export_train_step(
+        detector, tiny.make_loss(), folder, max_targets=MAX_TARGETS, **sizes, **options
+    )
 
 
 def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> list[float]:
@@ -156,13 +168,16 @@ def make_detections(folder: Path) -> dict[str, float]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    for name in (*CASES, "loss", "with-abs"):
+    small = {f"small-{name}": case for name, case in CASES.items()}
+    for name in (*CASES, *small, "loss", "with-abs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     batches = draw_batches()
     save_file(batches, folder / "batches.safetensors")
     make_loss_alone(folder, batches["targets"][0])
     losses = {name: make_case(folder / name, batches, **case) for name, case in CASES.items()}
+    for name, case in small.items():
+        make_small(folder / name, **case)
     make_with_abs(folder / "sgd", folder / "with-abs")
     expected = {"settings": SETTINGS, "losses": losses, "coco": make_detections(folder)}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
