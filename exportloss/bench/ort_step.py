@@ -1,7 +1,8 @@
-"""A training step of either kind of artifact, in ONNX Runtime. Needs neither torch nor onnx."""
+"""A training step of either kind of artifact, in ONNX Runtime or OpenVINO: no torch, no onnx."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from exportloss.bench.rivals import Prepared
@@ -14,9 +15,10 @@ from exportloss.bench.scenario import (
     make_images,
     make_targets,
 )
+from exportloss.errors import ConfigError
 from exportloss.runtime.session import TrainSession
 
-__all__ = ["captured", "session"]
+__all__ = ["captured", "openvino", "session"]
 
 
 def session(scenario: Scenario, artifact: Path | None) -> Prepared:
@@ -29,11 +31,23 @@ def captured(scenario: Scenario, artifact: Path | None) -> Prepared:
     return _prepare(scenario, artifact, cuda_graph=True)
 
 
+def openvino(scenario: Scenario, artifact: Path | None) -> Prepared:
+    """Do the same in OpenVINO, on the CPU.
+
+    Raises:
+        ConfigError: the device is another.
+    """
+    if scenario.device != "cpu":
+        raise ConfigError(f"OpenVINO is measured on the CPU, got --device {scenario.device}")
+    return _prepare(dataclasses.replace(scenario, device="openvino"), artifact, cuda_graph=None)
+
+
 def _prepare(scenario: Scenario, artifact: Path | None, *, cuda_graph: bool | None) -> Prepared:
     assert artifact is not None
     opened = TrainSession.open(
         artifact,
         device=scenario.device,
+        self_check=False,  # all rivals are compared, and a second session would take memory
         threads=scenario.threads,
         tf32=scenario.precision == "tf32",
         cuda_graph=cuda_graph,

@@ -72,6 +72,14 @@ _STEP = Bench(
             "ort_step:captured", "portable-cuda-graph", "the same, captured as CUDA graphs", "step"
         ),
         Rival(
+            name="openvino",
+            about="the portable step in OpenVINO, where it is installed",
+            prepare="exportloss.bench.ort_step:openvino",
+            libraries=("openvino", "numpy"),
+            artifact="step",
+            portable=True,
+        ),
+        Rival(
             name="executorch",
             about="ExecuTorch's training module, where it is installed",
             prepare="exportloss.bench.executorch_step:executorch",
