@@ -7,9 +7,12 @@ from PIL import Image
 from exportloss.errors import ConfigError
 from exportloss.runtime.augment import Augmentation, draw_recipe, make_picture
 from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import letterbox, load_image, load_picture
+from exportloss.runtime.images import Letterbox, letterbox, load_image, load_picture
+from exportloss.runtime.inference import Detector
 from exportloss.runtime.loader import Batches
+from exportloss.runtime.nms import non_max_suppression
 from exportloss.runtime.resize import resize_area, resize_linear
+from tests.bright_detector import write_bright_detector
 
 cv2 = pytest.importorskip("cv2")
 
@@ -104,6 +107,21 @@ def test_training_sees_the_original_pixels(tmp_path, seed):
     # The second enlargement, of a picture that was read a pixel short, is of what was read here.
     expected = letterbox_by_opencv(np.asarray(picture), (side, side))
     assert_within_a_level(np.asarray(whole), expected)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_same_boxes_are_found_on_the_original_pixels(tmp_path, seed):
+    detector = Detector.open(write_bright_detector(tmp_path / "a.onnx"), threads=1)
+    rng = np.random.default_rng(seed)
+    image = random_image(rng)
+    thresholds = {"conf_thres": 0.2, "iou_thres": 0.45, "max_det": 300}
+    (ours,) = detector.detect([image], size=(160, 160), **thresholds)
+    canvas = letterbox_by_opencv(image, (160, 160))
+    rows = detector.predict(np.ascontiguousarray(canvas.transpose(2, 0, 1)[None]))
+    (theirs,) = non_max_suppression(rows, **thresholds)
+    box = Letterbox.fit(image.shape[:2], (160, 160))
+    assert len(ours) == len(theirs) > 0
+    np.testing.assert_allclose(ours, box.unmap_boxes(theirs), atol=0.01)
 
 
 def test_a_side_that_is_cut_is_not_rounded(tmp_path):
