@@ -70,7 +70,9 @@ _FREE_ON_RESUME = (
 
 # Types of options whose default is another, or none.
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("data", "weights", "model", "optimizer", "precision", "head", "hyp"), str),
+    **dict.fromkeys(("data", "weights", "artifacts", "hyp", "anchors"), str),
+    **dict.fromkeys(("model", "optimizer", "precision", "head"), str),
+    "label_smoothing": float,
     **dict.fromkeys(("batch_size", "max_targets", "threads"), int),
     **dict.fromkeys(("imgsz", "freeze"), list),
 }
