@@ -10,6 +10,8 @@ LOWEST := .venv-lowest
 AUDIT := .venv-audit
 # Other engines beside onnxruntime, where their wheels can be had.
 ENGINES := .venv-engines
+# TensorRT for RTX, whose parser and builder need no GPU: Linux on x86-64 and Python 3.11.
+TENSORRT := .venv-tensorrt
 # What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
@@ -26,7 +28,7 @@ endef
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo test engines fuzz check lowest licences lock gpu gpu-artifacts clean
+.PHONY: demo test engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -35,6 +37,7 @@ test: check licences $(DEVICE)/.ready build/device/expected.json
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(DEVICE)/bin/python -m pytest tests/device
 	@$(MAKE) --no-print-directory engines
+	@$(MAKE) --no-print-directory tensorrt
 
 # OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
 engines: build/device/expected.json
@@ -45,6 +48,13 @@ engines: build/device/expected.json
 
 fuzz: $(READY) $(VENV)/.fuzz
 	$(BIN)/python -m fuzzing --seconds $(TARGET_SECONDS)
+
+# Its licence is NVIDIA's own, so `make licences` does not look there: nothing of it is passed on.
+tensorrt:
+	@if $(MAKE) --no-print-directory $(TENSORRT)/.ready; \
+		then $(MAKE) --no-print-directory build/tensorrt/graphs.json && \
+			$(TENSORRT)/bin/python -m pytest tests/tensorrt; \
+		else echo "TensorRT: not tested, for its wheels cannot be had here"; fi
 
 # The device's tests with the oldest releases that users may have.
 lowest: $(LOWEST)/.ready build/device/expected.json
@@ -101,5 +111,9 @@ $(AUDIT)/.ready: requirements-audit.lock
 build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/bright_detector.py $(SOURCES)
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
+build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
+	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
+
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(ENGINES) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(ENGINES) $(TENSORRT) runs build *.egg-info \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis

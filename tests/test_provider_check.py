@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import sys
 from pathlib import Path
 
 import onnx
@@ -40,7 +41,8 @@ def test_every_rule_has_a_case():
 
 
 @pytest.mark.parametrize(
-    ("provider", "newest"), [("cuda", 26), ("tensorrt", 24), ("web", 28), ("cpu", 28)]
+    ("provider", "newest"),
+    [("cuda", 26), ("tensorrt", 24), ("tensorrt-rtx", 24), ("web", 28), ("cpu", 28)],
 )
 def test_opset_newer_than_the_provider(provider, newest):
     assert check(graph(PLAIN, opset=newest), provider=provider).passed
@@ -57,7 +59,7 @@ def test_version_of_an_operator_that_is_newer_than_its_kernel():
     assert not check(graph(text, opset=22), provider="cuda").passed
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "web", "cpu"])
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_operators_of_another_domain(provider):
     model = graph(GRADIENT, imports=', "com.microsoft": 1')
     result = check(model, provider=provider)
@@ -185,3 +187,47 @@ def test_onnx_that_is_missing_is_named(files: dict[str, str], capsys, monkeypatc
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["check", files["plain"], "--for", "cuda"]) == 2
     assert "onnx is not installed; pip install exportloss[export]" in capsys.readouterr().err
+
+
+# TensorRT itself is installed, and there is no GPU.
+WITHOUT_GPU = """
+__version__ = "10.15"
+class ILogger: pass
+def Builder(logger): raise TypeError("factory function returned nullptr")
+"""
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [
+        ("tensorrt", "pip install tensorrt"),
+        ("tensorrt-rtx", "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
+    ],
+)
+def test_an_engine_needs_its_library(files: dict[str, str], tmp_path, capsys, provider, expected):
+    engine = tmp_path / "engine"
+    options = ["--for", provider, "--engine", str(engine)]
+    assert main(["check", files["plain"], *options]) == 2
+    assert expected in capsys.readouterr().err
+    assert not engine.exists()
+
+
+def test_a_library_that_cannot_start(files: dict[str, str], tmp_path, capsys, monkeypatch):
+    (tmp_path / "tensorrt.py").write_text(WITHOUT_GPU)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    try:
+        result = check(files["plain"], provider="tensorrt")
+        assert result.passed and result.parsers == ()
+        options = ["--for", "tensorrt", "--engine", str(tmp_path / "engine")]
+        assert main(["check", files["plain"], *options]) == 2
+        assert "TensorRT 10.15 cannot start here" in capsys.readouterr().err
+    finally:
+        sys.modules.pop("tensorrt", None)
+
+
+def test_an_engine_goes_with_tensorrt(files: dict[str, str]):
+    with pytest.raises(ConfigError, match="tensorrt or tensorrt-rtx, got 'cuda'"):
+        check(files["plain"], provider="cuda", engine="engine")
+    with pytest.raises(ConfigError, match=r"'8\.9'"):
+        check(files["plain"], provider="tensorrt-rtx", compute_capability="8.9")
