@@ -7,6 +7,7 @@ Neither torch nor onnx is needed.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from exportloss.errors import ConfigError, InstallationError, excerpt
+from exportloss.errors import ArtifactError, ConfigError, InstallationError, excerpt
 from exportloss.runtime.files import new_file
 
 __all__ = ["TENSORRT_NAMES", "Engine", "ParserAnswer", "Refusal", "TensorRT", "installed"]
@@ -23,6 +24,7 @@ __all__ = ["TENSORRT_NAMES", "Engine", "ParserAnswer", "Refusal", "TensorRT", "i
 TensorRTName = Literal["tensorrt", "tensorrt-rtx"]
 TENSORRT_NAMES: tuple[TensorRTName, ...] = get_args(TensorRTName)
 
+_MARK = b"trt"  # how engines of every kind of TensorRT begin, behind a letter for the kind
 _NODE = re.compile(r"Parsing node: (.*) \[(\w+)\]")
 
 
@@ -128,11 +130,13 @@ class TensorRT:
         Args:
             model: content of an ONNX file, whose weights are inside.
             engine: file to write the engine to; None builds none. It is written only where the
-                builder succeeds.
+                builder succeeds, and replaces an engine, but no other file.
 
         Raises:
-            ArtifactError: the engine cannot be written.
+            ArtifactError: the engine cannot be written, or something else lies there.
         """
+        if engine is not None:
+            _check_place(Path(engine))
         trt = self._trt
         self._logger.forget()
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -232,6 +236,22 @@ def _started(name: TensorRTName) -> TensorRT | None:
 
 class _NotBuiltError(Exception):
     """Ends the writing of a file for which there is no engine."""
+
+
+def _check_place(path: Path) -> None:
+    """Check that an engine would replace no graph or picture, say.
+
+    Raises:
+        ArtifactError: something else than an engine lies there.
+    """
+    if not os.path.lexists(path):
+        return
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(len(_MARK) + 1)
+    if head[1:] != _MARK:
+        raise ArtifactError(f"{path} is no engine, and is not replaced by one; choose another file")
 
 
 def _load(library: _Library) -> Any:

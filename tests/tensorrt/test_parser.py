@@ -100,6 +100,23 @@ def test_what_is_no_graph_is_refused(rtx: TensorRT, tmp_path: Path, content: byt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_engine_replaces_nothing_but_an_engine(rtx: TensorRT, tmp_path: Path):
+    content = graph("(float[4] x) => (float[4] y) { y = Neg(x) }").SerializeToString()
+    path, folder, link = (tmp_path / name for name in ("neg.onnx", "folder", "link"))
+    path.write_bytes(content)
+    folder.mkdir()
+    link.symlink_to(path)
+    for place in (path, folder, link):
+        with pytest.raises(ArtifactError, match=place.name):
+            rtx.parse(content, engine=place)
+        assert path.read_bytes() == content
+    engine = tmp_path / "engine"
+    for _ in range(2):
+        assert rtx.parse(content, engine=engine).passed
+    assert engine.read_bytes()[1:4] == b"trt"
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_bad_settings(graphs: Path, tmp_path: Path):
     path, engine = graphs / "yolov5-loss" / "loss.onnx", tmp_path / "engine"
     with pytest.raises(ConfigError, match=r"'9\.0'.* 8\.9"):
