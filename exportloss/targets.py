@@ -77,7 +77,8 @@ def pad_targets(
     if left_out and overflow == "raise":
         raise TooManyTargetsError(
             f"got {len(checked)} target rows, the graph has {max_targets} slots; export with a "
-            'larger max_targets, or pass overflow="keep_largest" to drop the smallest boxes'
+            "larger max_targets, or drop the smallest boxes before: pad_targets(..., "
+            'overflow="keep_largest")'
         )
     if left_out:
         by_area = np.argsort(-checked[:, 4] * checked[:, 5], kind="stable")
