@@ -73,3 +73,10 @@ def test_a_model_that_makes_no_boxes_gives_no_detector(tmp_path):
         with pytest.raises(ArtifactError, match=kind):
             session.export_inference(tmp_path / "a.onnx")
         assert not (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.parametrize("folder", ["ort"], indirect=True)
+def test_a_place_without_room_for_copies_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(ArtifactError, match="TMPDIR"):
+        TrainSession.open(folder)

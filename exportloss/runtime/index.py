@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exportloss.errors import ArtifactError
-from exportloss.reading import read_bounded
+from exportloss.errors import ArtifactError, DataError
+from exportloss.reading import open_regular, read_bounded
 from exportloss.runtime.files import new_file
 from exportloss.runtime.labels import LabelArray
 
@@ -119,10 +119,10 @@ def hash_labels(content: bytes) -> bytes:
 def hash_picture(path: Path) -> bytes | None:
     """Return the key of a picture; None if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, error=DataError) as file:
             status = os.fstat(file.fileno())
             head = file.read(_HEAD)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # a DataError is one
         return None
     identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0"
     return hashlib.sha256(os.fsencode(identity) + head).digest()

@@ -78,10 +78,7 @@ class OrtTrainSession(TrainSession):
         options.intra_op_num_threads = threads
         options.log_severity_level = _WARNING
         self._new_vector = ort.capi.onnxruntime_pybind11_state.OrtValueVector
-        own = Path(tempfile.mkdtemp(prefix="exportloss-"))
-        weakref.finalize(self, shutil.rmtree, own, ignore_errors=True)
-        for name, content in files.items():
-            (own / name).write_bytes(content)
+        own = self._own_copies(files)
         self._state = _load_checkpoint(bindings, own, folder, manifest)
         self._module = _open_module(
             bindings, own, self._state, device=device, options=options, folder=folder
@@ -103,6 +100,20 @@ class OrtTrainSession(TrainSession):
         self._balance = np.asarray(initial_balance(len(manifest.strides)), np.float32)
         self._accumulates = False  # whether gradients wait for an update
         check_values(self.state(), str(folder / "checkpoint"))
+
+    def _own_copies(self, files: Mapping[str, bytes]) -> Path:
+        """Write files into a folder that nobody else may enter, and that goes with the session."""
+        try:
+            own = Path(tempfile.mkdtemp(prefix="exportloss-"))
+            weakref.finalize(self, shutil.rmtree, own, ignore_errors=True)
+            for name, content in files.items():
+                (own / name).write_bytes(content)
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.folder} cannot be copied for ONNX Runtime: {error}; make room, or set "
+                "TMPDIR to a folder that has it"
+            ) from error
+        return own
 
     def gradients(self) -> Mapping[str, Array]:
         """Return the accumulated gradients by parameter, valid until the next step."""
