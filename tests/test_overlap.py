@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
 
 from exportloss.cli import main, train_pictures, val
+from exportloss.runtime.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 
 NAMES = {0: "green", 1: "blue"}
@@ -79,6 +81,12 @@ def tree(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
     (root / "photos/linked.png").symlink_to("../flat/001.png")
     monkeypatch.chdir(root)
     monkeypatch.setenv("EXPORTLOSS_CACHE", "")
+    open_it = Detector.open
+
+    def open_here(cls: object, path: Path, **options: Any) -> Detector:
+        return open_it(path, **options | {"contained": False})  # a process each time is slow
+
+    monkeypatch.setattr(Detector, "open", classmethod(open_here))
     for module in (val, train_pictures):  # the plots are slow, and written like all else
         monkeypatch.setattr(module, "matplotlib_missing", lambda: "none")
     return root

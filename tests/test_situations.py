@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from exportloss.cli import main
+from exportloss.runtime.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 
 SECONDS = 60
@@ -265,6 +267,12 @@ def place(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EXPORTLOSS_CACHE", "")
+    open_it = Detector.open
+
+    def open_here(cls: object, path: Path, **options: Any) -> Detector:
+        return open_it(path, **options | {"contained": False})  # a process each time is slow
+
+    monkeypatch.setattr(Detector, "open", classmethod(open_here))
     return tmp_path
 
 

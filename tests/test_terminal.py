@@ -8,6 +8,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,16 +225,18 @@ def test_names_that_are_too_long_are_refused(photos, capsys, arguments):
 
 @pytest.mark.parametrize("mode", [0o000, 0o444, 0o111, 0o555])
 @pytest.mark.parametrize("closed", ["photos", "models", "out"])
-def test_folders_without_permissions(mode, closed, monkeypatch, capsys):
+def test_folders_without_permissions(tiny_artifact, mode, closed, monkeypatch, capsys):
     with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to other users
         folder = Path(name)
         folder.chmod(0o777)
         for each in ("photos", "models", "out"):
             (folder / each).mkdir()
         Image.fromarray(spot_picture(64, 64)).save(folder / "photos/a.png")
-        write_bright_detector(folder / "models/a.onnx", shape=(1, 3, 64, 64))
+        # Ours, which runs in this process: of another one, nobody may start Python everywhere.
+        shutil.copytree(tiny_artifact, folder / "models" / "tiny")
+        (folder / "models" / "tiny").chmod(0o755)
         monkeypatch.chdir(folder)
-        arguments = ["detect", "--weights", "models/a.onnx", "--source", "photos"]
+        arguments = ["detect", "--weights", "models/tiny", "--source", "photos"]
         assert main([*arguments, "--nosave"]) == 0  # what is to be loaded is
         (folder / "out").chmod(0o777)
         (folder / closed).chmod(mode)
