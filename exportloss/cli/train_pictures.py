@@ -65,7 +65,9 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
         return
     say(f"\n{folder.best_onnx} on the validation pictures:")
     arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
-    path = Path(os.path.realpath(folder.path))  # a link to a run that is resumed, too
+    path = folder.path
+    if path.is_symlink():  # a run that is resumed by a link to it, such as `current`
+        path = Path(os.path.realpath(path))
     arguments += ["--project", path.parent, "--name", path.name]
     arguments += ["--device", options.device, "--workers", options.workers]
     arguments += [] if options.self_check else ["--no-self-check"]
