@@ -21,14 +21,14 @@ CASES = ("sgd", "adamw", "frozen", "frozen-adamw")
 def bounds(case: str) -> dict[str, float]:
     """Most that each may be off, relative; L2 over all tensors as one vector.
 
-    Of the loss, rounding of both engines: the worst of all was 1.3e-6. AdamW divides a gradient by
-    its own size, at first to its sign: where it is nothing but rounding, the update is of full size
-    all the same.
+    AdamW divides a gradient by its own size, at first to its sign: where it is nothing but
+    rounding, the update is of full size all the same. After some such steps even the loss of these
+    few images hangs on rounding.
     """
-    common = {"loss": 2e-6, "statistics": 1e-6}
     if "adamw" in case:
-        return common | {"parameters": 1e-4, "exp_avg": 2e-4, "exp_avg_sq": 4e-4}
-    return common | {"parameters": 1e-6, "momentum": 2e-4}
+        memories = {"exp_avg": 2e-4, "exp_avg_sq": 4e-4}
+        return {"loss": 5e-6, "statistics": 1e-6, "parameters": 1e-4, **memories}
+    return {"loss": 1e-6, "statistics": 1e-6, "parameters": 1e-6, "momentum": 2e-4}
 
 
 def relative_l2(got: Sequence[Array], expected: Sequence[Array]) -> float:
