@@ -57,7 +57,8 @@ def check(
     for value, (name, want) in zip(got, expected.items(), strict=True):
         reference = want.detach().numpy()
         assert value.shape == reference.shape, name
-        scale = max(float(np.abs(reference).max(initial=0)), 1e-3)
+        # Sums of terms around 1: where they cancel, the rounding of the terms is left.
+        scale = max(float(np.abs(reference).max(initial=0)), 0.05)
         np.testing.assert_allclose(value, reference, rtol=rtol, atol=rtol * scale, err_msg=name)
 
 
@@ -91,10 +92,7 @@ def test_convolution(*, form, size, kernel, stride, padding, dilation, groups, b
     many = 1 if form == "gpu-large" else aten_convolution._MANY_CELLS
     with mock.patch.object(aten_convolution, "_MANY_CELLS", many):
         biases = [randn(group_count * outputs)] if bias else []
-        if form == "any":
-            check(convolve, x, weight, *biases)
-        else:  # where terms cancel, the order in which they are summed shows
-            check(convolve, x, weight, *biases, provider="gpu", rtol=3e-4)
+        check(convolve, x, weight, *biases, provider="any" if form == "any" else "gpu")
 
 
 @pytest.mark.parametrize("axes", [(0, 2, 3), (1, 2, 3), (0, 1), (2, 3), (0, 2), (3,)])
