@@ -1,0 +1,56 @@
+"""What a step of training or evaluation reports, whatever computed it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Evaluation", "Images", "Items", "StepResult"]
+
+Images = npt.NDArray[Any]  # uint8 or float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """The three terms of the loss, with their gains, before * batch size."""
+
+    box: float
+    objectness: float
+    category: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a training step reports.
+
+    Attributes:
+        loss: (box + objectness + class) * batch size.
+        items: the three terms.
+        skipped: whether the step changed nothing, because the loss, the gradients or the BatchNorm
+            statistics would not have been finite. A gradient whose L2 norm is above 1.8e19, where
+            its square overflows, counts as such.
+    """
+
+    loss: float
+    items: Items
+    skipped: bool = dataclasses.field(default_factory=bool)  # no attribute of the class
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Loss and decoded predictions with the running statistics; nothing is updated.
+
+    Attributes:
+        loss: scalar loss of the batch.
+        items: its terms.
+        predictions: (B, N, 5 + nc) centre x, centre y, width, height in pixels, objectness and
+            class probabilities, before non-maximum suppression; N is 0 where the model has no
+            `decode` to make boxes of.
+    """
+
+    loss: float
+    items: Items
+    predictions: npt.NDArray[np.float32]
