@@ -30,7 +30,9 @@ from exportloss.runtime.manifest import MANIFEST_NAME
 from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder, read_yaml
-from exportloss.runtime.state import check_tensor_file, load_state
+from exportloss.runtime.run_log import read_log
+from exportloss.runtime.state import load_state
+from exportloss.runtime.tensor_file import read_tensor_file
 from tests.training_runs import assert_same_run
 
 TICK, FOREVER = 0.001, 600.0  # seconds
@@ -42,7 +44,7 @@ EPOCHS = 12
 def _read_tensors(path: Path) -> None:
     if path.parent.name == "weights":
         load_state(path)
-    check_tensor_file(path)
+    read_tensor_file(path)
 
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -54,6 +56,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".safetensors": _read_tensors,
     ".csv": read_results,
     ".yaml": read_yaml,
+    ".jsonl": read_log,
+    ".exportloss": Path.read_bytes,  # for TensorBoard, which takes a last record cut short
 }
 
 
