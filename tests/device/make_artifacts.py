@@ -4,8 +4,9 @@
 
 For each of `CASES` the folder then holds an artifact, `sgd`, and the expected states,
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
-The loss alone is in `loss`, and what torch makes of it for several numbers of rows in
-`loss-expected.safetensors`. `small-sgd` and so on are of a small detector; `with-abs` is what
+Golden cases are in `golden`. The loss alone is in `loss`, and what torch makes of it for several
+numbers of rows in `loss-expected.safetensors`. `small-sgd` and so on are of a small detector;
+`with-abs` is what
 OpenVINO computes wrongly. For `val` and `detect` there are `bright.onnx` and the data set `spots`,
 and pycocotools' numbers for them in `expected.json`.
 """
@@ -36,6 +37,7 @@ from exportloss.runtime.files import write_artifact
 from exportloss.runtime.manifest import Manifest
 from tests import tiny_detector as tiny
 from tests.bright_detector import make_spots, write_bright_detector
+from tests.golden_cases import load
 
 CASES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
@@ -48,6 +50,9 @@ CLASSES = ("circle", "square", "triangle")
 # BatchNorm over the few cells of a smaller picture amplifies rounding.
 SIZE, BATCH, TARGETS, MAX_TARGETS, STEPS = 128, 2, 12, 16, 5
 LOSS_TIER = 4  # slots of the smaller graph of the loss alone
+GOLDEN = Path(__file__).parents[1] / "golden"
+# Shared cells, both orders of winning, clamped cells, four levels, a trained detector's background.
+GOLDEN_CASES = ("shared_cells", "sort_obj_iou", "borders", "p6", "trained_background")
 
 Batches = dict[str, np.ndarray]
 
@@ -151,6 +156,23 @@ def make_loss_alone(folder: Path, rows: np.ndarray) -> None:
     save_file(expected, folder / "loss-expected.safetensors")
 
 
+def make_golden(folder: Path, *names: str) -> None:
+    """Export golden cases in the form for GPUs, beside their inputs and expected values by step."""
+    for name in names:
+        case = load(GOLDEN / f"{name}.npz")
+        options = {"tiers": (), "gradients": True, "provider": "gpu", **case.graph.sizes}
+        export_loss(case.graph.make_loss(), folder / name, exist_ok=True, **options)
+        expected, balance = {}, case.initial_balance
+        for number, step in enumerate(case.steps):
+            values = {f"predictions_{i}": level for i, level in enumerate(step.predictions)}
+            values |= {f"gradient_{i}": level for i, level in enumerate(step.gradients)}
+            values |= {"targets": case.padded(step), "balance": balance}
+            values |= {"loss": case.loss[number], "items": case.items[number]}
+            expected |= {f"{number}/{k}": np.asarray(v, np.float32) for k, v in values.items()}
+            balance = case.balance[number]
+        save_file(expected, folder / f"{name}.safetensors")
+
+
 def make_detections(folder: Path) -> dict[str, float]:
     """Write a detector and a data set, and return what pycocotools says of the detections."""
     from tests.coco_numbers import coco_map  # a machine with a GPU may lack pycocotools
@@ -175,6 +197,7 @@ def main(folder: Path) -> None:
     batches = draw_batches()
     save_file(batches, folder / "batches.safetensors")
     make_loss_alone(folder, batches["targets"][0])
+    make_golden(folder / "golden", *GOLDEN_CASES)
     losses = {name: make_case(folder / name, batches, **case) for name, case in CASES.items()}
     for name, case in small.items():
         make_small(folder / name, **case)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from exportloss.runtime import TrainSession
 from exportloss.runtime.portable_step import PortableTrainSession
 
-__all__ = ["CASES", "bounds", "differences_by_step", "graph_step", "relative_l2"]
+__all__ = [
+    "CASES",
+    "assert_golden",
+    "bounds",
+    "differences_by_step",
+    "golden_steps",
+    "graph_step",
+    "relative_l2",
+]
 
 Array = NDArray[Any]
 CASES = ("sgd", "adamw", "frozen", "frozen-adamw")
@@ -29,6 +38,29 @@ def bounds(case: str) -> dict[str, float]:
         memories = {"exp_avg": 2e-4, "exp_avg_sq": 4e-4}
         return {"loss": 5e-6, "statistics": 1e-6, "parameters": 1e-4, **memories}
     return {"loss": 1e-6, "statistics": 1e-6, "parameters": 1e-6, "momentum": 2e-4}
+
+
+def golden_steps(device: Path) -> Iterator[tuple[Path, str, dict[str, Array]]]:
+    """Yield folder, name and values (by the graph's names) of every step of the golden cases."""
+    paths = sorted((device / "golden").glob("*.safetensors"))
+    assert paths, "no golden case was exported"
+    for path in paths:
+        values = load_file(path)
+        for step in sorted({key.partition("/")[0] for key in values}):
+            named = {k.partition("/")[2]: v for k, v in values.items() if k.startswith(f"{step}/")}
+            yield path.with_suffix(""), f"{path.stem}, step {step}", named
+
+
+def assert_golden(
+    found: Mapping[str, Array], expected: Mapping[str, Array], name: str, *, loss_rtol: float = 1e-5
+) -> None:
+    """Hold loss, terms and gradients to the original's."""
+    for output in ("loss", "items"):
+        np.testing.assert_allclose(found[output], expected[output], rtol=loss_rtol, err_msg=name)
+    gradients = [output for output in expected if output.startswith("gradient_")]
+    assert gradients
+    for output in gradients:
+        assert relative_l2([found[output]], [expected[output]]) <= 1e-5, (name, output)
 
 
 def relative_l2(got: Sequence[Array], expected: Sequence[Array]) -> float:

@@ -12,7 +12,14 @@ from safetensors.numpy import load_file
 
 from exportloss.runtime import TrainSession
 from exportloss.runtime.portable_step import PortableTrainSession
-from tests.device.engines.steps import CASES, bounds, graph_step, relative_l2
+from tests.device.engines.steps import (
+    CASES,
+    assert_golden,
+    bounds,
+    golden_steps,
+    graph_step,
+    relative_l2,
+)
 
 tract = pytest.importorskip("tract", reason="tract is not installed", exc_type=ImportError)
 
@@ -82,3 +89,8 @@ def test_loss_alone(device, batches, rows, name):
     for level in range(3):
         want = expected[f"{rows}/gradient_{level}"]
         assert relative_l2([got[f"gradient_{level}"]], [want]) <= 1e-6, level
+
+
+def test_golden_values_of_the_form_for_gpus(device):
+    for folder, name, expected in golden_steps(device):
+        assert_golden(Graph(folder / "loss.onnx").run(expected), expected, name)
