@@ -49,7 +49,7 @@ def test_val_of_a_run(device, run, tmp_path, capsys):
     arguments = ["--weights", str(run), "--data", data, "--imgsz", "64", "--threads", "1"]
     assert main(["val", *arguments, "--save-json", "--save-txt"]) == 0
     lines = _printed(capsys)
-    assert [line.split()[0] for line in lines[:4]] == ["Class", "all", "green", "blue"]
+    assert [line.split()[0] for line in lines[:5]] == ["val:", "Class", "all", "green", "blue"]
     assert "no plots: matplotlib is not installed; pip install matplotlib" in lines
     folder = tmp_path / "runs" / "val" / "exp"
     pictures = {f"val_batch0_{kind}.jpg" for kind in ("labels", "pred")}
@@ -68,7 +68,7 @@ def test_val_of_artifacts(device, tmp_path, monkeypatch, capsys):
     arguments = ["--weights", str(device / "sgd"), "--data", "data.yaml", "--threads", "1"]
     assert main(["val", *arguments]) == 0
     lines = _printed(capsys)
-    assert lines[1].split()[:3] == ["all", "6", "18"]
+    assert lines[2].split()[:3] == ["all", "6", "18"]
     assert any("loss: box " in line for line in lines)
 
 
