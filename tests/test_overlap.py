@@ -165,3 +165,17 @@ def test_an_export_replaces_nothing_that_it_reads(tree, capsys, read, kind):
         assert main(["export", *pairs, *options]) == 2
         assert str(output) in capsys.readouterr().err
         assert files(tree) == before
+
+
+@pytest.mark.parametrize("source", ["flat-split/images", "flat-split/images/000.png", "photos"])
+@pytest.mark.parametrize("name", ["flat-split", "other-split"])
+def test_detect_replaces_no_labels_of_a_data_set(tree, source, name, capsys):
+    """Splits as they come from annotation tools: each a folder of `images` and `labels`."""
+    for split in ("flat-split", "other-split"):
+        for kind in ("images", "labels"):
+            shutil.copytree(tree / kind / "val", tree / split / kind)
+    before = files(tree)
+    options = ("--project", ".", "--name", name, "--exist-ok", "--save-txt", "--nosave")
+    assert main(["detect", "--weights", "models/best.onnx", "--source", source, *options]) == 2
+    assert f"{name}/labels" in capsys.readouterr().err
+    assert files(tree) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from exportloss.cli.detectors import add_detector_arguments, add_folder_argument
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, DataError, excerpt, printable
-from exportloss.runtime.dataset import read_data_yaml
+from exportloss.runtime.dataset import label_path, read_data_yaml
 from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
 from exportloss.runtime.draw import class_name, draw_boxes
 from exportloss.runtime.files import fit_name
@@ -82,9 +83,11 @@ def run(options: argparse.Namespace) -> int:
     if options.data is not None and not detector.names:
         detector = dataclasses.replace(detector, names=read_data_yaml(options.data).names)
     source = Path(options.source)
+    # They are not read here, but somebody has drawn them.
+    labels = filter(os.path.isfile, map(label_path, pictures))
     check_run_folder(
         options,
-        [*pictures, opened.path, *([source] if source.is_file() else [])],
+        [*pictures, *labels, opened.path, *([source] if source.is_file() else [])],
         folders=["labels"] if options.save_txt else [],
         trees=["crops"] if options.save_crop else [],
     )

@@ -38,6 +38,13 @@ def check_run_folder(
         ConfigError: results would come among what is read.
     """
     path = Path(options.project, options.name)
+    folders = tuple(folders)
+    images, labels = path / "images", path / "labels"
+    if options.exist_ok and "labels" in folders and images.is_dir() and labels.exists():
+        raise ConfigError(
+            f"{labels} lies beside {images}, as the labels of a data set do, and would be written "
+            "over; choose another folder"
+        )
     check_outputs(
         inputs if options.exist_ok else (),  # else it will be a new, empty folder
         [path, *(path / name for name in folders)],
