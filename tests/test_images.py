@@ -218,3 +218,13 @@ def test_letterbox_refuses_bad_arguments():
         letterbox(image, (0, 8))
     with pytest.raises(ConfigError, match="color is 256"):
         letterbox(image, (8, 8), color=256)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"GIF89a" + bytes(40)])
+def test_what_is_no_picture_is_said_to_be_none(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_image(path)
+    assert str(path) in str(caught.value)
+    assert "MPO" not in str(caught.value)

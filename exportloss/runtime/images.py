@@ -37,7 +37,8 @@ ImageArray = npt.NDArray[np.uint8]
 
 PADDING = 114  # YOLOv5's grey
 
-_DECODERS = (*sorted(set(FORMATS.values())), "MPO")  # a JPEG with more pictures after it
+# That of JPEG also opens MPO, a JPEG with more pictures after it.
+_DECODERS = tuple(sorted(set(FORMATS.values())))
 _TILE_TAGS = 322, 323  # of TIFF: width and height of a tile, pixels
 _USUAL_TILE = 1024  # pixels; a tile may be larger than its picture
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
