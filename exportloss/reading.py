@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -80,7 +81,9 @@ def read_bounded(
     return content
 
 
-def open_regular(path: Path, *, error: type[ExportLossError], follow: bool = True) -> BinaryIO:
+def open_regular(
+    path: Path, *, error: type[ExportLossError], follow: bool = True
+) -> io.BufferedReader:
     """Open a regular file to read; arguments as for `read_bounded`.
 
     Raises:

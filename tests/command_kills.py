@@ -33,6 +33,7 @@ from exportloss.runtime.run_folder import RunFolder, read_yaml
 from exportloss.runtime.run_log import read_log
 from exportloss.runtime.state import load_state
 from exportloss.runtime.tensor_file import read_tensor_file
+from tests.kill_inputs import add_input_arguments, find_inputs
 from tests.training_runs import assert_same_run
 
 TICK, FOREVER = 0.001, 600.0  # seconds
@@ -246,17 +247,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", nargs="+", default=["export", "train", "detect", "val"])
-    parser.add_argument("--artifact", type=Path, help="of the tiny detector; exported if missing")
-    parser.add_argument("--data", type=Path, help="of the tiny detector; drawn if missing")
+    add_input_arguments(parser)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artifact, data = options.artifact, options.data
-        if artifact is None or data is None:
-            artifact, data = folder / "tiny", folder / "data" / "data.yaml"
-            code = "from pathlib import Path; import sys; from tests.tiny_runs import *; "
-            code += "export_tiny(Path(sys.argv[1])); make_tiny_shapes(Path(sys.argv[2]))"
-            subprocess.run([sys.executable, "-c", code, artifact, data.parent], check=True)
+        artifact, data = find_inputs(options, folder)
         found = {}
         for number, command in enumerate(options.commands):
             share, more = divmod(options.kills, len(options.commands))

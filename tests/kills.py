@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from exportloss.runtime.results import EpochResult, read_results
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.state import TrainState, load_state, save_state
+from tests.kill_inputs import add_input_arguments, find_inputs
 from tests.training_runs import CONFIG, Run, assert_same_run, make_run
 
 EPOCHS = 10
@@ -238,19 +238,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--artifact", type=Path, help="of the tiny detector; exported if missing")
-    parser.add_argument("--data", type=Path, help="of the tiny detector; drawn if missing")
+    add_input_arguments(parser)
     options = parser.parse_args(arguments)
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artifact, data = options.artifact, options.data
-        if artifact is None or data is None:
-            artifact, data = folder / "tiny", folder / "data" / "data.yaml"
-            # In a process of its own: this one is to stay small and without torch.
-            code = "from pathlib import Path; import sys; from tests.tiny_runs import *; "
-            code += "export_tiny(Path(sys.argv[1])); make_tiny_shapes(Path(sys.argv[2]))"
-            subprocess.run([sys.executable, "-c", code, artifact, data.parent], check=True)
+        artifact, data = find_inputs(options, folder)
         for part in ("writer", "training"):
             (folder / part).mkdir()
         writers = kill_writers(artifact, folder / "writer", options.kills // 2, moments)

@@ -57,25 +57,25 @@ def test_a_run_that_is_killed_again_and_again_is_the_uninterrupted_one(command, 
     assert_same_run(killed, whole)
 
 
-def test_nothing_is_lost_in_a_kill(tiny_artifact, tiny_shapes):
-    """A few of the kills of `python -m tests.kills`, over writers and trainings."""
-    command = [sys.executable, "-m", "tests.kills", "--kills", "16", "--seed", "1"]
-    command += ["--artifact", str(tiny_artifact), "--data", str(tiny_shapes)]
+def found_by(module: str, kills: int, artifact: Path, data: Path) -> dict:
+    """Run a module that kills, which is to find nothing lost; return its counts."""
+    command = [sys.executable, "-m", module, "--kills", str(kills), "--seed", "1"]
+    command += ["--artifact", str(artifact), "--data", str(data)]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_nothing_is_lost_in_a_kill(tiny_artifact, tiny_shapes):
+    """A few of the kills of `python -m tests.kills`, over writers and trainings."""
+    found = found_by("tests.kills", 16, tiny_artifact, tiny_shapes)
     assert found["writer"]["kills"] + found["training"]["kills"] == 16
     assert found["training"]["finished"] >= 1
 
 
 def test_commands_that_are_killed_leave_whole_files(tiny_artifact, tiny_shapes):
     """A few of the kills of `python -m tests.command_kills`."""
-    command = [sys.executable, "-m", "tests.command_kills", "--kills", "8", "--seed", "1"]
-    command += ["--artifact", str(tiny_artifact), "--data", str(tiny_shapes)]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
+    found = found_by("tests.command_kills", 8, tiny_artifact, tiny_shapes)
     assert {name: one["kills"] for name, one in found.items()} == dict.fromkeys(found, 2)
     assert len(found) == 4

@@ -13,7 +13,7 @@ from typing import Any
 
 from exportloss.cli.arguments import image_size
 from exportloss.cli.data_report import print_undrawable
-from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_detector
+from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_chosen
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, DataError, excerpt, printable
@@ -72,13 +72,7 @@ def run(options: argparse.Namespace) -> int:
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     pictures = find_pictures(options.source)
-    opened = open_detector(
-        options.weights,
-        device=options.device,
-        threads=options.threads,
-        self_check=options.self_check,
-        time_limit=options.time_limit,
-    )
+    opened = open_chosen(options)
     detector = opened.detector
     if options.data is not None and not detector.names:
         detector = dataclasses.replace(detector, names=read_data_yaml(options.data).names)

@@ -17,7 +17,13 @@ from exportloss.runtime.replacing import recover_folder
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.session import TrainSession
 
-__all__ = ["Opened", "add_detector_arguments", "add_folder_arguments", "open_detector"]
+__all__ = [
+    "Opened",
+    "add_detector_arguments",
+    "add_folder_arguments",
+    "open_chosen",
+    "open_detector",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +94,17 @@ def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
     add("--project", default=project, metavar="FOLDER", help="default %(default)s")
     add("--name", default="exp", metavar="NAME", help="exp, then exp2, exp3, ... (default exp)")
     add("--exist-ok", action="store_true", help="write into project/name even if it exists")
+
+
+def open_chosen(options: argparse.Namespace) -> Opened:
+    """Open what the options of `add_detector_arguments` choose, as `open_detector` does."""
+    return open_detector(
+        options.weights,
+        device=options.device,
+        threads=options.threads,
+        self_check=options.self_check,
+        time_limit=options.time_limit,
+    )
 
 
 def open_detector(

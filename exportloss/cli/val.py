@@ -15,7 +15,7 @@ from exportloss.cli.detectors import (
     Opened,
     add_detector_arguments,
     add_folder_arguments,
-    open_detector,
+    open_chosen,
 )
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
 from exportloss.cli.terminal import Terminal, say
@@ -104,13 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     """Validate, print a table, and write what was asked for."""
     config = read_data_yaml(options.data, single_class=options.single_cls)
-    opened = open_detector(
-        options.weights,
-        device=options.device,
-        threads=options.threads,
-        self_check=options.self_check,
-        time_limit=options.time_limit,
-    )
+    opened = open_chosen(options)
     detector = opened.detector
     _check_names(detector.names, config.names)
     check_run_folder(

@@ -18,7 +18,6 @@ from exportloss.runtime.loader import Batches
 __all__ = ["Origin", "data_digest", "file_digest", "read_origin", "write_origin"]
 
 _MOST_BYTES = 1 << 20
-_CHUNK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,16 +114,13 @@ def file_digest(path: Path) -> str:
     Raises:
         ArtifactError: it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
         with open_regular(path, error=ArtifactError) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except ArtifactError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise ArtifactError(f"{path} cannot be read: {error}") from error
-    return digest.hexdigest()
 
 
 def data_digest(batches: Batches) -> str:
