@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -112,7 +113,7 @@ def _decompositions() -> dict[OpOverload, Callable[..., Any]]:
 @contextlib.contextmanager
 def region(name: str) -> Iterator[None]:
     """Name what is traced inside, where it is no module's; otherwise do nothing."""
-    marks = _Marks.current
+    marks = _active_marks.get()
     if marks is None:
         yield
         return
@@ -128,8 +129,6 @@ class _Marks:
         roots: modules by the names that stand before those of the modules below them.
     """
 
-    current: ClassVar[_Marks | None] = None
-
     def __init__(self, roots: Mapping[str, nn.Module]) -> None:
         self._roots = roots
         self._path = [""]
@@ -144,11 +143,11 @@ class _Marks:
                 name = ".".join(filter(None, (prefix, below)))
                 handles.append(module.register_forward_pre_hook(lambda *_, n=name: self.enter(n)))
                 handles.append(module.register_forward_hook(lambda _m, _x, out: self.leave(out)))
-        _Marks.current = self
+        token = _active_marks.set(self)
         try:
             yield
         finally:
-            _Marks.current = None
+            _active_marks.reset(token)
             self._steps.clear()
             for handle in handles:
                 handle.remove()
@@ -178,6 +177,10 @@ class _Marks:
         mode = get_proxy_mode()
         assert mode is not None
         _mark(mode.tracer.graph, self._path[-1])
+
+
+# Those of the trace that goes on in this thread.
+_active_marks: ContextVar[_Marks | None] = ContextVar("active_marks", default=None)
 
 
 def _mark(graph: fx.Graph, name: str) -> None:

@@ -24,10 +24,17 @@ from exportloss.runtime.frozen_model import with_initializers
 from exportloss.runtime.manifest import STATE_NAME, Manifest
 from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.seal import seal_model
-from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
+from exportloss.runtime.session import TrainSession
 from exportloss.runtime.state import TrainState, take_state
 from exportloss.runtime.state_checks import check_values
-from exportloss.runtime.step_loop import Outputs, StepLoop
+from exportloss.runtime.step_loop import StepLoop
+from exportloss.runtime.step_results import (
+    Evaluation,
+    Images,
+    Items,
+    PendingStepResult,
+    StepResult,
+)
 from exportloss.runtime.tensor_file import parse_tensor_file
 
 __all__ = ["PortableTrainSession"]
@@ -209,7 +216,7 @@ class PortableTrainSession(TrainSession):
             inputs["loss_scale"] = np.array(settings.loss_scale, np.float32)
         if self.manifest.ema:
             inputs["ema_decay"] = np.array(settings.ema_decay, np.float32)
-        return _Pending(self._loop.run(inputs))
+        return PendingStepResult(self._loop.run(inputs).read)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         if self._evaluation is None:
@@ -242,22 +249,3 @@ class PortableTrainSession(TrainSession):
             tf32=self._tf32,
             content=self._graphs[name],
         )
-
-
-class _Pending(StepResult):
-    """Is read from the device when it is first looked at, or when the next step needs its place."""
-
-    def __init__(self, outputs: Outputs) -> None:
-        vars(self)["_outputs"] = outputs
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in StepResult.__dataclass_fields__:
-            raise AttributeError(name)
-        outputs = self._outputs.read()
-        vars(self).update(
-            loss=float(outputs["loss"]),
-            items=Items(*outputs["items"].tolist()),
-            # Artifacts of 0.1 lack it: their steps are never skipped.
-            skipped=bool(outputs.get("skipped", False)),
-        )
-        return vars(self)[name]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Evaluation", "Images", "Items", "StepResult"]
+__all__ = ["Evaluation", "Images", "Items", "PendingStepResult", "StepResult"]
 
 Images = npt.NDArray[Any]  # uint8 or float32
 
@@ -36,7 +37,34 @@ class StepResult:
 
     loss: float
     items: Items
-    skipped: bool = dataclasses.field(default_factory=bool)  # no attribute of the class
+    skipped: bool = False
+
+
+class PendingStepResult(StepResult):
+    """A result that stays on the device until first accessed.
+
+    Args:
+        read: waits for the step and returns its outputs `loss` (), `items` (3,) and, except from
+            artifacts of 0.1, `skipped` (), on the host; the same ones in every call.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> None:
+        self._read = read
+
+    @property
+    def loss(self) -> float:
+        """As in `StepResult`."""
+        return float(self._read()["loss"])
+
+    @property
+    def items(self) -> Items:
+        """As in `StepResult`."""
+        return Items(*self._read()["items"].tolist())
+
+    @property
+    def skipped(self) -> bool:
+        """As in `StepResult`; steps of 0.1 are never skipped."""
+        return bool(self._read().get("skipped", False))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
