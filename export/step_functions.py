@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from exportloss.errors import ExportError
 from exportloss.export.batch_statistics import BatchStatistics
 from exportloss.export.detector_graph import Detector
-from exportloss.export.flat_state import FlatLayout
+from exportloss.export.flat_state import flatten, lay_out, unflatten
 from exportloss.export.half_precision import HalfPrecision
 from exportloss.export.step_optimizers import OPTIMIZERS, Update, clip, l2_norm, spread
 from exportloss.export.traced_graph import region
+from exportloss.runtime.flat_layout import FlatLayout
 from exportloss.runtime.manifest import OptimizerName, Precision
 from exportloss.runtime.optimizers import LOSS_SCALE
 
@@ -43,14 +44,14 @@ class Step:
         """Layout of the trainable parameters: weights, norms, biases."""
         groups = self.detector.groups
         tensors = dict(self.detector.model.named_parameters())
-        return FlatLayout.of(tensors, (*groups.weights, *groups.norms, *groups.biases))
+        return lay_out(tensors, (*groups.weights, *groups.norms, *groups.biases))
 
     @property
     def statistics(self) -> FlatLayout:
         """Layout of the trained BatchNorm statistics: all means and variances."""
         norms = self.detector.statistics
         names = [name for norm in norms for name in (norm.mean, norm.var)]
-        return FlatLayout.of(dict(self.detector.model.named_buffers()), names)
+        return lay_out(dict(self.detector.model.named_buffers()), names)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -61,8 +62,8 @@ class Step:
     def state(self) -> dict[str, Tensor]:
         """The state before the first step, by the names of the graph's inputs."""
         model = self.detector.model
-        parameters = self.parameters.flatten(dict(model.named_parameters())).detach()
-        statistics = self.statistics.flatten(dict(model.named_buffers()))
+        parameters = flatten(self.parameters, dict(model.named_parameters())).detach()
+        statistics = flatten(self.statistics, dict(model.named_buffers()))
         rule = OPTIMIZERS[self.optimizer]
         trained = {
             "parameters": parameters,
@@ -108,9 +109,9 @@ class Step:
         """Loss, items and the new state; see `export_train_step` for inputs and outputs."""
         parameters = {
             name: tensor.detach().requires_grad_()
-            for name, tensor in self.parameters.unflatten(inputs["parameters"]).items()
+            for name, tensor in unflatten(self.parameters, inputs["parameters"]).items()
         }
-        running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
+        running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
         images = _shares(inputs["images"])
         with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
             loss, items, balance = self._call(
@@ -121,14 +122,14 @@ class Step:
         # Small gradients are 0 in float16, unless they are made larger on their way.
         scale = inputs.get("loss_scale")
         scaled = loss if scale is None else loss * scale
-        gradient = self.parameters.flatten(_gradients(scaled, parameters))
+        gradient = flatten(self.parameters, _gradients(scaled, parameters))
         gradient = gradient if scale is None else gradient / scale
         with region("optimizer"):
             total = inputs["gradients"] + gradient
             norm = l2_norm(total)
             moved = {"balance": balance}
             if running:
-                moved["statistics"] = self.statistics.flatten(statistics.updated)
+                moved["statistics"] = flatten(self.statistics, statistics.updated)
             is_finite = _is_finite(inputs, loss.detach(), norm, *moved.values())
             new = {k: torch.where(is_finite, value, inputs[k]) for k, value in moved.items()}
             new |= self._updated(inputs, total, norm, is_finite)
@@ -140,9 +141,9 @@ class Step:
 
     def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Loss, items and decoded predictions with the running statistics."""
-        running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
+        running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
         with torch.no_grad(), _mode(self.detector.model, training=False):
-            parameters = self.parameters.unflatten(inputs["parameters"])
+            parameters = unflatten(self.parameters, inputs["parameters"])
             levels = self._levels(_shares(inputs["images"]), parameters, running)
             loss, items, _ = self.detector.loss(levels, inputs["targets"], inputs["balance"])
             decode = getattr(self.detector.model, "decode", None)
@@ -157,8 +158,8 @@ class Step:
     def named_example(self) -> dict[str, Tensor]:
         """Inputs of the detector alone by name, with trained tensors under their own names."""
         vectors = self.inference_example()
-        running = self.statistics.unflatten(vectors.get("statistics", torch.zeros(0)))
-        tensors = self.parameters.unflatten(vectors["parameters"]) | running
+        running = unflatten(self.statistics, vectors.get("statistics", torch.zeros(0)))
+        tensors = unflatten(self.parameters, vectors["parameters"]) | running
         return {"images": vectors["images"], **tensors}
 
     def infer_named(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,8 +171,8 @@ class Step:
 
     def infer(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Decoded predictions with the running statistics; images are floats in [0, 1]."""
-        running = self.statistics.unflatten(inputs.get("statistics", torch.zeros(0)))
-        parameters = self.parameters.unflatten(inputs["parameters"])
+        running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
+        parameters = unflatten(self.parameters, inputs["parameters"])
         with torch.no_grad(), _mode(self.detector.model, training=False):
             levels = self._levels(inputs["images"], parameters, running)
             return {"output0": self.detector.model.decode(levels)}  # type: ignore[operator]

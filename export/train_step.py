@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnx_ir as ir
 from torch import nn
@@ -13,12 +13,14 @@ from torch import nn
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.description import describe, graph_metadata
 from exportloss.export.detector_graph import Detector, prepare
+from exportloss.export.flat_state import unflatten
 from exportloss.export.head_choice import HeadChoice
 from exportloss.export.inference_graph import inference_graph
 from exportloss.export.step_functions import Step
 from exportloss.export.step_optimizers import OPTIMIZERS
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
+from exportloss.runtime.flat_layout import StateLayout
 from exportloss.runtime.manifest import Manifest, OptimizerName, Precision
 from exportloss.runtime.state import TrainState, save_state
 
@@ -131,7 +133,11 @@ def export_train_step(
             ema=ema,
             precision=precision,
             provider=provider,
-            layout=_layout(step),
+            layout=StateLayout(
+                parameters=step.parameters,
+                statistics=step.statistics,
+                memories=OPTIMIZERS[step.optimizer].memories,
+            ),
         )
         graphs = {
             "train_step": (step.train, step.train_example()),
@@ -165,15 +171,6 @@ def export_train_step(
         return write_artifact(temporary, dataclasses.replace(manifest, opset=newest))
 
 
-def _layout(step: Step) -> dict[str, Any]:
-    """Where each tensor lies in the flat state, and what the optimizer remembers."""
-    return {
-        "parameters": step.parameters.describe(),
-        "statistics": step.statistics.describe(),
-        "memories": list(OPTIMIZERS[step.optimizer].memories),
-    }
-
-
 def _initial_state(step: Step, averaged: Sequence[str]) -> TrainState:
     detector: Detector = step.detector
     tensors = {
@@ -181,7 +178,7 @@ def _initial_state(step: Step, averaged: Sequence[str]) -> TrainState:
         **{k: v for k, v in detector.model.named_buffers() if k in detector.buffers},
     }
     model = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    zeros = step.parameters.unflatten(step.state["gradients"])
+    zeros = unflatten(step.parameters, step.state["gradients"])
     return TrainState(
         model=model,
         optimizer={

@@ -17,6 +17,7 @@ from exportloss.models import freeze, yolov5
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.state import load_state
 from tests.gpu_graphs import assert_detects_on_gpus, assert_runs_on_gpus
+from tests.manifests import read_values
 from tests.tiny_detector import IMAGE, make_batch, make_detector, make_loss
 
 FREEZE = 10
@@ -53,7 +54,7 @@ def flat(folder: Path) -> dict[str, np.ndarray]:
     """The state of the graph, put together from the files alone, as a device does it."""
     layout, state = Manifest.read(folder).layout, load_state(folder / "state.safetensors")
     vectors = {
-        kind: np.concatenate([state.model[entry["name"]].ravel() for entry in layout[kind]])
+        kind: np.concatenate([state.model[name].ravel() for name in getattr(layout, kind).names])
         for kind in ("parameters", "statistics")
     }
     zeros = np.zeros_like(vectors["parameters"])
@@ -61,7 +62,7 @@ def flat(folder: Path) -> dict[str, np.ndarray]:
         "balance": state.balance,
         "updates": np.asarray(state.updates, np.float32),
         "gradients": zeros,
-        **{f"optimizer_{memory}": zeros for memory in layout["memories"]},
+        **{f"optimizer_{memory}": zeros for memory in layout.memories},
     }
 
 
@@ -92,16 +93,17 @@ def test_manifest_describes_the_folder(frozen):
         "inference.onnx",
         "state.safetensors",
     }
-    assert manifest.layout["memories"] == ["exp_avg", "exp_avg_sq"]
+    layout = read_values(folder)["layout"]
+    assert layout["memories"] == ["exp_avg", "exp_avg_sq"]
     tensors = model.state_dict()
     for kind in ("parameters", "statistics"):
         offset = 0
-        for entry in manifest.layout[kind]:
+        for entry in layout[kind]:
             assert entry["offset"] == offset
             assert list(tensors[entry["name"]].shape) == entry["shape"]
             offset += math.prod(entry["shape"])
         assert flat(folder)[kind].shape == (offset,)
-    names = [entry["name"] for entry in manifest.layout["parameters"]]
+    names = [entry["name"] for entry in layout["parameters"]]
     assert names == list(manifest.groups.all)
 
 

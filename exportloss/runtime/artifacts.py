@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from exportloss.errors import ArtifactError, excerpt
-from exportloss.runtime.limits import MAX_TENSORS
+from exportloss.runtime.flat_layout import FlatLayout, StateLayout
 from exportloss.runtime.loss_signature import loss_inputs, loss_outputs
 from exportloss.runtime.manifest import STATE_NAME, Kind, Manifest
 from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxFile, OnnxValue, parse_onnx
@@ -184,9 +182,10 @@ def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
 
 def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
     """Return the flat vectors of the portable step, but `balance`, which is no less a state."""
-    flat = {"parameters": _covered(manifest.layout["parameters"], manifest.groups.all)}
+    layout = _layout(manifest)
+    flat = {"parameters": _covered(layout.parameters, manifest.groups.all)}
     if statistics := manifest.trained[len(manifest.groups.all) :]:
-        flat["statistics"] = _covered(manifest.layout["statistics"], statistics)
+        flat["statistics"] = _covered(layout.statistics, statistics)
     averages = {f"ema_{name}": size for name, size in flat.items()} if manifest.ema else {}
     memories = {f"optimizer_{name}": flat["parameters"] for name in _memories(manifest)}
     sizes = flat | averages | memories | {"gradients": flat["parameters"]}
@@ -196,33 +195,25 @@ def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
 
 
 def _memories(manifest: Manifest) -> list[str]:
-    memories = list(manifest.layout["memories"])
+    memories = list(_layout(manifest).memories)
     if memories != _MEMORIES.get(str(manifest.optimizer)):
         raise ValueError(f"{manifest.optimizer} does not remember {memories}")
     return memories
 
 
-def _entries(layout: Any) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    if len(layout) > MAX_TENSORS:
-        raise ValueError(f"{len(layout)} tensors; {MAX_TENSORS} is the most")
-    for entry in layout:
-        shape = tuple(int(side) for side in entry["shape"])
-        if any(side < 1 for side in shape):
-            raise ValueError(f"{entry['name']!r} has shape {shape}")
-        yield entry["name"], shape, int(entry["offset"])
+def _layout(manifest: Manifest) -> StateLayout:
+    if manifest.layout is None:
+        raise ValueError("it lacks 'parameters'")
+    return manifest.layout
 
 
-def _covered(layout: Any, names: tuple[str, ...]) -> int:
-    """Return the size of a flat vector that has these tensors and no gap or overlap."""
-    found, end = set(), 0
-    for name, shape, offset in _entries(layout):
-        if offset != end:
-            raise ValueError(f"{name!r} begins at {offset}, expected {end}")
-        found.add(name)
-        end += math.prod(shape)
-    if found != set(names) or len(layout) != len(names):
-        raise ValueError(f"it places {len(layout)} tensors, others than the {len(names)} trained")
-    return end
+def _covered(layout: FlatLayout, names: tuple[str, ...]) -> int:
+    """Return the size of a flat vector that has these tensors and no others."""
+    if set(layout.names) != set(names) or len(layout.names) != len(names):
+        raise ValueError(
+            f"it places {len(layout.names)} tensors, others than the {len(names)} trained"
+        )
+    return layout.size
 
 
 def _check_state(path: Path, content: bytes, manifest: Manifest) -> None:
@@ -236,9 +227,9 @@ def _check_state(path: Path, content: bytes, manifest: Manifest) -> None:
 
 
 def _state_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    layout = manifest.layout
-    parameters = {name: shape for name, shape, _ in _entries(layout["parameters"])}
-    trained = parameters | {name: shape for name, shape, _ in _entries(layout["statistics"])}
+    layout = _layout(manifest)
+    parameters = layout.parameters.by_name
+    trained = parameters | layout.statistics.by_name
     shapes = {"balance": (len(manifest.strides),), **trained}
     if manifest.ema:
         shapes |= {f"ema/{name}": shape for name, shape in trained.items()}

@@ -15,6 +15,7 @@ from exportloss.class_names import bad_name
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
+from exportloss.runtime.flat_layout import StateLayout
 from exportloss.runtime.limits import (
     MAX_ARTIFACT_FILES,
     MAX_CLASSES,
@@ -123,7 +124,7 @@ class Manifest:
         statistics: BatchNorm layers whose statistics are trained.
         head: where the detector's head is evaluated in training: everywhere, or where the loss
             looks.
-        layout: for the portable step, where each tensor lies in the flat state.
+        layout: for the portable step, places of the tensors in its flat state.
         opset: the newest of the graphs, `ai.onnx`.
         versions: of the packages that wrote the folder.
         files: every file but the manifest.
@@ -148,7 +149,7 @@ class Manifest:
     groups: ParameterGroupNames = dataclasses.field(default_factory=ParameterGroupNames)
     statistics: tuple[BatchNormStatistics, ...] = ()
     head: Head = "dense"
-    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    layout: StateLayout | None = None
     opset: int
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     files: Mapping[str, FileEntry] = dataclasses.field(default_factory=dict)
@@ -179,6 +180,7 @@ class Manifest:
     def to_json(self) -> str:
         """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""
         values = {"sha256": "", "format": FORMAT, **dataclasses.asdict(self)}
+        values["layout"] = {} if self.layout is None else self.layout.to_values()
         return seal_text(json.dumps(values, indent=1) + "\n")
 
     @classmethod
@@ -345,7 +347,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
             )
             for entry in values["statistics"]
         ),
-        layout=dict(values["layout"]),
+        layout=StateLayout.from_values(values["layout"]) if values["layout"] else None,
         opset=int(values["opset"]),
         versions=dict(values["versions"]),
         files={

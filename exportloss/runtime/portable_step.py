@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from exportloss.runtime.devices import (
 )
 from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.files import new_file
+from exportloss.runtime.flat_layout import FlatLayout
 from exportloss.runtime.frozen_model import with_initializers
 from exportloss.runtime.manifest import STATE_NAME, Manifest
 from exportloss.runtime.optimizers import Hyperparameters
@@ -42,40 +42,6 @@ __all__ = ["PortableTrainSession"]
 Array = npt.NDArray[np.float32]
 _OPTIMIZER = "optimizer_"
 _EMA = "ema_"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Flat:
-    """Where named tensors lie in a flat vector."""
-
-    entries: tuple[tuple[str, tuple[int, ...], int], ...]  # name, shape, offset
-
-    @classmethod
-    def read(cls, layout: Any) -> _Flat:
-        return cls(tuple((e["name"], tuple(e["shape"]), int(e["offset"])) for e in layout))
-
-    @property
-    def size(self) -> int:
-        if not self.entries:
-            return 0
-        _, shape, offset = self.entries[-1]
-        return offset + int(np.prod(shape, dtype=np.int64))
-
-    def cut(self, vector: Array) -> dict[str, Array]:
-        """Copy the tensors out of a vector, (size,)."""
-        return {
-            name: vector[offset : offset + int(np.prod(shape, dtype=np.int64))]
-            .reshape(shape)
-            .copy()
-            for name, shape, offset in self.entries
-        }
-
-    def join(self, tensors: Mapping[str, Array]) -> Array:
-        """Put tensors into one vector, (size,)."""
-        vector = np.empty(self.size, np.float32)
-        for name, _, offset in self.entries:
-            vector[offset : offset + tensors[name].size] = tensors[name].ravel()
-        return vector
 
 
 class PortableTrainSession(TrainSession):
@@ -114,12 +80,12 @@ class PortableTrainSession(TrainSession):
         self._loop = StepLoop(self._engine, self._train, device, capture=capture)
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
         layout = manifest.layout
-        self._parameters = _Flat.read(layout["parameters"])
-        statistics = _Flat.read(layout["statistics"])
-        self._flat = {"parameters": self._parameters}
-        if statistics.size:
-            self._flat["statistics"] = statistics
-        self._memories: tuple[str, ...] = tuple(layout["memories"])
+        assert layout is not None  # as was checked with the folder
+        self._parameters = layout.parameters
+        self._flat = {"parameters": layout.parameters}
+        if layout.statistics.size:
+            self._flat["statistics"] = layout.statistics
+        self._memories = layout.memories
         self._constants: dict[str, Array] = {}
         path = folder / STATE_NAME
         start = take_state(parse_tensor_file(files[STATE_NAME], path), path)
@@ -146,17 +112,20 @@ class PortableTrainSession(TrainSession):
         """Return a copy of the state."""
         read = self._loop.read
 
+        def tensors(flat: FlatLayout, vector: str) -> dict[str, Array]:
+            return {name: tensor.copy() for name, tensor in flat.split(read(vector)).items()}
+
         def trained(prefix: str = "") -> dict[str, Array]:
             return {
                 name: tensor
                 for what, flat in self._flat.items()
-                for name, tensor in flat.cut(read(prefix + what)).items()
+                for name, tensor in tensors(flat, prefix + what).items()
             }
 
         return TrainState(
             model=self._constants | trained(),
             optimizer={
-                memory: self._parameters.cut(read(_OPTIMIZER + memory)) for memory in self._memories
+                memory: tensors(self._parameters, _OPTIMIZER + memory) for memory in self._memories
             },
             balance=read("balance"),
             updates=self.updates,
@@ -176,7 +145,7 @@ class PortableTrainSession(TrainSession):
         for memory in self._memories:
             vectors[_OPTIMIZER + memory] = self._parameters.join(state.optimizer[memory])
         self._due = state.updates + state.skipped
-        trained = {name for flat in self._flat.values() for name, *_ in flat.entries}
+        trained = {name for flat in self._flat.values() for name in flat.names}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
         for name, vector in vectors.items():
             self._loop.write(name, vector)
