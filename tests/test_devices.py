@@ -12,7 +12,7 @@ import pytest
 from exportloss import ArtifactError, ConfigError, InstallationError
 from exportloss.cli import main
 from exportloss.export import export_train_step, export_training_artifacts
-from exportloss.runtime import TrainSession, portable_step, session
+from exportloss.runtime import TrainSession, portable_step, registry
 from exportloss.runtime.devices import Device, captures_safely, check_device, open_session
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.ort_training import OrtTrainSession
@@ -51,7 +51,7 @@ def batch(seed):
 @pytest.fixture
 def gpu(monkeypatch) -> PretendedGpu:
     pretended = PretendedGpu()
-    monkeypatch.setattr(session, "import_engine", lambda device: pretended)
+    monkeypatch.setattr(registry, "import_engine", lambda device: pretended)
     monkeypatch.setattr(portable_step, "import_engine", lambda device: pretended)
     return pretended
 

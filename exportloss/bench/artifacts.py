@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ArtifactError
+from exportloss.runtime.kinds import KINDS, ArtifactKind
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, Precision
 
 __all__ = ["EXPORTERS", "find_or_export"]
 
 Exporter = Callable[[Scenario, Path], object]
-
-
-class _Sizes(TypedDict):
-    image_size: tuple[int, int]
-    batch_size: int
-    max_targets: int
 
 
 def find_or_export(kind: str, scenario: Scenario, folder: Path) -> Path:
@@ -44,7 +39,7 @@ def find_or_export(kind: str, scenario: Scenario, folder: Path) -> Path:
 def _check_sizes(path: Path, scenario: Scenario) -> None:
     manifest = Manifest.read(path)
     sizes = ("num_classes", "image_size", "batch_size", "max_targets")
-    for name in sizes if manifest.kind == "loss" else (*sizes, "model"):
+    for name in (*sizes, "model") if KINDS[manifest.kind].trains else sizes:
         found, wanted = getattr(manifest, name), getattr(scenario, name)
         if found != wanted:
             raise ArtifactError(
@@ -62,59 +57,35 @@ def _precision(scenario: Scenario) -> Precision:
     return "float32" if scenario.precision == "tf32" else scenario.precision
 
 
-def _sizes(scenario: Scenario) -> _Sizes:
-    return {
-        "image_size": scenario.image_size,
-        "batch_size": scenario.batch_size,
-        "max_targets": scenario.max_targets,
-    }
+def _exporter(kind: ArtifactKind) -> Exporter:
+    """Make the exporter of a kind, which passes on what of the scenario it has an option for."""
+
+    def export(scenario: Scenario, path: Path) -> None:
+        from exportloss.bench.detector import make_loss, make_model
+
+        model = make_model(scenario)
+        loss = make_loss(model, scenario)
+        for_cpu = "any" if kind.trains else "cpu"
+        known = {
+            "freeze": scenario.freeze,
+            "precision": _precision(scenario),
+            "provider": for_cpu if scenario.device == "cpu" else "gpu",
+            "gradients": True,
+            "layout": scenario.layout,
+        }
+        options: dict[str, Any] = {name: known[name] for name in kind.options & known.keys()}
+        if not kind.trains:
+            options["head"] = model.detect
+        kind.load_exporter()(
+            *((model, loss) if kind.trains else (loss,)),
+            path,
+            image_size=scenario.image_size,
+            batch_size=scenario.batch_size,
+            max_targets=scenario.max_targets,
+            **options,
+        )
+
+    return export
 
 
-def _export_loss(scenario: Scenario, path: Path) -> None:
-    from exportloss.bench.detector import make_loss, make_model
-    from exportloss.export import export_loss
-
-    model = make_model(scenario)
-    loss, sizes = make_loss(model, scenario), _sizes(scenario)
-    export_loss(
-        loss,
-        path,
-        gradients=True,
-        layout=scenario.layout,
-        head=model.detect,
-        provider="cpu" if scenario.device == "cpu" else "gpu",
-        **sizes,
-    )
-
-
-def _export_step(scenario: Scenario, path: Path) -> None:
-    from exportloss.bench.detector import make_loss, make_model
-    from exportloss.export import export_train_step
-
-    model = make_model(scenario)
-    loss = make_loss(model, scenario)
-    export_train_step(
-        model,
-        loss,
-        path,
-        freeze=scenario.freeze,
-        provider="any" if scenario.device == "cpu" else "gpu",
-        precision=_precision(scenario),
-        **_sizes(scenario),
-    )
-
-
-def _export_training(scenario: Scenario, path: Path) -> None:
-    from exportloss.bench.detector import make_loss, make_model
-    from exportloss.export import export_training_artifacts
-
-    model = make_model(scenario)
-    loss = make_loss(model, scenario)
-    export_training_artifacts(model, loss, path, freeze=scenario.freeze, **_sizes(scenario))
-
-
-EXPORTERS: Mapping[str, Exporter] = {
-    "loss": _export_loss,
-    "step": _export_step,
-    "ort": _export_training,
-}
+EXPORTERS: Mapping[str, Exporter] = {kind.format: _exporter(kind) for kind in KINDS.values()}

@@ -20,6 +20,7 @@ from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.dataset import read_data_yaml
 from exportloss.runtime.files import check_place
 from exportloss.runtime.hyp import read_hyp
+from exportloss.runtime.kinds import KINDS_BY_FORMAT, formats_taking
 from exportloss.runtime.manifest import MANIFEST_NAME, Layout, LossProvider, Manifest
 
 if TYPE_CHECKING:
@@ -129,10 +130,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
     for name in ("gradients", "layout", "tiers"):
-        if getattr(options, name) not in (None, False) and "loss" not in options.format:
+        if getattr(options, name) not in (None, False) and not formats_taking(name) & set(
+            options.format
+        ):
             raise ConfigError(f"--{name} is of the loss alone; say --format loss too, or leave it")
     _check_provider(options.provider, options.format)
-    if options.ema and not {"step", "ort"} & set(options.format):
+    if options.ema and not formats_taking("ema") & set(options.format):
         raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
     names, num_classes = _classes(options)
     hyp = smooth_labels(read_hyp(options.hyp), options)
@@ -197,7 +200,7 @@ def export_artifacts(
     """
     from exportloss.loss import YoloLoss
 
-    if settings.precision != "float32" and (others := folders.keys() - {"step"}):
+    if settings.precision != "float32" and (others := folders.keys() - formats_taking("precision")):
         raise ConfigError(
             f"--precision {settings.precision} is of --format step, not of {', '.join(others)}; "
             "leave one of them out"
@@ -258,8 +261,9 @@ def _file(weights: str, output: Path, suffix: str) -> Path:
 
 
 def _check_provider(provider: LossProvider | None, formats: tuple[str, ...]) -> None:
-    able = {"loss"} if provider == "cpu" else {"loss", "step"}
-    chosen = {"loss", "step"} & set(formats)
+    taking = formats_taking("provider")
+    able = {name for name in taking if not (provider == "cpu" and KINDS_BY_FORMAT[name].trains)}
+    chosen = taking & set(formats)
     if provider is not None and not (chosen and chosen <= able):
         raise ConfigError(
             f"--for {provider} applies to --format {' and '.join(sorted(able))}, got --format "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exportloss.cli.arguments import ExportSettings
+from exportloss.runtime.kinds import KINDS, ArtifactKind
 from exportloss.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def about_formats() -> str:
     return "; ".join(f"{name}: {about}" for name, about in abouts)
 
 
-def _write_training(exporter: str) -> Callable[..., Manifest]:
-    """Make the writer of a kind of artifact that trains; all take the same settings, but one."""
+def _writer(kind: ArtifactKind) -> Callable[..., Manifest]:
+    """Make the writer of a kind of artifact, which passes on the settings that its exporter has."""
 
     def write(
         settings: ExportSettings,
@@ -51,52 +52,22 @@ def _write_training(exporter: str) -> Callable[..., Manifest]:
         folder: Path,
         exist_ok: bool,
     ) -> Manifest:
-        import exportloss.export
-
-        export: Callable[..., Manifest] = getattr(exportloss.export, exporter)
-        is_step = exporter == "export_train_step"
-        return export(
-            detector.model,
-            loss,
+        options: dict[str, Any] = {name: getattr(settings, name) for name in kind.options}
+        if not kind.trains:
+            options["head"] = detector.model.detect
+        manifest: Manifest = kind.load_exporter()(
+            *((detector.model, loss) if kind.trains else (loss,)),
             folder,
             image_size=settings.image_size,
             batch_size=settings.batch_size,
             max_targets=settings.max_targets,
-            optimizer=settings.optimizer,
-            freeze=settings.freeze,
-            ema=settings.ema,
-            head=settings.head,
             names=detector.names,
             exist_ok=exist_ok,
-            **({"precision": settings.precision, "provider": settings.provider} if is_step else {}),
+            **options,
         )
+        return manifest
 
     return write
-
-
-def _write_loss(
-    settings: ExportSettings,
-    detector: LoadedDetector,
-    loss: YoloLoss,
-    folder: Path,
-    exist_ok: bool,
-) -> Manifest:
-    from exportloss.export import export_loss
-
-    return export_loss(
-        loss,
-        folder,
-        image_size=settings.image_size,
-        batch_size=settings.batch_size,
-        max_targets=settings.max_targets,
-        tiers=settings.tiers,
-        gradients=settings.gradients,
-        layout=settings.layout,
-        provider=settings.provider,
-        head=detector.model.detect,
-        names=detector.names,
-        exist_ok=exist_ok,
-    )
 
 
 def _write_state_dict(
@@ -117,16 +88,7 @@ def _write_inference(
     )
 
 
-FOLDERS = {
-    "ort": FolderFormat(
-        "ONNX Runtime training artifacts", _write_training("export_training_artifacts")
-    ),
-    "step": FolderFormat(
-        "a training step in standard operators, for any onnxruntime",
-        _write_training("export_train_step"),
-    ),
-    "loss": FolderFormat("the loss alone", _write_loss),
-}
+FOLDERS = {kind.format: FolderFormat(kind.about, _writer(kind)) for kind in KINDS.values()}
 FILES = {  # by suffix
     "pt": FileFormat("a state dict for YOLOv5", _write_state_dict),
     "safetensors": FileFormat("the same, with class names and anchors", _write_state_dict),

@@ -31,6 +31,7 @@ from exportloss.runtime.event_file import EventFile
 from exportloss.runtime.history import make_current
 from exportloss.runtime.hyp import TrainingConfig, read_hyp
 from exportloss.runtime.installation import import_onnxruntime_training
+from exportloss.runtime.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.origin import Origin, data_digest, write_origin
@@ -121,7 +122,7 @@ def _load(settings: ExportSettings, options: argparse.Namespace) -> LoadedDetect
     """Load what is to be exported, once it is known that it can be trained then."""
     device = Device.parse(options.device)
     check_device(import_engine(device), device)
-    if options.format == "ort":
+    if KINDS_BY_FORMAT[options.format].training_build:
         import_onnxruntime_training()
     return load_detector(settings)
 

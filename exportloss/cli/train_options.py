@@ -12,6 +12,7 @@ from exportloss.cli.arguments import add_export_arguments
 from exportloss.cli.device_options import add_device_arguments
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.hyp import UNUSED_DEFAULTS
+from exportloss.runtime.kinds import KINDS
 from exportloss.runtime.loader import Cache
 from exportloss.runtime.manifest import MANIFEST_NAME
 from exportloss.runtime.room import Overflow
@@ -87,7 +88,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     fixed = parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
     fixed.add_argument(
         "--format",
-        choices=("step", "ort"),
+        choices=tuple(kind.format for kind in KINDS.values() if kind.trains),
         help="the portable step, or ONNX Runtime training artifacts (default step)",
     )
     add_export_arguments(fixed)

@@ -2,6 +2,7 @@
 
 from exportloss.runtime.loss_session import LossResult, LossSession
 from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.registry import open_session
 from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState
 
@@ -14,4 +15,5 @@ __all__ = [
     "StepResult",
     "TrainSession",
     "TrainState",
+    "open_session",
 ]

@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.runtime.flat_layout import FlatLayout, StateLayout
+from exportloss.runtime.kinds import KINDS, Kind
 from exportloss.runtime.loss_signature import loss_inputs, loss_outputs
-from exportloss.runtime.manifest import STATE_NAME, Kind, Manifest
+from exportloss.runtime.manifest import STATE_NAME, Manifest
 from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxFile, OnnxValue, parse_onnx
 from exportloss.runtime.tensor_file import parse_tensor_file
 
 __all__ = ["Artifact", "open_artifact", "read_artifact"]
 
-_REQUIRED: Mapping[Kind, tuple[str, ...]] = {
-    "ort-training": ("training_model.onnx", "eval_model.onnx", "checkpoint"),
-    "train-step": ("train_step.onnx", "eval_step.onnx", STATE_NAME),
-}
 _MOMENTS = ["exp_avg", "exp_avg_sq"]
 _MEMORIES = {"sgd": ["momentum"], "adam": _MOMENTS, "adamw": _MOMENTS}
+_LOSS = {"loss": OnnxValue(FLOAT, ()), "items": OnnxValue(FLOAT, (3,))}
 _ANY = OnnxValue(0)  # an input or output that need only be there
 
 Values = Mapping[str, OnnxValue]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Graph:
+    """A graph that a session runs.
+
+    Attributes:
+        inputs: Inputs by name.
+        outputs: Outputs by name; the graph may have more.
+        optional: Whether the folder may lack it.
+        has_more: Whether the graph may have other inputs, too.
+    """
+
+    inputs: Values
+    outputs: Values
+    optional: bool = False
+    has_more: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What must be in the files of a folder, by the manifest.
+
+    Attributes:
+        graphs: Graphs by file.
+        tensors: Shapes of tensors by name, by file.
+    """
+
+    graphs: Mapping[str, _Graph]
+    tensors: Mapping[str, Mapping[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,30 +87,31 @@ def open_artifact(folder: str | Path) -> Artifact:
     folder = Path(folder)
     manifest = Manifest.read(folder)
     files = manifest.read_files(folder)
-    required = _REQUIRED.get(manifest.kind, tuple(manifest.loss_graphs.values()))
-    if missing := [name for name in required if name not in manifest.files]:
-        raise ArtifactError(f"{folder} is damaged: its manifest names no {missing[0]}")
     try:
-        signatures = _signatures(manifest)
+        contents = _CONTENTS[manifest.kind](manifest)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ArtifactError(
             f"{folder}: the manifest's layout is damaged: {excerpt(repr(error), 200)}"
         ) from error
+    graphs = (name for name, graph in contents.graphs.items() if not graph.optional)
+    required = dict.fromkeys((*KINDS[manifest.kind].files, *graphs))
+    if missing := [name for name in required if name not in manifest.files]:
+        raise ArtifactError(f"{folder} is damaged: its manifest names no {missing[0]}")
     opsets = {}
     sizes: dict[str, int] = {}
     for name in manifest.files:
         if name.endswith(".onnx"):
             graph = _read_graph(folder / name, files[name])
-            if name in signatures:
-                _check_graph(folder / name, graph, signatures[name], manifest, sizes)
+            if name in contents.graphs:
+                _check_graph(folder / name, graph, contents.graphs[name], sizes)
                 opsets[graph.opset] = name
     if (newest := max(opsets)) != manifest.opset:
         raise ArtifactError(
             f"{folder / opsets[newest]} has opset {newest}, the manifest says {manifest.opset}; "
             "export again"
         )
-    if manifest.kind == "train-step":
-        _check_state(folder / STATE_NAME, files[STATE_NAME], manifest)
+    for name, shapes in contents.tensors.items():
+        _check_tensors(folder / name, files[name], shapes)
     return Artifact(manifest=manifest, files=files)
 
 
@@ -96,14 +125,13 @@ def _read_graph(path: Path, content: bytes) -> OnnxFile:
 def _check_graph(
     path: Path,
     graph: OnnxFile,
-    expected: tuple[Values, Values],
-    manifest: Manifest,
+    expected: _Graph,
     sizes: dict[str, int],
 ) -> None:
-    inputs, outputs = expected
-    _check_values(path, "input", inputs, graph.inputs, sizes)
-    _check_values(path, "output", outputs, graph.outputs, sizes)
-    if manifest.kind != "ort-training" and (surplus := graph.inputs.keys() - inputs.keys()):
+    _check_values(path, "input", expected.inputs, graph.inputs, sizes)
+    _check_values(path, "output", expected.outputs, graph.outputs, sizes)
+    surplus = graph.inputs.keys() - expected.inputs.keys()
+    if surplus and not expected.has_more:
         raise ArtifactError(f"{path} has an input {min(surplus)!r} that nothing here gives it")
 
 
@@ -129,44 +157,69 @@ def _with_sizes(expected: OnnxValue, found: OnnxValue, sizes: dict[str, int]) ->
     return OnnxValue(expected.type, numbers)
 
 
-def _signatures(manifest: Manifest) -> Mapping[str, tuple[Values, Values]]:
-    """Return, for each graph that is run here, inputs and outputs; outputs may be more."""
-    size = (manifest.batch_size, 3, *manifest.image_size)
-    batch = {
+def _batch(manifest: Manifest) -> dict[str, OnnxValue]:
+    return {
         "targets": OnnxValue(FLOAT, (manifest.max_targets, 6)),
         "balance": OnnxValue(FLOAT, (len(manifest.strides),)),
     }
-    loss = {"loss": OnnxValue(FLOAT, ()), "items": OnnxValue(FLOAT, (3,))}
-    if manifest.kind == "train-step":
-        batch["images"] = OnnxValue(UINT8, size)
-        vectors = _vectors(manifest)
-        detector = {name: vectors[name] for name in ("parameters", "statistics") if name in vectors}
-        settings = _settings(manifest)
-        new = {f"new_{name}": value for name, value in vectors.items()}
-        new["new_balance"] = batch["balance"]
-        return {
-            "train_step.onnx": (batch | settings | vectors, loss | new),
-            "eval_step.onnx": (batch | detector, loss),
-            "inference.onnx": ({"images": _ANY} | detector, {"output0": _ANY}),
-        }
-    loss["new_balance"] = batch["balance"]
-    if manifest.kind == "ort-training":
-        batch["images"] = OnnxValue(FLOAT, size)
-        batch |= dict.fromkeys(manifest.trained, _ANY)
-        gradients = {f"{name}_grad.accumulation.out": _ANY for name in manifest.groups.all}
-        return {
-            "training_model.onnx": (batch, loss | gradients),
-            "eval_model.onnx": (batch, loss),
-            "inference.onnx": (
-                {"images": _ANY} | dict.fromkeys(manifest.trained, _ANY),
-                {"output0": _ANY},
-            ),
-        }
-    inputs, outputs = loss_inputs(manifest) | batch, loss_outputs(manifest)
-    return {
-        name: (inputs | {"targets": OnnxValue(FLOAT, (slots, 6))}, outputs)
+
+
+def _images(manifest: Manifest, dtype: int) -> dict[str, OnnxValue]:
+    return {"images": OnnxValue(dtype, (manifest.batch_size, 3, *manifest.image_size))}
+
+
+def _step_contents(manifest: Manifest) -> _Contents:
+    """The portable step; its initial state is a file of tensors."""
+    batch = _batch(manifest) | _images(manifest, UINT8)
+    vectors = _vectors(manifest)
+    detector = {name: vectors[name] for name in ("parameters", "statistics") if name in vectors}
+    new = {f"new_{name}": value for name, value in vectors.items()}
+    new["new_balance"] = batch["balance"]
+    inputs = batch | _settings(manifest) | vectors
+    graphs = {
+        "train_step.onnx": _Graph(inputs=inputs, outputs=_LOSS | new),
+        "eval_step.onnx": _Graph(inputs=batch | detector, outputs=_LOSS),
+        "inference.onnx": _Graph(
+            inputs={"images": _ANY} | detector, outputs={"output0": _ANY}, optional=True
+        ),
+    }
+    return _Contents(graphs=graphs, tensors={STATE_NAME: _state_shapes(manifest)})
+
+
+def _training_contents(manifest: Manifest) -> _Contents:
+    """ONNX Runtime training artifacts; frozen tensors are inputs of their graphs, too."""
+    trained = dict.fromkeys(manifest.trained, _ANY)
+    inputs = _batch(manifest) | _images(manifest, FLOAT) | trained
+    outputs = _LOSS | {"new_balance": inputs["balance"]}
+    gradients = {f"{name}_grad.accumulation.out": _ANY for name in manifest.groups.all}
+    graphs = {
+        "training_model.onnx": _Graph(inputs=inputs, outputs=outputs | gradients, has_more=True),
+        "eval_model.onnx": _Graph(inputs=inputs, outputs=outputs, has_more=True),
+        "inference.onnx": _Graph(
+            inputs={"images": _ANY} | trained,
+            outputs={"output0": _ANY},
+            optional=True,
+            has_more=True,
+        ),
+    }
+    return _Contents(graphs=graphs)
+
+
+def _loss_contents(manifest: Manifest) -> _Contents:
+    """A loss alone, with a graph per number of target rows."""
+    inputs, outputs = loss_inputs(manifest) | _batch(manifest), loss_outputs(manifest)
+    graphs = {
+        name: _Graph(inputs=inputs | {"targets": OnnxValue(FLOAT, (slots, 6))}, outputs=outputs)
         for slots, name in manifest.loss_graphs.items()
     }
+    return _Contents(graphs=graphs)
+
+
+_CONTENTS: Mapping[Kind, Callable[[Manifest], _Contents]] = {
+    "train-step": _step_contents,
+    "ort-training": _training_contents,
+    "loss": _loss_contents,
+}
 
 
 def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
@@ -216,10 +269,10 @@ def _covered(layout: FlatLayout, names: tuple[str, ...]) -> int:
     return layout.size
 
 
-def _check_state(path: Path, content: bytes, manifest: Manifest) -> None:
+def _check_tensors(path: Path, content: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
     tensors = parse_tensor_file(content, path).tensors
     found = {name: tensor.shape for name, tensor in tensors.items()}
-    for name, shape in _state_shapes(manifest).items():
+    for name, shape in shapes.items():
         if found.get(name) != shape:
             raise ArtifactError(
                 f"{path}: {name!r} has shape {found.get(name)}; the manifest says {shape}"

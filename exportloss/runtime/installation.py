@@ -7,6 +7,7 @@ from importlib import import_module, metadata
 from types import ModuleType
 
 from exportloss.errors import InstallationError
+from exportloss.runtime.kinds import KINDS
 
 __all__ = ["import_onnxruntime", "import_onnxruntime_training"]
 
@@ -42,8 +43,7 @@ def import_onnxruntime() -> ModuleType:
         return import_module("onnxruntime")
     except ImportError as error:
         raise InstallationError(
-            "onnxruntime is not installed; install one of exportloss[training] (training "
-            "artifacts, Python 3.11), exportloss[cpu] or exportloss[gpu] (portable step)"
+            f"onnxruntime is not installed; install one of {_list_extras()}"
         ) from error
 
 
@@ -62,6 +62,18 @@ def import_onnxruntime_training() -> ModuleType:
             "environment of its own"
         )
     return bindings
+
+
+def _list_extras() -> str:
+    """List the extras that bring an engine, each with the formats of artifacts that it runs."""
+    formats: dict[str, list[str]] = {}
+    for kind in KINDS.values():
+        for extra in kind.extras:
+            formats.setdefault(extra, []).append(kind.format)
+    return ", ".join(
+        f"exportloss[{extra}] (for format {' and '.join(names)})"
+        for extra, names in formats.items()
+    )
 
 
 def _is_installed(name: str) -> bool:

@@ -25,11 +25,12 @@ from exportloss.runtime.devices import (
     wants_capture,
 )
 from exportloss.runtime.exclusive import exclusive
+from exportloss.runtime.kinds import KINDS
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
 from exportloss.runtime.onnx_file import OnnxValue, parse_onnx
 from exportloss.runtime.self_check import check_outputs
-from exportloss.runtime.session import Items
+from exportloss.runtime.step_results import Items
 from exportloss.targets import pad_targets
 
 __all__ = ["LossResult", "LossSession"]
@@ -134,10 +135,11 @@ class LossSession:
         folder = Path(folder)
         artifact = open_artifact(folder)
         manifest = artifact.manifest
-        if manifest.kind != "loss":
+        kind = KINDS[manifest.kind]
+        if kind.opener != "LossSession":
             raise ArtifactError(
-                f"{folder} holds a {manifest.kind!r} artifact, not a loss alone; open it with "
-                "TrainSession, or export with --format loss"
+                f"{folder} holds a {kind.name!r} artifact, not a loss alone; open it with "
+                f"{kind.opener}, or export in format 'loss'"
             )
         if manifest.provider == "cpu" and where.kind != "cpu":
             raise ConfigError(

@@ -16,6 +16,7 @@ from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.flat_layout import StateLayout
+from exportloss.runtime.kinds import KINDS, Kind
 from exportloss.runtime.limits import (
     MAX_ARTIFACT_FILES,
     MAX_CLASSES,
@@ -50,7 +51,6 @@ _LONGEST_NAME = 255  # characters of a file's name
 FORMAT = "exportloss/2"
 _UNSEALED_FORMAT = "exportloss/1"  # of 0.1: the manifest has no sha256 of its own
 
-Kind = Literal["ort-training", "train-step", "loss"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
@@ -309,8 +309,8 @@ def _one_of(choices: Any, value: Any) -> Any:
 
 def _from_values(values: dict[str, Any]) -> Manifest:
     kind, optimizer = values["kind"], values["optimizer"]
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind is {kind!r}, expected one of {get_args(Kind)}")
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}, expected one of {tuple(KINDS)}")
     if optimizer not in (None, *get_args(OptimizerName)):
         raise ValueError(f"optimizer is {optimizer!r}, expected {get_args(OptimizerName)}")
     precision = values.get("precision", "float32")

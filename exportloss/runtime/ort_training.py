@@ -25,9 +25,10 @@ from exportloss.runtime.manifest import BatchNormStatistics, Manifest
 from exportloss.runtime.onnx_file import parse_onnx
 from exportloss.runtime.optimizers import Hyperparameters, make_optimizer
 from exportloss.runtime.seal import seal_model
-from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
+from exportloss.runtime.session import TrainSession
 from exportloss.runtime.state import TrainState
 from exportloss.runtime.state_checks import check_values
+from exportloss.runtime.step_results import Evaluation, Images, Items, StepResult
 
 __all__ = ["OrtTrainSession"]
 

@@ -5,24 +5,18 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-import os
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError, TrainingError
-from exportloss.runtime.artifacts import open_artifact
-from exportloss.runtime.devices import CPU, Device, import_engine, wants_capture
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.exclusive import exclusive
-from exportloss.runtime.limits import check_threads
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.optimizers import LOSS_SCALE, MAX_RATE, Hyperparameters
-from exportloss.runtime.self_check import check_training
 from exportloss.runtime.state import (
     TrainState,
     check_description,
@@ -40,22 +34,11 @@ __all__ = ["Evaluation", "Images", "Items", "StepResult", "TrainSession"]
 Rates = float | tuple[float, float, float]
 
 
-class TrainSession(abc.ABC):
-    """A detector in training on this device.
+class OpenSession(Protocol):
+    """Signature of `exportloss.runtime.registry.open_session`, which see."""
 
-    Open one with `TrainSession.open(folder)`. A session holds all of its state; `save` and
-    `resume` carry it over, between sessions and between kinds of artifact. Threads may share one:
-    each call waits for the one before it.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._lock = threading.RLock()
-        self.folder = folder
-        self.manifest = manifest
-        self._due = 0  # optimizer steps, done or skipped
-
-    @staticmethod
-    def open(
+    def __call__(
+        self,
         folder: str | Path,
         *,
         device: str = "cpu",
@@ -64,45 +47,25 @@ class TrainSession(abc.ABC):
         tf32: bool = False,
         self_check: bool = True,
     ) -> TrainSession:
-        """Open an artifacts folder, once all of it has been checked against its manifest.
+        """Open an artifacts folder."""
 
-        Args:
-            folder: written by `exportloss export`.
-            device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
-            threads: of the engine within an operator; None takes every core.
-            cuda_graph: capture the portable step's kernels and replay them, which saves launching
-                thousands of them one by one. None does not: onnxruntime 1.31.1 could not yet
-                capture a whole step, see docs/cuda.md.
-            tf32: on `cuda`, compute convolutions and products of the portable step with 10 of
-                float32's 23 bits: faster, and no longer PyTorch's numbers (it does the same with
-                `torch.backends.cudnn.allow_tf32`, its default).
-            self_check: on anything but the CPU first compare a step with that of ONNX Runtime's CPU
-                provider; engines were found that train wrongly and say nothing. Half precision and
-                `tf32` are not compared: the CPU computes in float32.
 
-        Raises:
-            ArtifactError: the folder is no artifact, is damaged, or does not train.
-            ConfigError: the device is unknown, or cannot do what is asked for.
-            DeviceError: the device computes another step than the CPU.
-            InstallationError: the installed engine cannot run it, or not on that device: nothing
-                ever runs on the CPU instead.
-        """
-        where = Device.parse(device)
-        if threads is not None:
-            check_threads("threads", threads)
-        folder = Path(folder)
-        artifact = open_artifact(folder)
-        manifest = artifact.manifest
-        _check_precision(manifest, where)
-        cores, files = threads or os.cpu_count() or 1, artifact.files
-        capture = wants_capture(import_engine(where), where, bool(cuda_graph))
-        session = _open(
-            folder, manifest, files, device=where, threads=cores, capture=capture, tf32=tf32
-        )
-        if self_check and where.kind != "cpu" and manifest.precision == "float32" and not tf32:
-            reference = _open(folder, manifest, files, device=CPU, threads=cores)
-            check_training(session, reference, device=str(where))
-        return session
+class TrainSession(abc.ABC):
+    """A detector in training on this device.
+
+    Open one with `TrainSession.open(folder)`. A session holds all of its state; `save` and
+    `resume` carry it over, between sessions and between kinds of artifact. Threads may share one:
+    each call waits for the one before it.
+    """
+
+    # Set by `registry`, which knows the sessions of all kinds: a base class cannot import them.
+    open: ClassVar[OpenSession]
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._lock = threading.RLock()
+        self.folder = folder
+        self.manifest = manifest
+        self._due = 0  # optimizer steps, done or skipped
 
     @exclusive
     def step(
@@ -327,52 +290,6 @@ class TrainSession(abc.ABC):
             self.manifest.max_targets,
             batch_size=self.manifest.batch_size,
             num_classes=self.manifest.num_classes,
-        )
-
-
-def _open(
-    folder: Path,
-    manifest: Manifest,
-    files: Mapping[str, bytes],
-    *,
-    device: Device,
-    threads: int,
-    capture: bool = False,
-    tf32: bool = False,
-) -> TrainSession:
-    if manifest.kind == "ort-training":
-        from exportloss.runtime.ort_training import OrtTrainSession
-
-        return OrtTrainSession(folder, manifest, device=device, threads=threads, files=files)
-    if manifest.kind == "train-step":
-        from exportloss.runtime.portable_step import PortableTrainSession
-
-        return PortableTrainSession(
-            folder,
-            manifest,
-            device=device,
-            threads=threads,
-            capture=capture,
-            tf32=tf32,
-            files=files,
-        )
-    raise ArtifactError(
-        f"{folder} holds a {manifest.kind!r} artifact, which does not train; export with "
-        "--format step or --format ort"
-    )
-
-
-def _check_precision(manifest: Manifest, device: Device) -> None:
-    precision = manifest.precision
-    if precision == "bfloat16" and device.kind == "cpu":
-        raise ConfigError(
-            "the artifacts compute in bfloat16, which ONNX Runtime has no CPU kernels for; use "
-            "--device cuda, or export with --precision float32"
-        )
-    if precision != "float32" and device.kind == "tensorrt":
-        raise ConfigError(
-            f"the artifacts compute in {precision}; ONNX Runtime would let TensorRT compute their "
-            "loss in it as well: use --device cuda, or export with --precision float32"
         )
 
 

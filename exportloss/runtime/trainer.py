@@ -8,6 +8,7 @@ from pathlib import Path
 
 from exportloss.errors import ConfigError
 from exportloss.runtime.epoch import Reporter, evaluate_start, run_epoch
+from exportloss.runtime.kinds import KINDS
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.results import (
     EpochResult,
@@ -130,7 +131,7 @@ def train(
             f"set makes {len(train_batches)} and the artifacts take {manifest.batch_size}"
         )
     # Training artifacts of version 0.1 have no such file, and can do without.
-    if manifest.kind == "train-step" and "inference.onnx" not in manifest.files:
+    if KINDS[manifest.kind].detector_file and "inference.onnx" not in manifest.files:
         raise ConfigError(
             f"{session.folder} was exported from a model without `decode`: a run ends with its "
             "detector, which that cannot be; give the model one, and export again"
