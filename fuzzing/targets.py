@@ -16,8 +16,7 @@ from exportloss.config import LossConfig
 from exportloss.errors import ExportLossError
 from exportloss.export import check
 from exportloss.models import read_checkpoint, transfer
-from exportloss.runtime import manifest as manifests
-from exportloss.runtime import state
+from exportloss.runtime import manifest_file, state
 from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
 from exportloss.runtime.hyp import read_hyp
 from exportloss.runtime.images import inspect_picture, load_image, load_picture
@@ -108,7 +107,7 @@ def _read_picture(path: Path) -> None:
 
 def _read_manifest(path: Path) -> None:
     # A seal is no signature, so a fuzzer's bytes may have the right one.
-    with mock.patch.object(manifests, "text_is_whole", return_value=True):
+    with mock.patch.object(manifest_file, "text_is_whole", return_value=True):
         manifest = Manifest.read(path.parent)
     manifest.to_json()
     manifest.verify_files(path.parent)

@@ -15,6 +15,7 @@ from torch import Tensor
 from exportloss.class_names import tidy_names
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.models.pickled_model import modules_of, tensors_of
+from exportloss.models.state_dict import WEIGHTS_FORMAT
 from exportloss.models.torch_file import StandIn, load_torch_file
 from exportloss.models.yolov5 import name_by_shape
 from exportloss.runtime.state import take_state
@@ -116,6 +117,8 @@ def _read_safetensors(path: Path) -> _Contents:
     if about["format"].startswith(_OUR_STATE):
         take_state(file, path)  # compares its content with its hash
         what = "a training state"
+    elif WEIGHTS_FORMAT.number(about["format"]) is not None:
+        WEIGHTS_FORMAT.check(about["format"], path)
     said: dict[str, Any] = {}
     for key in ("names", "anchors", "strides"):
         try:

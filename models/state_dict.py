@@ -11,12 +11,15 @@ import torch
 
 from exportloss.errors import ConfigError
 from exportloss.models.yolov5 import YoloV5
+from exportloss.runtime.file_format import FileFormat
 from exportloss.runtime.files import new_file
 from exportloss.runtime.tensor_file import write_tensors
 
-__all__ = ["save_state_dict"]
+__all__ = ["WEIGHTS_FORMAT", "save_state_dict"]
 
-_FORMAT = "exportloss-weights/1"
+WEIGHTS_FORMAT = FileFormat(
+    family="exportloss-weights", newest=1, expected="expected weights, 'exportloss-weights/1'"
+)
 
 
 def save_state_dict(model: YoloV5, path: str | Path, *, names: Sequence[str] | None = None) -> None:
@@ -43,7 +46,7 @@ def save_state_dict(model: YoloV5, path: str | Path, *, names: Sequence[str] | N
         content = buffer.getvalue()
     elif path.suffix == ".safetensors":
         about = {
-            "format": _FORMAT,
+            "format": str(WEIGHTS_FORMAT),
             "model": model.name,
             "names": json.dumps(list(names or map(str, range(model.num_classes)))),
             "anchors": json.dumps(model.anchors_px.tolist()),

@@ -282,7 +282,7 @@ def test_cut_and_missing_files_are_refused(copied):
     ("change", "message"),
     [
         ({"format": "exportloss/0"}, "format 'exportloss/0'; this version opens"),
-        ({"kind": "cake"}, "is damaged"),
+        ({"kind": ["loss"]}, "is damaged"),
         ({"image_size": [1]}, "is damaged"),
         ({"files": {"../outside": {"sha256": "", "size": 0}}}, "outside the folder"),
         ({"loss": {"box": -1}}, "is damaged"),

@@ -1,33 +1,29 @@
-"""`manifest.json`: what an artifacts folder is, and the hashes that tell whether it is whole."""
+"""`Manifest`: what an artifacts folder is, and the hashes that tell whether it is whole."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from exportloss.class_names import bad_name
-from exportloss.config import LossConfig
+from exportloss.config import Criterion, LossConfig
 from exportloss.errors import ArtifactError, excerpt
-from exportloss.reading import read_bounded
+from exportloss.runtime.file_format import written_by_newer
 from exportloss.runtime.flat_layout import StateLayout
 from exportloss.runtime.kinds import KINDS, Kind
-from exportloss.runtime.limits import (
-    MAX_ARTIFACT_FILES,
-    MAX_CLASSES,
-    MAX_IMAGE_SIDE,
-    MAX_MANIFEST_BYTES,
-    MAX_MODEL_BYTES,
-    MAX_ROWS,
-    MAX_STATE_BYTES,
+from exportloss.runtime.limits import MAX_ARTIFACT_FILES, MAX_CLASSES, MAX_IMAGE_SIDE, MAX_ROWS
+from exportloss.runtime.listed_files import (
+    STATE_NAME,
+    FileEntry,
+    describe_file,
+    read_listed_files,
 )
-from exportloss.runtime.replacing import recover_folder
-from exportloss.runtime.seal import seal_text, text_is_whole
+from exportloss.runtime.manifest_file import MANIFEST_NAME, format_manifest, read_manifest_file
+from exportloss.runtime.trained_tensors import BatchNormStatistics, ParameterGroupNames
 
 __all__ = [
     "MANIFEST_NAME",
@@ -43,13 +39,8 @@ __all__ = [
     "ParameterGroupNames",
     "Precision",
     "check_tiers",
+    "describe_file",
 ]
-
-MANIFEST_NAME = "manifest.json"
-STATE_NAME = "state.safetensors"  # of the portable step
-_LONGEST_NAME = 255  # characters of a file's name
-FORMAT = "exportloss/2"
-_UNSEALED_FORMAT = "exportloss/1"  # of 0.1: the manifest has no sha256 of its own
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -57,44 +48,15 @@ Head = Literal["dense", "sparse"]
 Layout = Literal["permuted", "head-output", "head-input"]
 LossProvider = Literal["any", "cpu", "gpu"]
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """A file of the folder."""
-
-    sha256: str
-    size: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParameterGroupNames:
-    """YOLOv5's three optimizer groups, trainable parameters only; weights alone decay."""
-
-    weights: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ()
-    biases: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Every trainable parameter: weights, norms, biases."""
-        return self.weights + self.norms + self.biases
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchNormStatistics:
-    """Running statistics of one trained BatchNorm layer.
-
-    Attributes:
-        mean: name of the running mean.
-        var: name of the running variance.
-        count: values that a batch gives each channel, B * H * W.
-        momentum: share of the new batch, as torch counts it (0.03 in YOLOv5).
-    """
-
-    mean: str
-    var: str
-    count: int
-    momentum: float
+# Values of the fields that are one word of several.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "kind": tuple(KINDS),
+    "optimizer": get_args(OptimizerName),
+    "precision": get_args(Precision),
+    "head": get_args(Head),
+    "loss_layout": get_args(Layout),
+    "provider": get_args(LossProvider),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,53 +141,34 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""
-        values = {"sha256": "", "format": FORMAT, **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self)
         values["layout"] = {} if self.layout is None else self.layout.to_values()
-        return seal_text(json.dumps(values, indent=1) + "\n")
+        return format_manifest(values)
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
         """Read and check a folder's manifest; the files themselves are not looked at.
 
         Raises:
-            ArtifactError: the folder is no artifact, or of a format this version cannot open.
+            ArtifactError: the folder is no artifact, is damaged, or was written by a later version
+                that this one does not know.
         """
         path = Path(folder) / MANIFEST_NAME
-        recover_folder(Path(folder))
+        values, is_sealed = read_manifest_file(folder)
         try:
-            content = read_bounded(path, MAX_MANIFEST_BYTES, error=ArtifactError)
-            values = json.loads(content.decode())
-        except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{folder} is no artifacts folder: it has no {MANIFEST_NAME}; "
-                "make one with `exportloss export`"
-            ) from error
+            if is_sealed:
+                _refuse_newer(values, path)
+            return _from_values(values)
         except ArtifactError:
             raise
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"{path} is not readable: {error}; export again") from error
-        found = values.get("format") if isinstance(values, dict) else None
-        if found not in (FORMAT, _UNSEALED_FORMAT):
-            raise ArtifactError(
-                f"{path} has format {excerpt(repr(found))}; this version opens "
-                f"{_UNSEALED_FORMAT!r} and {FORMAT!r}"
-            )
-        is_sealed = found == FORMAT or "sha256" in values
-        if is_sealed and not text_is_whole(content, values.get("sha256")):
-            raise ArtifactError(
-                f"{path} is damaged or was edited: its content does not match its sha256; copy the "
-                "folder again, or export again"
-            )
-        try:
-            return _from_values(values)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             problem = excerpt(repr(error), 200)
             raise ArtifactError(f"{path} is damaged: {problem}; export again") from error
 
     def verify_files(self, folder: str | Path) -> None:
         """Compare every file's size and sha256 with the manifest; errors as for `read_files`."""
-        for name, entry in self._listed(folder):
-            read_listed_file(Path(folder) / name, entry)
+        for _ in read_listed_files(folder, self.files):
+            pass
 
     def read_files(self, folder: str | Path) -> dict[str, bytes]:
         """Return the content of every file, by name, once it is known to be what was exported.
@@ -233,56 +176,7 @@ class Manifest:
         Raises:
             ArtifactError: a file is missing, is a link, or is not the one that was exported.
         """
-        return {
-            name: read_listed_file(Path(folder) / name, entry)
-            for name, entry in self._listed(folder)
-        }
-
-    def _listed(self, folder: str | Path) -> Iterable[tuple[str, FileEntry]]:
-        if len(self.files) > MAX_ARTIFACT_FILES:
-            raise ArtifactError(
-                f"{folder}: the manifest names {len(self.files)} files; a folder has "
-                f"{MAX_ARTIFACT_FILES} at most"
-            )
-        for name in self.files:
-            is_plain = name not in ("", "..") and name.isprintable() and len(name) <= _LONGEST_NAME
-            if Path(name).name != name or not is_plain:
-                named = excerpt(ascii(name))
-                raise ArtifactError(f"{folder}: the manifest names {named}, outside the folder")
-        return self.files.items()
-
-
-def read_listed_file(path: Path, entry: FileEntry) -> bytes:
-    """Return the content of a file that a manifest names.
-
-    Raises:
-        ArtifactError: it is missing, is no regular file, or is another one.
-    """
-    most = MAX_STATE_BYTES if path.suffix == Path(STATE_NAME).suffix else MAX_MODEL_BYTES
-    if entry.size > most:
-        raise ArtifactError(f"{path} has {entry.size} bytes; {most} is the most")
-    try:
-        content = read_bounded(path, most, error=ArtifactError, follow=False)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing; export again or copy the folder again") from error
-    if len(content) != entry.size:
-        raise ArtifactError(
-            f"{path} is damaged: it has {len(content)} bytes, the manifest says {entry.size}; "
-            "export again or copy the folder again"
-        )
-    if (found := hashlib.sha256(content).hexdigest()) != entry.sha256:
-        raise ArtifactError(
-            f"{path} is damaged: its sha256 is {found[:12]}..., the manifest says "
-            f"{excerpt(entry.sha256, 12)}; export again or copy the folder again"
-        )
-    return content
-
-
-def describe_file(path: Path) -> FileEntry:
-    """Hash a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(sha256=digest, size=path.stat().st_size)
+        return dict(read_listed_files(folder, self.files))
 
 
 def check_tiers(
@@ -301,23 +195,31 @@ def check_tiers(
         )
 
 
-def _one_of(choices: Any, value: Any) -> Any:
-    if value not in get_args(choices):
-        raise ValueError(f"got {value!r}, expected one of {get_args(choices)}")
+def _refuse_newer(values: dict[str, Any], path: Path) -> None:
+    """Refuse words and keys that are not known, in a manifest that its sha256 says is whole."""
+    criteria = values["loss"].get("criterion"), get_args(Criterion)
+    words = {key: (values.get(key), known) for key, known in _WORDS.items()}
+    for key, (said, known) in {**words, "criterion": criteria}.items():
+        if isinstance(said, str) and said not in known:
+            found = f"{key} {excerpt(repr(said))}"
+            raise written_by_newer(path, found, ", ".join(known), exported=True)
+    for key, cls in (("loss", LossConfig), ("groups", ParameterGroupNames)):
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(values[key].keys() - fields):
+            found = f"{key} key {excerpt(repr(unknown[0]))}"
+            raise written_by_newer(path, found, ", ".join(sorted(fields)), exported=True)
+
+
+def _word(values: dict[str, Any], key: str, default: str | None = None) -> Any:
+    value = values[key] if default is None else values.get(key, default)
+    if value not in _WORDS[key]:
+        raise ValueError(f"{key} is {value!r}, expected one of {_WORDS[key]}")
     return value
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:
-    kind, optimizer = values["kind"], values["optimizer"]
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {tuple(KINDS)}")
-    if optimizer not in (None, *get_args(OptimizerName)):
-        raise ValueError(f"optimizer is {optimizer!r}, expected {get_args(OptimizerName)}")
-    precision = values.get("precision", "float32")
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}, expected one of {get_args(Precision)}")
     manifest = Manifest(
-        kind=kind,
+        kind=_word(values, "kind"),
         model=str(values["model"]),
         names=tuple(str(name) for name in values["names"]),
         anchors=tuple(tuple((float(w), float(h)) for w, h in level) for level in values["anchors"]),
@@ -328,13 +230,13 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         loss=LossConfig(**values["loss"]),
         # Folders of 0.1 may lack these.
         tiers=tuple(int(slots) for slots in values.get("tiers", ())),
-        head=_one_of(Head, values.get("head", "dense")),
-        loss_layout=_one_of(Layout, values.get("loss_layout", "permuted")),
-        provider=_one_of(LossProvider, values.get("provider", "any")),
+        head=_word(values, "head", "dense"),
+        loss_layout=_word(values, "loss_layout", "permuted"),
+        provider=_word(values, "provider", "any"),
         gradients=bool(values.get("gradients", False)),
         ema=bool(values.get("ema", False)),
-        precision=precision,
-        optimizer=optimizer,
+        precision=_word(values, "precision", "float32"),
+        optimizer=None if values["optimizer"] is None else _word(values, "optimizer"),
         groups=ParameterGroupNames(
             **{group: tuple(map(str, names)) for group, names in values["groups"].items()}
         ),

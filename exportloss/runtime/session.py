@@ -16,7 +16,7 @@ from exportloss.errors import ArtifactError, ConfigError, DataError, TrainingErr
 from exportloss.runtime.ema import decay_after
 from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.optimizers import LOSS_SCALE, MAX_RATE, Hyperparameters
+from exportloss.runtime.optimizers import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.state import (
     TrainState,
     check_description,
@@ -25,6 +25,7 @@ from exportloss.runtime.state import (
     take_state,
 )
 from exportloss.runtime.state_checks import check_same_model, check_values
+from exportloss.runtime.step_checks import check_hyperparameters
 from exportloss.runtime.step_results import Evaluation, Images, Items, StepResult
 from exportloss.runtime.tensor_file import read_tensor_file
 from exportloss.targets import pad_targets
@@ -113,7 +114,7 @@ class TrainSession(abc.ABC):
             ema_decay=self._ema_decay(ema_decay),
             loss_scale=loss_scale,
         )
-        _check_hyperparameters(hyper)
+        check_hyperparameters(hyper)
         result = self._step(self._images(images), self._targets(targets), hyper if update else None)
         self._due += update
         return result
@@ -291,22 +292,3 @@ class TrainSession(abc.ABC):
             batch_size=self.manifest.batch_size,
             num_classes=self.manifest.num_classes,
         )
-
-
-def _check_hyperparameters(hyper: Hyperparameters) -> None:
-    values = {
-        "lr (weights)": hyper.lr[0],
-        "lr (norms)": hyper.lr[1],
-        "lr (biases)": hyper.lr[2],
-        "momentum": hyper.momentum,
-        "weight_decay": hyper.weight_decay,
-    }
-    for name, value in values.items():
-        if not 0 <= value <= MAX_RATE:  # false for NaN
-            raise ConfigError(f"{name} is {value}; expected a number in [0, {MAX_RATE:g}]")
-    if hyper.momentum >= 1:
-        raise ConfigError(f"momentum is {hyper.momentum}; expected below 1")
-    if not (math.isfinite(hyper.loss_scale) and hyper.loss_scale > 0):
-        raise ConfigError(f"loss_scale is {hyper.loss_scale}; expected a finite number above 0")
-    if not hyper.max_norm > 0:
-        raise ConfigError(f"max_norm is {hyper.max_norm}; expected above 0")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, excerpt
+from exportloss.runtime.file_format import FileFormat
 from exportloss.runtime.files import new_file
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.tensor_file import TensorFile, read_tensor_file, write_tensors
@@ -20,7 +21,9 @@ __all__ = ["TrainState", "check_description", "load_state", "save_state", "take_
 
 Array = npt.NDArray[np.float32]
 
-_FORMAT = "exportloss-state/1"
+_FORMAT = FileFormat(
+    family="exportloss-state", newest=1, expected="expected a training state, 'exportloss-state/1'"
+)
 _OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
 _EMA = "ema/"  # ema/<parameter or statistic>
 _BALANCE = "balance"
@@ -77,7 +80,7 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
     tensors |= {_EMA + name: np.ascontiguousarray(tensor) for name, tensor in state.ema.items()}
     tensors[_BALANCE] = np.ascontiguousarray(state.balance)
     about = {
-        "format": _FORMAT,
+        "format": str(_FORMAT),
         "updates": str(state.updates),
         "skipped": str(state.skipped),
     }
@@ -104,17 +107,17 @@ def take_state(file: TensorFile, path: str | Path) -> TrainState:
     Its tensors lie in that content.
 
     Raises:
-        ArtifactError: the content is damaged, or is something else.
+        ArtifactError: the content is damaged, is something else, or was written by a later version.
     """
     about = dict(file.about)
-    if (found := about.get("format")) != _FORMAT:
-        raise ArtifactError(
-            f"{path} has format {excerpt(repr(found))}; expected a training state, {_FORMAT!r}"
-        )
+    found = about.get("format")
+    if _FORMAT.number(found) is None or "sha256" not in about:
+        _FORMAT.check(found, path)
     try:
         tensors = {name: tensor.numpy() for name, tensor in file.tensors.items()}
         if about.pop("sha256", None) != _digest(tensors, about):
             raise ArtifactError(f"{path} is damaged: its content does not match its sha256")
+        _FORMAT.check(found, path)
         return _from_tensors(tensors, about)
     except ArtifactError:
         raise
