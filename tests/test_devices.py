@@ -13,7 +13,8 @@ from exportloss import ArtifactError, ConfigError, InstallationError
 from exportloss.cli import main
 from exportloss.export import export_train_step, export_training_artifacts
 from exportloss.runtime import TrainSession, portable_step, registry
-from exportloss.runtime.devices import Device, captures_safely, check_device, open_session
+from exportloss.runtime.devices import Device, captures_safely, check_device
+from exportloss.runtime.graph_session import open_graph
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.ort_training import OrtTrainSession
 from exportloss.runtime.step_loop import StepLoop
@@ -172,13 +173,13 @@ def test_a_provider_that_does_not_load():
 def test_nothing_falls_back_silently(folder, trouble, device, error, message):
     ort = PretendedGpu(**trouble)
     with pytest.raises(error, match=message):
-        open_session(ort, folder / "train_step.onnx", Device.parse(device))  # type: ignore[arg-type]
+        open_graph(ort, folder / "train_step.onnx", Device.parse(device))  # type: ignore[arg-type]
 
 
 def test_how_a_gpu_is_asked_for(folder, cache):
     ort = PretendedGpu()
     for device, strict in (("cuda:1", True), ("tensorrt", True), ("cuda", False)):
-        open_session(
+        open_graph(
             ort,  # type: ignore[arg-type]
             folder / "eval_step.onnx",
             Device.parse(device),

@@ -19,7 +19,7 @@ from exportloss import (
     TooManyTargetsError,
     pad_targets,
 )
-from exportloss.runtime import LossResult, LossSession, devices
+from exportloss.runtime import LossResult, LossSession, graph_session
 from tests.old_folders import unpack
 from tests.portable_loss import open_session
 from tests.small_losses import BATCH, LAYOUTS, MAX_TARGETS, OPTIONS, export_small_loss, make_head
@@ -215,7 +215,7 @@ def test_another_kind_of_artifact_is_refused(small_losses, tmp_path):
 
 def test_an_arena_that_the_process_shares_already_is_used(small_losses):
     for _ in range(2):
-        devices._share_arena.cache_clear()
+        graph_session._share_arena.cache_clear()
         session = LossSession.open(small_losses["permuted"], threads=1)
         assert session.compute(draw_inputs(session), draw_rows(3)).loss > 0
 

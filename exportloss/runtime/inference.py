@@ -16,7 +16,8 @@ import numpy.typing as npt
 from exportloss.class_names import tidy_names
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.contained import TIME_LIMIT, ContainedDetector
-from exportloss.runtime.devices import Device, describe_engine, import_engine, open_session
+from exportloss.runtime.devices import Device, describe_engine, import_engine
+from exportloss.runtime.graph_session import open_graph
 from exportloss.runtime.images import ImageArray, letterbox
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.nms import non_max_suppression
@@ -113,7 +114,7 @@ class Detector:
         """Open the content of an inference file; `path` is for messages, errors as for `open`."""
         where = Device.parse(device)
         engine = import_engine(where)
-        session = open_session(
+        session = open_graph(
             engine, Path(path), where, threads=threads or 0, strict=False, content=content
         )
         try:

@@ -15,16 +15,9 @@ import numpy.typing as npt
 from exportloss.balance import initial_balance
 from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifacts import Artifact, open_artifact
-from exportloss.runtime.devices import (
-    UNCAPTURED,
-    Device,
-    describe_engine,
-    graph_options,
-    import_engine,
-    open_session,
-    wants_capture,
-)
+from exportloss.runtime.devices import Device, describe_engine, import_engine, wants_capture
 from exportloss.runtime.exclusive import exclusive
+from exportloss.runtime.graph_session import UNCAPTURED, graph_options, open_graph
 from exportloss.runtime.kinds import KINDS
 from exportloss.runtime.limits import check_threads
 from exportloss.runtime.loss_signature import gradient_name, loss_inputs, loss_outputs
@@ -216,7 +209,7 @@ class LossSession:
             return
         name = self.manifest.loss_graphs[slots]
         # With an arena of its own, each would keep the most that it ever took.
-        session = open_session(
+        session = open_graph(
             self._engine,
             self.folder / name,
             self._device,

@@ -10,17 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, DataError
-from exportloss.runtime.devices import (
-    Device,
-    describe_engine,
-    import_engine,
-    node_counts,
-    open_session,
-)
+from exportloss.runtime.devices import Device, describe_engine, import_engine
 from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.files import new_file
 from exportloss.runtime.flat_layout import FlatLayout
 from exportloss.runtime.frozen_model import with_initializers
+from exportloss.runtime.graph_session import node_counts, open_graph
 from exportloss.runtime.manifest import STATE_NAME, Manifest
 from exportloss.runtime.optimizers import Hyperparameters
 from exportloss.runtime.seal import seal_model
@@ -209,7 +204,7 @@ class PortableTrainSession(TrainSession):
         return {what: self._loop.value(prefix + what) for what in self._flat}
 
     def _open(self, name: str, *, capture: bool = False) -> Any:
-        return open_session(
+        return open_graph(
             self._engine,
             self.folder / name,
             self._device,

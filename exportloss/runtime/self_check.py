@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import DeviceError
-from exportloss.runtime.devices import CPU, open_session
+from exportloss.runtime.devices import CPU
+from exportloss.runtime.graph_session import open_graph
 from exportloss.runtime.installation import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def check_outputs(
     Raises:
         DeviceError: an output is further off.
     """
-    session = open_session(import_onnxruntime(), path, CPU, content=content)
+    session = open_graph(import_onnxruntime(), path, CPU, content=content)
     expected = session.run(list(outputs), dict(inputs))
     quantities = [
         _Quantity(name, _relative_l2([got], [want]), bound)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.runtime.devices import UNCAPTURED, Device, graph_options
+from exportloss.runtime.devices import Device
+from exportloss.runtime.graph_session import UNCAPTURED, graph_options
 
 __all__ = ["Outputs", "StepLoop"]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from exportloss.runtime import LossSession, TrainSession
-from exportloss.runtime.devices import Device, captures_safely, node_counts, open_session
+from exportloss.runtime.devices import Device, captures_safely
+from exportloss.runtime.graph_session import node_counts, open_graph
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.state import TrainState, load_state
 from tests.gpu.conftest import DEVICE
@@ -129,7 +130,7 @@ def test_loss_alone(artifacts, ort_device, golden_case, provider):
     path = artifacts / f"golden-{provider}" / golden_case.name / "loss.onnx"
     if not path.is_file():
         pytest.skip(f"{path} was not made: --golden names other cases")
-    session = open_session(ort, path, device)
+    session = open_graph(ort, path, device)
     assert set(node_counts(session)) <= set(device.providers)
     names = [output.name for output in session.get_outputs()]
     balance = golden_case.initial_balance
