@@ -135,6 +135,11 @@ class PortableTrainSession(TrainSession):
         return int(self._loop.read("updates"))
 
     @exclusive
+    def gradients(self) -> Mapping[str, Array]:
+        """Copy the gradients added up by steps that did not update, by parameter."""
+        return self._parameters.cut(self._loop.read("gradients"))
+
+    @exclusive
     def state(self) -> TrainState:
         """Return a copy of the state."""
         read = self._loop.read

@@ -238,6 +238,10 @@ class TrainSession(abc.ABC):
     def state(self) -> TrainState:
         """Return a copy of the state."""
 
+    @abc.abstractmethod
+    def gradients(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Copy the gradients added up by steps that did not update, by parameter."""
+
     @exclusive
     def load_state(self, state: TrainState) -> None:
         """Take over a state of the same model; gradients that had been added up are dropped.
