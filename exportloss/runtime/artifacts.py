@@ -13,6 +13,7 @@ from exportloss.runtime.limits import MAX_TENSORS
 from exportloss.runtime.loss_signature import loss_inputs, loss_outputs
 from exportloss.runtime.manifest import STATE_NAME, Kind, Manifest
 from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxFile, OnnxValue, parse_onnx
+from exportloss.runtime.optimizers import OPTIMIZERS
 from exportloss.runtime.tensor_file import parse_tensor_file
 
 __all__ = ["Artifact", "open_artifact", "read_artifact"]
@@ -21,8 +22,6 @@ _REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     "ort-training": ("training_model.onnx", "eval_model.onnx", "checkpoint"),
     "train-step": ("train_step.onnx", "eval_step.onnx", STATE_NAME),
 }
-_MOMENTS = ["exp_avg", "exp_avg_sq"]
-_MEMORIES = {"sgd": ["momentum"], "adam": _MOMENTS, "adamw": _MOMENTS}
 _ANY = OnnxValue(0)  # an input or output that need only be there
 
 Values = Mapping[str, OnnxValue]
@@ -196,9 +195,9 @@ def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
 
 
 def _memories(manifest: Manifest) -> list[str]:
-    memories = list(manifest.layout["memories"])
-    if memories != _MEMORIES.get(str(manifest.optimizer)):
-        raise ValueError(f"{manifest.optimizer} does not remember {memories}")
+    memories, optimizer = list(manifest.layout["memories"]), manifest.optimizer
+    if optimizer is None or memories != list(OPTIMIZERS[optimizer].state_names):
+        raise ValueError(f"{optimizer} does not remember {memories}")
     return memories
 
 

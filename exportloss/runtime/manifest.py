@@ -24,6 +24,7 @@ from exportloss.runtime.limits import (
     MAX_ROWS,
     MAX_STATE_BYTES,
 )
+from exportloss.runtime.optimizers import OptimizerName, ParameterGroupNames
 from exportloss.runtime.replacing import recover_folder
 from exportloss.runtime.seal import seal_text, text_is_whole
 
@@ -50,7 +51,6 @@ FORMAT = "exportloss/2"
 _UNSEALED_FORMAT = "exportloss/1"  # of 0.1: the manifest has no sha256 of its own
 
 Kind = Literal["ort-training", "train-step", "loss"]
-OptimizerName = Literal["sgd", "adam", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
 Layout = Literal["permuted", "head-output", "head-input"]
@@ -63,20 +63,6 @@ class FileEntry:
 
     sha256: str
     size: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParameterGroupNames:
-    """YOLOv5's three optimizer groups, trainable parameters only; weights alone decay."""
-
-    weights: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ()
-    biases: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Every trainable parameter: weights, norms, biases."""
-        return self.weights + self.norms + self.biases
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
