@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from exportloss.runtime.optimizers import ADAM_BETA2, ADAM_EPS, OptimizerName
+from exportloss.runtime.optimizers import (
+    ADAM_BETA2,
+    ADAM_EPS,
+    RMSPROP_ALPHA,
+    RMSPROP_EPS,
+    OptimizerName,
+)
 
 __all__ = ["UPDATES", "Update", "clip", "l2_norm", "spread"]
 
@@ -73,11 +79,21 @@ def _adam_step(update: Update, gradient: Tensor, state: Sequence[Tensor]) -> Upd
     return (update.rate / correction1) * (mean / root), [mean, square]
 
 
+def rmsprop(update: Update, state: Sequence[Tensor]) -> Updated:
+    """RMSProp (Hinton, lecture 6e of 2012) with momentum, as `torch.optim.RMSprop`."""
+    square, buffer = state
+    gradient = update.gradient + update.decay * update.parameters
+    square = square * RMSPROP_ALPHA + (1 - RMSPROP_ALPHA) * (gradient * gradient)
+    buffer = buffer * update.momentum + gradient / (torch.sqrt(square) + RMSPROP_EPS)
+    return update.parameters - update.rate * buffer, [square, buffer]
+
+
 # (update, state tensors in the order of the table) -> new parameters, new state tensors
 UPDATES: Mapping[OptimizerName, Callable[[Update, Sequence[Tensor]], Updated]] = {
     "sgd": sgd,
     "adam": adam,
     "adamw": adamw,
+    "rmsprop": rmsprop,
 }
 
 

@@ -161,13 +161,20 @@ BOUNDS = {
 }
 
 
+# RMSProp's first update is 1 / sqrt(1 - alpha) = 10 times the rate in each element, whatever the
+# size of its gradient; Adam's is the rate. Here decay cancels one gradient down to rounding: torch
+# in float32 is 2.5e-6 off torch in float64.
+FIRST_UPDATE = {"rmsprop": {"new_parameters": 1e-5}}
+
+
 def compare(run: Runner, optimizer: OptimizerName, *, steps: int, slack: float = 1.0) -> None:
     """Hold each step against torch's from the same state; `slack` widens the bounds."""
     for seed, expected in enumerate(torch_steps(run.step, optimizer, steps)):
         got = run({name: expected[name] for name in run.step.state}, seed)
+        bounds = BOUNDS | (FIRST_UPDATE.get(optimizer, {}) if seed == 0 else {})
         for name, value in got.items():
             assert value.shape == expected[name].shape, name
-            assert relative(value, expected[name]) <= slack * BOUNDS[name], (seed, name)
+            assert relative(value, expected[name]) <= slack * bounds[name], (seed, name)
 
 
 def test_yolov5_v5_from_the_same_state():

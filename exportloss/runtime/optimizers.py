@@ -25,6 +25,8 @@ __all__ = [
     "LOSS_SCALE",
     "MAX_RATE",
     "OPTIMIZERS",
+    "RMSPROP_ALPHA",
+    "RMSPROP_EPS",
     "Hyperparameters",
     "Optimizer",
     "OptimizerName",
@@ -34,7 +36,7 @@ __all__ = [
 
 Array = npt.NDArray[np.float32]
 
-OptimizerName = Literal["sgd", "adam", "adamw"]
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
 
 # Of float16 steps. The objectness of one cell among many thousands has a gradient of about 1e-7,
 # which this lifts above float16's smallest normal number, 6e-5; and a gradient of 60 still fits.
@@ -46,6 +48,8 @@ MAX_RATE = 1000.0
 # Torch's defaults.
 ADAM_BETA2 = 0.999
 ADAM_EPS = 1e-8
+RMSPROP_ALPHA = 0.99
+RMSPROP_EPS = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,6 +205,21 @@ def _adam_step(update: HostUpdate) -> None:
     np.subtract(update.parameter, root, out=update.parameter)
 
 
+def _rmsprop(update: HostUpdate) -> None:
+    """RMSProp (Hinton, lecture 6e of 2012) with momentum, as `torch.optim.RMSprop`."""
+    gradient, square = update.gradient, update.state["square_avg"]
+    buffer = update.state["momentum"]
+    _decay_in_gradient(update)
+    square *= np.float32(RMSPROP_ALPHA)
+    square += np.float32(1 - RMSPROP_ALPHA) * gradient * gradient
+    root = np.sqrt(square)
+    root += np.float32(RMSPROP_EPS)
+    gradient /= root
+    buffer *= np.float32(update.momentum)
+    buffer += gradient
+    np.subtract(update.parameter, np.float32(update.rate) * buffer, out=update.parameter)
+
+
 # Adam divides a gradient by its own size, at first to its sign: an element next to rounding becomes
 # an update of full size. Its second state tensor is a square, which doubles a relative difference.
 _ADAM = OptimizerSpec(
@@ -225,4 +244,18 @@ OPTIMIZERS: Mapping[OptimizerName, OptimizerSpec] = {
     ),
     "adam": _ADAM,
     "adamw": dataclasses.replace(_ADAM, update=_adamw, torch_class="AdamW", ort_type="AdamW"),
+    "rmsprop": OptimizerSpec(
+        state=(
+            StateTensor(name="square_avg", torch_name="square_avg", is_square=True),
+            StateTensor(name="momentum", torch_name="momentum_buffer"),
+        ),
+        update=_rmsprop,
+        torch_class="RMSprop",
+        torch_options=lambda momentum: {
+            "momentum": momentum,
+            "alpha": RMSPROP_ALPHA,
+            "eps": RMSPROP_EPS,
+        },
+        bounds=_ADAM.bounds,  # it divides by the gradient's size, too
+    ),
 }
