@@ -19,8 +19,9 @@ from exportloss.errors import ArtifactError, ConfigError
 from exportloss.loss import YoloLoss
 from exportloss.models import yolov5
 from exportloss.runtime.files import new_file
-from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.optimizers import AdamW, Hyperparameters
+from exportloss.runtime.manifest import Manifest, ParameterGroupNames
+from exportloss.runtime.optimizer_spec import OptimizerSpec, StateTensor
+from exportloss.runtime.optimizers import OPTIMIZERS, Hyperparameters
 from exportloss.runtime.seal import seal_model
 from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
 from exportloss.runtime.state import TrainState
@@ -28,10 +29,6 @@ from exportloss.runtime.state import TrainState
 __all__ = ["EagerTrainSession", "torch_threads"]
 
 Array = npt.NDArray[np.float32]
-
-# What torch calls the optimizer memories of `TrainState`.
-_MOMENTS = {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-_MEMORIES = {"sgd": {"momentum": "momentum_buffer"}, "adam": _MOMENTS, "adamw": _MOMENTS}
 
 
 class EagerTrainSession(TrainSession):
@@ -78,7 +75,9 @@ class EagerTrainSession(TrainSession):
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in manifest.groups.all)
         self._average = {name: self._tensors[name].detach().clone() for name in manifest.averaged}
-        self._optimizer = _make_optimizer(manifest, self._parameters)
+        assert manifest.optimizer is not None
+        self._spec = OPTIMIZERS[manifest.optimizer]
+        self._optimizer = _make_optimizer(self._spec, manifest.groups, self._parameters)
         self._updates = 0
         self._accumulates = False
         described = torch.tensor(manifest.anchors), manifest.strides, manifest.num_classes
@@ -99,12 +98,11 @@ class EagerTrainSession(TrainSession):
 
     def state(self) -> TrainState:
         """Return a copy of the state."""
-        assert self.manifest.optimizer is not None
         return TrainState(
             model={name: _to_numpy(tensor) for name, tensor in self._tensors.items()},
             optimizer={
-                memory: {name: _to_numpy(self._memory(name, key)) for name in self._trainable}
-                for memory, key in _MEMORIES[self.manifest.optimizer].items()
+                kept.name: {name: _to_numpy(self._kept(name, kept)) for name in self._trainable}
+                for kept in self._spec.state
             },
             balance=np.asarray(self._loss.balance[: self._loss.nl], np.float32),
             updates=self._updates,
@@ -114,15 +112,15 @@ class EagerTrainSession(TrainSession):
 
     @torch.no_grad()
     def _load_state(self, state: TrainState) -> None:
-        assert self.manifest.optimizer is not None
         for name, tensor in self._tensors.items():
             tensor.copy_(torch.tensor(state.model[name]))
         for name, tensor in self._average.items():
             tensor.copy_(torch.tensor(state.ema[name]))
         for name in self._trainable:
             entry = self._optimizer.state[self._parameters[name]]
-            for memory, key in _MEMORIES[self.manifest.optimizer].items():
-                entry[key] = torch.tensor(state.optimizer[memory][name], dtype=self._dtype)
+            for kept in self._spec.state:
+                tensor = torch.tensor(state.optimizer[kept.name][name], dtype=self._dtype)
+                entry[kept.torch_name] = tensor
             entry["step"] = torch.tensor(float(state.updates))
         self._loss.balance = state.balance.tolist()
         self._updates = state.updates
@@ -164,10 +162,10 @@ class EagerTrainSession(TrainSession):
     def _trainable(self) -> tuple[str, ...]:
         return self.manifest.groups.all
 
-    def _memory(self, name: str, key: str) -> Tensor:
+    def _kept(self, name: str, kept: StateTensor) -> Tensor:
         parameter = self._parameters[name]
-        memory: Tensor | None = self._optimizer.state[parameter].get(key)
-        return torch.zeros_like(parameter) if memory is None else memory
+        tensor: Tensor | None = self._optimizer.state[parameter].get(kept.torch_name)
+        return torch.full_like(parameter, kept.initial) if tensor is None else tensor
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         self._train_mode()
@@ -189,10 +187,7 @@ class EagerTrainSession(TrainSession):
         decays = (hyper.weight_decay, 0.0, 0.0)
         for group, lr, decay in zip(self._optimizer.param_groups, hyper.lr, decays, strict=True):
             group["lr"], group["weight_decay"] = lr, decay
-            if "betas" in group:
-                group["betas"] = (hyper.momentum, group["betas"][1])
-            else:
-                group["momentum"] = hyper.momentum
+            group.update(self._spec.torch_options(hyper.momentum))
         self._optimizer.step()
         self._updates += 1
         for name, average in self._average.items():
@@ -260,16 +255,14 @@ def _build(manifest: Manifest) -> nn.Module:
 
 
 def _make_optimizer(
-    manifest: Manifest, parameters: Mapping[str, nn.Parameter]
+    spec: OptimizerSpec, names: ParameterGroupNames, parameters: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:
     groups = [
-        {"params": [parameters[name] for name in names], "weight_decay": 0.0}
-        for names in (manifest.groups.weights, manifest.groups.norms, manifest.groups.biases)
+        {"params": [parameters[name] for name in group], "weight_decay": 0.0}
+        for group in (names.weights, names.norms, names.biases)
     ]
-    if manifest.optimizer in ("adam", "adamw"):
-        kind = torch.optim.Adam if manifest.optimizer == "adam" else torch.optim.AdamW
-        return kind(groups, betas=(0.9, AdamW.beta2), eps=AdamW.eps)
-    return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    kind: type[torch.optim.Optimizer] = getattr(torch.optim, spec.torch_class)
+    return kind(groups, **spec.torch_options(0.9))  # which each update sets anew
 
 
 def _to_numpy(tensor: Tensor) -> Array:

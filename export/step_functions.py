@@ -14,11 +14,11 @@ from exportloss.export.batch_statistics import BatchStatistics
 from exportloss.export.detector_graph import Detector
 from exportloss.export.flat_state import flatten, lay_out, unflatten
 from exportloss.export.half_precision import HalfPrecision
-from exportloss.export.step_optimizers import OPTIMIZERS, Update, clip, l2_norm, spread
+from exportloss.export.step_optimizers import UPDATES, Update, clip, l2_norm, spread
 from exportloss.export.traced_graph import region
 from exportloss.runtime.flat_layout import FlatLayout
 from exportloss.runtime.manifest import OptimizerName, Precision
-from exportloss.runtime.optimizers import LOSS_SCALE
+from exportloss.runtime.optimizers import LOSS_SCALE, OPTIMIZERS
 
 __all__ = ["Step"]
 
@@ -64,7 +64,6 @@ class Step:
         model = self.detector.model
         parameters = flatten(self.parameters, dict(model.named_parameters())).detach()
         statistics = flatten(self.statistics, dict(model.named_buffers()))
-        rule = OPTIMIZERS[self.optimizer]
         trained = {
             "parameters": parameters,
             **({"statistics": statistics} if statistics.numel() else {}),
@@ -76,7 +75,10 @@ class Step:
             "balance": self.detector.loss.initial_balance,
             "updates": torch.zeros(()),
             "gradients": torch.zeros_like(parameters),
-            **{f"optimizer_{name}": torch.zeros_like(parameters) for name in rule.memories},
+            **{
+                f"optimizer_{kept.name}": torch.full_like(parameters, kept.initial)
+                for kept in OPTIMIZERS[self.optimizer].state
+            },
         }
 
     def train_example(self) -> dict[str, Tensor]:
@@ -208,11 +210,10 @@ class Step:
     def _updated(
         self, inputs: dict[str, Tensor], total: Tensor, norm: Tensor, is_finite: Tensor
     ) -> dict[str, Tensor]:
-        rule = OPTIMIZERS[self.optimizer]
+        kept = [f"optimizer_{name}" for name in OPTIMIZERS[self.optimizer].state_names]
         parameters, update = inputs["parameters"], inputs["update"] & is_finite
         updates = inputs["updates"] + 1
-        memories = [inputs[f"optimizer_{name}"] for name in rule.memories]
-        new_parameters, new_memories = rule.apply(
+        new_parameters, new_state = UPDATES[self.optimizer](
             Update(
                 parameters=parameters,
                 gradient=clip(total, norm, inputs["max_norm"]),
@@ -223,7 +224,7 @@ class Step:
                 momentum=inputs["momentum"],
                 updates=updates,
             ),
-            memories,
+            [inputs[name] for name in kept],
         )
         return {
             "parameters": torch.where(update, new_parameters, parameters),
@@ -232,8 +233,8 @@ class Step:
                 is_finite, torch.where(update, 0.0, total), inputs["gradients"]
             ),
             **{
-                f"optimizer_{name}": torch.where(update, new, old)
-                for name, new, old in zip(rule.memories, new_memories, memories, strict=True)
+                name: torch.where(update, new, inputs[name])
+                for name, new in zip(kept, new_state, strict=True)
             },
         }
 

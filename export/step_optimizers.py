@@ -1,20 +1,23 @@
-"""YOLOv5's SGD and torch's Adam and AdamW as functions of flat vectors, to be traced."""
+"""The update of each optimizer in the table as a function of flat vectors, to be traced."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from exportloss.runtime.manifest import OptimizerName
+from exportloss.runtime.optimizers import (
+    ADAM_BETA2,
+    ADAM_EPS,
+    RMSPROP_ALPHA,
+    RMSPROP_EPS,
+    OptimizerName,
+)
 
-__all__ = ["OPTIMIZERS", "Rule", "Update", "clip", "l2_norm", "spread"]
-
-BETA2 = 0.999
-EPS = 1e-8
+__all__ = ["UPDATES", "Update", "clip", "l2_norm", "spread"]
 
 _CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
 _ROW = 1024
@@ -42,56 +45,55 @@ class Update:
     updates: Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """An optimizer.
-
-    Attributes:
-        memories: names of the vectors that it remembers, zero at first.
-        apply: (update, memories) -> new parameters, new memories.
-    """
-
-    memories: tuple[str, ...]
-    apply: Callable[[Update, Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+Updated = tuple[Tensor, list[Tensor]]
 
 
-def sgd(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def sgd(update: Update, state: Sequence[Tensor]) -> Updated:
     """SGD with Nesterov momentum, the decay in the gradient, as `torch.optim.SGD`."""
     gradient = update.gradient + update.decay * update.parameters
-    buffer = memories[0] * update.momentum + gradient
+    buffer = state[0] * update.momentum + gradient
     direction = gradient + update.momentum * buffer
     return update.parameters - update.rate * direction, [buffer]
 
 
-def adam(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def adam(update: Update, state: Sequence[Tensor]) -> Updated:
     """Adam (Kingma and Ba, arXiv 1412.6980) as `torch.optim.Adam`, the decay in the gradient."""
     gradient = update.gradient + update.decay * update.parameters
-    step, moments = _adam_step(update, gradient, memories)
+    step, moments = _adam_step(update, gradient, state)
     return update.parameters - step, moments
 
 
-def adamw(update: Update, memories: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def adamw(update: Update, state: Sequence[Tensor]) -> Updated:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW`, beta1 = momentum."""
-    step, moments = _adam_step(update, update.gradient, memories)
+    step, moments = _adam_step(update, update.gradient, state)
     return update.parameters * (1 - update.rate * update.decay) - step, moments
 
 
-def _adam_step(
-    update: Update, gradient: Tensor, memories: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    mean, square = memories
+def _adam_step(update: Update, gradient: Tensor, state: Sequence[Tensor]) -> Updated:
+    mean, square = state
     mean = mean + (1 - update.momentum) * (gradient - mean)
-    square = square * BETA2 + (1 - BETA2) * (gradient * gradient)
+    square = square * ADAM_BETA2 + (1 - ADAM_BETA2) * (gradient * gradient)
     correction1 = _one_minus_exp(update.updates * torch.log(update.momentum))
-    correction2 = _one_minus_exp(update.updates * math.log(BETA2))
-    root = torch.sqrt(square) / torch.sqrt(correction2) + EPS
+    correction2 = _one_minus_exp(update.updates * math.log(ADAM_BETA2))
+    root = torch.sqrt(square) / torch.sqrt(correction2) + ADAM_EPS
     return (update.rate / correction1) * (mean / root), [mean, square]
 
 
-OPTIMIZERS: dict[OptimizerName, Rule] = {
-    "sgd": Rule(("momentum",), sgd),
-    "adam": Rule(("exp_avg", "exp_avg_sq"), adam),
-    "adamw": Rule(("exp_avg", "exp_avg_sq"), adamw),
+def rmsprop(update: Update, state: Sequence[Tensor]) -> Updated:
+    """RMSProp (Hinton, lecture 6e of 2012) with momentum, as `torch.optim.RMSprop`."""
+    square, buffer = state
+    gradient = update.gradient + update.decay * update.parameters
+    square = square * RMSPROP_ALPHA + (1 - RMSPROP_ALPHA) * (gradient * gradient)
+    buffer = buffer * update.momentum + gradient / (torch.sqrt(square) + RMSPROP_EPS)
+    return update.parameters - update.rate * buffer, [square, buffer]
+
+
+# (update, state tensors in the order of the table) -> new parameters, new state tensors
+UPDATES: Mapping[OptimizerName, Callable[[Update, Sequence[Tensor]], Updated]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "rmsprop": rmsprop,
 }
 
 

@@ -17,11 +17,11 @@ from exportloss.export.flat_state import unflatten
 from exportloss.export.head_choice import HeadChoice
 from exportloss.export.inference_graph import inference_graph
 from exportloss.export.step_functions import Step
-from exportloss.export.step_optimizers import OPTIMIZERS
 from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.flat_layout import StateLayout
 from exportloss.runtime.manifest import Manifest, OptimizerName, Precision
+from exportloss.runtime.optimizers import OPTIMIZERS
 from exportloss.runtime.state import TrainState, save_state
 
 __all__ = ["export_train_step"]
@@ -56,7 +56,7 @@ def export_train_step(
     images              (B, 3, H, W)      uint8, RGB, 0 to 255
     targets             (max_targets, 6)  as `exportloss.pad_targets` gives them
     learning_rates      (3,)              of weights, norms and biases
-    momentum            ()                of SGD (Nesterov); first beta of AdamW
+    momentum            ()                momentum, or first beta of Adam and AdamW
     weight_decay        ()                of the weights
     max_norm            ()                gradients are scaled down to this L2 norm; inf: not
     ema_decay           ()                with `ema`: share of the moving average that stays
@@ -69,7 +69,7 @@ def export_train_step(
     balance             (nl,)             objectness weights of the levels
     updates             ()                float, optimizer steps done
     gradients           (P,)              added up since the last update
-    optimizer_...       (P,)              `momentum`, or `exp_avg` and `exp_avg_sq`
+    optimizer_...       (P,)              optimizer state: `momentum` of SGD and so on
     =================== ================= =======================================================
 
     Outputs are `loss` (), `items` (3,), `skipped` () bool and the new state, `new_parameters` and
@@ -136,7 +136,7 @@ def export_train_step(
             layout=StateLayout(
                 parameters=step.parameters,
                 statistics=step.statistics,
-                memories=OPTIMIZERS[step.optimizer].memories,
+                memories=OPTIMIZERS[step.optimizer].state_names,
             ),
         )
         graphs = {
@@ -178,12 +178,16 @@ def _initial_state(step: Step, averaged: Sequence[str]) -> TrainState:
         **{k: v for k, v in detector.model.named_buffers() if k in detector.buffers},
     }
     model = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    zeros = unflatten(step.parameters, step.state["gradients"])
+    state = step.state
+    kept = {
+        name: unflatten(step.parameters, state[f"optimizer_{name}"])
+        for name in OPTIMIZERS[step.optimizer].state_names
+    }
     return TrainState(
         model=model,
         optimizer={
-            memory: {name: zero.numpy() for name, zero in zeros.items()}
-            for memory in OPTIMIZERS[step.optimizer].memories
+            name: {parameter: tensor.numpy() for parameter, tensor in entries.items()}
+            for name, entries in kept.items()
         },
         balance=detector.loss.initial_balance.numpy(),
         updates=0,

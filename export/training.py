@@ -24,6 +24,7 @@ from exportloss.loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.installation import import_onnxruntime_training
 from exportloss.runtime.manifest import Manifest, OptimizerName
+from exportloss.runtime.optimizers import ADAM_EPS, OPTIMIZERS
 
 __all__ = ["export_training_artifacts"]
 
@@ -129,8 +130,8 @@ def _generate(
 ) -> None:
     from onnxruntime.training import artifacts
 
-    optimizers = {"sgd": artifacts.OptimType.SGD, "adamw": artifacts.OptimType.AdamW}
-    known = optimizers.get(optimizer)  # it has no Adam that adds the decay to the gradient
+    ort_type = OPTIMIZERS[optimizer].ort_type
+    known = None if ort_type is None else artifacts.OptimType[ort_type]
     trainable = (*detector.groups.weights, *detector.groups.norms, *detector.groups.biases)
     frozen = [n for n in (*detector.parameters, *detector.buffers) if n not in set(trainable)]
     with _quiet_onnxruntime(), tempfile.TemporaryDirectory() as scratch:
@@ -176,7 +177,7 @@ def _finish_optimizer(source: Path, destination: Path) -> None:
     model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
     for node in model.graph.node:
         if node.op_type == "AdamWOptimizer":
-            attributes = {"adam_mode": 0, "epsilon": 1e-8, "weight_decay": 1e-2}  # torch's
+            attributes = {"adam_mode": 0, "epsilon": ADAM_EPS, "weight_decay": 1e-2}  # torch's
             kept = [a for a in node.attribute if a.name not in attributes]
             del node.attribute[:]
             node.attribute.extend(kept)

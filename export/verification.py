@@ -6,6 +6,7 @@ import dataclasses
 
 from exportloss.export.differences import Difference, largest
 from exportloss.runtime.manifest import Manifest, OptimizerName
+from exportloss.runtime.optimizers import OPTIMIZERS
 
 __all__ = ["FREE_STEPS", "QUANTITIES", "Bounds", "StepDifferences", "Verification"]
 
@@ -52,8 +53,7 @@ class StepDifferences:
 class Bounds:
     """Most that each of `StepDifferences` may be; a difference of NaN is over every bound.
 
-    AdamW divides a gradient by its own size, at first to its sign: an element next to rounding
-    becomes an update of full size, and its second memory is a square.
+    The defaults are SGD's; the table of optimizers says where others differ.
     """
 
     loss: float = 1e-5
@@ -72,9 +72,7 @@ class Bounds:
     @classmethod
     def of(cls, optimizer: OptimizerName | None) -> Bounds:
         """Return the bounds for an optimizer."""
-        if optimizer not in ("adam", "adamw"):
-            return cls()
-        return cls(parameters=1e-4, memory=4e-4, ema=1e-4, free_loss=1e-3)
+        return cls() if optimizer is None else cls(**OPTIMIZERS[optimizer].bounds)
 
 
 QUANTITIES = tuple(field.name for field in dataclasses.fields(StepDifferences))

@@ -60,8 +60,7 @@ def verify(
     where eager torch alone, in float32 and from states moved by rounding errors, is over a bound;
     the artifact has no part in that choice, and the result says how many batches were passed over.
 
-    The gradient is read through the session's own interface: after a step with empty memory,
-    without momentum and decay and at a rate of 0, the optimizer's first memory is the gradient.
+    The gradient is read through the session's own interface, after a step that does not update.
 
     Args:
         folder: an artifacts folder that trains; the weights are those it was exported with.
@@ -288,10 +287,6 @@ def _moved(state: TrainState, *, seed: int) -> TrainState:
 
 
 def _gradients(session: TrainSession, state: TrainState, batch: _Batch) -> Mapping[str, Array]:
-    empty = {
-        memory: {name: np.zeros_like(tensor) for name, tensor in entries.items()}
-        for memory, entries in state.optimizer.items()
-    }
-    session.load_state(dataclasses.replace(state, optimizer=empty, updates=0))
-    session.step(batch.images, batch.targets, lr=0.0, momentum=0.0, weight_decay=0.0)
-    return next(iter(session.state().optimizer.values()))
+    session.load_state(state)
+    session.step(batch.images, batch.targets, lr=0.0, update=False)
+    return session.gradients()

@@ -9,6 +9,7 @@ from exportloss.cli import main, make_parser
 from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.loader import Batches
+from exportloss.runtime.optimizers import OPTIMIZERS
 from exportloss.runtime.results import read_results
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.state import load_state
@@ -118,6 +119,6 @@ def test_flags_of_the_export(tiny_shapes, tmp_path, monkeypatch, capsys):
     assert "item" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", [spec.torch_class for spec in OPTIMIZERS.values()])
 def test_optimizers_are_named_as_there(name):
     assert make_parser().parse_args(["train", "--optimizer", name]).optimizer == name.lower()

@@ -12,12 +12,11 @@ from exportloss.runtime.kinds import KINDS, Kind
 from exportloss.runtime.loss_signature import loss_inputs, loss_outputs
 from exportloss.runtime.manifest import STATE_NAME, Manifest
 from exportloss.runtime.onnx_file import BOOL, FLOAT, UINT8, OnnxFile, OnnxValue, parse_onnx
+from exportloss.runtime.optimizers import OPTIMIZERS
 from exportloss.runtime.tensor_file import parse_tensor_file
 
 __all__ = ["Artifact", "open_artifact", "read_artifact"]
 
-_MOMENTS = ["exp_avg", "exp_avg_sq"]
-_MEMORIES = {"sgd": ["momentum"], "adam": _MOMENTS, "adamw": _MOMENTS}
 _LOSS = {"loss": OnnxValue(FLOAT, ()), "items": OnnxValue(FLOAT, (3,))}
 _ANY = OnnxValue(0)  # an input or output that need only be there
 
@@ -248,9 +247,9 @@ def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
 
 
 def _memories(manifest: Manifest) -> list[str]:
-    memories = list(_layout(manifest).memories)
-    if memories != _MEMORIES.get(str(manifest.optimizer)):
-        raise ValueError(f"{manifest.optimizer} does not remember {memories}")
+    memories, optimizer = list(_layout(manifest).memories), manifest.optimizer
+    if optimizer is None or memories != list(OPTIMIZERS[optimizer].state_names):
+        raise ValueError(f"{optimizer} does not remember {memories}")
     return memories
 
 

@@ -23,6 +23,7 @@ from exportloss.runtime.listed_files import (
     read_listed_files,
 )
 from exportloss.runtime.manifest_file import MANIFEST_NAME, format_manifest, read_manifest_file
+from exportloss.runtime.optimizers import OptimizerName
 from exportloss.runtime.trained_tensors import BatchNormStatistics, ParameterGroupNames
 
 __all__ = [
@@ -42,7 +43,6 @@ __all__ = [
     "describe_file",
 ]
 
-OptimizerName = Literal["sgd", "adam", "adamw"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
 Layout = Literal["permuted", "head-output", "head-input"]

@@ -116,8 +116,16 @@ class OrtTrainSession(TrainSession):
             ) from error
         return own
 
+    @exclusive
     def gradients(self) -> Mapping[str, Array]:
-        """Return the accumulated gradients by parameter, valid until the next step."""
+        """Copy the gradients added up by steps that did not update, by parameter."""
+        views = self._gradients()
+        if not self._accumulates:  # they are what the last update has used up
+            return {name: np.zeros_like(view) for name, view in views.items()}
+        return _copies(views)
+
+    def _gradients(self) -> Mapping[str, Array]:
+        """ONNX Runtime's own gradients by parameter, valid until the next step."""
         return {
             name: self._state.get_parameter(name).grad.numpy() for name in self.manifest.groups.all
         }
@@ -184,12 +192,12 @@ class OrtTrainSession(TrainSession):
         # ONNX Runtime changes statistics and gradients before anything is known of the step.
         names = [name for norm in self.manifest.statistics for name in (norm.mean, norm.var)]
         statistics = _copies({name: self._tensors[name] for name in names})
-        waiting = _copies(self.gradients()) if self._accumulates else {}
+        waiting = _copies(self._gradients()) if self._accumulates else {}
         loss, items, balance = self._run(self._module.train_step, images, targets)
         self._pull(names)
         for norm in self.manifest.statistics:
             _unbias(self._tensors[norm.var], statistics[norm.var], norm)
-        gradients = self.gradients()
+        gradients = self._gradients()
         results = [loss, *(self._tensors[name] for name in names)]
         skipped = not (_all_finite(results) and _has_norm(gradients.values()))
         if skipped:

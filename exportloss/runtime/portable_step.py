@@ -103,6 +103,12 @@ class PortableTrainSession(TrainSession):
         return int(self._loop.read("updates"))
 
     @exclusive
+    def gradients(self) -> Mapping[str, Array]:
+        """Copy the gradients added up by steps that did not update, by parameter."""
+        views = self._parameters.split(self._loop.read("gradients"))
+        return {name: view.copy() for name, view in views.items()}
+
+    @exclusive
     def state(self) -> TrainState:
         """Return a copy of the state."""
         read = self._loop.read

@@ -10,7 +10,7 @@ import numpy as np
 
 from exportloss.errors import ConfigError
 from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.manifest import OptimizerName
+from exportloss.runtime.optimizers import OPTIMIZERS, OptimizerName
 
 __all__ = ["MIN_WARMUP", "PlannedStep", "Schedule"]
 
@@ -23,7 +23,7 @@ class PlannedStep:
 
     Attributes:
         lr: learning rates of the weights, norms and biases.
-        momentum: of SGD; first beta of AdamW.
+        momentum: momentum, or the first beta of Adam and AdamW.
         accumulate: batches whose gradients YOLOv5 would add up before it updates, >= 1.
         update: whether the parameters are updated after this batch.
     """
@@ -41,7 +41,7 @@ class Schedule:
     Learning rates fall from `lr0` towards `lr0 * lrf` over the epochs, in a line or along a cosine.
     In the first `warmup_epochs`, or 100 batches where those are more, the rates of weights and
     norms rise from 0, that of the biases falls from `warmup_bias_lr`, the momentum rises from
-    `warmup_momentum` (SGD only) and the accumulation grows from 1.
+    `warmup_momentum` (not of Adam and AdamW) and the accumulation grows from 1.
 
     Warm-up aims at `factor(epoch)`. After it YOLOv5's scheduler sets the rates, one epoch late: it
     steps when an epoch ends, so that epoch e trains with `factor(e - 1)`. The epoch in which
@@ -59,7 +59,7 @@ class Schedule:
         batches: batches an epoch, >= 1.
         batch_size: pictures a batch, >= 1.
         config: rates, momentum, decay and warm-up.
-        optimizer: AdamW keeps its betas through warm-up.
+        optimizer: optimizer of the run; Adam and AdamW keep their betas through warm-up.
         cosine: a cosine (arXiv 1812.01187) instead of a line.
         nominal_batch: pictures an update, >= 1; YOLOv5's is 64.
 
@@ -138,7 +138,7 @@ class Schedule:
             warm_up = functools.partial(np.interp, iteration, (0, self.warmup_batches))
             bias_lr = float(warm_up((config.warmup_bias_lr, lr)))
             lr = float(warm_up((0.0, lr)))
-            if self.optimizer == "sgd":
+            if OPTIMIZERS[self.optimizer].warms_up_momentum:
                 momentum = float(warm_up((config.warmup_momentum, momentum)))
             accumulate = max(round(warm_up((1.0, self.nominal_batch / self.batch_size))), 1)
         return PlannedStep(

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import math
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
@@ -201,6 +202,10 @@ class TrainSession(abc.ABC):
     @abc.abstractmethod
     def state(self) -> TrainState:
         """Return a copy of the state."""
+
+    @abc.abstractmethod
+    def gradients(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Copy the gradients added up by steps that did not update, by parameter."""
 
     @exclusive
     def load_state(self, state: TrainState) -> None:

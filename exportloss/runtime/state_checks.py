@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, excerpt
+from exportloss.runtime.optimizers import OPTIMIZERS
 from exportloss.runtime.state import TrainState
 
 __all__ = ["check_same_model", "check_values"]
@@ -16,7 +17,10 @@ Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 _MOST_UPDATES = 1 << 31
 # These are means of squares; a root is taken of them.
-_SQUARES = (".running_var", "exp_avg_sq")
+_VARIANCE = ".running_var"
+_SQUARES = {
+    tensor.name for spec in OPTIMIZERS.values() for tensor in spec.state if tensor.is_square
+}
 
 
 def check_values(state: TrainState, source: str) -> None:
@@ -91,5 +95,5 @@ def _check_tensor(tensor: object, where: str, what: str, name: str) -> None:
         raise ArtifactError(f"{where} is {found}; expected float32")
     if not np.isfinite(tensor).all():
         raise ArtifactError(f"{where} holds values that are not finite")
-    if (name.endswith(_SQUARES) or what in _SQUARES) and (tensor < 0).any():
+    if (name.endswith(_VARIANCE) or what in _SQUARES) and (tensor < 0).any():
         raise ArtifactError(f"{where} holds negative values; expected means of squares")
