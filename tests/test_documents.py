@@ -39,6 +39,7 @@ FOREIGN = {
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
+_SOURCE = re.compile(r"`([\w./*<>-]+/[\w.*<>-]+\.(?:py|yaml|sh|mjs))`")
 _PLACEHOLDER = re.compile(r"(^| )D( |$)")  # in docs/benchmarks.md, of an option
 
 
@@ -68,6 +69,12 @@ def test_links_lead_somewhere(path):
         there = (path.parent / target).resolve() if target else path
         assert there.exists(), link
         assert not anchor or anchor in anchors(there), link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_files_of_the_sources_are_where_they_are_said_to_be(path):
+    for named in _SOURCE.findall(path.read_text(encoding="utf-8")):
+        assert any(ROOT.glob(named.replace("<theme>", "*").replace("<name>", "*"))), named
 
 
 def test_every_page_is_in_the_navigation():
