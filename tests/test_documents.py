@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"([\w/-]+\.md)$", navigation, re.MULTILINE))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert pages <= listed
+
+
+@pytest.mark.parametrize("page", ["exportloss", "export", "models", "runtime"])
+def test_the_reference_has_every_public_name(page):
+    package = "exportloss" if page == "exportloss" else f"exportloss.{page}"
+    folder = ROOT / "docs" / "reference"
+    text = (folder / f"{page}.md").read_text(encoding="utf-8")
+    if page == "exportloss":
+        text += (folder / "errors.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    assert sorted(named) == sorted(f"{package}.{each}" for each in import_module(package).__all__)
 
 
 def flags(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -121,7 +121,8 @@ class Manifest:
             optimizer are float32.
         groups: trainable parameters.
         statistics: BatchNorm layers whose statistics are trained.
-        head: evaluation of the detector's head in training: everywhere, or where the loss looks.
+        head: where the detector's head is evaluated in training: everywhere, or where the loss
+            looks.
         layout: for the portable step, where each tensor lies in the flat state.
         opset: the newest of the graphs, `ai.onnx`.
         versions: of the packages that wrote the folder.

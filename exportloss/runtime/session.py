@@ -67,19 +67,18 @@ class TrainSession(abc.ABC):
         """Open an artifacts folder, once all of it has been checked against its manifest.
 
         Args:
-            folder: folder that `exportloss export` wrote.
-            device: device's name: `cpu`, `cuda`, `cuda:1`, `tensorrt`, `openvino`, `webgpu` and so
-                on, or a provider of ONNX Runtime by its own name; see docs/engines.md.
-            threads: threads of the engine within an operator, 1 to 1,024; None takes every core.
-            cuda_graph: whether to capture the portable step's kernels and replay them, which saves
-                launching thousands of them one by one. None does not: onnxruntime 1.31.1 could not
-                yet capture a whole step, see docs/cuda.md.
-            tf32: whether to compute convolutions and products of the portable step on `cuda` with
-                10 of float32's 23 bits: faster, and no longer PyTorch's numbers (it does the same
-                with `torch.backends.cudnn.allow_tf32`, its default).
-            self_check: whether to compare a step with ONNX Runtime's CPU provider first, on
-                anything but the CPU; engines were found that train wrongly and say nothing. Half
-                precision and `tf32` are not compared: the CPU computes in float32.
+            folder: written by `exportloss export`.
+            device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
+            threads: of the engine within an operator; None takes every core.
+            cuda_graph: capture the portable step's kernels and replay them, which saves launching
+                thousands of them one by one. None does not: onnxruntime 1.31.1 could not yet
+                capture a whole step, see docs/cuda.md.
+            tf32: on `cuda`, compute convolutions and products of the portable step with 10 of
+                float32's 23 bits: faster, and no longer PyTorch's numbers (it does the same with
+                `torch.backends.cudnn.allow_tf32`, its default).
+            self_check: on anything but the CPU first compare a step with that of ONNX Runtime's CPU
+                provider; engines were found that train wrongly and say nothing. Half precision and
+                `tf32` are not compared: the CPU computes in float32.
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or does not train.
