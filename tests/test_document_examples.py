@@ -110,13 +110,13 @@ def test_every_page_with_python_is_run_or_says_where_it_runs():
 
 
 @pytest.mark.parametrize("page", SETUPS)
-def test_python_runs_as_it_is_written(page, step, tmp_path, monkeypatch):
+def test_python_runs_as_it_is_written(page, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = SETUPS[page]()
     for block in blocks(page):
         if "TrainSession.open" in block and SETUPS[page] is not training_artifacts:
             shutil.rmtree("artifacts", ignore_errors=True)  # the page's block before has a loss
-            shutil.copytree(step, "artifacts")
+            shutil.copytree(request.getfixturevalue("step"), "artifacts")
         exec(block.replace('"cuda:0"', '"cpu"'), names)
 
 
