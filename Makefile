@@ -8,6 +8,8 @@ DEVICE := .venv-device
 LOWEST := .venv-lowest
 # Of pip-audit alone, whose packages are none of ours.
 AUDIT := .venv-audit
+# What builds the pages; exportloss itself is read, not installed.
+DOCS := .venv-docs
 # Other engines beside onnxruntime, where their wheels can be had.
 ENGINES := .venv-engines
 # TensorRT for RTX, whose parser and builder need no GPU: Linux on x86-64 and Python 3.11.
@@ -16,19 +18,10 @@ TENSORRT := .venv-tensorrt
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
 
-# The very files that are locked. Only where an index does not have one of them, as PyPI has not torch's
-# CPU builds, the same versions in what builds it has. A file that is another than locked is an error.
-define install
-@$(1)/python -m pip install --quiet --require-hashes --requirement $(2).lock 2>$(1)/pip.log || \
-		{ cat $(1)/pip.log >&2; grep --quiet "No matching distribution" $(1)/pip.log && \
-		echo "installing $(2).txt instead, without hashes" && \
-		$(1)/python -m pip install --quiet --requirement $(2).txt; }
-endef
-
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo test engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
+.PHONY: demo docs test engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -77,6 +70,11 @@ check: $(READY)
 		then $(AUDIT)/bin/python scripts/audit.py; \
 		else echo "known faults: not asked for, since pip-audit cannot be had here"; fi
 
+# The pages of docs/ and the API reference, in site/: opens from the disk, fetches nothing.
+docs: $(DOCS)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo site/index.html
+
 gpu:
 	@$(GPU_PYTHON) benchmarks/gpu.py
 
@@ -88,22 +86,23 @@ $(READY): requirements-dev.lock pyproject.toml
 		{ echo "Python 3.11 is needed (onnxruntime-training-cpu has no wheel for others), got" \
 		"`$(PYTHON) --version`; say make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(call install,$(BIN),requirements-dev)
+	@scripts/install.sh $(BIN)/python requirements-dev
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.fuzz: requirements-fuzz.lock $(READY)
-	$(call install,$(BIN),requirements-fuzz)
+	@scripts/install.sh $(BIN)/python requirements-fuzz
 	touch $@
 
-$(AUDIT)/.ready: requirements-audit.lock
-	$(PYTHON) -m venv $(AUDIT)
-	$(call install,$(AUDIT)/bin,requirements-audit)
+# With nothing of ours in them.
+$(AUDIT)/.ready $(DOCS)/.ready: .venv-%/.ready: requirements-%.lock
+	$(PYTHON) -m venv $(@D)
+	@scripts/install.sh $(@D)/bin/python $(basename $<)
 	touch $@
 
 .venv-%/.ready: requirements-%.lock pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	$(call install,$(@D)/bin,$(basename $<))
+	@scripts/install.sh $(@D)/bin/python $(basename $<)
 	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(@D)/bin/python -m pip check
 	touch $@
@@ -115,5 +114,5 @@ build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(ENGINES) $(TENSORRT) runs build *.egg-info \
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(TENSORRT) runs build site *.egg-info \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis

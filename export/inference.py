@@ -33,15 +33,15 @@ def export_inference(
     """Write a detector that YOLOv5's `detect.py --weights FILE.onnx` and other hosts run.
 
     Input `images` (B, 3, H, W) float32 in [0, 1], for any B; output `output0` (B, N, 5 + nc)
-    as `YoloV5.decode` returns it, or with `nms` the `detections` (n, 7) of `append_nms`. The
-    metadata are YOLOv5's `names` and `stride`.
+    as `YoloV5.decode` returns it, or with `nms` `detections` (n, 7): image index, x1, y1, x2, y2 in
+    pixels, confidence, class. The metadata are YOLOv5's `names` and `stride`.
 
     Args:
-        model: the detector; it is not changed.
-        path: where to write; replaced if it is there.
-        image_size: height and width of the pictures, pixels.
-        names: class names; default the class numbers.
-        nms: append non-maximum suppression.
+        model: detector; it is not changed.
+        path: file to write; replaced if it is there.
+        image_size: height and width of the images in pixels, multiples of the largest stride.
+        names: nc class names; default the class numbers.
+        nms: settings of the non-maximum suppression to append; None appends none.
 
     Raises:
         ConfigError: the size does not suit the model.

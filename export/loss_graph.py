@@ -48,23 +48,23 @@ def export_loss(
 ) -> Manifest:
     """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
 
-    A graph pays for every target row, used or not. So there are graphs for fewer rows beside it,
-    the tiers: `loss-32.onnx` and so on, the same but for the size of `targets`. Whoever runs them
-    takes the smallest that has room for a batch, as `exportloss.runtime.LossSession` does.
+    A graph costs the same for every target row, used or not. So there are graphs for fewer rows
+    beside it: `loss-32.onnx` and so on, the same but for the size of `targets`. A batch goes to the
+    smallest that has capacity for it, as in `exportloss.runtime.LossSession`.
 
     Inputs are the predictions by level from fine to coarse, `targets` (max_targets, 6) and
     `balance` (nl,); outputs `loss` (), `items` (3,) and `new_balance` (nl,), all float32. The
     predictions, with H x W cells at a level, are
 
-    =========== ==================================================================================
-    layout      inputs
-    =========== ==================================================================================
-    permuted    `predictions_0`, ... (B, na, H, W, 5 + nc), YOLOv5's maps
-    head-output `predictions_0`, ... (B, na * (5 + nc), H, W), as the head's convolutions write them
-    head-input  `features_0`, ... (B, C, H, W), which the head takes; `weight_0`, ...
-                (na * (5 + nc), C, 1, 1) and `bias_0`, ... (na * (5 + nc),), its convolutions:
-                they are evaluated where the loss looks
-    =========== ==================================================================================
+    | layout | inputs | shape of each |
+    |---|---|---|
+    | permuted | `predictions_0`, ..., YOLOv5's maps | (B, na, H, W, 5 + nc) |
+    | head-output | `predictions_0`, ..., of the head's convolutions | (B, na * (5 + nc), H, W) |
+    | head-input | `features_0`, ..., inputs of the head | (B, C, H, W) |
+    | | `weight_0`, ..., of its convolutions | (na * (5 + nc), C, 1, 1) |
+    | | `bias_0`, ..., of its convolutions | (na * (5 + nc),) |
+
+    A head-input graph evaluates the head where the loss looks.
 
     With `gradients` also `gradient_0`, ..., shaped as the predictions or features: d loss / d
     predictions, to be handed to the network's own backward pass; and for the head's input
@@ -72,22 +72,26 @@ def export_loss(
 
     Args:
         loss: the loss to export.
-        folder: where to write; complete or absent afterwards.
-        image_size: height and width of the pictures, pixels; multiples of the largest stride.
-        batch_size: pictures in a batch, >= 1.
-        max_targets: target rows in a batch, >= 1.
+        folder: folder to write; complete or absent afterwards.
+        image_size: height and width of the images in pixels; multiples of the largest stride.
+        batch_size: images per batch, >= 1.
+        max_targets: most target rows per batch, >= 1.
         tiers: smaller numbers of target rows, ascending, each with a graph of its own; () for
             none; None chooses: the powers of two from 32 to two thirds of `max_targets`.
         gradients: whether the graph has the backward pass too.
-        layout: what the graph starts from.
-        head: for the layout "head-input" the detection layer, as `SparseHeadLoss` takes it; its
+        layout: inputs of the graph, see above.
+        head: detection layer, for the layout "head-input", as `SparseHeadLoss` takes it; its
             weights are inputs, not part of the graph.
-        names: class names; default the class numbers.
-        provider: "any" for every runtime; "cpu" for ONNX Runtime's CPU provider alone, which then
-            writes the gradients of maps in one pass; "gpu" for a graph without a scatter that
-            reduces (`YoloLoss` with `pairwise`), which TensorRT takes and which gives the same bits
-            in whatever order a GPU writes: any runtime takes it, but a CPU is slower.
-        exist_ok: replace an artifacts folder that is there.
+        names: nc class names; default the class numbers.
+        provider: target of the graphs: "any" for every runtime; "cpu" for ONNX Runtime's CPU
+            provider alone, which then writes the gradients of maps in one pass; "gpu" for a graph
+            without a scatter that reduces (`YoloLoss` with `pairwise`), which TensorRT takes and
+            which gives the same bits in whatever order a GPU writes: any runtime takes it, but a
+            CPU is slower.
+        exist_ok: whether to replace an artifacts folder that is there.
+
+    Returns:
+        What was written to `manifest.json`.
 
     Raises:
         ExportError: the sizes do not suit the loss, the tiers are not ascending numbers from 1 to

@@ -14,13 +14,14 @@ __all__ = ["NmsSettings", "append_nms"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NmsSettings:
-    """Which boxes to keep; the defaults are those of YOLOv5's detect.py.
+    """Settings of non-maximum suppression; the defaults are those of YOLOv5's detect.py.
 
     Attributes:
-        conf_thres: confidence (objectness times class probability) must exceed this, in [0, 1].
-        iou_thres: a box is dropped when its IoU with a more confident one of its class exceeds
-            this, in [0, 1].
-        max_det: most boxes kept a picture, >= 1.
+        conf_thres: confidence (objectness times class probability) that a box must exceed, in [0,
+            1].
+        iou_thres: IoU with a more confident box of its class above which a box is dropped, in [0,
+            1].
+        max_det: most boxes kept per image, >= 1.
 
     Raises:
         ConfigError: a number is out of range.

@@ -60,19 +60,20 @@ def check(
     engine: str | Path | None = None,
     compute_capability: str | None = None,
 ) -> CheckResult:
-    """Tell what a provider has kernels for in a graph, and what is known to go wrong.
+    """Check which nodes of a graph a provider has kernels for, and what is known to go wrong.
 
     Nothing is run: the answer comes from lists of kernels, which tell operators and types, and from
     rules on attributes. Nodes in the bodies of If, Loop and Scan are counted too. Where TensorRT,
     or TensorRT for RTX, is installed, its own parser is asked as well.
 
     Args:
-        model: the graph, or a file of it; it is not changed.
-        provider: `cuda` and `cpu` are ONNX Runtime's, `web` is onnxruntime-web's WebAssembly,
-            `tensorrt` is TensorRT behind ONNX Runtime or alone, `tensorrt-rtx` is TensorRT for RTX.
+        model: graph, or path of its file; it is not changed.
+        provider: name of the provider: `cuda` and `cpu` are ONNX Runtime's, `web` is
+            onnxruntime-web's WebAssembly, `tensorrt` is TensorRT behind ONNX Runtime or alone,
+            `tensorrt-rtx` is TensorRT for RTX.
         engine: file to write an engine to, which the provider's own library builds.
-        compute_capability: of the GPUs that the engine is for, such as "8.9"; None leaves it to
-            the library.
+        compute_capability: compute capability of the GPUs that the engine is for, such as "8.9";
+            None leaves it to the library.
 
     Raises:
         ConfigError: there is no such provider, or the engine does not go with it.

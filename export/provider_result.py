@@ -59,12 +59,12 @@ class CheckResult:
     """What a provider does with a graph.
 
     Attributes:
-        provider: it was held against.
+        provider: name of the provider.
         product: name and version behind the table.
-        source: of the table.
-        opset: of the graph.
-        operators: in use, in the order of their names.
-        troubles: the worst first.
+        source: origin of the table.
+        opset: opset of the graph, `ai.onnx`.
+        operators: operators in use, in the order of their names.
+        troubles: findings, the worst first.
         parsers: answers of the TensorRT libraries that are installed.
     """
 
@@ -78,17 +78,17 @@ class CheckResult:
 
     @property
     def nodes(self) -> int:
-        """How many nodes there are."""
+        """Number of nodes."""
         return sum(use.count for use in self.operators)
 
     @property
     def fallbacks(self) -> int:
-        """How many nodes run on the CPU instead."""
+        """Number of nodes that run on the CPU instead."""
         return self._count(Verdict.FALLBACK)
 
     @property
     def unsupported(self) -> int:
-        """How many nodes run nowhere."""
+        """Number of nodes that nothing runs."""
         return self._count(Verdict.UNSUPPORTED)
 
     @property
@@ -104,7 +104,7 @@ class CheckResult:
         return all(trouble.verdict <= Verdict.NOTE for trouble in self.troubles)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, in types that JSON has; verdicts by their names in small letters."""
+        """Return everything in types that JSON has; verdicts by their names in lower case."""
         plain = dataclasses.asdict(self)
         for entry in (*plain["operators"], *plain["troubles"]):
             entry["verdict"] = entry["verdict"].name.lower()

@@ -60,20 +60,24 @@ def export_training_artifacts(
     is the detector alone, its trained tensors inputs, for `TrainSession.export_inference`.
 
     Args:
-        model: forward takes (B, 3, H, W) in [0, 1] and returns the raw maps of the levels. It is
-            copied, not changed.
+        model: detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level. It
+            is copied, not changed.
         loss: the loss to train with.
-        folder: where to write; complete or absent afterwards.
-        image_size: height and width of the pictures, pixels.
-        batch_size: pictures in a batch, >= 1.
-        max_targets: target rows in a batch, >= 1.
-        optimizer: which memory `TrainSession` keeps.
-        freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`.
+        folder: folder to write; complete or absent afterwards.
+        image_size: height and width of the images in pixels.
+        batch_size: images per batch, >= 1.
+        max_targets: most target rows per batch, >= 1.
+        optimizer: update rule of `TrainSession`, which decides its optimizer state.
+        freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`: a number
+            of layers from the first, or their indices.
         ema: whether `TrainSession` keeps a moving average of parameters and statistics.
-        head: evaluate the head everywhere ("dense") or where the loss looks ("sparse"), the same
-            mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
-        names: class names; default the class numbers.
-        exist_ok: replace an artifacts folder that is there.
+        head: evaluation of the head, everywhere ("dense") or where the loss looks ("sparse"), the
+            same mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
+        names: nc class names; default the class numbers.
+        exist_ok: whether to replace an artifacts folder that is there.
+
+    Returns:
+        What was written to `manifest.json`.
 
     Raises:
         ExportError: the artifacts would not train as torch does.

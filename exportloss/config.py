@@ -34,15 +34,16 @@ class LossConfig:
         cls_pw: weight of positives in the class criterion, > 0.
         obj: gain of the objectness term, >= 0.
         obj_pw: weight of positives in the objectness criterion, > 0.
-        anchor_t: a target matches an anchor when neither side ratio reaches this, > 1.
+        anchor_t: limit of the ratio between a target's and an anchor's sides, > 1; a target
+            matches an anchor where neither side's ratio reaches it.
         fl_gamma: exponent of the focal criteria, >= 0. With `criterion="bce"` a value above 0
             means focal, as in YOLOv5.
         label_smoothing: epsilon of `smooth_BCE`, in [0, 1).
-        gr: share of the IoU in the objectness target, in [0, 1]; the rest is 1.
-        sort_obj_iou: in a shared cell the largest IoU wins, instead of the last row.
-        autobalance: update the objectness weights of the levels after every step.
-        criterion: what classes and objectness are scored with: binary cross-entropy, focal
-            loss (arXiv 1708.02002), quality focal loss (arXiv 2006.04388) or blurred BCE.
+        gr: fraction of the IoU in the objectness target, in [0, 1]; the rest is 1.
+        sort_obj_iou: whether the largest IoU wins a shared cell, instead of the last row.
+        autobalance: whether every step updates the objectness weights of the levels.
+        criterion: score of classes and objectness: binary cross-entropy, focal loss (arXiv
+            1708.02002), quality focal loss (arXiv 2006.04388) or blurred BCE.
         focal_alpha: weight of positives in the focal criteria, in [0, 1].
         blur_alpha: width of the blur of `criterion="blur"`, > 0.
 
@@ -95,14 +96,18 @@ class LossConfig:
         return "focal" if self.criterion == "bce" and self.fl_gamma > 0 else self.criterion
 
     def scaled(self, *, levels: int, num_classes: int, image_size: tuple[int, int]) -> LossConfig:
-        """Scale the gains to a model and picture size, as YOLOv5's training command does.
+        """Scale the gains to a model and image size, as YOLOv5's training command does.
 
         A hyperparameter file is written for 3 levels, 80 classes and 640 pixels.
 
         Args:
-            levels: of the model, nl.
-            num_classes: of the model.
-            image_size: height and width, pixels; the longer side counts.
+            levels: number of the model's levels, nl >= 1.
+            num_classes: number of the model's classes, nc >= 1.
+            image_size: height and width in pixels; the longer side counts.
+
+        Returns:
+            The same options with `box` * 3 / nl, `cls` * 3 / nl * nc / 80 and `obj` * 3 / nl *
+            (longer side / 640)^2.
         """
         by_level = 3 / levels
         return dataclasses.replace(
@@ -113,10 +118,15 @@ class LossConfig:
         )
 
     def unscaled(self, *, levels: int, num_classes: int, image_size: tuple[int, int]) -> LossConfig:
-        """Return what `scaled`, with the same arguments, makes these options of.
+        """Return the options that `scaled`, with the same arguments, turns into these.
 
-        Of all gains that come to the same the shortest decimals are taken, which are those that
-        somebody wrote.
+        Where several gains scale to the same float, the one with the shortest decimals is taken:
+        the one that somebody wrote.
+
+        Args:
+            levels: number of the model's levels, nl >= 1.
+            num_classes: number of the model's classes, nc >= 1.
+            image_size: height and width in pixels.
         """
 
         def scale(name: str, value: float) -> float:
@@ -139,7 +149,11 @@ class LossConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "the mapping") -> LossConfig:
-        """Take the loss keys out of a YOLOv5 `hyp` mapping; its training keys are passed over.
+        """Take the loss keys out of a YOLOv5 `hyp` mapping; its training keys are skipped.
+
+        Args:
+            values: the mapping; keys that are missing keep their defaults.
+            source: name of the mapping, for messages.
 
         Raises:
             ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
@@ -157,9 +171,12 @@ class LossConfig:
     def from_yaml(cls, path: str | Path) -> LossConfig:
         """Read the loss keys of a YOLOv5 hyperparameter file.
 
+        Args:
+            path: YAML file of at most 1 MiB.
+
         Raises:
-            ConfigError: the file cannot be read, is no mapping, or holds an unknown key; the
-                message suggests the near one.
+            ConfigError: the file cannot be read, is no mapping, holds an unknown key (the message
+                suggests the nearest one) or a value out of range.
         """
         from exportloss.reading import read_yaml_mapping
 

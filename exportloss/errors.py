@@ -35,11 +35,11 @@ class TargetError(ExportLossError, ValueError):
 
 
 class TooManyTargetsError(TargetError):
-    """A batch holds more target rows than the graph has slots."""
+    """A batch holds more target rows than the graph has room for (`max_targets`)."""
 
 
 class DataError(ExportLossError, ValueError):
-    """A data set, picture or label file cannot be read; the message names file and line."""
+    """A data set, image or label file cannot be read; the message names file and line."""
 
 
 class ArtifactError(ExportLossError, ValueError):
@@ -47,7 +47,7 @@ class ArtifactError(ExportLossError, ValueError):
 
 
 class DeviceError(ExportLossError, ArithmeticError):
-    """A device computes something else than ONNX Runtime's CPU provider does."""
+    """A device's numbers differ from those of ONNX Runtime's CPU provider beyond rounding."""
 
 
 class ExportError(ExportLossError, RuntimeError):
@@ -55,15 +55,15 @@ class ExportError(ExportLossError, RuntimeError):
 
 
 class TrainingError(ExportLossError, ArithmeticError):
-    """Training cannot go on: its loss or gradients are not finite numbers."""
+    """Training cannot go on: its loss, gradients or weights are not finite."""
 
 
 class InstallationError(ExportLossError, ImportError):
-    """A needed package is missing, or two packages get in each other's way."""
+    """A required package is missing, or two installed packages conflict."""
 
 
 class BenchmarkError(ExportLossError, RuntimeError):
-    """A benchmark has no result: rivals do not compute the same, or one broke down."""
+    """A benchmark has no result: implementations disagree, or one failed."""
 
 
 def excerpt(value: object, length: int = 60) -> str:

@@ -35,11 +35,11 @@ class YoloLoss(nn.Module):
     Args:
         anchors: (nl, na, 2) width and height in input pixels, nl in 2 to 5, fine to coarse.
         strides: (nl,) input pixels per cell.
-        num_classes: classes of the model, >= 1; one class has no class term.
-        config: options and gains.
-        pairwise: combine what several slots have for one cell before it is written, so that no
-            scatter reduces (see `exportloss.shared_cells`): the same bits on a GPU every time, and
-            graphs that TensorRT takes. Slower on a CPU.
+        num_classes: number of classes, >= 1; one class has no class term.
+        config: options and gains; default `LossConfig()`, whose gains are not scaled.
+        pairwise: whether target rows that share a cell are combined before they are written, so
+            that no scatter reduces: the same bits on a GPU every time, and graphs that TensorRT
+            takes. Slower on a CPU.
 
     Raises:
         ConfigError: anchors, strides and config do not fit together.
@@ -94,9 +94,9 @@ class YoloLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            predictions: raw logits of x, y, w, h, objectness and classes, one map a level, fine to
-                coarse: (B, na, H, W, 5 + nc), or (B, na * (5 + nc), H, W) as the head's convolution
-                gives them, which saves the permuted copy.
+            predictions: raw logits of x, y, w, h, objectness and classes, one map per level, fine
+                to coarse: (B, na, H, W, 5 + nc), or (B, na * (5 + nc), H, W) as the head's
+                convolution gives them, which saves the permuted copy.
             targets: (max_targets, 6) from `pad_targets`.
             balance: (nl,) objectness weights: `initial_balance` in the first step, afterwards
                 what the step before returned. Required with `autobalance`.
@@ -105,6 +105,9 @@ class YoloLoss(nn.Module):
             loss: scalar, (box + objectness + class) * B.
             items: (3,) box, objectness, class, with gains, before * B, detached.
             balance: (nl,), only where one was given: the weights for the next step.
+
+        Raises:
+            ConfigError: number or shapes of the maps do not fit, or `balance` is missing.
         """
         self._check(predictions)
         na = self.anchors.shape[1]
@@ -117,7 +120,14 @@ class YoloLoss(nn.Module):
     def of_levels(
         self, levels: Sequence[Level], targets: Tensor, balance: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
-        """Compute the loss of whatever the predictions are read from; else as `forward`."""
+        """Compute the loss from readers of the predictions; otherwise as `forward`.
+
+        Args:
+            levels: one reader per level, fine to coarse, such as those that `forward` makes of maps
+                and `SparseHeadLoss` of features.
+            targets: as for `forward`.
+            balance: as for `forward`.
+        """
         if self.config.autobalance and balance is None:
             raise ConfigError(
                 "autobalance is on, so the objectness weights are state: pass balance "

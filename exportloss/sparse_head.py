@@ -28,8 +28,9 @@ class SparseHeadLoss(nn.Module):
     parameters stay the model's: they are not among `parameters()` here.
 
     Args:
-        head: has `m`, a 1x1 convolution with bias a level, to na * (5 + nc) channels, as `Detect`.
-        loss: of as many levels, anchors and classes.
+        head: detection layer. Its `m` holds a 1x1 convolution with bias per level, to na * (5 + nc)
+            channels, as that of `exportloss.models.Detect`.
+        loss: loss of the same number of levels, anchors and classes.
 
     Raises:
         ConfigError: head and loss do not fit, or the head is of another kind.
@@ -60,7 +61,7 @@ class SparseHeadLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            features: (B, C, H, W) a level, what the head takes.
+            features: one (B, C, H, W) map per level, fine to coarse: the head's inputs.
             targets: (max_targets, 6) from `pad_targets`.
             balance: as `YoloLoss` takes it.
 
@@ -83,15 +84,18 @@ class SparseHeadLoss(nn.Module):
 
 
 def head_inputs(model: nn.Module, head: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """Run a detector up to its head, and return what the head would get: for `SparseHeadLoss`.
+    """Run a detector up to its head, and return the head's inputs, for `SparseHeadLoss`.
 
     For models that have no method for it, such as YOLOv5's own, whose head is `model.model[-1]`.
-    `model`'s own forward runs, with a head that keeps its input and computes nothing.
+    `model`'s own forward runs, with a head that keeps its inputs and computes nothing.
 
     Args:
-        model: forward takes `images` and calls `head` last.
-        head: a module of `model`.
-        images: what `model` takes.
+        model: detector whose forward takes `images` and calls `head` last.
+        head: module of `model`.
+        images: input of `model`, such as (B, 3, H, W).
+
+    Returns:
+        One (B, C, H, W) map per level.
 
     Raises:
         ConfigError: the model did not call its head.

@@ -47,16 +47,16 @@ def pad_targets(
 
     Args:
         rows: (n, 6) numbers: image index in [0, batch_size), class in [0, num_classes), then
-            centre x, centre y, width and height, each in [0, 1] of the picture's size.
+            centre x, centre y, width and height, each a fraction of the image's size in [0, 1].
         max_targets: rows of the result, >= 1.
-        batch_size: pictures in the batch, >= 1.
-        num_classes: classes of the model, >= 1.
-        overflow: what to do with more rows than `max_targets`: refuse them, or keep those of the
+        batch_size: images in the batch, >= 1.
+        num_classes: number of classes, >= 1.
+        overflow: policy for more rows than `max_targets`: refuse them, or keep those of the
             largest area (the earlier row, where areas are equal).
 
     Returns:
         (max_targets, 6) float32; with `overflow="keep_largest"` a pair of it and the number of
-        rows left out.
+        rows dropped.
 
     Raises:
         TargetError: a row cannot be trained on; the message names each bad row and why.

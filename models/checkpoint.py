@@ -44,17 +44,17 @@ class Checkpoint:
     """Weights of a YOLOv5 detector, and what their file says of it.
 
     Attributes:
-        path: the file.
-        what: which of its weights these are, in words.
+        path: file of the weights.
+        what: description of which of its weights these are.
         model: name of the detector, such as `yolov5n6` or `yolov5s-v5.0`.
         num_classes: number of classes, nc.
-        tensors: float32, counters int64, by YOLOv5's names.
+        tensors: tensors by YOLOv5's names: float32, counters int64.
         names: nc class names; None where the file has none.
-        anchors: for each level w, h, w, h, ... in pixels; None where the file has none.
-        strides: pixels a cell of each level covers; None where the file does not say.
+        anchors: w, h, w, h, ... in pixels, per level; None where the file has none.
+        strides: pixels per cell, per level; None where the file does not say.
         yaml: YOLOv5's description of the model (`depth_multiple`, `backbone`, ...); empty where
             the file has none.
-        classes: of a whole model the class of each module, by the module's path.
+        classes: class of each module of a whole pickled model, by the module's path.
     """
 
     path: Path
@@ -75,6 +75,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     It may be a checkpoint of YOLOv5 v5.0 to v7.0 (a whole pickled model, of which the moving
     average is taken where there is one), a state dict by YOLOv5's names (.pt, .pth, .safetensors)
     or a state that training saved.
+
+    Args:
+        path: file that ends in .pt, .pth or .safetensors, at most 8 GiB.
 
     Raises:
         ArtifactError: the file is missing, unreadable or refused, or holds no YOLOv5 detector.

@@ -43,6 +43,9 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
 
     Every one of them is in exactly one group; a parameter that two layers share is listed once,
     under the name that `named_parameters` gives it.
+
+    Args:
+        model: model of any kind, not only a detector.
     """
     weights, norms, biases = [], [], []
     for name, parameter in model.named_parameters():

@@ -136,20 +136,20 @@ class Concat(nn.Module):
 
 
 class Detect(nn.Module):
-    """The head: a 1x1 convolution a level, to `na` boxes a cell.
+    """The head: a 1x1 convolution per level, to `na` boxes per cell.
 
     Args:
         num_classes: number of classes, nc >= 1.
-        anchors: per level its anchors as flat `w, h, w, h, ...` in pixels; as many each level.
+        anchors: w, h, w, h, ... in pixels, per level; as many at each level.
         channels: channels of each level's feature map.
-        strides: pixels a cell of each level covers.
+        strides: pixels per cell, per level.
 
     Attributes:
-        nl, na, nc, no: number of levels, of anchors a level, of classes, of outputs a box (5 + nc).
+        nl, na, nc, no: numbers of levels, anchors per level, classes, outputs per box (5 + nc).
         anchors: buffer (nl, na, 2), width and height in cells of the level; in the state dict.
         stride: buffer (nl,), the strides as floats; YOLOv5 keeps it out of the state dict.
-        strides: the same as python ints, which export needs.
-        m: the convolutions.
+        strides: the strides as Python integers, which an export needs.
+        m: convolutions, one per level.
     """
 
     anchors: Tensor

@@ -23,10 +23,13 @@ _OPTIONAL = (".num_batches_tracked", ".anchors")  # a state that training saved 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """A detector, and how many of its `total` tensors are the checkpoint's.
+    """A detector with the weights of a checkpoint.
 
-    Counters of batches and the anchors do not count: nothing depends on the former, and the latter
-    are the checkpoint's wherever it has some.
+    Attributes:
+        model: detector.
+        taken: number of its tensors that are the checkpoint's.
+        total: number of its tensors. Neither number includes counters of batches, which nothing
+            depends on, and anchors, which are the checkpoint's wherever it has some.
     """
 
     model: YoloV5
@@ -42,11 +45,11 @@ def transfer(checkpoint: Checkpoint, num_classes: int | None = None) -> Transfer
     checkpoint, which its other layers have learnt to serve.
 
     Args:
-        checkpoint: what `read_checkpoint` returns.
+        checkpoint: result of `read_checkpoint`.
         num_classes: number of classes, >= 1; default the checkpoint's.
 
     Raises:
-        ArtifactError: the checkpoint is of another architecture.
+        ArtifactError: the checkpoint has another architecture.
         ConfigError: `num_classes` is below 1.
     """
     try:

@@ -88,7 +88,7 @@ class YoloV5(nn.Module):
 
     Attributes:
         model: the layers, under YOLOv5's indices; the last one is `Detect`.
-        sources: for each layer the indices of those it takes its input from; () is the one before.
+        sources: indices of the layers that each layer takes its inputs from; () is the one before.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class YoloV5(nn.Module):
                 stride (32, or 64 for P6).
 
         Returns:
-            One raw map a level, finest first: (B, na, H / stride, W / stride, 5 + nc), all before
+            One raw map per level, finest first: (B, na, H / stride, W / stride, 5 + nc), all before
             the sigmoid, as the loss and `decode` take them.
 
         Raises:
@@ -121,7 +121,10 @@ class YoloV5(nn.Module):
         return maps
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the head gets: (B, C, H / stride, W / stride) a level; else as `forward`."""
+        """Compute the head's inputs, one (B, C, H / stride, W / stride) map per level.
+
+        Arguments and errors as for `forward`.
+        """
         self._check(images)
         x = images
         saved: dict[int, Tensor] = {}

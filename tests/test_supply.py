@@ -17,7 +17,7 @@ from scripts import audit, sbom
 from scripts.licences import judge
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENTS = ("audit", "dev", "device", "engines", "fuzz", "lowest", "tensorrt")
+ENVIRONMENTS = ("audit", "dev", "device", "docs", "engines", "fuzz", "lowest", "tensorrt")
 
 
 def requirements(name: str) -> dict[str, Requirement]:

@@ -37,14 +37,14 @@ class LossResult:
     """The loss of a batch.
 
     Attributes:
-        loss: (box + objectness + class) * batch size.
-        items: the three terms.
-        balance: (nl,) objectness weights for the next batch; autobalance alone changes them.
-        gradients: d loss / d input, each of its input's shape, as `OrtValue`s in the device's
+        loss: scalar, (box + objectness + class) * batch size.
+        items: its terms, before * batch size.
+        balance: (nl,) objectness weights for the next batch; only autobalance changes them.
+        gradients: d loss / d input, each in its input's shape, as `OrtValue`s in the device's
             memory: `gradient_0`, ... of the predictions or features; of the head's input also
             `weight_gradient_0`, ... and `bias_gradient_0`, ... Empty where the artifact was
             exported without. The session's next batch overwrites them.
-        slots: target rows of the graph that computed it.
+        slots: number of target rows of the graph that computed it.
     """
 
     loss: float
@@ -58,7 +58,7 @@ class LossSession:
     """A loss alone (`exportloss export --format loss`) on this device.
 
     Open one with `LossSession.open(folder)`. The folder has graphs for several numbers of target
-    rows; each batch is given to the smallest with room for it, which is opened when it is first
+    rows; each batch goes to the smallest with capacity for it, which is opened when it is first
     needed. All of them write into the same memory.
 
     On CUDA the kernels of a graph are captured and replayed for inputs that come from the same
@@ -108,12 +108,12 @@ class LossSession:
         """Open an artifacts folder, once all of it has been checked against its manifest.
 
         Args:
-            folder: written by `exportloss export --format loss`.
-            device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
-            threads: of the engine within an operator; 0 takes every core.
-            cuda_graph: as `TrainSession.open` takes it.
-            self_check: on anything but the CPU compare the first batch of each graph with what ONNX
-                Runtime's CPU provider gives; engines were found that err and say nothing.
+            folder: folder that `exportloss export --format loss` wrote.
+            device: device's name, as for `TrainSession.open`.
+            threads: threads of the engine within an operator, up to 1,024; 0 takes every core.
+            cuda_graph: as for `TrainSession.open`, except that None captures where it is safe.
+            self_check: whether to compare the first batch of each graph with ONNX Runtime's CPU
+                provider, on anything but the CPU; engines were found that err and say nothing.
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or is of a detector.

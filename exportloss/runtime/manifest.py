@@ -64,23 +64,23 @@ class Manifest:
     """Description of an artifacts folder.
 
     Attributes:
-        kind: what the folder holds.
+        kind: kind of artifact.
         model: name of the detector, such as `yolov5n`; empty for a loss alone.
-        names: class names in class order.
+        names: nc class names, in class order.
         anchors: (nl, na, 2) width and height in input pixels.
         strides: (nl,) input pixels per cell.
-        image_size: height and width of the pictures, pixels.
-        batch_size: pictures in a batch.
-        max_targets: target rows in a batch.
-        tiers: for a loss alone, smaller numbers of target rows that have a graph of their own.
+        image_size: height and width of the images in pixels.
+        batch_size: images per batch.
+        max_targets: most target rows per batch.
+        tiers: smaller numbers of target rows that have a graph of their own, for a loss alone.
         loss: options of the loss.
-        gradients: for a loss alone, whether its graph gives the gradients of the predictions.
-        loss_layout: for a loss alone, what its graph starts from; see `export_loss`.
-        provider: what the graphs were written for: "any" runtime; ONNX Runtime's "cpu" provider,
+        gradients: whether the graph of a loss alone gives the gradients of the predictions.
+        loss_layout: inputs of the graph of a loss alone; see `export_loss`.
+        provider: target of the graphs: "any" runtime; ONNX Runtime's "cpu" provider,
             which alone can run them; or a "gpu", whose writes have no order.
-        optimizer: which optimizer the artifact is made for; None for a loss alone.
+        optimizer: update rule that the artifact is made for; None for a loss alone.
         ema: whether a moving average of the weights is kept beside them.
-        precision: what the network computes in when it trains; weights, statistics, loss and
+        precision: element type of the network in training; weights, statistics, loss and
             optimizer are float32.
         groups: trainable parameters.
         statistics: BatchNorm layers whose statistics are trained.
@@ -123,18 +123,18 @@ class Manifest:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """What a step changes: the trainable parameters, then the statistics."""
+        """Names of the tensors that a step changes: trainable parameters, then statistics."""
         statistics = (name for norm in self.statistics for name in (norm.mean, norm.var))
         return (*self.groups.all, *statistics)
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """What the moving average is of: all that is trained, if it is kept."""
+        """Names of the tensors that have a moving average: all that are trained, or none."""
         return self.trained if self.ema else ()
 
     @property
     def loss_graphs(self) -> dict[int, str]:
-        """For a loss alone, its files by the number of target rows, the fewest first."""
+        """Files of a loss alone by their number of target rows, the fewest first."""
         return {slots: f"loss-{slots}.onnx" for slots in self.tiers} | {
             self.max_targets: "loss.onnx"
         }
@@ -147,7 +147,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """Read and check a folder's manifest; the files themselves are not looked at.
+        """Read and check a folder's manifest; the files themselves are not read.
+
+        Args:
+            folder: artifacts folder.
 
         Raises:
             ArtifactError: the folder is no artifact, is damaged, or was written by a later version

@@ -88,22 +88,28 @@ class TrainSession(abc.ABC):
         Args:
             images: (B, 3, H, W) RGB: uint8 in 0 to 255; training artifacts also take float32 in
                 [0, 1].
-            targets: (n, 6) rows image, class, x, y, width, height, normalised.
-            lr: learning rate in [0, 1000], one for all or one for each of weights, norms and
-                biases.
-            momentum: of SGD; first beta of AdamW.
-            weight_decay: of the weights.
-            max_norm: gradients are scaled down to this L2 norm.
-            update: False only adds to the gradients; the next step that updates uses the sum. A
-                skipped step adds nothing to it, and leaves it for the next update.
-            ema_decay: share of the moving average that an update leaves, in [0, 1]; None is
+            targets: (n, 6) rows image, class, x, y, width, height, as `exportloss.pad_targets`
+                takes them, n <= `max_targets`; (0, 6) for none.
+            lr: learning rate in [0, 1000], one for all or one each for weights, norms and biases.
+            momentum: momentum of SGD, or first beta of Adam and AdamW, in [0, 1).
+            weight_decay: decay of the weights, in [0, 1000].
+            max_norm: L2 norm that the gradients are scaled down to, > 0; infinity for none.
+            update: whether to update the weights. False only adds to the gradients; the next step
+                that updates uses the sum. A skipped step adds nothing to it, and leaves it for the
+                next update.
+            ema_decay: fraction of the moving average that an update leaves, in [0, 1]; None is
                 YOLOv5's, `exportloss.runtime.ema.decay_after`. For artifacts that keep an average.
-            loss_scale: for float16 artifacts: the loss is multiplied by it, so that small gradients
-                are not 0, and the gradients divided. A step that is skipped asks for less.
+            loss_scale: factor for float16 artifacts, > 0: the loss is multiplied by it, so that
+                small gradients are not 0, and the gradients divided. After a skipped step, use a
+                smaller one.
+
+        Returns:
+            The loss, its terms, and whether the step was skipped.
 
         Raises:
             DataError: the images have another type or shape than the graph.
             TargetError: a target row cannot be trained on.
+            TooManyTargetsError: there are more rows than `max_targets`.
             ConfigError: a rate is out of range, or the artifacts keep no average that could decay.
         """
         rates = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
@@ -125,9 +131,9 @@ class TrainSession(abc.ABC):
         """Compute loss and predictions; arguments and errors as for `step`.
 
         Args:
-            images: as for `step`.
-            targets: as for `step`.
-            ema: with the moving average of the weights and statistics instead of themselves.
+            images: (B, 3, H, W) RGB, as for `step`.
+            targets: (n, 6) rows, as for `step`.
+            ema: whether to use the moving average of the weights and statistics.
         """
         self._check_ema(ema)
         return self._evaluate(self._images(images), self._targets(targets), ema=ema)
@@ -136,7 +142,11 @@ class TrainSession(abc.ABC):
     def save(self, path: str | Path) -> None:
         """Write the whole state to one file, atomically.
 
-        Its metadata says which detector the weights are of; see `runtime.state.save_state`.
+        Its metadata names the detector, its classes and anchors. The file that was there stays
+        whole until the new one is.
+
+        Args:
+            path: safetensors file to write.
 
         Raises:
             ArtifactError: it cannot be written.
@@ -156,6 +166,12 @@ class TrainSession(abc.ABC):
     def resume(self, path: str | Path) -> Self:
         """Continue from a saved state, bit for bit.
 
+        Args:
+            path: file that `save` wrote, of either kind of artifact.
+
+        Returns:
+            The session itself.
+
         Raises:
             ArtifactError: the file is missing, damaged, or of another model.
         """
@@ -168,6 +184,12 @@ class TrainSession(abc.ABC):
 
         Its moving average is taken where it kept one, since that is what was judged; the optimizer
         starts afresh, and no update counts as done.
+
+        Args:
+            path: file that `save` wrote.
+
+        Returns:
+            The session itself.
 
         Raises:
             ArtifactError: the file is missing, damaged, or of another model.
@@ -187,7 +209,7 @@ class TrainSession(abc.ABC):
     @property
     @abc.abstractmethod
     def engine(self) -> str:
-        """What computes the steps, with its version."""
+        """Name and version of the engine that computes the steps."""
 
     @property
     @abc.abstractmethod
@@ -196,7 +218,7 @@ class TrainSession(abc.ABC):
 
     @property
     def skipped(self) -> int:
-        """Optimizer steps that were due and not done, since they would not have been finite."""
+        """Optimizer steps that were due but skipped, as they would not have been finite."""
         return self._due - self.updates
 
     @abc.abstractmethod
@@ -232,8 +254,8 @@ class TrainSession(abc.ABC):
         `images` is (B, 3, H, W) float32 in [0, 1], `output0` (B, N, 5 + nc) as in `Evaluation`.
 
         Args:
-            path: where to write.
-            ema: with the moving average of the weights and statistics instead of themselves.
+            path: file to write; replaced if it is there.
+            ema: whether to use the moving average of the weights and statistics.
 
         Raises:
             ArtifactError: the file cannot be written.

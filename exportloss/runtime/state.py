@@ -32,15 +32,15 @@ _DESCRIPTION = ("names", "anchors", "strides")  # of the manifest, in the metada
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class TrainState:
-    """All that a step changes.
+    """Everything that a step changes.
 
     Attributes:
-        model: parameters and statistics by the model's own names.
-        optimizer: for each kind of memory (`momentum`, or `exp_avg` and `exp_avg_sq`) a tensor
-            a trainable parameter.
+        model: parameters and statistics by the model's own names, float32.
+        optimizer: optimizer state: by kind (`momentum`, or `exp_avg` and `exp_avg_sq`) one tensor
+            per trainable parameter, of its shape.
         balance: (nl,) objectness weights.
         updates: optimizer steps done.
-        skipped: optimizer steps that were due and not done, since they would not have been finite.
+        skipped: optimizer steps that were due but skipped, as they would not have been finite.
         ema: moving average of the trained parameters and statistics, by the same names; empty
             where none is kept. Frozen tensors are their own average.
     """
