@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, ExportLossError, InstallationError
-from exportloss.runtime.index import cache_folder
+from exportloss.runtime.cache import cache_folder
 from exportloss.runtime.installation import import_onnxruntime
 from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.openvino_engine import OpenvinoEngine

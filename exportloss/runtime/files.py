@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ _SUFFIX = ".tmp"
 _LISTED = 3
 _LONGEST_NAME = 255  # bytes
 _MARK = 12  # hexadecimal digits
+_IS_WINDOWS = sys.platform == "win32"
 _RANDOM = 8  # characters that `tempfile` puts in a name
 
 
@@ -152,7 +154,8 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
         else:
             descriptor, name = tempfile.mkstemp(_SUFFIX, prefix, path.parent)
             temporary = Path(name)
-        lock(descriptor, wait=True)
+        if not _IS_WINDOWS:  # where others, the caller too, could not write to a locked file
+            lock(descriptor, wait=True)
         if is_at(descriptor, temporary):  # else another process took it for an abandoned one
             break
         os.close(descriptor)
@@ -195,7 +198,7 @@ def _remove_abandoned(path: Path) -> None:
         with contextlib.suppress(OSError):
             descriptor = open_in_place(Path(entry.path))
             try:
-                if lock(descriptor):
+                if not _IS_WINDOWS and lock(descriptor):
                     _remove(Path(entry.path))
             finally:
                 os.close(descriptor)
