@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 from exportloss.export.comparison import Step, compare
 from exportloss.export.differences import relative, whole_l2, worst_l2
@@ -100,13 +101,8 @@ def verify_all(
     Raises:
         ConfigError: there is no folder, or the artifacts are of different trainings.
     """
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("seed", seed, 0),
-        ("folders", len(folders), 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    at_least(1, steps=steps, folders=len(folders))
+    at_least(0, seed=seed)
     sessions = [
         TrainSession.open(one, device=device, threads=threads, self_check=False) for one in folders
     ]

@@ -7,6 +7,7 @@ from typing import Literal, overload
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.errors import TargetError, TooManyTargetsError
 
 __all__ = ["pad_targets"]
@@ -62,13 +63,8 @@ def pad_targets(
         TargetError: a row cannot be trained on; the message names each bad row and why.
         TooManyTargetsError: there are more rows than `max_targets`.
     """
-    for name, value in (
-        ("max_targets", max_targets),
-        ("batch_size", batch_size),
-        ("num_classes", num_classes),
-    ):
-        if value < 1:
-            raise TargetError(f"{name} is {value}; expected at least 1")
+    counts = {"max_targets": max_targets, "batch_size": batch_size, "num_classes": num_classes}
+    at_least(1, error=TargetError, **counts)
     if overflow not in ("raise", "keep_largest"):
         raise TargetError(f"overflow is {overflow!r}; expected 'raise' or 'keep_largest'")
 

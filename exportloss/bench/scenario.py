@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.runtime.devices import Device
@@ -78,15 +79,14 @@ class Scenario:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("number of classes", self.num_classes),
-            ("image size", min(self.image_size)),
-            ("batch size", self.batch_size),
-            ("max targets", self.max_targets),
-            ("threads", self.threads),
-        ):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+        counts = {
+            "number of classes": self.num_classes,
+            "image size": min(self.image_size),
+            "batch size": self.batch_size,
+            "max targets": self.max_targets,
+            "threads": self.threads,
+        }
+        at_least(1, **counts)
         if not 0 <= self.targets <= self.max_targets:
             raise ConfigError(
                 f"targets is {self.targets}; expected 0 to max targets, {self.max_targets}"

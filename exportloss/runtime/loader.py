@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 from exportloss.runtime.augment import (
     Augmentation,
@@ -131,13 +132,8 @@ class Batches:
         cache: Cache = "none",
         on_bad: OnBad = "raise",
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("size", min(size), 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; expected at least {least}")
+        at_least(1, batch_size=batch_size, size=min(size))
+        at_least(0, seed=seed)
         check_threads("workers", workers)
         if cache not in get_args(Cache):
             raise ConfigError(f"cache is {cache!r}; expected one of {get_args(Cache)}")

@@ -13,6 +13,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 from exportloss.runtime.boxes import box_iou
 
@@ -126,9 +127,7 @@ class MetricsAccumulator:
     """
 
     def __init__(self, num_classes: int, *, max_det: int = 300) -> None:
-        for name, value in (("num_classes", num_classes), ("max_det", max_det)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+        at_least(1, num_classes=num_classes, max_det=max_det)
         self.num_classes = num_classes
         self.max_det = max_det
         self._seen = 0
