@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from exportloss.errors import ConfigError, excerpt
+from exportloss.errors import ConfigError, excerpt, listed
 
 __all__ = ["Criterion", "LossConfig"]
 
@@ -183,10 +183,9 @@ def _check_type(name: str, value: object, default: object) -> None:
 
 def _with_suggestions(unknown: list[str], known: list[str]) -> str:
     parts = []
-    for key in unknown[:_NAMED_KEYS]:
+    for key in unknown[:_NAMED_KEYS]:  # a hostile file has millions
         near = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)
         shown = repr(excerpt(key, _LONGEST_KEY))
         parts.append(f"{shown} (did you mean {near[0]!r}?)" if near else shown)
-    if len(unknown) > _NAMED_KEYS:
-        parts.append(f"{len(unknown) - _NAMED_KEYS} more")
-    return ", ".join(parts) + f"; the loss knows {', '.join(known)}"
+    parts += unknown[_NAMED_KEYS:]
+    return f"{listed(parts, _NAMED_KEYS)}; the loss knows {', '.join(known)}"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.bounds import at_least
-from exportloss.errors import TargetError, TooManyTargetsError
+from exportloss.errors import TargetError, TooManyTargetsError, listed
 
 __all__ = ["pad_targets"]
 
@@ -105,11 +105,9 @@ def _checked(rows: npt.ArrayLike, batch_size: int, num_classes: int) -> npt.NDAr
         for index in np.flatnonzero(_is_bad(array, batch_size, num_classes))
         for problem in [_problem(array[index], batch_size, num_classes)]
     ]:
-        more = len(problems) - _MAX_NAMED_ROWS
-        listed = "\n  ".join(problems[:_MAX_NAMED_ROWS])
         raise TargetError(
-            f"{len(problems)} of {len(array)} target rows cannot be trained on:\n  {listed}"
-            + (f"\n  and {more} more" if more > 0 else "")
+            f"{len(problems)} of {len(array)} target rows cannot be trained on:\n  "
+            + listed(problems, _MAX_NAMED_ROWS, "\n  ")
         )
     return array
 

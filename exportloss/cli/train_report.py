@@ -8,6 +8,7 @@ from typing import Any
 
 from exportloss.cli.data_report import print_split
 from exportloss.cli.terminal import say
+from exportloss.errors import listed
 from exportloss.runtime.hyp import unused_keys
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.results import best_epoch
@@ -58,11 +59,9 @@ def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> Non
             continue
         print_split(split, batches)
         if batches.left_out:
-            listed = "\n  ".join(batches.left_out[:_LISTED])
-            more = f"\n  and {len(batches.left_out) - _LISTED} more"
             say(
-                f"warning: bad pictures left out: {batches.skipped}\n  {listed}"
-                + (more if len(batches.left_out) > _LISTED else "")
+                f"warning: bad pictures left out: {batches.skipped}\n  "
+                + listed(batches.left_out, _LISTED, "\n  ")
             )
     if plan.train.most_pictures > 1 and drops_boxes(plan.train, options.overflow):
         counts = plan.train.target_counts(0, batches=_SAMPLED)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from exportloss.class_names import LONGEST_NAME, bad_name
-from exportloss.errors import ConfigError, DataError, excerpt
+from exportloss.errors import ConfigError, DataError, excerpt, listed
 from exportloss.reading import YamlMapping, read_bounded, read_yaml_mapping
 from exportloss.runtime.images import FORMATS
 from exportloss.runtime.walking import files_below
@@ -291,9 +291,8 @@ def _listed_images(source: Path) -> list[Path]:
             problems.append(f"{source}:{number}: {excerpt(image, 200)} does not exist")
         images.append(image)
     if problems:
-        more = f"\nand {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise DataError(
             f"{len(problems)} of {len(images)} listed pictures cannot be used; correct the list "
-            f"(paths are relative to its folder):\n{chr(10).join(problems[:_LISTED])}{more}"
+            f"(paths are relative to its folder):\n" + listed(problems, _LISTED, "\n")
         )
     return images

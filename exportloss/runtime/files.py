@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, listed
 from exportloss.runtime.locks import is_at, lock, open_in_place
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, describe_file
 from exportloss.runtime.replacing import recover_folder, replace_folder
@@ -113,9 +113,8 @@ def _check_vacant(folder: Path, exist_ok: bool) -> None:
             "(exist_ok=True) to replace it"
         )
     if foreign := _foreign_entries(folder):
-        more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
         raise ArtifactError(
-            f"{folder} holds {', '.join(foreign[:_LISTED])}{more}, which its {MANIFEST_NAME} does "
+            f"{folder} holds {listed(foreign, _LISTED)}, which its {MANIFEST_NAME} does "
             "not name and which would be lost; move it elsewhere, or choose another output folder"
         )
 
