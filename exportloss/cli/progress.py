@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from exportloss.runtime.epoch import Reporter
 from exportloss.runtime.results import EpochResult, Scores
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items
+from exportloss.system import resident_bytes
 
 __all__ = ["report"]
 
@@ -127,11 +127,8 @@ def _scores(scores: Scores) -> str:
 
 def _memory() -> str:
     """Resident memory of this process; empty where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e9:.2f} GB"
-    except (OSError, ValueError, IndexError, AttributeError):
-        return ""
+    held = resident_bytes()
+    return "" if held is None else f"{held / 1e9:.2f} GB"
 
 
 def _losses(items: Items) -> str:

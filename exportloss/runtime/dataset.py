@@ -239,7 +239,7 @@ def _names(read: YamlMapping) -> tuple[str, ...]:
     names = list(map(str, names))
     if (bad := bad_name(names)) is not None:
         raise DataError(
-            f"{where}: name {bad} is {excerpt(ascii(names[bad]))}; expected text that can be "
+            f"{where}: name {bad} is {excerpt(repr(names[bad]))}; expected text that can be "
             f"printed, of at most {LONGEST_NAME} characters"
         )
     return tuple(names)

@@ -30,6 +30,7 @@ from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.images import ImageArray, Letterbox, load_picture
 from exportloss.runtime.labels import LabelArray
 from exportloss.runtime.limits import check_threads
+from exportloss.system import available_bytes
 
 __all__ = ["Batch", "Batches", "Cache"]
 
@@ -271,22 +272,12 @@ def _collate(pictures: list[_Picture], count: int) -> Batch:
 
 def _check_memory(sizes: Iterable[tuple[int, int]]) -> None:
     needed = 3 * sum(height * width for height, width in sizes)
-    try:
-        free = _available_memory()
-    except (OSError, ValueError, StopIteration):  # a system that does not say
-        return
-    if needed > _MOST_OF_MEMORY * free:
+    free = available_bytes()
+    if free is not None and needed > _MOST_OF_MEMORY * free:
         raise ConfigError(
             f'cache "ram" needs {needed / _GIBIBYTE:.1f} GiB for the decoded pictures, '
             f"{free / _GIBIBYTE:.1f} GiB of memory are free; leave it out"
         )
-
-
-def _available_memory() -> int:
-    """Return the bytes that Linux could give, its file cache included."""
-    with Path("/proc/meminfo").open(encoding="ascii") as lines:
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) << 10
 
 
 def _map_ahead(

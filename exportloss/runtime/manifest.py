@@ -245,7 +245,7 @@ class Manifest:
         for name in self.files:
             is_plain = name not in ("", "..") and name.isprintable() and len(name) <= _LONGEST_NAME
             if Path(name).name != name or not is_plain:
-                named = excerpt(ascii(name))
+                named = excerpt(repr(name))
                 raise ArtifactError(f"{folder}: the manifest names {named}, outside the folder")
         return self.files.items()
 
@@ -372,7 +372,7 @@ def _check_ranges(manifest: Manifest) -> None:
         if wrong := [size for size in sizes if not 1 <= size <= most]:
             raise ValueError(f"{name}: {wrong[0]}, expected 1 to {most}")
     if (bad := bad_name(manifest.names)) is not None:
-        raise ValueError(f"name {bad} of a class is {excerpt(ascii(manifest.names[bad]))}")
+        raise ValueError(f"name {bad} of a class is {excerpt(repr(manifest.names[bad]))}")
     check_tiers(manifest.tiers, manifest.max_targets)
     anchors = (side for level in manifest.anchors for pair in level for side in pair)
     pixels = (*manifest.strides, *anchors)
