@@ -17,6 +17,7 @@ from exportloss.export.comparison import Step, compare
 from exportloss.export.differences import relative, whole_l2, worst_l2
 from exportloss.export.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.verification import Bounds, StepDifferences, Verification
+from exportloss.random_batches import draw_images, draw_targets
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.session import StepResult, TrainSession
 from exportloss.runtime.state import TrainState
@@ -193,15 +194,11 @@ class _Reference:
 def _random_batch(manifest: Manifest, seed: Sequence[int]) -> _Batch:
     """Draw noise and boxes of every size, some of them over the border."""
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    batch, shape = manifest.batch_size, (manifest.batch_size, 3, *manifest.image_size)
-    most = min(manifest.max_targets, _BOXES_AN_IMAGE * batch)
+    batch_size = manifest.batch_size
+    most = min(manifest.max_targets, _BOXES_AN_IMAGE * batch_size)
     count = int(rng.integers(-(-most // 2), most + 1))
-    targets = np.empty((count, 6), np.float32)
-    targets[:, 0] = np.sort(rng.integers(0, batch, count))
-    targets[:, 1] = rng.integers(0, manifest.num_classes, count)
-    targets[:, 2:4] = rng.uniform(0, 1, (count, 2))
-    targets[:, 4:] = rng.uniform(0.02, 0.6, (count, 2))
-    return _Batch(rng.integers(0, 256, shape, dtype=np.uint8), targets)
+    targets = draw_targets(rng, count, batch_size=batch_size, num_classes=manifest.num_classes)
+    return _Batch(draw_images(rng, batch_size, manifest.image_size), targets)
 
 
 def _reference(

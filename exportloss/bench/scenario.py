@@ -12,6 +12,7 @@ import numpy.typing as npt
 from exportloss.bounds import at_least
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
+from exportloss.random_batches import draw_images, draw_targets
 from exportloss.runtime.devices import Device
 from exportloss.runtime.manifest import Layout
 from exportloss.targets import pad_targets
@@ -126,19 +127,17 @@ class Scenario:
 
 def make_images(scenario: Scenario) -> npt.NDArray[np.uint8]:
     """Draw noise: (B, 3, H, W), 0 to 255."""
-    shape = (scenario.batch_size, 3, *scenario.image_size)
-    return _generator(scenario, 0).integers(0, 256, shape, dtype=np.uint8)
+    return draw_images(_generator(scenario, 0), scenario.batch_size, scenario.image_size)
 
 
 def make_targets(scenario: Scenario) -> Array:
     """Draw boxes of every size, some of them over the border: (targets, 6) as `pad_targets`."""
-    rng, count = _generator(scenario, 1), scenario.targets
-    rows = np.empty((count, 6), np.float32)
-    rows[:, 0] = np.sort(rng.integers(0, scenario.batch_size, count))
-    rows[:, 1] = rng.integers(0, scenario.num_classes, count)
-    rows[:, 2:4] = rng.uniform(0, 1, (count, 2))
-    rows[:, 4:] = rng.uniform(0.02, 0.6, (count, 2))
-    return rows
+    return draw_targets(
+        _generator(scenario, 1),
+        scenario.targets,
+        batch_size=scenario.batch_size,
+        num_classes=scenario.num_classes,
+    )
 
 
 def make_padded_targets(scenario: Scenario) -> Array:
