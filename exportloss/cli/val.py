@@ -22,12 +22,13 @@ from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, excerpt, printable
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.detection_files import coco_results, write_json, write_labels
+from exportloss.runtime.figures import matplotlib_missing
 from exportloss.runtime.files import fit_name
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.metrics import Metrics
 from exportloss.runtime.mosaics import surest, write_batch
 from exportloss.runtime.nms import check_thresholds
-from exportloss.runtime.plots import matplotlib_missing, plot_confusion_matrix, plot_curves
+from exportloss.runtime.plots import plot_confusion_matrix, plot_curves
 from exportloss.runtime.room import fit_targets
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.session import Evaluation
