@@ -15,12 +15,6 @@ __all__ = ["Criterion", "LossConfig"]
 
 Criterion = Literal["bce", "focal", "qfocal", "blur"]
 
-# Keys of a YOLOv5 hyperparameter file that concern training or augmentation, not the loss.
-_TRAINING_KEYS = frozenset(
-    """lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr iou_t anchors
-    hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic mixup
-    copy_paste""".split()
-)
 _NAMED_KEYS, _LONGEST_KEY = 20, 60  # of a file's unknown keys, in a message
 
 
@@ -145,8 +139,10 @@ class LossConfig:
             ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
                 out of range.
         """
+        from exportloss.runtime.hyp import TRAINING_KEYS  # which needs this module
+
         own = {field.name for field in dataclasses.fields(cls)}
-        if unknown := [str(key) for key in values if key not in own | _TRAINING_KEYS]:
+        if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
             raise ConfigError(f"{source}: unknown key {_with_suggestions(unknown, sorted(own))}")
         try:
             return cls(**{key: value for key, value in values.items() if key in own})
