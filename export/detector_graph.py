@@ -130,7 +130,7 @@ def prepare(
         ExportError: model and loss do not fit, or a batch would be too small to normalise.
         ConfigError: the layers to freeze do not exist, or the picture size does not suit.
     """
-    at_least(1, error=ExportError, batch_size=batch_size, max_targets=max_targets)
+    at_least(1, ExportError, batch_size=batch_size, max_targets=max_targets)
     model = copy.deepcopy(model).cpu().float().eval()
     if frozen not in (0, [], ()):
         if not isinstance(model, YoloV5):

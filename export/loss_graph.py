@@ -98,7 +98,7 @@ def export_loss(
     """
     loss = loss.as_pairwise() if provider == "gpu" else loss
     example = _example(loss, image_size, batch_size, layout, head)
-    at_least(1, error=ExportError, max_targets=max_targets)
+    at_least(1, ExportError, max_targets=max_targets)
     tiers = choose_tiers(max_targets) if tiers is None else tuple(tiers)
     check_tiers(tiers, max_targets, error=ExportError)
     manifest = Manifest(

@@ -7,9 +7,7 @@ from exportloss.errors import ConfigError, ExportLossError
 __all__ = ["at_least"]
 
 
-def at_least(
-    least: float, /, *, error: type[ExportLossError] = ConfigError, **values: float
-) -> None:
+def at_least(least: float, error: type[ExportLossError] = ConfigError, /, **values: float) -> None:
     """Check that each number is no smaller than `least`.
 
     Args:

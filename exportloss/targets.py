@@ -64,7 +64,7 @@ def pad_targets(
         TooManyTargetsError: there are more rows than `max_targets`.
     """
     counts = {"max_targets": max_targets, "batch_size": batch_size, "num_classes": num_classes}
-    at_least(1, error=TargetError, **counts)
+    at_least(1, TargetError, **counts)
     if overflow not in ("raise", "keep_largest"):
         raise TargetError(f"overflow is {overflow!r}; expected 'raise' or 'keep_largest'")
 

@@ -10,9 +10,9 @@ from exportloss.errors import ConfigError, TargetError, listed
 
 @pytest.mark.parametrize("error", [ConfigError, TargetError])
 def test_the_number_below_the_bound_is_named(error):
-    at_least(2, error=error, rows=2, columns=3)
+    at_least(2, error, rows=2, columns=3)
     with pytest.raises(error, match=r"^columns is 1\b.* 2$"):
-        at_least(2, error=error, rows=2, columns=1)
+        at_least(2, error, rows=2, columns=1)
 
 
 @pytest.mark.parametrize(

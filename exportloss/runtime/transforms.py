@@ -85,7 +85,7 @@ class Colours(_Transform):
     hsv_s: float = _up_to(1.0)
     hsv_v: float = _up_to(1.0)
 
-    def draw(self, rng: np.random.Generator) -> Gains | None:
+    def draw(self, rng: np.random.Generator) -> Edit | None:
         """Draw three gains."""
         changes = self.hsv_h, self.hsv_s, self.hsv_v
         hue, saturation, value = (1 + rng.uniform(-1, 1, 3) * changes).tolist()
@@ -126,7 +126,7 @@ class FlipUpDown(_Transform):
 
     flipud: float = _up_to(1.0)
 
-    def draw(self, rng: np.random.Generator) -> Flip | None:
+    def draw(self, rng: np.random.Generator) -> Edit | None:
         """Draw whether to flip."""
         return Flip(Image.Transpose.FLIP_TOP_BOTTOM, 2) if rng.random() < self.flipud else None
 
@@ -141,7 +141,7 @@ class FlipLeftRight(_Transform):
 
     fliplr: float = _up_to(1.0)
 
-    def draw(self, rng: np.random.Generator) -> Flip | None:
+    def draw(self, rng: np.random.Generator) -> Edit | None:
         """Draw whether to flip."""
         return Flip(Image.Transpose.FLIP_LEFT_RIGHT, 1) if rng.random() < self.fliplr else None
 
