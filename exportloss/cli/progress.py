@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from exportloss.cli.terminal import Terminal
 from exportloss.runtime.epoch import Reporter
-from exportloss.runtime.results import EpochResult, Scores
+from exportloss.runtime.results import EpochResult
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items
 from exportloss.system import resident_bytes
@@ -64,7 +64,7 @@ class Lines:
         parts = [
             "start",
             "" if result.val is None else f"val {_losses(result.val)}",
-            "" if result.scores is None else _scores(result.scores),
+            "" if result.scores is None else result.scores.summary(),
         ]
         self._console.print("  ".join(part for part in parts if part))
 
@@ -75,7 +75,7 @@ class Lines:
             _title(result.epoch, self._schedule),
             _losses(result.train),
             "" if result.val is None else f"val {_losses(result.val)}",
-            "" if result.scores is None else _scores(result.scores),
+            "" if result.scores is None else result.scores.summary(),
             f"lr {result.lr[0]:.4g}",
             f"{pictures / max(result.seconds, 1e-9):.1f} pictures/s",
             f"{result.left_out} boxes left out" if result.left_out else "",
@@ -119,10 +119,6 @@ def _waiting(share: float) -> str:
     if share <= _MOST_WAITING:
         return ""
     return f"waited {share:.0%} of the time for pictures (--cache ram or more --workers may help)"
-
-
-def _scores(scores: Scores) -> str:
-    return f"mAP50 {scores.map50:.3f}  mAP50-95 {scores.map50_95:.3f}"
 
 
 def _memory() -> str:

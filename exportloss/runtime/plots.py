@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from exportloss.runtime.draw import class_color
 from exportloss.runtime.figures import BLUE, DARK, GREY, ORANGE, figure_file, tidy
 from exportloss.runtime.fonts import drawable_names
 from exportloss.runtime.metrics import Metrics
-from exportloss.runtime.results import read_rows
+from exportloss.runtime.results import COLUMNS, read_rows
+from exportloss.runtime.scores import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +36,14 @@ _METRIC = "#059669"
 _MOST_NAMED = 20  # classes that have a line of their own colour and a place in the legend
 _MOST_WRITTEN = 30  # classes whose cells have their numbers written in
 
-# Two rows, as YOLOv5 lays them out.
+# Two rows, as YOLOv5 lays them out: losses at the left, half of the metrics at the right.
+_SCORES = [metric.column for metric in METRICS]
+_HALF = -(-len(_SCORES) // 2)
 _PANELS = (
-    *("train/box_loss", "train/obj_loss", "train/cls_loss"),
-    *("metrics/precision", "metrics/recall"),
-    *("val/box_loss", "val/obj_loss", "val/cls_loss"),
-    *("metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
+    *(column for column in COLUMNS if column.startswith("train/")),
+    *_SCORES[:_HALF],
+    *(column for column in COLUMNS if column.startswith("val/")),
+    *_SCORES[_HALF:],
 )
 
 
@@ -164,7 +168,7 @@ def plot_results(path: Path, results: Path) -> None:
     shown = [row for row in (_PANELS[:columns], _PANELS[columns:]) if series.keys() & set(row)]
     with figure_file(path, 2.6 * columns, 2.5 * len(shown)) as figure:
         grid = figure.subplots(len(shown), columns, squeeze=False)
-        for axes, name in zip(grid.flat, (name for row in shown for name in row), strict=True):
+        for axes, name in itertools.zip_longest(grid.flat, itertools.chain(*shown)):
             if name not in series:
                 axes.set_visible(False)
                 continue
