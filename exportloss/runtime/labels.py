@@ -154,7 +154,7 @@ def _number(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"{name} {excerpt(text, 40)!r} is not a number") from None
+        raise ValueError(f"{name} {text[:40]!a} is not a number") from None
     if not math.isfinite(value):
         raise ValueError(f"{name} {excerpt(text)} is not finite")
     return value
