@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exportloss.bounds import at_least
 from exportloss.errors import ExportError
 from exportloss.export.head_choice import HeadChoice, choose_head
 from exportloss.loss import YoloLoss
@@ -129,9 +130,7 @@ def prepare(
         ExportError: model and loss do not fit, or a batch would be too small to normalise.
         ConfigError: the layers to freeze do not exist, or the picture size does not suit.
     """
-    for name, value in (("batch_size", batch_size), ("max_targets", max_targets)):
-        if value < 1:
-            raise ExportError(f"{name} is {value}; expected at least 1")
+    at_least(1, ExportError, batch_size=batch_size, max_targets=max_targets)
     model = copy.deepcopy(model).cpu().float().eval()
     if frozen not in (0, [], ()):
         if not isinstance(model, YoloV5):

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from exportloss.bounds import at_least
 from exportloss.errors import ExportError
 from exportloss.export.aten_to_onnx import to_onnx
 from exportloss.export.description import (
@@ -101,8 +102,7 @@ def export_loss(
     """
     loss = loss.as_pairwise() if provider == "gpu" else loss
     example = _example(loss, image_size, batch_size, layout, head)
-    if max_targets < 1:
-        raise ExportError(f"max_targets is {max_targets}; expected at least 1")
+    at_least(1, ExportError, max_targets=max_targets)
     tiers = choose_tiers(max_targets) if tiers is None else tuple(tiers)
     check_tiers(tiers, max_targets, error=ExportError)
     manifest = Manifest(

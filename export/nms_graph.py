@@ -7,6 +7,7 @@ import dataclasses
 import onnx
 from onnx import compose, parser
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 
 __all__ = ["NmsSettings", "append_nms"]
@@ -35,8 +36,7 @@ class NmsSettings:
         for name in ("conf_thres", "iou_thres"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ConfigError(f"{name} is {value}; expected a number in [0, 1]")
-        if self.max_det < 1:
-            raise ConfigError(f"max_det is {self.max_det}; expected at least 1")
+        at_least(1, max_det=self.max_det)
 
 
 # A row takes part with its best class only: all its other scores are 0. So each row is selected

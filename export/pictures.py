@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from exportloss.runtime.draw import draw_boxes, grid
+from exportloss.runtime.figures import BLUE, ORANGE, figure_file, tidy
 from exportloss.runtime.files import new_file
 from exportloss.runtime.images import ImageArray
 from exportloss.runtime.results import EpochResult
@@ -19,7 +20,6 @@ __all__ = ["plot_losses", "relative_gap", "show_predictions", "total"]
 
 Boxes = npt.NDArray[np.float32]
 
-_TRAIN, _VAL = "#2563eb", "#ea580c"
 _STYLES = ("solid", "dashed", "dotted")
 _SCALE = 2  # pictures are enlarged, so that labels are legible and do not cover small objects
 
@@ -56,47 +56,40 @@ def plot_losses(
 
     Raises:
         ArtifactError: the file cannot be written.
+        InstallationError: matplotlib is missing.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display, and without touching global settings
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    numbers = range(1, len(reference) + 1)
-    for split, name, color in (("train", "training", _TRAIN), ("val", "validation", _VAL)):
-        upper.plot(
-            numbers,
-            _curve(reference, split),
-            color=color,
-            alpha=0.28,
-            linewidth=7,
-            solid_capstyle="round",
-            label=f"{name}, eager torch",
-        )
-        for (run, epochs), style in zip(runs.items(), _STYLES, strict=False):
-            line = {"color": color, "linestyle": style}
+    with figure_file(path, 9, 6) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        numbers = range(1, len(reference) + 1)
+        for split, name, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
             upper.plot(
-                numbers, _curve(epochs, split), linewidth=1.6, label=f"{name}, {run}", **line
+                numbers,
+                _curve(reference, split),
+                color=color,
+                alpha=0.28,
+                linewidth=7,
+                solid_capstyle="round",
+                label=f"{name}, eager torch",
             )
-            gap = relative_gap(epochs, reference, split=split)
-            lower.plot(numbers, gap, linewidth=1.4, marker="o", markersize=3, **line)
-    upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
-    upper.set_ylabel("loss per picture")
-    # Validation may shoot up while the running statistics are young; that is cut off.
-    upper.set_ylim(0, 1.15 * max(_curve(reference, "train")))
-    upper.legend(frameon=False, ncols=2)
-    lower.set_yscale("log")
-    lower.set_ylabel("relative\ndifference")
-    lower.set_xlabel("epoch")
-    lower.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (upper, lower):
-        axes.grid(color="#e5e7eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.02)
-    with new_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+            for (run, epochs), style in zip(runs.items(), _STYLES, strict=False):
+                line = {"color": color, "linestyle": style}
+                upper.plot(
+                    numbers, _curve(epochs, split), linewidth=1.6, label=f"{name}, {run}", **line
+                )
+                gap = relative_gap(epochs, reference, split=split)
+                lower.plot(numbers, gap, linewidth=1.4, marker="o", markersize=3, **line)
+        upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
+        upper.set_ylabel("loss per picture")
+        # Validation may shoot up while the running statistics are young; that is cut off.
+        upper.set_ylim(0, 1.15 * max(_curve(reference, "train")))
+        upper.legend(frameon=False, ncols=2)
+        lower.set_yscale("log")
+        lower.set_ylabel("relative\ndifference")
+        lower.set_xlabel("epoch")
+        lower.xaxis.get_major_locator().set_params(integer=True)
+        for axes in (upper, lower):
+            tidy(axes)
+            axes.margins(x=0.02)
 
 
 def show_predictions(

@@ -11,11 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 from exportloss.export.comparison import Step, compare
 from exportloss.export.differences import relative, whole_l2, worst_l2
 from exportloss.export.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.verification import Bounds, StepDifferences, Verification
+from exportloss.random_batches import draw_images, draw_targets
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.session import StepResult, TrainSession
 from exportloss.runtime.state import TrainState
@@ -99,13 +101,8 @@ def verify_all(
     Raises:
         ConfigError: there is no folder, or the artifacts are of different trainings.
     """
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("seed", seed, 0),
-        ("folders", len(folders), 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    at_least(1, steps=steps, folders=len(folders))
+    at_least(0, seed=seed)
     sessions = [
         TrainSession.open(one, device=device, threads=threads, self_check=False) for one in folders
     ]
@@ -196,15 +193,11 @@ class _Reference:
 def _random_batch(manifest: Manifest, seed: Sequence[int]) -> _Batch:
     """Draw noise and boxes of every size, some of them over the border."""
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    batch, shape = manifest.batch_size, (manifest.batch_size, 3, *manifest.image_size)
-    most = min(manifest.max_targets, _BOXES_AN_IMAGE * batch)
+    batch_size = manifest.batch_size
+    most = min(manifest.max_targets, _BOXES_AN_IMAGE * batch_size)
     count = int(rng.integers(-(-most // 2), most + 1))
-    targets = np.empty((count, 6), np.float32)
-    targets[:, 0] = np.sort(rng.integers(0, batch, count))
-    targets[:, 1] = rng.integers(0, manifest.num_classes, count)
-    targets[:, 2:4] = rng.uniform(0, 1, (count, 2))
-    targets[:, 4:] = rng.uniform(0.02, 0.6, (count, 2))
-    return _Batch(rng.integers(0, 256, shape, dtype=np.uint8), targets)
+    targets = draw_targets(rng, count, batch_size=batch_size, num_classes=manifest.num_classes)
+    return _Batch(draw_images(rng, batch_size, manifest.image_size), targets)
 
 
 def _reference(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from exportloss.errors import printable
+
 __all__ = ["LONGEST_NAME", "bad_name", "tidy_names"]
 
 LONGEST_NAME = 200  # characters
@@ -13,9 +15,7 @@ def tidy_names(names: Iterable[object]) -> tuple[str, ...]:
     """Return names that others chose as text that can be printed: a file must not command the
     terminal.
     """
-    return tuple(
-        "".join(c if c.isprintable() else "?" for c in str(name)[:LONGEST_NAME]) for name in names
-    )
+    return tuple(printable(str(name)[:LONGEST_NAME])[:LONGEST_NAME] for name in names)
 
 
 def bad_name(names: Sequence[str]) -> int | None:

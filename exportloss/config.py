@@ -9,18 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from exportloss.errors import ConfigError, excerpt
+from exportloss.errors import ConfigError, excerpt, listed
 
 __all__ = ["Criterion", "LossConfig"]
 
 Criterion = Literal["bce", "focal", "qfocal", "blur"]
 
-# Keys of a YOLOv5 hyperparameter file that concern training or augmentation, not the loss.
-_TRAINING_KEYS = frozenset(
-    """lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr iou_t anchors
-    hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic mixup
-    copy_paste""".split()
-)
 _NAMED_KEYS, _LONGEST_KEY = 20, 60  # of a file's unknown keys, in a message
 
 
@@ -159,8 +153,10 @@ class LossConfig:
             ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
                 out of range.
         """
+        from exportloss.runtime.hyp import TRAINING_KEYS  # which needs this module
+
         own = {field.name for field in dataclasses.fields(cls)}
-        if unknown := [str(key) for key in values if key not in own | _TRAINING_KEYS]:
+        if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
             raise ConfigError(f"{source}: unknown key {_with_suggestions(unknown, sorted(own))}")
         try:
             return cls(**{key: value for key, value in values.items() if key in own})
@@ -200,10 +196,9 @@ def _check_type(name: str, value: object, default: object) -> None:
 
 def _with_suggestions(unknown: list[str], known: list[str]) -> str:
     parts = []
-    for key in unknown[:_NAMED_KEYS]:
+    for key in unknown[:_NAMED_KEYS]:  # a hostile file has millions
         near = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)
         shown = repr(excerpt(key, _LONGEST_KEY))
         parts.append(f"{shown} (did you mean {near[0]!r}?)" if near else shown)
-    if len(unknown) > _NAMED_KEYS:
-        parts.append(f"{len(unknown) - _NAMED_KEYS} more")
-    return ", ".join(parts) + f"; the loss knows {', '.join(known)}"
+    parts += unknown[_NAMED_KEYS:]
+    return f"{listed(parts, _NAMED_KEYS)}; the loss knows {', '.join(known)}"

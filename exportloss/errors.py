@@ -3,6 +3,10 @@
 A message names what was got, what was expected and what to do about it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 __all__ = [
     "ArtifactError",
     "BenchmarkError",
@@ -16,6 +20,7 @@ __all__ = [
     "TooManyTargetsError",
     "TrainingError",
     "excerpt",
+    "listed",
     "printable",
 ]
 
@@ -70,6 +75,22 @@ def excerpt(value: object, length: int = 60) -> str:
     """Return a value as text for a message, cut where it is long."""
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def listed(values: Sequence[object], most: int, separator: str = ", ") -> str:
+    """Return the first `most` values as text, and how many more there are.
+
+    Args:
+        values: at least one.
+        most: how many to name, >= 1.
+        separator: between the values; where it begins with a line end, the number of the others
+            has a line of its own.
+    """
+    text = separator.join(map(str, values[:most]))
+    if len(values) <= most:
+        return text
+    before = separator if separator.startswith("\n") else " "
+    return f"{text}{before}and {len(values) - most} more"
 
 
 def printable(value: object) -> str:

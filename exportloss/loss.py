@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from exportloss.balance import MAX_LEVELS, initial_balance
+from exportloss.bounds import at_least
 from exportloss.boxes import ciou_of_logits
 from exportloss.config import LossConfig
 from exportloss.criteria import ElementwiseCriterion, make_criterion
@@ -317,6 +318,5 @@ def _check_levels(anchors_px: Tensor, strides: Tensor, num_classes: int) -> int:
         raise ConfigError(f"strides have shape {tuple(strides.shape)}, expected ({levels},)")
     if not (anchors_px > 0).all() or not (strides > 0).all():
         raise ConfigError("anchors and strides must be above 0, in input pixels")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes is {num_classes}, expected at least 1")
+    at_least(1, num_classes=num_classes)
     return levels

@@ -7,7 +7,8 @@ from typing import Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import TargetError, TooManyTargetsError
+from exportloss.bounds import at_least
+from exportloss.errors import TargetError, TooManyTargetsError, listed
 
 __all__ = ["pad_targets"]
 
@@ -62,13 +63,8 @@ def pad_targets(
         TargetError: a row cannot be trained on; the message names each bad row and why.
         TooManyTargetsError: there are more rows than `max_targets`.
     """
-    for name, value in (
-        ("max_targets", max_targets),
-        ("batch_size", batch_size),
-        ("num_classes", num_classes),
-    ):
-        if value < 1:
-            raise TargetError(f"{name} is {value}; expected at least 1")
+    counts = {"max_targets": max_targets, "batch_size": batch_size, "num_classes": num_classes}
+    at_least(1, TargetError, **counts)
     if overflow not in ("raise", "keep_largest"):
         raise TargetError(f"overflow is {overflow!r}; expected 'raise' or 'keep_largest'")
 
@@ -109,11 +105,9 @@ def _checked(rows: npt.ArrayLike, batch_size: int, num_classes: int) -> npt.NDAr
         for index in np.flatnonzero(_is_bad(array, batch_size, num_classes))
         for problem in [_problem(array[index], batch_size, num_classes)]
     ]:
-        more = len(problems) - _MAX_NAMED_ROWS
-        listed = "\n  ".join(problems[:_MAX_NAMED_ROWS])
         raise TargetError(
-            f"{len(problems)} of {len(array)} target rows cannot be trained on:\n  {listed}"
-            + (f"\n  and {more} more" if more > 0 else "")
+            f"{len(problems)} of {len(array)} target rows cannot be trained on:\n  "
+            + listed(problems, _MAX_NAMED_ROWS, "\n  ")
         )
     return array
 

@@ -104,8 +104,8 @@ def test_probabilities_are_kept_to():
         hits = {
             "mosaic": sum(len(recipe.scenes[0].tiles) == 4 for recipe in recipes),
             "mixup": sum(len(recipe.scenes) == 2 for recipe in recipes),
-            "fliplr": sum(recipe.fliplr for recipe in recipes),
-            "flipud": sum(recipe.flipud for recipe in recipes),
+            "fliplr": sum(bool(recipe.edits) for recipe in recipes),
+            "flipud": sum(bool(recipe.edits) for recipe in recipes),
         }
         assert 0.17 < hits[name] / count < 0.33, name
 
@@ -146,13 +146,14 @@ def test_colours_change_by_their_gains():
     for seed in range(30):
         recipe = draw_recipe(0, [size], size, augment, np.random.default_rng(seed))
         drawn = np.asarray(make_picture(recipe, lambda _: picture))[0, 0]
-        h, s, v = recipe.gains
+        (edit,) = recipe.edits
+        h, s, v = dataclasses.astuple(edit)
         expected = colorsys.hsv_to_rgb(hue * h % 1, min(saturation * s, 1), min(value * v, 1))
         np.testing.assert_allclose(drawn, np.multiply(expected, 255), atol=6)
-        gains.append(recipe.gains)
+        gains.append((h, s, v))
     assert (np.abs(np.array(gains) - 1) <= 0.5).all()
     assert (np.ptp(gains, axis=0) > 0.7).all()
-    assert draw_recipe(0, [size], size, Augmentation(), np.random.default_rng(0)).gains is None
+    assert draw_recipe(0, [size], size, Augmentation(), np.random.default_rng(0)).edits == ()
 
 
 shares = st.floats(0, 1)

@@ -10,10 +10,11 @@ from PIL import Image
 
 from exportloss.errors import ConfigError, DataError, ExportLossError
 from exportloss.runtime import check
+from exportloss.runtime.cache import cache_folder
 from exportloss.runtime.check import check_dataset
 from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.images import load_image
-from exportloss.runtime.index import Index, cache_folder
+from exportloss.runtime.index import Index
 from exportloss.runtime.labels import read_labels
 
 GOOD = "1 .5 .5 .1 .1\n2 .5 .5 .1 .1"

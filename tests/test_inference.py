@@ -57,7 +57,7 @@ def test_options_of_suppression(path):
         ({0: "cat", 1: "dog"}, ("cat", "dog")),
         (["cat", "dog"], ("cat", "dog")),
         ({0: "it's", 1: 'a "b"'}, ("it's", 'a "b"')),
-        ({0: "\x1b[2J", 1: "b"}, ("?[2J", "b")),
+        ({0: "\x1b[2J", 1: "b"}, (r"\x1b[2J", "b")),
         (None, ()),
         ({0: "cat", 2: "dog"}, ()),
         ("cat", ()),

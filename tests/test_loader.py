@@ -244,7 +244,7 @@ def test_pictures_kept_in_memory_are_the_same(tmp_path, monkeypatch, augment):
 
 def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
     dataset = make(tmp_path, 5)
-    monkeypatch.setattr(loader, "_available_memory", lambda: 5 * 24 * 32 * 3)
+    monkeypatch.setattr(loader, "available_bytes", lambda: 5 * 24 * 32 * 3)
     with pytest.raises(ConfigError, match='cache "ram" needs'):
         Batches(dataset, 2, (24, 32), cache="ram")
     Batches(dataset, 2, (12, 16), cache="ram")

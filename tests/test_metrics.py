@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.metrics import MetricsAccumulator
+from exportloss.runtime.metrics import ClassMetrics, MetricsAccumulator
+from exportloss.runtime.scores import METRICS, Scores
 from tests.coco_numbers import coco_precision
 
 NONE = np.zeros((0, 6))
@@ -202,3 +205,15 @@ def test_bad_rows_are_refused(detections, labels, message):
 def test_numbers_below_one_are_refused(options):
     with pytest.raises(ConfigError, match="expected at least 1"):
         MetricsAccumulator(**options)
+
+
+def test_the_table_of_metrics_has_every_score_once():
+    assert [metric.name for metric in METRICS] == [one.name for one in dataclasses.fields(Scores)]
+    of_class = {one.name for one in dataclasses.fields(ClassMetrics)}
+    assert of_class >= {metric.of_class for metric in METRICS}
+    assert len({metric.column for metric in METRICS}) == len(METRICS)
+
+
+def test_scores_are_told_in_a_line():
+    scores = Scores(precision=0.1, recall=0.2, map50=0.51249, map50_95=1 / 3)
+    assert scores.summary(", ") == "mAP50 0.512, mAP50-95 0.333"

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import ArtifactError, InstallationError
-from exportloss.runtime import plots
+from exportloss.runtime import figures, plots
 from exportloss.runtime.confusion import ConfusionMatrix
+from exportloss.runtime.figures import matplotlib_missing
 from exportloss.runtime.images import load_image
 from exportloss.runtime.plots import (
-    matplotlib_missing,
     plot_confusion_matrix,
     plot_curves,
     plot_labels,
@@ -94,7 +94,7 @@ def test_plots_leave_matplotlibs_global_state_alone(tmp_path):
 
 
 def test_where_matplotlib_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
     assert "pip install matplotlib" in matplotlib_missing()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InstallationError, match="pip install matplotlib"):

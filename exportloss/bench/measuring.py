@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from exportloss.bench.scenario import Arithmetic
-from exportloss.errors import BenchmarkError, ConfigError
+from exportloss.bounds import at_least
+from exportloss.errors import BenchmarkError
 
-__all__ = ["TOLERANCES", "Stepper", "check_agreement", "check_counts", "measure"]
+__all__ = ["TOLERANCES", "Stepper", "check_agreement", "measure"]
 
 # Relative, by what products are computed in.
 TOLERANCES: Mapping[Arithmetic, float] = {
@@ -53,24 +54,13 @@ def measure(
     Raises:
         ConfigError: a number is out of range.
     """
-    check_counts(rounds=rounds, steps=steps)
+    at_least(1, rounds=rounds, steps=steps)
     order, seconds = random.Random(0), {name: list[float]() for name in steppers}
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds}")
         for name in order.sample(list(steppers), len(steppers)):
             seconds[name] += steppers[name].turn(unmeasured=unmeasured, steps=steps)
     return seconds
-
-
-def check_counts(**counts: int) -> None:
-    """See that each number is at least 1.
-
-    Raises:
-        ConfigError: one is not; the message names it.
-    """
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; expected at least 1")
 
 
 def check_agreement(

@@ -6,17 +6,16 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
+
+from exportloss.system import peak_bytes, resident_bytes
 
 __all__ = ["device_mb", "peak_mb", "resident_mb"]
-
-_STATUS = Path("/proc/self/status")
 
 
 def peak_mb() -> float:
     """Return the largest resident size so far, MB (10**6 bytes)."""
-    if (peak := _read("VmHWM")) is not None:
-        return peak
+    if (peak := peak_bytes()) is not None:
+        return peak / 1e6
     # On Linux this would not do: it is at least the size of the process that started this one.
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
@@ -24,8 +23,8 @@ def peak_mb() -> float:
 
 def resident_mb() -> float:
     """Return the resident size, MB; where the system does not tell, the largest so far."""
-    now = _read("VmRSS")
-    return peak_mb() if now is None else now
+    now = resident_bytes()
+    return peak_mb() if now is None else now / 1e6
 
 
 def device_mb() -> float | None:
@@ -41,15 +40,3 @@ def device_mb() -> float | None:
     rows = (line.split(",") for line in listed.stdout.splitlines())
     used = [float(mib) for pid, mib in rows if int(pid) == os.getpid() and mib.strip().isdigit()]
     return sum(used) * (1 << 20) / 1e6 if used else None
-
-
-def _read(name: str) -> float | None:
-    try:
-        lines = _STATUS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024 / 1e6
-    return None

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 from exportloss.bench.growth import Growth
 from exportloss.bench.results import BenchResult
-from exportloss.runtime.plots import figure_file
+from exportloss.runtime.figures import BLUE, DARK, GREY, ORANGE, figure_file, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot"]
-
-_EAGER, _OTHERS, _LIMIT = "#9ca3af", "#2563eb", "#ea580c"
-_WHISKER, _GRID = "#111827", "#e5e7eb"
 
 
 def plot(path: Path, result: BenchResult | Growth) -> None:
@@ -36,24 +33,22 @@ def plot(path: Path, result: BenchResult | Growth) -> None:
             _curves(axes, result)
         else:
             _bars(axes, result)
-        axes.grid(color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
 
 
 def _bars(axes: Axes, result: BenchResult) -> None:
     for place, row in enumerate(result.rows):
-        color = _EAGER if row.rival.startswith("eager") else _OTHERS
+        color = GREY if row.rival.startswith("eager") else BLUE
         axes.barh(place, row.measured, color=color, height=0.7)
         end = row.measured
         if row.timing is not None:
             end = row.timing.max_ms
-            axes.plot([row.timing.min_ms, end], [place] * 2, color=_WHISKER, linewidth=1)
+            axes.plot([row.timing.min_ms, end], [place] * 2, color=DARK, linewidth=1)
         ratio = "" if row.ratio_to_eager is None else f" ({row.ratio_to_eager:.2f})"
         axes.text(end, place, f"  {row.measured:,.4g}{ratio}", va="center", fontsize=9)
     for limit in result.limits:
         time = limit.timing.median_ms
-        axes.axvline(time, color=_LIMIT, linewidth=1.4, linestyle="--", label=limit.name)
+        axes.axvline(time, color=ORANGE, linewidth=1.4, linestyle="--", label=limit.name)
     if result.limits:
         axes.legend(frameon=False)
     axes.set_yticks(range(len(result.rows)), [row.rival for row in result.rows])

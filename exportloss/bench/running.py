@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from exportloss.bench.machine import describe_machine
-from exportloss.bench.measuring import check_agreement, check_counts, measure
+from exportloss.bench.measuring import check_agreement, measure
 from exportloss.bench.process import Unavailable
 from exportloss.bench.results import BenchResult, Limit, Row
 from exportloss.bench.rivals import Bench, Rival
 from exportloss.bench.starting import Setting, Started, check_device, started
 from exportloss.bench.statistics import Timing
+from exportloss.bounds import at_least
 from exportloss.errors import BenchmarkError, ConfigError
 
 __all__ = ["measure_memory", "run_bench"]
@@ -40,7 +41,7 @@ def run_bench(
         BenchmarkError: the rivals do not compute the same, or one broke down while it was timed.
         ArtifactError: `artifacts` holds files of other sizes.
     """
-    check_counts(rounds=rounds, steps=steps)
+    at_least(1, rounds=rounds, steps=steps)
     check_device(setting.scenario)
     entries: dict[str, Started] = {}
     unavailable: dict[str, str] = {}
@@ -117,7 +118,7 @@ def measure_memory(
         BenchmarkError: the rivals do not compute the same, or one broke down.
         ArtifactError: `artifacts` holds files of other sizes.
     """
-    check_counts(steps=steps)
+    at_least(1, steps=steps)
     check_device(setting.scenario)
     rows: list[Row] = []
     numbers: dict[str, tuple[float, ...]] = {}

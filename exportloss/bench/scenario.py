@@ -9,8 +9,10 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
+from exportloss.random_batches import draw_images, draw_targets
 from exportloss.runtime.devices import Device
 from exportloss.runtime.manifest import Layout
 from exportloss.targets import pad_targets
@@ -78,15 +80,14 @@ class Scenario:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("number of classes", self.num_classes),
-            ("image size", min(self.image_size)),
-            ("batch size", self.batch_size),
-            ("max targets", self.max_targets),
-            ("threads", self.threads),
-        ):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+        counts = {
+            "number of classes": self.num_classes,
+            "image size": min(self.image_size),
+            "batch size": self.batch_size,
+            "max targets": self.max_targets,
+            "threads": self.threads,
+        }
+        at_least(1, **counts)
         if not 0 <= self.targets <= self.max_targets:
             raise ConfigError(
                 f"targets is {self.targets}; expected 0 to max targets, {self.max_targets}"
@@ -126,19 +127,17 @@ class Scenario:
 
 def make_images(scenario: Scenario) -> npt.NDArray[np.uint8]:
     """Draw noise: (B, 3, H, W), 0 to 255."""
-    shape = (scenario.batch_size, 3, *scenario.image_size)
-    return _generator(scenario, 0).integers(0, 256, shape, dtype=np.uint8)
+    return draw_images(_generator(scenario, 0), scenario.batch_size, scenario.image_size)
 
 
 def make_targets(scenario: Scenario) -> Array:
     """Draw boxes of every size, some of them over the border: (targets, 6) as `pad_targets`."""
-    rng, count = _generator(scenario, 1), scenario.targets
-    rows = np.empty((count, 6), np.float32)
-    rows[:, 0] = np.sort(rng.integers(0, scenario.batch_size, count))
-    rows[:, 1] = rng.integers(0, scenario.num_classes, count)
-    rows[:, 2:4] = rng.uniform(0, 1, (count, 2))
-    rows[:, 4:] = rng.uniform(0.02, 0.6, (count, 2))
-    return rows
+    return draw_targets(
+        _generator(scenario, 1),
+        scenario.targets,
+        batch_size=scenario.batch_size,
+        num_classes=scenario.num_classes,
+    )
 
 
 def make_padded_targets(scenario: Scenario) -> Array:

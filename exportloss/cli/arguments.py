@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from exportloss.bounds import at_least
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
@@ -76,13 +77,8 @@ class ExportSettings:
             raise ConfigError(
                 "--batch-size -1: not here; no batch size is tried out: give the one of the graph"
             )
-        for name, value in (
-            ("image size", min(self.image_size)),
-            ("batch size", self.batch_size),
-            ("max targets", self.max_targets),
-        ):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+        at_least(1, **{"image size": min(self.image_size)})
+        at_least(1, **{"batch size": self.batch_size, "max targets": self.max_targets})
         check_tiers(self.tiers or (), self.max_targets, error=ConfigError)
 
     @classmethod
@@ -226,8 +222,7 @@ def image_size(
         return None
     if len(values) > 2:
         raise ConfigError(f"--imgsz got {len(values)} numbers; expected one, or height and width")
-    if min(values) < 1:
-        raise ConfigError(f"--imgsz is {min(values)}; expected at least 1")
+    at_least(1, **{"--imgsz": min(values)})
     size = values[0], values[-1]
     if stride is None:
         return size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from exportloss.cli.terminal import say
-from exportloss.errors import excerpt
+from exportloss.errors import excerpt, listed
 from exportloss.runtime.anchors import LEAST_RECALL
 from exportloss.runtime.fonts import drawable_names
 from exportloss.runtime.loader import Batches
@@ -29,11 +29,10 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
     summary = summarize(batches)
     say(f"{split}: {summary}")
     if summary.orphans:
-        listed = ", ".join(map(str, summary.orphans[:_LISTED]))
-        more = f" and {len(summary.orphans) - _LISTED} more" if summary.orphans[_LISTED:] else ""
         say(
             f"warning: {len(summary.orphans)} label files belong to no image and are not read: "
-            f"{listed}{more}; a label file is named as its image, and ends in .txt"
+            f"{listed(summary.orphans, _LISTED)}; a label file is named as its image, and ends in "
+            ".txt"
         )
     if not summary.objects:
         say(f"warning: no object in {split}: there is nothing to judge a detector by")

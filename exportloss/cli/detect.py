@@ -11,12 +11,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from exportloss.bounds import at_least
 from exportloss.cli.arguments import image_size
 from exportloss.cli.data_report import print_undrawable
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_chosen
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
-from exportloss.errors import ConfigError, DataError, excerpt, printable
+from exportloss.errors import DataError, excerpt, printable
 from exportloss.runtime.dataset import label_path, read_data_yaml
 from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
 from exportloss.runtime.draw import class_name, draw_boxes
@@ -67,8 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Detect; print a line a picture; return 0, or 1 where a picture could not be decoded."""
-    if options.line_thickness is not None and options.line_thickness < 1:
-        raise ConfigError(f"--line-thickness is {options.line_thickness}; expected at least 1")
+    if options.line_thickness is not None:
+        at_least(1, **{"--line-thickness": options.line_thickness})
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     pictures = find_pictures(options.source)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from exportloss.bounds import at_least
 from exportloss.cli.arguments import ExportSettings, add_export_arguments, smooth_labels
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
 from exportloss.cli.outputs import check_outputs
@@ -313,8 +314,8 @@ def _nms_settings(options: argparse.Namespace) -> NmsSettings:
 
 def _classes(options: argparse.Namespace) -> tuple[tuple[str, ...] | None, int | None]:
     data, nc = options.data, options.nc
-    if nc is not None and nc < 1:
-        raise ConfigError(f"--nc is {nc}; expected at least 1")
+    if nc is not None:
+        at_least(1, **{"--nc": nc})
     if data is None:
         return None, 1 if options.single_cls else nc
     names = read_data_yaml(data, single_class=bool(options.single_cls)).names

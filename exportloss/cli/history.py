@@ -149,6 +149,6 @@ def _best_on(data: str, runs: list[RunSummary]) -> RunSummary:
                 stream,
                 num_classes=config.num_classes,
             ).metrics
-        say(f"{run.name:20} mAP50 {metrics.map50:.3f}  mAP50-95 {metrics.map50_95:.3f}")
+        say(f"{run.name:20} {metrics.summary()}")
         judged.append((metrics.fitness, number))
     return runs[max(judged)[1]]

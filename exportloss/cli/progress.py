@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from exportloss.cli.terminal import Terminal
 from exportloss.runtime.epoch import Reporter
-from exportloss.runtime.results import EpochResult, Scores
+from exportloss.runtime.results import EpochResult
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items
+from exportloss.system import resident_bytes
 
 __all__ = ["report"]
 
@@ -64,7 +64,7 @@ class Lines:
         parts = [
             "start",
             "" if result.val is None else f"val {_losses(result.val)}",
-            "" if result.scores is None else _scores(result.scores),
+            "" if result.scores is None else result.scores.summary(),
         ]
         self._console.print("  ".join(part for part in parts if part))
 
@@ -75,7 +75,7 @@ class Lines:
             _title(result.epoch, self._schedule),
             _losses(result.train),
             "" if result.val is None else f"val {_losses(result.val)}",
-            "" if result.scores is None else _scores(result.scores),
+            "" if result.scores is None else result.scores.summary(),
             f"lr {result.lr[0]:.4g}",
             f"{pictures / max(result.seconds, 1e-9):.1f} pictures/s",
             f"{result.left_out} boxes left out" if result.left_out else "",
@@ -121,17 +121,10 @@ def _waiting(share: float) -> str:
     return f"waited {share:.0%} of the time for pictures (--cache ram or more --workers may help)"
 
 
-def _scores(scores: Scores) -> str:
-    return f"mAP50 {scores.map50:.3f}  mAP50-95 {scores.map50_95:.3f}"
-
-
 def _memory() -> str:
     """Resident memory of this process; empty where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e9:.2f} GB"
-    except (OSError, ValueError, IndexError, AttributeError):
-        return ""
+    held = resident_bytes()
+    return "" if held is None else f"{held / 1e9:.2f} GB"
 
 
 def _losses(items: Items) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +10,7 @@ from typing import Any, get_args
 from exportloss.cli.arguments import add_export_arguments
 from exportloss.cli.device_options import add_device_arguments
 from exportloss.errors import ArtifactError, ConfigError, excerpt
-from exportloss.runtime.hyp import UNUSED_DEFAULTS
+from exportloss.runtime.hyp import every_key
 from exportloss.runtime.kinds import KINDS
 from exportloss.runtime.loader import Cache
 from exportloss.runtime.manifest import MANIFEST_NAME
@@ -273,8 +272,6 @@ def write_options(
             num_classes=manifest.num_classes,
             image_size=manifest.image_size,
         )
-    of_yolov5 = {key: hyp.get(key, default) for key, default in UNUSED_DEFAULTS.items()}
-    every_key = {**dataclasses.asdict(schedule.config), **dataclasses.asdict(loss), **of_yolov5}
-    write_yaml(folder.hyp, every_key)
+    write_yaml(folder.hyp, every_key(schedule.config, loss, hyp))
     # The options come last: where they are, the run can be resumed.
     write_yaml(folder.options, {**vars(options), **fixed})

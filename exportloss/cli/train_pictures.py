@@ -10,9 +10,10 @@ from pathlib import Path
 
 from exportloss.cli.data_report import print_undrawable
 from exportloss.cli.terminal import say
+from exportloss.runtime.figures import matplotlib_missing
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.mosaics import write_batch
-from exportloss.runtime.plots import matplotlib_missing, plot_labels, plot_results
+from exportloss.runtime.plots import plot_labels, plot_results
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.validate import true_boxes
 

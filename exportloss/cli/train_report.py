@@ -8,6 +8,7 @@ from typing import Any
 
 from exportloss.cli.data_report import print_split
 from exportloss.cli.terminal import say
+from exportloss.errors import listed
 from exportloss.runtime.hyp import unused_keys
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.results import best_epoch
@@ -58,11 +59,9 @@ def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> Non
             continue
         print_split(split, batches)
         if batches.left_out:
-            listed = "\n  ".join(batches.left_out[:_LISTED])
-            more = f"\n  and {len(batches.left_out) - _LISTED} more"
             say(
-                f"warning: bad pictures left out: {batches.skipped}\n  {listed}"
-                + (more if len(batches.left_out) > _LISTED else "")
+                f"warning: bad pictures left out: {batches.skipped}\n  "
+                + listed(batches.left_out, _LISTED, "\n  ")
             )
     if plan.train.most_pictures > 1 and drops_boxes(plan.train, options.overflow):
         counts = plan.train.target_counts(0, batches=_SAMPLED)
@@ -84,7 +83,7 @@ def print_result(result: TrainResult) -> None:
     best = result.best
     worth = f"loss {best.loss:.4f}"
     if best.scores is not None:
-        worth = f"mAP50 {best.scores.map50:.3f}, mAP50-95 {best.scores.map50_95:.3f}, {worth}"
+        worth = f"{best.scores.summary(', ')}, {worth}"
     if result.stopped_early:
         waited = result.epochs[-1].epoch - best_epoch(result.epochs).epoch
         say(f"stopped early, {waited} epochs after the best (--patience)")
@@ -101,9 +100,7 @@ def _no_better(result: TrainResult) -> str:
     """Say how near the epochs came to the start that none of them beat."""
     runner_up = best_epoch(result.epochs)
     scores = runner_up.scores
-    reached = (
-        "" if scores is None else f" (mAP50 {scores.map50:.3f}, mAP50-95 {scores.map50_95:.3f})"
-    )
+    reached = "" if scores is None else f" ({scores.summary(', ')})"
     return (
         f"warning: no epoch made the detector better; the nearest was epoch {runner_up.epoch}"
         f"{reached}. {result.folder.best_onnx.name} is the detector that you started from: train "

@@ -22,14 +22,16 @@ from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, excerpt, printable
 from exportloss.runtime.dataset import Dataset, read_data_yaml
 from exportloss.runtime.detection_files import coco_results, write_json, write_labels
+from exportloss.runtime.figures import matplotlib_missing
 from exportloss.runtime.files import fit_name
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.metrics import Metrics
 from exportloss.runtime.mosaics import surest, write_batch
 from exportloss.runtime.nms import check_thresholds
-from exportloss.runtime.plots import matplotlib_missing, plot_confusion_matrix, plot_curves
+from exportloss.runtime.plots import plot_confusion_matrix, plot_curves
 from exportloss.runtime.room import fit_targets
 from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.scores import METRICS
 from exportloss.runtime.session import Evaluation
 from exportloss.runtime.sources import unique_stems
 from exportloss.runtime.validate import (
@@ -239,7 +241,7 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
         verbose: False leaves out the single classes.
     """
     shown = [excerpt(printable(name)) for name in names]
-    header = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+    header = ("Class", "Images", "Instances", *(metric.heading for metric in METRICS))
     width = max(20, *(len(shown[one.index]) for one in metrics.classes), len("all")) + 2
     say(f"{header[0]:>{width}}" + "".join(f"{title:>11}" for title in header[1:]))
 
@@ -250,14 +252,14 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
     row(
         "all",
         (metrics.pictures, metrics.objects),
-        *(metrics.precision, metrics.recall, metrics.map50, metrics.map50_95),
+        *(getattr(metrics, metric.name) for metric in METRICS),
     )
     if verbose and len(names) > 1:
         for one in metrics.classes:
             row(
                 shown[one.index],
                 (one.pictures, one.objects),
-                *(one.precision, one.recall, one.ap50, one.ap50_95),
+                *(getattr(one, metric.of_class) for metric in METRICS),
             )
 
 

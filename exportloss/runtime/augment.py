@@ -11,83 +11,52 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from exportloss.errors import ConfigError
 from exportloss.runtime.geometry import (
     Matrix,
     clip_boxes,
     corners_from_shares,
     is_worth_keeping,
     move_boxes,
-    random_matrix,
     shares_from_corners,
     warp,
 )
 from exportloss.runtime.images import PADDING, Letterbox
 from exportloss.runtime.labels import LabelArray
 from exportloss.runtime.resize import resize_linear
+from exportloss.runtime.transforms import (
+    COLOURS,
+    TRANSFORMS,
+    Colours,
+    Edit,
+    FlipLeftRight,
+    FlipUpDown,
+    MixUp,
+    Mosaic,
+    Warp,
+)
 
 __all__ = ["Augmentation", "Recipe", "draw_recipe", "make_labels", "make_picture"]
 
-# Where YOLOv5 says its own ranges end, or where a transform ceases to be one.
-_MOST = {"degrees": 180.0, "shear": 80.0, "scale": 0.95, "perspective": 0.001}
-
-_HUES = 255  # Pillow's hue of a full turn
 _MIXUP_SHARE = 32.0  # both parameters of the beta distribution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What pictures are put through, under the names of YOLOv5's hyperparameters.
+class Augmentation(MixUp, Mosaic, FlipLeftRight, FlipUpDown, Warp, Colours):
+    """What images are put through, under the names of YOLOv5's hyperparameters.
 
-    By default nothing; what YOLOv5 does by default is `TrainingConfig().augmentation`.
-
-    Attributes:
-        hsv_h, hsv_s, hsv_v: largest change of hue, saturation and value, as a share, in [0, 1].
-        degrees: largest rotation either way, in [0, 180].
-        translate: largest translation along each axis, as a share of the size, in [0, 1].
-        scale: largest change of size, as a share, in [0, 0.95].
-        shear: largest shear along each axis, degrees, in [0, 80].
-        perspective: largest perspective along each axis, in [0, 0.001].
-        flipud: probability of an upside-down picture, in [0, 1].
-        fliplr: probability of a mirrored picture, in [0, 1].
-        mosaic: probability of a mosaic of the picture and three others, in [0, 1].
-        mixup: probability that a mosaic is blended with another one, in [0, 1].
+    By default nothing; what YOLOv5 does by default is `TrainingConfig().augmentation`. The
+    attributes are those of the bases, each of which is one augmentation.
 
     Raises:
         ConfigError: a value is out of range.
     """
 
-    hsv_h: float = 0.0
-    hsv_s: float = 0.0
-    hsv_v: float = 0.0
-    degrees: float = 0.0
-    translate: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
-    perspective: float = 0.0
-    flipud: float = 0.0
-    fliplr: float = 0.0
-    mosaic: float = 0.0
-    mixup: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            most = _MOST.get(name, 1.0)
-            if not 0 <= value <= most:
-                raise ConfigError(f"{name} is {value}; expected a number in [0, {most:g}]")
-
     @property
     def most_pictures(self) -> int:
         """How many pictures can come together in one."""
         return 1 if not self.mosaic else 8 if self.mixup else 4
-
-    @property
-    def moves(self) -> bool:
-        """Whether pictures are turned, scaled, sheared or moved."""
-        return any((self.degrees, self.translate, self.scale, self.shear, self.perspective))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,17 +85,13 @@ class Recipe:
         size: (height, width) of the canvas, pixels.
         scenes: one, or two to blend.
         share: of the first of two scenes, in (0, 1).
-        gains: factors of hue, saturation and value; None to keep the colours.
-        flipud: upside down.
-        fliplr: mirrored.
+        edits: what is done to the composed image, in this order.
     """
 
     size: tuple[int, int]
     scenes: tuple[_Scene, ...]
     share: float
-    gains: tuple[float, float, float] | None
-    flipud: bool
-    fliplr: bool
+    edits: tuple[Edit, ...]
 
 
 def draw_recipe(
@@ -157,15 +122,14 @@ def draw_recipe(
         box = Letterbox.fit(loaded, size)
         tile = _Tile(picture, box.scaled, box.pad[1], box.pad[0])
         scenes = [_transformed((tile,), size, size, augment, rng)]
-    changes = augment.hsv_h, augment.hsv_s, augment.hsv_v
-    hue, saturation, value = (1 + rng.uniform(-1, 1, 3) * changes).tolist()
+    edits = [kind.draw(augment, rng) for kind in COLOURS]
+    share = float(rng.beta(_MIXUP_SHARE, _MIXUP_SHARE))
+    edits += [kind.draw(augment, rng) for kind in TRANSFORMS]
     return Recipe(
         size=size,
         scenes=tuple(scenes),
-        share=float(rng.beta(_MIXUP_SHARE, _MIXUP_SHARE)),
-        gains=(hue, saturation, value) if any(changes) else None,
-        flipud=bool(rng.random() < augment.flipud),
-        fliplr=bool(rng.random() < augment.fliplr),
+        share=share,
+        edits=tuple(edit for edit in edits if edit is not None),
     )
 
 
@@ -182,12 +146,8 @@ def make_picture(recipe: Recipe, load: Callable[[int], Image.Image]) -> Image.Im
     picture, *others = (_draw(scene, recipe.size, load) for scene in recipe.scenes)
     for other in others:
         picture = Image.blend(other, picture, recipe.share)
-    if recipe.gains is not None:
-        picture = picture.convert("HSV").point(_tables(*recipe.gains)).convert("RGB")
-    if recipe.flipud:
-        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    if recipe.fliplr:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for edit in recipe.edits:
+        picture = edit.edit_image(picture)
     return picture
 
 
@@ -202,10 +162,8 @@ def make_labels(recipe: Recipe, labels: Sequence[LabelArray]) -> LabelArray:
         (m, 5) rows, as shares of the canvas.
     """
     rows = np.concatenate([_scene_labels(scene, recipe.size, labels) for scene in recipe.scenes])
-    if recipe.flipud:
-        rows[:, 2] = 1 - rows[:, 2]
-    if recipe.fliplr:
-        rows[:, 1] = 1 - rows[:, 1]
+    for edit in recipe.edits:
+        rows = edit.edit_labels(rows)
     return rows
 
 
@@ -236,16 +194,7 @@ def _transformed(
     augment: Augmentation,
     rng: np.random.Generator,
 ) -> _Scene:
-    matrix, factor = random_matrix(
-        rng,
-        scene,
-        size,
-        degrees=augment.degrees,
-        translate=augment.translate,
-        scale=augment.scale,
-        shear=augment.shear,
-        perspective=augment.perspective,
-    )
+    matrix, factor = augment.draw_matrix(rng, scene, size)
     is_needed = augment.moves or scene != size
     return _Scene(tiles, scene, matrix if is_needed else None, factor)
 
@@ -274,15 +223,3 @@ def _scene_labels(scene: _Scene, size: tuple[int, int], labels: Sequence[LabelAr
         kept = is_worth_keeping(before * scene.factor, boxes)
         classes, boxes = classes[kept], boxes[kept]
     return shares_from_corners(classes, boxes, size)
-
-
-def _tables(hue: float, saturation: float, value: float) -> list[int]:
-    """Return the lookup tables of the three bands, one after the other."""
-    levels: npt.NDArray[np.float64] = np.arange(256.0)
-    bands = (
-        levels * hue % _HUES,
-        np.clip(levels * saturation, 0, 255),
-        np.clip(levels * value, 0, 255),
-    )
-    table: list[int] = np.concatenate(bands).astype(np.uint8).tolist()
-    return table

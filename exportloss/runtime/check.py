@@ -13,9 +13,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from exportloss.errors import ConfigError, DataError
+from exportloss.runtime.cache import cache_folder
 from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.images import inspect_picture
-from exportloss.runtime.index import Index, cache_folder, hash_labels, hash_picture
+from exportloss.runtime.index import Index, hash_labels, hash_picture
 from exportloss.runtime.labels import LabelArray, parse_labels, read_label_file, refuse
 
 __all__ = ["CheckedDataset", "OnBad", "check_dataset"]

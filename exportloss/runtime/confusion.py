@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 from exportloss.runtime.boxes import box_iou
 
@@ -35,8 +36,7 @@ class ConfusionMatrix:
     def __init__(
         self, num_classes: int, *, conf_thres: float = 0.25, iou_thres: float = 0.45
     ) -> None:
-        if num_classes < 1:
-            raise ConfigError(f"num_classes is {num_classes}; expected at least 1")
+        at_least(1, num_classes=num_classes)
         for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}; expected a number in [0, 1]")

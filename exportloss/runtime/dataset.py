@@ -10,13 +10,13 @@ from typing import Literal, get_args
 
 from exportloss.class_names import LONGEST_NAME, bad_name
 from exportloss.errors import ConfigError, DataError, excerpt
-from exportloss.reading import YamlMapping, read_bounded, read_yaml_mapping
+from exportloss.reading import YamlMapping, read_yaml_mapping
+from exportloss.runtime.image_list import first_existing, read_image_list
 from exportloss.runtime.images import FORMATS
 from exportloss.runtime.walking import files_below
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "MAX_LIST_BYTES",
     "DataConfig",
     "Dataset",
     "Split",
@@ -26,11 +26,8 @@ __all__ = [
 
 Split = Literal["train", "val", "test"]
 
-MAX_LIST_BYTES = 1 << 28  # some two million paths
-
 IMAGE_SUFFIXES = frozenset(FORMATS)
 
-_LISTED = 20
 _MOST_SOURCES = 1_000  # of a split
 _SINGLE_CLASS = "item"
 
@@ -171,7 +168,7 @@ def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfi
         raise DataError(
             f"{read.where('path')}: `path` is {excerpt(repr(folder))}; expected a folder"
         )
-    root = _first_existing(read.source.parent / folder, Path(folder))
+    root = _absolute(first_existing(read.source.parent / folder, Path(folder)))
     names = _names(read)
     merges = single_class and len(names) > 1
     return DataConfig(
@@ -185,10 +182,9 @@ def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfi
     )
 
 
-def _first_existing(path: Path, *others: Path) -> Path:
-    """Return the first that exists, or else the first, as an absolute path that keeps links."""
-    found = next((each for each in (path, *others) if os.path.exists(each)), path)  # noqa: PTH110
-    return Path(os.path.abspath(found))  # noqa: PTH100
+def _absolute(path: Path) -> Path:
+    """Return an absolute path that keeps links."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
@@ -206,7 +202,7 @@ def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
                 "text file, or a list of these"
             )
         places = root / entry, root / entry.removeprefix("../"), Path(entry)
-        paths.append(_first_existing(*places))
+        paths.append(_absolute(first_existing(*places)))
     return tuple(dict.fromkeys(paths))  # each once
 
 
@@ -239,7 +235,7 @@ def _names(read: YamlMapping) -> tuple[str, ...]:
     names = list(map(str, names))
     if (bad := bad_name(names)) is not None:
         raise DataError(
-            f"{where}: name {bad} is {excerpt(ascii(names[bad]))}; expected text that can be "
+            f"{where}: name {bad} is {excerpt(repr(names[bad]))}; expected text that can be "
             f"printed, of at most {LONGEST_NAME} characters"
         )
     return tuple(names)
@@ -249,7 +245,7 @@ def _images(source: Path, split: str, config: DataConfig) -> Iterator[Path]:
     if os.path.isdir(source):  # noqa: PTH112 - unlike Path's, these never raise
         yield from _images_below(source, split, config)
     elif os.path.isfile(source):  # noqa: PTH113
-        yield from _listed_images(source)
+        yield from map(_absolute, read_image_list(source))
     else:
         raise DataError(
             f"{source}: no such file or folder (`{split}:` of {config.source}, relative to "
@@ -267,33 +263,3 @@ def _images_below(source: Path, split: str, config: DataConfig) -> Iterator[Path
     for path in files_below(source, onerror=refuse):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             yield path
-
-
-def _listed_images(source: Path) -> list[Path]:
-    content = read_bounded(source, MAX_LIST_BYTES, error=DataError)
-    try:
-        lines = content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{source}:{number}: not readable as a list of picture paths: {error.reason}"
-        ) from error
-    images, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        if not (entry := line.strip()):
-            continue
-        image = _first_existing(source.parent / entry, Path(entry))
-        if image.suffix.lower() not in IMAGE_SUFFIXES:
-            problems.append(
-                f"{source}:{number}: {excerpt(entry)!r} is no picture of a known format"
-            )
-        elif not os.path.isfile(image):  # noqa: PTH113
-            problems.append(f"{source}:{number}: {excerpt(image, 200)} does not exist")
-        images.append(image)
-    if problems:
-        more = f"\nand {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise DataError(
-            f"{len(problems)} of {len(images)} listed pictures cannot be used; correct the list "
-            f"(paths are relative to its folder):\n{chr(10).join(problems[:_LISTED])}{more}"
-        )
-    return images

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError, excerpt, printable
 from exportloss.runtime.fonts import Font, drawable_names, font_for
 from exportloss.runtime.images import ImageArray
@@ -72,8 +73,8 @@ def draw_boxes(
     Raises:
         ConfigError: `boxes` has another shape, or `line_width` is below 1.
     """
-    if line_width is not None and line_width < 1:
-        raise ConfigError(f"line_width is {line_width}; expected at least 1")
+    if line_width is not None:
+        at_least(1, line_width=line_width)
     if boxes.ndim != 2 or boxes.shape[1] != 6:
         raise ConfigError(f"boxes have shape {boxes.shape}; expected (n, 6)")
     canvas = Image.fromarray(image)

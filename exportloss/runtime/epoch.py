@@ -14,10 +14,11 @@ import numpy as np
 
 from exportloss.errors import TrainingError
 from exportloss.runtime.loader import Batch, Batches
-from exportloss.runtime.results import START, EpochResult, Scores
+from exportloss.runtime.results import START, EpochResult
 from exportloss.runtime.room import Overflow, fit_targets
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import PlannedStep, Schedule
+from exportloss.runtime.scores import scores_of
 from exportloss.runtime.session import Evaluation, Items, StepResult, TrainSession
 from exportloss.runtime.skipped import SkippedSteps, name_pictures
 from exportloss.runtime.validate import validate
@@ -195,12 +196,7 @@ def _validate(
     return dataclasses.replace(
         result,
         val=validation.items,
-        scores=Scores(
-            precision=metrics.precision,
-            recall=metrics.recall,
-            map50=metrics.map50,
-            map50_95=metrics.map50_95,
-        ),
+        scores=scores_of(metrics),
         left_out=result.left_out + left_out,
     )
 

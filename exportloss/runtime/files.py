@@ -7,11 +7,12 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from exportloss.errors import ArtifactError
+from exportloss.errors import ArtifactError, listed
 from exportloss.runtime.locks import is_at, lock, open_in_place
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, describe_file
 from exportloss.runtime.replacing import recover_folder, replace_folder
@@ -22,6 +23,7 @@ _SUFFIX = ".tmp"
 _LISTED = 3
 _LONGEST_NAME = 255  # bytes
 _MARK = 12  # hexadecimal digits
+_IS_WINDOWS = sys.platform == "win32"
 _RANDOM = 8  # characters that `tempfile` puts in a name
 
 
@@ -111,9 +113,8 @@ def _check_vacant(folder: Path, exist_ok: bool) -> None:
             "(exist_ok=True) to replace it"
         )
     if foreign := _foreign_entries(folder):
-        more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
         raise ArtifactError(
-            f"{folder} holds {', '.join(foreign[:_LISTED])}{more}, which its {MANIFEST_NAME} does "
+            f"{folder} holds {listed(foreign, _LISTED)}, which its {MANIFEST_NAME} does "
             "not name and which would be lost; move it elsewhere, or choose another output folder"
         )
 
@@ -152,7 +153,8 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
         else:
             descriptor, name = tempfile.mkstemp(_SUFFIX, prefix, path.parent)
             temporary = Path(name)
-        lock(descriptor, wait=True)
+        if not _IS_WINDOWS:  # where others, the caller too, could not write to a locked file
+            lock(descriptor, wait=True)
         if is_at(descriptor, temporary):  # else another process took it for an abandoned one
             break
         os.close(descriptor)
@@ -195,7 +197,7 @@ def _remove_abandoned(path: Path) -> None:
         with contextlib.suppress(OSError):
             descriptor = open_in_place(Path(entry.path))
             try:
-                if lock(descriptor):
+                if not _IS_WINDOWS and lock(descriptor):
                     _remove(Path(entry.path))
             finally:
                 os.close(descriptor)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.errors import ArtifactError, ExportLossError, InstallationError
+from exportloss.runtime.cache import cache_folder
 from exportloss.runtime.devices import CPU, Device, cannot_drive, check_device
-from exportloss.runtime.index import cache_folder
 from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.providers import PROVIDERS
 

@@ -1,4 +1,4 @@
-"""The training keys of YOLOv5's hyperparameter files; the loss keys are `LossConfig`'s."""
+"""The keys of YOLOv5's hyperparameter files that concern training; others are `LossConfig`'s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.optimizers import MAX_RATE
 
-__all__ = ["UNUSED_DEFAULTS", "TrainingConfig", "read_hyp", "unused_keys"]
+__all__ = ["TRAINING_KEYS", "TrainingConfig", "every_key", "read_hyp", "unused_keys"]
 
 # `copy_paste` needs outlines of objects; `anchors` is for YOLOv5's own search for anchors.
 _RATES = frozenset({"lr0", "lrf", "weight_decay", "warmup_bias_lr"})
@@ -22,7 +22,7 @@ _UNUSED = frozenset({"anchors", "copy_paste"})
 
 # Keys that YOLOv5 does not start without, with the values of its `hyp.scratch-low.yaml`, and that
 # nothing here depends on: no part of the loss reads `iou_t`, there as here.
-UNUSED_DEFAULTS = {"iou_t": 0.2, "copy_paste": 0.0}
+_UNUSED_DEFAULTS = {"iou_t": 0.2, "copy_paste": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,24 @@ class TrainingConfig:
             return cls(**{key: value for key, value in values.items() if key in own})
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
+
+
+# Every key that a file may hold beside those of the loss.
+TRAINING_KEYS = frozenset(
+    {*(field.name for field in dataclasses.fields(TrainingConfig)), *_UNUSED, *_UNUSED_DEFAULTS}
+)
+
+
+def every_key(config: TrainingConfig, loss: LossConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with every key of YOLOv5's files, so that YOLOv5 can use it too.
+
+    Args:
+        config: how to train.
+        loss: with the gains before scaling.
+        given: hyperparameters as read, for the keys that are not used here.
+    """
+    unused = {key: given.get(key, default) for key, default in _UNUSED_DEFAULTS.items()}
+    return {**dataclasses.asdict(config), **dataclasses.asdict(loss), **unused}
 
 
 def read_hyp(path: str | Path | None) -> dict[str, Any]:

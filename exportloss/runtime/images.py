@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError, DataError, excerpt
 from exportloss.reading import open_regular
 from exportloss.runtime.resize import resize_area, resize_linear
@@ -289,8 +290,7 @@ def letterbox(
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ConfigError(f"image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
-    if min(size) < 1:
-        raise ConfigError(f"size is {size}; expected a height and width of at least 1 pixel")
+    at_least(1, size=min(size))
     if not 0 <= color <= 255:
         raise ConfigError(f"color is {color}; expected a grey value in [0, 255]")
     box = Letterbox.fit(image.shape[:2], size, scale_up=scale_up)

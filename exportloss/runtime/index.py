@@ -28,7 +28,7 @@ from exportloss.reading import open_regular, read_bounded
 from exportloss.runtime.files import new_file
 from exportloss.runtime.labels import LabelArray
 
-__all__ = ["Index", "cache_folder", "hash_labels", "hash_picture"]
+__all__ = ["Index", "hash_labels", "hash_picture"]
 
 # Change it with the rules by which labels are parsed or pictures refused.
 _VERSION = 3
@@ -92,23 +92,6 @@ class Index:
         self.sizes = dict(zip(map(bytes, arrays["picture_keys"]), sizes, strict=True))
         if len(arrays["counts"]):
             self.rows = dict(zip(map(bytes, arrays["label_keys"]), rows, strict=True))
-
-
-def cache_folder() -> Path | None:
-    """Return where this package may keep what it can make again; None for nowhere.
-
-    `EXPORTLOSS_CACHE`, or else `exportloss` in `XDG_CACHE_HOME` or `~/.cache`. An empty
-    `EXPORTLOSS_CACHE` means nowhere.
-    """
-    if (own := os.environ.get("EXPORTLOSS_CACHE")) is not None:
-        return Path(own) if own else None
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # noqa: PTH117 - a relative one is to be ignored
-        return Path(base) / "exportloss"
-    try:
-        return Path.home() / ".cache" / "exportloss"
-    except RuntimeError:  # a user without a home
-        return None
 
 
 def hash_labels(content: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.class_names import tidy_names
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.contained import TIME_LIMIT, ContainedDetector
@@ -167,8 +168,8 @@ class Detector:
         Raises:
             ConfigError: it is below 1, or the file takes another number only.
         """
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"the batch size is {batch_size}; expected at least 1")
+        if batch_size is not None:
+            at_least(1, batch_size=batch_size)
         if batch_size not in (None, self.batch_size) and self.batch_size is not None:
             raise ConfigError(
                 f"the batch size is {batch_size}; the detector takes {self.batch_size} only: "

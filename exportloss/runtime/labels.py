@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import DataError, excerpt
+from exportloss.errors import DataError, excerpt, listed
 from exportloss.reading import read_bounded
 
 __all__ = [
@@ -108,11 +108,9 @@ def refuse(problems: Sequence[str]) -> None:
     if not problems:
         return
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    more = f"\nand {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-    listing = "\n".join(problems[:_LISTED])
     raise DataError(
         f"{count} in the data set; correct or remove what is named here, or leave it out "
-        f"(--skip-bad):\n{listing}{more}"
+        "(--skip-bad):\n" + listed(problems, _LISTED, "\n")
     )
 
 

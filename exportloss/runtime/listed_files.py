@@ -48,7 +48,7 @@ def read_listed_files(
     for name in files:
         is_plain = name not in ("", "..") and name.isprintable() and len(name) <= _LONGEST_NAME
         if Path(name).name != name or not is_plain:
-            named = excerpt(ascii(name))
+            named = excerpt(repr(name))
             raise ArtifactError(f"{folder}: the manifest names {named}, outside the folder")
     for name, entry in files.items():
         yield name, _read_listed_file(Path(folder) / name, entry)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 from exportloss.runtime.augment import (
     Augmentation,
@@ -29,6 +30,7 @@ from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.images import ImageArray, Letterbox, load_picture
 from exportloss.runtime.labels import LabelArray
 from exportloss.runtime.limits import check_threads
+from exportloss.system import available_bytes
 
 __all__ = ["Batch", "Batches", "Cache"]
 
@@ -131,13 +133,8 @@ class Batches:
         cache: Cache = "none",
         on_bad: OnBad = "raise",
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("size", min(size), 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; expected at least {least}")
+        at_least(1, batch_size=batch_size, size=min(size))
+        at_least(0, seed=seed)
         check_threads("workers", workers)
         if cache not in get_args(Cache):
             raise ConfigError(f"cache is {cache!r}; expected one of {get_args(Cache)}")
@@ -275,22 +272,12 @@ def _collate(pictures: list[_Picture], count: int) -> Batch:
 
 def _check_memory(sizes: Iterable[tuple[int, int]]) -> None:
     needed = 3 * sum(height * width for height, width in sizes)
-    try:
-        free = _available_memory()
-    except (OSError, ValueError, StopIteration):  # a system that does not say
-        return
-    if needed > _MOST_OF_MEMORY * free:
+    free = available_bytes()
+    if free is not None and needed > _MOST_OF_MEMORY * free:
         raise ConfigError(
             f'cache "ram" needs {needed / _GIBIBYTE:.1f} GiB for the decoded pictures, '
             f"{free / _GIBIBYTE:.1f} GiB of memory are free; leave it out"
         )
-
-
-def _available_memory() -> int:
-    """Return the bytes that Linux could give, its file cache included."""
-    with Path("/proc/meminfo").open(encoding="ascii") as lines:
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) << 10
 
 
 def _map_ahead(

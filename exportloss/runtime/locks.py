@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 __all__ = ["is_at", "lock", "open_in_place", "open_lock_file"]
 
@@ -15,7 +16,7 @@ _IN_PLACE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def lock(descriptor: int, *, wait: bool = False) -> bool:
-    """Lock an open file or folder until it is closed.
+    """Lock an open file, or on POSIX an open folder, until it is closed.
 
     Returns:
         False where the system or the file system has no locks; nothing is locked then.
@@ -23,16 +24,12 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
     Raises:
         BlockingIOError: it is locked through another descriptor, and `wait` is false.
     """
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
+        is_locked = lock_descriptor(descriptor, blocking=wait)
     except OSError:
         return False
+    if not is_locked:
+        raise BlockingIOError(errno.EAGAIN, "locked through another descriptor")
     return True
 
 

@@ -279,7 +279,7 @@ def _check_ranges(manifest: Manifest) -> None:
         if wrong := [size for size in sizes if not 1 <= size <= most]:
             raise ValueError(f"{name}: {wrong[0]}, expected 1 to {most}")
     if (bad := bad_name(manifest.names)) is not None:
-        raise ValueError(f"name {bad} of a class is {excerpt(ascii(manifest.names[bad]))}")
+        raise ValueError(f"name {bad} of a class is {excerpt(repr(manifest.names[bad]))}")
     check_tiers(manifest.tiers, manifest.max_targets)
     anchors = (side for level in manifest.anchors for pair in level for side in pair)
     pixels = (*manifest.strides, *anchors)

@@ -13,10 +13,12 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 from exportloss.runtime.boxes import box_iou
+from exportloss.runtime.scores import METRICS, Scores
 
-__all__ = ["IOU_THRESHOLDS", "ClassMetrics", "Curves", "Metrics", "MetricsAccumulator", "fitness"]
+__all__ = ["IOU_THRESHOLDS", "ClassMetrics", "Curves", "Metrics", "MetricsAccumulator"]
 
 Array = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
@@ -77,17 +79,13 @@ class Curves:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Metrics:
+class Metrics(Scores):
     """What detections are worth. Where the labels have no object, all shares are 0.
 
     Attributes:
         classes: those that the labels have, in order; the means below run over them.
         pictures: all that were added.
         objects: true ones.
-        precision: mean over the classes, in [0, 1] like the rest.
-        recall: mean over the classes.
-        map50: mean of `ap50`.
-        map50_95: mean of `ap50_95`; COCO's AP.
         confidence: where precision and recall were taken.
         curves: of `classes`.
     """
@@ -95,22 +93,11 @@ class Metrics:
     classes: tuple[ClassMetrics, ...]
     pictures: int
     objects: int
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
     confidence: float
     curves: Curves
 
-    @property
-    def fitness(self) -> float:
-        """What YOLOv5 chooses the best epoch by; see `fitness`."""
-        return fitness(self.map50, self.map50_95)
-
-
-def fitness(map50: float, map50_95: float) -> float:
-    """What YOLOv5 chooses the best epoch by: 0.1 mAP50 + 0.9 mAP50-95."""
-    return 0.1 * map50 + 0.9 * map50_95
+    # By identity, as what holds arrays.
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
 
 class MetricsAccumulator:
@@ -126,9 +113,7 @@ class MetricsAccumulator:
     """
 
     def __init__(self, num_classes: int, *, max_det: int = 300) -> None:
-        for name, value in (("num_classes", num_classes), ("max_det", max_det)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+        at_least(1, num_classes=num_classes, max_det=max_det)
         self.num_classes = num_classes
         self.max_det = max_det
         self._seen = 0
@@ -197,10 +182,10 @@ class MetricsAccumulator:
             classes=classes,
             pictures=self._seen,
             objects=int(self._objects.sum()),
-            precision=_mean([one.precision for one in classes]),
-            recall=_mean([one.recall for one in classes]),
-            map50=_mean([one.ap50 for one in classes]),
-            map50_95=_mean([one.ap50_95 for one in classes]),
+            **{
+                metric.name: _mean([getattr(one, metric.of_class) for one in classes])
+                for metric in METRICS
+            },
             confidence=float(_CONFIDENCES[best]),
             curves=curves,
         )

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 
 __all__ = ["check_thresholds", "non_max_suppression", "suppress"]
@@ -60,8 +61,7 @@ def non_max_suppression(
             f"predictions have shape {predictions.shape}; expected (batch, rows, 5 + classes)"
         )
     check_thresholds(conf_thres=conf_thres, iou_thres=iou_thres, max_det=max_det)
-    if max_candidates < 1:
-        raise ConfigError(f"max_candidates is {max_candidates}; expected at least 1")
+    at_least(1, max_candidates=max_candidates)
     kept = []
     for rows in predictions:
         found = _candidates(rows, conf_thres, multi_label, classes, max_candidates)
@@ -78,8 +78,7 @@ def check_thresholds(*, conf_thres: float, iou_thres: float, max_det: int) -> No
     for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}; expected a number in [0, 1]")
-    if max_det < 1:
-        raise ConfigError(f"max_det is {max_det}; expected at least 1")
+    at_least(1, max_det=max_det)
 
 
 def _candidates(

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import subprocess
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, InstallationError, excerpt, printable
+from exportloss.errors import ArtifactError, excerpt, printable
 from exportloss.runtime.confusion import ConfusionMatrix
 from exportloss.runtime.draw import class_color
-from exportloss.runtime.files import new_file
-from exportloss.runtime.fonts import drawable_names, font_path
+from exportloss.runtime.figures import BLUE, DARK, GREY, ORANGE, figure_file, tidy
+from exportloss.runtime.fonts import drawable_names
 from exportloss.runtime.metrics import Metrics
-from exportloss.runtime.results import read_rows
+from exportloss.runtime.results import COLUMNS, read_rows
+from exportloss.runtime.scores import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "figure_file",
-    "matplotlib_missing",
     "plot_confusion_matrix",
     "plot_curves",
     "plot_labels",
@@ -35,25 +32,19 @@ __all__ = [
 
 Array = npt.NDArray[np.floating]
 
-_MEAN, _GREY, _GRID = "#111827", "#9ca3af", "#e5e7eb"
-_TRAIN, _VAL, _METRIC = "#2563eb", "#ea580c", "#059669"
+_METRIC = "#059669"
 _MOST_NAMED = 20  # classes that have a line of their own colour and a place in the legend
 _MOST_WRITTEN = 30  # classes whose cells have their numbers written in
 
-# Two rows, as YOLOv5 lays them out.
+# Two rows, as YOLOv5 lays them out: losses at the left, half of the metrics at the right.
+_SCORES = [metric.column for metric in METRICS]
+_HALF = -(-len(_SCORES) // 2)
 _PANELS = (
-    *("train/box_loss", "train/obj_loss", "train/cls_loss"),
-    *("metrics/precision", "metrics/recall"),
-    *("val/box_loss", "val/obj_loss", "val/cls_loss"),
-    *("metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
+    *(column for column in COLUMNS if column.startswith("train/")),
+    *_SCORES[:_HALF],
+    *(column for column in COLUMNS if column.startswith("val/")),
+    *_SCORES[_HALF:],
 )
-
-
-def matplotlib_missing() -> str | None:
-    """Return what to say where plots cannot be drawn; None where they can."""
-    if importlib.util.find_spec("matplotlib") is not None:
-        return None
-    return "no plots: matplotlib is not installed; pip install matplotlib"
 
 
 def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequence[str]) -> None:
@@ -83,7 +74,7 @@ def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequenc
         if count <= _MOST_WRITTEN:
             for (row, column), share in np.ndenumerate(shares):
                 if confusion.counts[row, column]:
-                    ink = "white" if share > 0.5 else _MEAN
+                    ink = "white" if share > 0.5 else DARK
                     text = f"{share:.2f}"
                     if count <= 12:
                         text += f"\n({confusion.counts[row, column]})"
@@ -144,7 +135,7 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
                 named=present,
                 mean=f"all classes {mean[at]:.2f} at {curves.confidence[at]:.3f}",
             )
-            axes.axvline(curves.confidence[at], color=_GREY, linewidth=1, linestyle=":")
+            axes.axvline(curves.confidence[at], color=GREY, linewidth=1, linestyle=":")
     return tuple(paths.values())
 
 
@@ -177,16 +168,16 @@ def plot_results(path: Path, results: Path) -> None:
     shown = [row for row in (_PANELS[:columns], _PANELS[columns:]) if series.keys() & set(row)]
     with figure_file(path, 2.6 * columns, 2.5 * len(shown)) as figure:
         grid = figure.subplots(len(shown), columns, squeeze=False)
-        for axes, name in zip(grid.flat, (name for row in shown for name in row), strict=True):
+        for axes, name in itertools.zip_longest(grid.flat, itertools.chain(*shown)):
             if name not in series:
                 axes.set_visible(False)
                 continue
-            color = {"train": _TRAIN, "val": _VAL}.get(name.partition("/")[0], _METRIC)
+            color = {"train": BLUE, "val": ORANGE}.get(name.partition("/")[0], _METRIC)
             marker = "o" if len(epochs) <= 40 else None
             axes.plot(epochs, series[name], color=color, linewidth=1.6, marker=marker, markersize=3)
             axes.set_title(name, fontsize=10, loc="left")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            _tidy(axes)
+            tidy(axes)
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
 
@@ -218,7 +209,7 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
             )
             bars.bar_label(drawn, fontsize=8)
         bars.set_ylabel("objects")
-        _tidy(bars)
+        tidy(bars)
         _outlines(boxes, rows[:500])
         for axes, columns, title in (
             (centres, rows[:, 1:3], ("x", "y")),
@@ -231,7 +222,7 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
             axes.set_xlabel(title[0])
             axes.set_ylabel(title[1])
             axes.set_aspect("equal")
-            _tidy(axes)
+            tidy(axes)
         centres.invert_yaxis()  # as in a picture
 
 
@@ -265,22 +256,16 @@ def _lines(
         if few:
             axes.plot(x, line, color=_hex(index), linewidth=1.4, label=name)
         else:
-            axes.plot(x, line, color=_GREY, linewidth=0.7, alpha=0.6)
-    axes.plot(x, values.mean(axis=0), color=_MEAN, linewidth=2.6, label=mean)
+            axes.plot(x, line, color=GREY, linewidth=0.7, alpha=0.6)
+    axes.plot(x, values.mean(axis=0), color=DARK, linewidth=2.6, label=mean)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(titles[0])
     axes.set_ylabel(titles[1])
     axes.set_title("at IoU 0.5", loc="left", fontsize=10)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
-    _tidy(axes)
+    tidy(axes)
     return axes
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _plain(name: str) -> str:
@@ -289,64 +274,3 @@ def _plain(name: str) -> str:
 
 def _hex(index: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*class_color(index))
-
-
-@contextlib.contextmanager
-def _without_programs() -> Iterator[None]:
-    """Let no other program be started meanwhile.
-
-    When it is imported, matplotlib asks one for the system's fonts (`fc-list`); it brings its own,
-    and does without where there is no such program.
-    """
-
-    def refuse(*_: object, **__: object) -> bytes:
-        raise FileNotFoundError("no program is started")
-
-    real = subprocess.check_output
-    vars(subprocess)["check_output"] = refuse
-    try:
-        yield
-    finally:
-        vars(subprocess)["check_output"] = real
-
-
-@contextlib.contextmanager
-def figure_file(
-    path: Path, width: float, height: float, *, kind: str = "png", names: Sequence[str] = ()
-) -> Iterator[Figure]:
-    """Yield a figure of so many inches; it is written to the file at the end.
-
-    Args:
-        path: where to write.
-        width: inches.
-        height: inches.
-        kind: `png` or `jpeg`.
-        names: classes that are written in it: fonts are taken that have their letters.
-    """
-    try:
-        with _without_programs():
-            from matplotlib import rc_context
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise InstallationError(
-            f"plots need matplotlib, but {error.name} is not installed; pip install matplotlib"
-        ) from error
-    with rc_context({"font.family": _families(names)}):
-        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)  # draws without a display
-        yield figure
-        options: dict[str, Any] = {"pil_kwargs": {"quality": 90}} if kind == "jpeg" else {}
-        with new_file(path) as temporary:
-            figure.savefig(temporary, format=kind, **options)
-
-
-def _families(names: Sequence[str]) -> list[str]:
-    """Return the fonts to look for letters in: matplotlib's own, then those that names need."""
-    from matplotlib.font_manager import FontProperties, fontManager
-
-    families = {"DejaVu Sans": None}
-    for path in filter(None, map(font_path, names)):
-        fontManager.addfont(path)
-        families[FontProperties(fname=path).get_name()] = None
-    return list(families)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 
 __all__ = ["resize_area", "resize_linear"]
@@ -36,7 +37,7 @@ def resize_linear(image: _Pixels, size: tuple[int, int]) -> _Pixels:
     Raises:
         ConfigError: the size is not positive.
     """
-    _check(size)
+    at_least(1, size=min(size))
     if image.shape[:2] == size:
         return image
     (upper, lower, down), (left, right, across) = map(_neighbours, image.shape[:2], size)
@@ -71,16 +72,11 @@ def resize_area(image: _Pixels, size: tuple[int, int]) -> _Pixels:
     Raises:
         ConfigError: the size is not positive, or larger than the image.
     """
-    _check(size)
+    at_least(1, size=min(size))
     if size[0] > image.shape[0] or size[1] > image.shape[1]:
         raise ConfigError(f"size is {size}; expected none larger than the image's {image.shape}")
     means = _mean_over(_mean_over(image, size[0], 0), size[1], 1)
     return np.rint(means).astype(np.uint8)
-
-
-def _check(size: tuple[int, int]) -> None:
-    if min(size) < 1:
-        raise ConfigError(f"size is {size}; expected a height and width of at least 1 pixel")
 
 
 def _neighbours(length: int, wanted: int) -> tuple[_Indices, _Indices, _Indices]:

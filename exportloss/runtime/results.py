@@ -12,7 +12,7 @@ from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.files import new_file
 from exportloss.runtime.limits import MAX_RESULTS_BYTES
-from exportloss.runtime.metrics import fitness
+from exportloss.runtime.scores import METRICS, Scores
 from exportloss.runtime.session import Items
 
 __all__ = [
@@ -30,37 +30,14 @@ __all__ = [
 
 START = -1  # the number of what was before the first epoch
 
-_METRICS = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
 _TERMS = ("box", "obj", "cls")
 COLUMNS = (
     "epoch",
     *(f"train/{term}_loss" for term in _TERMS),
-    *(f"metrics/{metric}" for metric in _METRICS),
+    *(metric.column for metric in METRICS),
     *(f"val/{term}_loss" for term in _TERMS),
     *("x/lr0", "x/lr1", "x/lr2"),
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scores:
-    """How good the detector is on the validation pictures, means over the classes, in [0, 1].
-
-    Attributes:
-        precision: at the confidence of the best F1.
-        recall: at the same.
-        map50: mean average precision at IoU 0.5.
-        map50_95: the same over IoU 0.5 to 0.95.
-    """
-
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
-
-    @property
-    def fitness(self) -> float:
-        """What YOLOv5 chooses the best epoch by; see `exportloss.runtime.metrics.fitness`."""
-        return fitness(self.map50, self.map50_95)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,9 +117,9 @@ def as_row(result: EpochResult) -> dict[str, int | float | None]:
     """Return the columns of an epoch; None stands for what is not known."""
     weights, norms, biases = result.lr
     val = (None,) * len(_TERMS) if result.val is None else dataclasses.astuple(result.val)
-    scores = (
-        (None,) * len(_METRICS) if result.scores is None else dataclasses.astuple(result.scores)
-    )
+    scores = [
+        None if result.scores is None else getattr(result.scores, metric.name) for metric in METRICS
+    ]
     train = dataclasses.astuple(result.train)
     values = (result.epoch, *train, *scores, *val, biases, weights, norms)
     return dict(zip(COLUMNS, values, strict=True))
@@ -155,15 +132,14 @@ def from_row(row: Mapping[str, str]) -> EpochResult:
         KeyError, TypeError, ValueError: a column is missing, or holds no number.
     """
     train, val = ([row[f"{split}/{term}_loss"] for term in _TERMS] for split in ("train", "val"))
-    scores = [row[f"metrics/{metric}"] for metric in _METRICS]
+    scores = {metric.name: row[metric.column] for metric in METRICS}
     biases, weights, norms = (float(row[f"x/lr{group}"]) for group in range(3))
-    precision, recall, map50, map50_95 = (float(score or "nan") for score in scores)
     return EpochResult(
         epoch=int(row["epoch"]),
         train=Items(*map(float, train)),
         val=Items(*map(float, val)) if any(val) else None,
-        scores=Scores(precision=precision, recall=recall, map50=map50, map50_95=map50_95)
-        if any(scores)
+        scores=Scores(**{name: float(score or "nan") for name, score in scores.items()})
+        if any(scores.values())
         else None,
         lr=(weights, norms, biases),
     )

@@ -242,7 +242,7 @@ def _locked_file(path: Path) -> Iterator[None]:
             try:
                 lock(descriptor)
             except BlockingIOError as error:
-                holder = os.read(descriptor, _LONGEST_HOLDER).decode(errors="replace")
+                holder = _read_holder(descriptor)
                 raise ArtifactError(
                     f"{path.parent} is being trained by {holder or 'another'}; "
                     "wait until it is done, or stop it, or train into another folder (--name)"
@@ -259,6 +259,13 @@ def _locked_file(path: Path) -> Iterator[None]:
             return
         finally:
             os.close(descriptor)
+
+
+def _read_holder(descriptor: int) -> str:
+    try:
+        return os.read(descriptor, _LONGEST_HOLDER).decode(errors="replace")
+    except OSError:  # Windows lets nobody else read what is locked
+        return ""
 
 
 def _tell_holder(descriptor: int, path: Path) -> None:

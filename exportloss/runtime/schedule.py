@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from exportloss.errors import ConfigError
+from exportloss.bounds import at_least
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.optimizers import OPTIMIZERS, OptimizerName
 
@@ -77,8 +77,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batches", "batch_size", "nominal_batch"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+            at_least(1, **{name: getattr(self, name)})
 
     @property
     def warmup_batches(self) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import DeviceError
+from exportloss.random_batches import draw_images
 from exportloss.runtime.devices import CPU
 from exportloss.runtime.graph_session import open_graph
 from exportloss.runtime.installation import import_onnxruntime
@@ -131,9 +132,8 @@ def _of_states(
 def _batch(manifest: Manifest) -> tuple[Array, Array]:
     """Noise, and a box of each anchor's size, so that every level has matches."""
     rng = np.random.default_rng(0)
-    height, width = manifest.image_size
-    images = rng.integers(0, 256, (manifest.batch_size, 3, height, width), dtype=np.uint8)
-    sizes = np.array(manifest.anchors, np.float64).reshape(-1, 2) / (width, height)
+    images = draw_images(rng, manifest.batch_size, manifest.image_size)
+    sizes = np.array(manifest.anchors, np.float64).reshape(-1, 2) / manifest.image_size[::-1]
     count = min(len(sizes), manifest.max_targets)
     # Evenly over the levels, where there are fewer slots than anchors.
     sizes = sizes[np.linspace(0, len(sizes) - 1, count).round().astype(int)]

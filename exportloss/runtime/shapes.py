@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from exportloss.errors import ConfigError, DataError
+from exportloss.bounds import at_least
+from exportloss.errors import DataError
 from exportloss.runtime.images import ImageArray
 from exportloss.runtime.labels import LabelArray
 
@@ -48,14 +49,9 @@ def make_shapes(
         DataError: the folder holds something else, or cannot be written.
         ConfigError: an argument is out of range.
     """
-    for name, value, least in (
-        ("train", train, 1),
-        ("val", val, 1),
-        ("size", size, 32),
-        ("seed", seed, 0),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    at_least(1, train=train, val=val)
+    at_least(32, size=size)
+    at_least(0, seed=seed)
     root = Path(folder)
     recipe = root / "data.yaml"
     header = f"# Drawn shapes: train {train}, val {val}, size {size}, seed {seed}; recipe 1.\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exportloss.errors import ConfigError, TrainingError
+from exportloss.bounds import at_least
+from exportloss.errors import TrainingError
 from exportloss.runtime.files import new_file
 from exportloss.runtime.loader import Batch
 from exportloss.runtime.session import StepResult
@@ -28,8 +29,7 @@ class SkippedSteps:
     """
 
     def __init__(self, path: Path, most: int) -> None:
-        if most < 1:
-            raise ConfigError(f"max_skipped is {most}; expected at least 1")
+        at_least(1, max_skipped=most)
         self._path = path
         self._most = most
         self._in_a_row = 0

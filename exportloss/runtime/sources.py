@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from exportloss.errors import DataError, excerpt
-from exportloss.reading import read_bounded
-from exportloss.runtime.dataset import IMAGE_SUFFIXES, MAX_LIST_BYTES
+from exportloss.errors import DataError
+from exportloss.runtime.dataset import IMAGE_SUFFIXES
 from exportloss.runtime.files import fit_name
+from exportloss.runtime.image_list import read_image_list
 from exportloss.runtime.walking import find_matches
 
 __all__ = ["find_pictures", "unique_stems"]
@@ -19,8 +18,8 @@ _LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
 def find_pictures(source: str | Path) -> tuple[Path, ...]:
     """Find pictures by the name of one, a folder, a pattern, or a text file of names.
 
-    A folder is not searched below; a pattern such as `folder/**/*.jpg` is. The lines of a text
-    file are relative to its folder, or absolute. Hidden files are passed over.
+    A folder is not searched below; a pattern such as `folder/**/*.jpg` is. A text file is read by
+    `read_image_list`. Hidden files that are not listed are skipped.
 
     Returns:
         At least one path, sorted by name but for a text file's, which keep their order.
@@ -33,7 +32,7 @@ def find_pictures(source: str | Path) -> tuple[Path, ...]:
         pictures = sorted(one for one in path.iterdir() if _is_picture(one))
         hint = f"; for its subfolders say '{path}/**/*.jpg'"
     elif path.is_file():
-        pictures = _listed(path) if path.suffix.lower() == ".txt" else [path]
+        pictures = read_image_list(path) if path.suffix.lower() == ".txt" else [path]
         hint = ""
     else:
         matches = list(find_matches(str(source)))
@@ -76,22 +75,3 @@ def unique_stems(paths: tuple[Path, ...]) -> tuple[str, ...]:
 def _is_picture(path: Path) -> bool:
     hidden = path.name.startswith(".")
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
-
-
-def _listed(source: Path) -> list[Path]:
-    try:
-        content = read_bounded(source, MAX_LIST_BYTES, error=DataError)
-        lines = content.decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{source}: not readable as a list of picture paths: {excerpt(error, 200)}"
-        ) from error
-    entries = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    pictures = [(number, source.parent / entry) for number, entry in entries]
-    for number, path in pictures:
-        if not _is_picture(path):
-            raise DataError(
-                f"{source}:{number}: {excerpt(path, 200)} is no picture that exists; paths are "
-                "relative to the list's folder"
-            )
-    return [Path(os.path.normpath(path)) for _, path in pictures]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, excerpt
+from exportloss.errors import ArtifactError, excerpt, listed
 from exportloss.runtime.optimizers import OPTIMIZERS
 from exportloss.runtime.state import TrainState
 
@@ -63,12 +63,12 @@ def check_same_model(state: TrainState, own: TrainState, source: str) -> None:
         if missing := sorted(mine.keys() - found.keys()):
             raise ArtifactError(
                 f"{source} is of another model or kind of training: it lacks {what} tensor "
-                f"{missing[0]!r} and {len(missing) - 1} more"
+                f"{listed([repr(name) for name in missing], 1)}"
             )
         if mine and (unknown := sorted(found.keys() - mine.keys())):
             raise ArtifactError(
-                f"{source} is of another model or kind of training: {what} tensor "
-                f"{excerpt(repr(unknown[0]))} and {len(unknown) - 1} more are not known here"
+                f"{source} is of another model or kind of training: it has {what} tensor "
+                f"{listed([excerpt(repr(name)) for name in unknown], 1)}, unknown here"
             )
         for name, tensor in mine.items():
             if found[name].shape != tensor.shape:

@@ -1,0 +1,45 @@
+"""What Linux tells of this process and machine; elsewhere nothing is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["available_bytes", "peak_bytes", "processor_name", "resident_bytes"]
+
+
+def resident_bytes() -> int | None:
+    """Return the memory that this process holds; None where the system does not tell."""
+    return _size("/proc/self/status", "VmRSS")
+
+
+def peak_bytes() -> int | None:
+    """Return the most memory that this process has held; None where the system does not tell."""
+    return _size("/proc/self/status", "VmHWM")
+
+
+def available_bytes() -> int | None:
+    """Return the memory that could be had, the file cache included; None where unknown."""
+    return _size("/proc/meminfo", "MemAvailable")
+
+
+def processor_name() -> str | None:
+    """Return the name of the first processor; None where the system does not tell."""
+    return _value("/proc/cpuinfo", "model name")
+
+
+def _size(path: str, key: str) -> int | None:
+    value = _value(path, key)
+    try:
+        return None if value is None else int(value.split()[0]) << 10  # "123 kB"
+    except (ValueError, IndexError):
+        return None
+
+
+def _value(path: str, key: str) -> str | None:
+    """Return what follows `key:` in a file of such lines."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), None)
