@@ -240,7 +240,6 @@ def test_a_mosaic_run_counts_what_it_leaves_out_and_how_long_it_waits(session, r
         (64, 64),
         shuffle=True,
         augment=Augmentation(mosaic=1),
-        drop_last=True,
     )
     counts = mosaics.target_counts(0, batches=4)
     most = sorted(counts)[-2]

@@ -75,7 +75,6 @@ def make_run(shapes: Path, project: Path) -> Run:
         (64, 64),
         shuffle=True,
         augment=Augmentation(fliplr=0.5),
-        drop_last=True,
     )
     return Run(
         train_batches,

@@ -222,7 +222,7 @@ def _plan(
         shuffle=True,
         seed=options.seed,
         augment=config.augmentation,
-        drop_last=True,
+        drop_last=options.drop_last,
     )
     return Plan(
         train=train_batches,

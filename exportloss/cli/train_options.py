@@ -59,7 +59,10 @@ _DEFAULTS: dict[str, Any] = {
     "scale_gains": True,
     "ema": True,
     "format": "step",
+    "drop_last": False,  # no flag
 }
+# What runs of earlier versions did, whose `opt.yaml` does not have these keys.
+_EARLIER = {"drop_last": True}
 _PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
 # A finished run can go on for more epochs, and data can have been moved.
 CHANGED_ON_RESUME = ("epochs", "patience", "data")
@@ -201,7 +204,9 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
         ConfigError: an option contradicts the run to resume.
         ArtifactError: there is no such run, or its options are damaged.
     """
-    said = {name: value for name in _DEFAULTS if (value := getattr(options, name)) is not None}
+    said = {
+        name: value for name in _DEFAULTS if (value := getattr(options, name, None)) is not None
+    }
     for name in _PATHS:
         if name in said and Path(said[name]).exists():
             said[name] = str(Path(said[name]).resolve())
@@ -230,7 +235,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
 def _saved_options(resumed: RunFolder) -> dict[str, Any]:
     resumed.check()
     values = read_yaml(resumed.options)
-    saved = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
+    saved = {name: values.get(name, default) for name, default in {**_DEFAULTS, **_EARLIER}.items()}
     for name, value in saved.items():
         kind = _KINDS.get(name) or type(_DEFAULTS[name])
         is_right = type(value) is kind

@@ -83,11 +83,11 @@ class _Picture:
 class Batches:
     """The batches of a data set, epoch by epoch; all have exactly `batch_size` pictures.
 
-    A graph's shapes are fixed, so the last, incomplete batch of an epoch is either left out
-    (`drop_last=True`, for training: with `shuffle` another part of the data each epoch) or filled
-    with repeated pictures (`drop_last=False`, for evaluation: `Batch.count` says how many are
-    real). A data set smaller than one batch is repeated to fill one in both cases, so that it can
-    be trained on.
+    A graph's shapes are fixed, so the last, incomplete batch of an epoch is filled with the first
+    images of the epoch's order: `Batch.count` is the number of those that are not repeated, and an
+    epoch has ceil(images / batch_size) batches. With augmentation a repeated image gets another
+    one. `drop_last=True` skips that batch instead, with `shuffle` another part of the data in each
+    epoch; a data set smaller than one batch is still repeated to fill one.
 
     Order and augmentation of epoch e depend on (seed, e) and a picture's place in it alone, so a
     resumed run sees what an uninterrupted one would have, with any number of workers.
@@ -99,7 +99,7 @@ class Batches:
         shuffle: draw a new order for each epoch.
         seed: of order and augmentation, >= 0.
         augment: what pictures are put through; None letterboxes them only.
-        drop_last: see above.
+        drop_last: skip the last, incomplete batch, as `exportloss train` once did.
         workers: threads that decode pictures ahead, >= 1.
         cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on.
         on_bad: refuse a data set with bad pictures or labels, or leave those out.
