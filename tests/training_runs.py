@@ -91,7 +91,7 @@ def assert_same_state(first: Mapping[str, Any], second: Mapping[str, Any]) -> No
 
 
 def assert_same_run(folder: RunFolder, other: RunFolder) -> None:
-    for name in ("results", "best_onnx"):
+    for name in ("results", "last_onnx", "best_onnx"):
         one, two = getattr(folder, name), getattr(other, name)
         assert one.read_bytes() == two.read_bytes(), name
     for name in ("last", "best"):

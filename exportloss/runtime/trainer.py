@@ -84,7 +84,8 @@ def train(
     After every epoch the detector, its moving average where the artifacts keep one, is validated,
     `results.csv`, `results.jsonl` and `weights/last.safetensors` are written, and
     `weights/best.safetensors` where the fitness (without a validation split: the training loss) is
-    the best so far; at the end `weights/best.onnx`. The session keeps the last state.
+    the best so far; at the end `weights/last.onnx` and `weights/best.onnx`. The session keeps the
+    last state.
 
     The start counts: with a validation split the detector is validated before the first epoch, too,
     and stays the best one where no epoch is better.
@@ -176,6 +177,8 @@ def train(
             reporter.epoch_done(result, is_best)
         last = session.state()
         states.write()
+        # A run is complete when it has the best detector, so that one comes last.
+        session.export_inference(folder.last_onnx, ema=manifest.ema)
         session.resume(folder.best).export_inference(folder.best_onnx, ema=manifest.ema)
         session.load_state(last)
         return TrainResult(
@@ -210,14 +213,19 @@ class _States:
         if self._period and epoch % self._period == 0:
             self._session.save(self._folder.of_epoch(epoch))
         if self._at_once:
-            self._session.save(self._folder.last)
+            self._save_last()
 
     def write(self) -> None:
         """Write what was kept in memory; the last state comes last."""
         if self._best is not None:
             save_state(self._folder.best, self._best, manifest=self._session.manifest)
         if not self._at_once:
-            self._session.save(self._folder.last)
+            self._save_last()
+
+    def _save_last(self) -> None:
+        """Write the last state; an interruption never leaves the detector of another beside it."""
+        self._folder.remove_last_onnx()
+        self._session.save(self._folder.last)
 
 
 def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:
