@@ -223,6 +223,7 @@ def _plan(
         seed=options.seed,
         augment=config.augmentation,
         drop_last=options.drop_last,
+        image_weights=options.image_weights,
     )
     return Plan(
         train=train_batches,

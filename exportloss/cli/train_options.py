@@ -50,6 +50,7 @@ _DEFAULTS: dict[str, Any] = {
     "save_period": -1,
     "noplots": False,
     "single_cls": False,
+    "image_weights": False,
     **dict.fromkeys(
         ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision", "head")
     ),
@@ -161,6 +162,12 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         help="gradients are added up over about so many pictures (default 64, as in YOLOv5)",
     )
     add("--seed", type=int, metavar="N", help="of all that is random (default 0)")
+    _add_flag(
+        group,
+        "--image-weights",
+        "draw the images of an epoch with replacement, those of rare and badly detected classes "
+        "more often",
+    )
     _add_flag(group, "--noval", "validate at the start and after the last epoch only")
 
 

@@ -17,7 +17,7 @@ from exportloss.runtime.results import (
 )
 from exportloss.runtime.room import Overflow, check_batches
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.run_log import append_to_log, read_start
+from exportloss.runtime.run_log import append_to_log, read_class_map, read_start
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items, TrainSession
 from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps
@@ -92,7 +92,8 @@ def train(
 
     Args:
         session: fresh from its artifacts; where `resume` is set its state is replaced.
-        train_batches: order and flips of an epoch depend on its number alone.
+        train_batches: order and augmentation of an epoch depend on its number alone, and where
+            images are weighted on the class mAPs of the last validation.
         val_batches: what decides on the best epoch; None for none.
         schedule: for as many batches of the same size.
         folder: where to write; unless `resume` is set, an earlier run's results are removed.
@@ -151,6 +152,7 @@ def train(
             states.keep_best()
             append_to_log(folder.log, start)
             reporter.start_done(start)
+        class_map = None if train_batches.image_weights is None else _class_map(folder, results)
         candidates = [start] if start is not None else []
         while len(results) < schedule.epochs and not is_exhausted(results, patience):
             is_validated = validate_each or len(results) == schedule.epochs - 1
@@ -164,8 +166,10 @@ def train(
                 overflow=overflow,
                 skipped=skipped,
                 reporter=reporter,
+                class_map=class_map,
             )
             results.append(result)
+            class_map = result.class_map or class_map
             is_best = best_epoch([*candidates, *results]) is result
             # The last state comes last: a run is resumed after the epoch that it holds, so whatever
             # a crash leaves beside it is written again, the same.
@@ -268,6 +272,19 @@ def _resume(
             "new run from it (--weights)"
         )
     return results
+
+
+def _class_map(folder: RunFolder, results: Sequence[EpochResult]) -> tuple[float, ...] | None:
+    """Return the class mAPs that the next epoch's draw of images depends on."""
+    validated = [result.epoch for result in results if result.scores is not None]
+    if not validated:
+        return None
+    if (found := read_class_map(folder.log, validated[-1])) is None:
+        raise ConfigError(
+            f"{folder.log} has no class_map of epoch {validated[-1]}, on which the images of the "
+            "next one depend: the run cannot go on as it would have; start a new one"
+        )
+    return found
 
 
 def _is_newer(path: Path, other: Path) -> bool:
