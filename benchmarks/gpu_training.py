@@ -67,7 +67,6 @@ def run(
         (SIZE, SIZE),
         shuffle=True,
         augment=Augmentation(fliplr=0.5, flipud=0.5),
-        drop_last=True,
     )
     schedule = Schedule(
         epochs=epochs,

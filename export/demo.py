@@ -179,7 +179,6 @@ def demo(
         shuffle=True,
         seed=settings.seed,
         augment=Augmentation(fliplr=0.5, flipud=0.5),  # a shape is a shape upside down
-        drop_last=True,
     )
     val_batches = Batches(Dataset.open(config, "val"), settings.batch_size, (size, size))
     schedule = _schedule(settings, len(train_batches))

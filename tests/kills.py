@@ -207,6 +207,7 @@ def _epochs_kept(folder: RunFolder, schedule: Schedule, found: Found) -> int:
         (folder.best, load_state),
         (folder.last, load_state),
         (folder.best_onnx, read_onnx),
+        (folder.last_onnx, read_onnx),
         (folder.results, read_results),
     ):
         try:

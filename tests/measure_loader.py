@@ -90,7 +90,6 @@ def main(artifacts: Path) -> None:
                 manifest.image_size,
                 shuffle=True,
                 augment=augment,
-                drop_last=True,
                 **options,
             )
 

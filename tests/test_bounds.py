@@ -213,7 +213,8 @@ def test_drawings_that_are_missing_are_drawn_when_a_run_is_resumed(
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "exp"
     drawn = sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".jpg"))
-    assert {"results.png", "labels.jpg", "train_batch0.jpg", "confusion_matrix.png"} <= {*drawn}
+    data = {"labels.jpg", "labels_correlogram.jpg", "train_batch0.jpg"}
+    assert {*data, "results.png", "confusion_matrix.png"} <= {*drawn}
     before = (folder / "weights" / "last.safetensors").read_bytes()
     for name in drawn:
         shutil.move(folder / name, tmp_path / name)

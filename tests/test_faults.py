@@ -321,7 +321,11 @@ def test_a_lock_that_is_somebodys_file_is_refused(victim, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "name", ["weights", "artifacts", "results.csv", "opt.yaml", "hyp.yaml", "weights/best.onnx"]
+    "name",
+    [
+        *("weights", "artifacts", "results.csv", "opt.yaml", "hyp.yaml"),
+        *("weights/best.onnx", "weights/last.onnx"),
+    ],
 )
 def test_a_run_that_lies_elsewhere_is_refused(victim, tmp_path, name):
     run, before = RunFolder(tmp_path / "run"), content_of(victim)

@@ -93,7 +93,7 @@ def test_evaluation_fills_the_last_batch(tmp_path):
     assert (seen[2].targets[:, 0] == 2).sum() == 1  # the boxes of picture 1, which fills slot 2
 
 
-def test_training_drops_the_last_batch(tmp_path):
+def test_the_last_batch_is_skipped_on_request(tmp_path):
     dataset = make(tmp_path, 7)
     batches = Batches(dataset, 3, (32, 32), shuffle=True, drop_last=True)
     seen = list(batches.epoch(0))

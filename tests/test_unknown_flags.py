@@ -28,6 +28,32 @@ def test_a_flag_of_yolov5_that_is_not_here_is_answered(command, flag, capsys):
 
 
 @pytest.mark.parametrize(
+    ("flag", "reasons"),
+    [
+        ("--multi-scale", ("one shape", "`scale`")),
+        ("--rect", ("one shape", "letterboxed")),
+        ("--quad", ("one shape", "one batch size")),
+    ],
+)
+def test_what_a_graph_of_one_shape_cannot_do_is_answered_in_a_line(flag, reasons, capsys):
+    *usage, answer = refused("train", flag, capsys=capsys).splitlines()
+    assert usage[0].startswith("usage: ")
+    assert f"{flag}: not here; " in answer
+    assert all(reason in answer for reason in reasons)
+
+
+def test_a_batch_size_that_is_to_be_tried_out_is_answered_in_a_line(
+    tiny_artifact, tiny_shapes, capsys
+):
+    for weights, reason in (("yolov5n", "the one of the graph"), (tiny_artifact, "with 2, which")):
+        arguments = ("--weights", weights, "--data", tiny_shapes, "--batch-size", -1)
+        assert main(["train", *map(str, arguments)]) == 2
+        (answer,) = capsys.readouterr().err.splitlines()
+        assert "--batch-size -1: " in answer
+        assert reason in answer
+
+
+@pytest.mark.parametrize(
     ("command", "flag", "near"),
     [
         ("train", "--epoch-s", "--epochs"),

@@ -223,7 +223,8 @@ def _plan(
         shuffle=True,
         seed=options.seed,
         augment=config.augmentation,
-        drop_last=True,
+        drop_last=options.drop_last,
+        image_weights=options.image_weights,
     )
     return Plan(
         train=train_batches,

@@ -50,6 +50,7 @@ _DEFAULTS: dict[str, Any] = {
     "save_period": -1,
     "noplots": False,
     "single_cls": False,
+    "image_weights": False,
     **dict.fromkeys(
         ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision", "head")
     ),
@@ -59,7 +60,10 @@ _DEFAULTS: dict[str, Any] = {
     "scale_gains": True,
     "ema": True,
     "format": "step",
+    "drop_last": False,  # no flag
 }
+# What runs of earlier versions did, whose `opt.yaml` does not have these keys.
+_EARLIER = {"drop_last": True}
 _PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
 # A finished run can go on for more epochs, and data can have been moved.
 CHANGED_ON_RESUME = ("epochs", "patience", "data")
@@ -158,6 +162,12 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         help="gradients are added up over about so many pictures (default 64, as in YOLOv5)",
     )
     add("--seed", type=int, metavar="N", help="of all that is random (default 0)")
+    _add_flag(
+        group,
+        "--image-weights",
+        "draw the images of an epoch with replacement, those of rare and badly detected classes "
+        "more often",
+    )
     _add_flag(group, "--noval", "validate at the start and after the last epoch only")
 
 
@@ -201,7 +211,9 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
         ConfigError: an option contradicts the run to resume.
         ArtifactError: there is no such run, or its options are damaged.
     """
-    said = {name: value for name in _DEFAULTS if (value := getattr(options, name)) is not None}
+    said = {
+        name: value for name in _DEFAULTS if (value := getattr(options, name, None)) is not None
+    }
     for name in _PATHS:
         if name in said and Path(said[name]).exists():
             said[name] = str(Path(said[name]).resolve())
@@ -230,7 +242,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
 def _saved_options(resumed: RunFolder) -> dict[str, Any]:
     resumed.check()
     values = read_yaml(resumed.options)
-    saved = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
+    saved = {name: values.get(name, default) for name, default in {**_DEFAULTS, **_EARLIER}.items()}
     for name, value in saved.items():
         kind = _KINDS.get(name) or type(_DEFAULTS[name])
         is_right = type(value) is kind

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from exportloss.cli.data_report import print_undrawable
 from exportloss.cli.terminal import say
+from exportloss.runtime.correlogram import plot_label_correlogram
 from exportloss.runtime.figures import matplotlib_missing
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.mosaics import write_batch
@@ -23,7 +24,9 @@ _DRAWN_BATCHES = 3
 
 
 def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> None:
-    """Draw `labels.jpg` and the first batches as they are trained on, `train_batch0.jpg`, ...
+    """Draw the labels, and the first batches as they are trained on.
+
+    The files are `labels.jpg`, `labels_correlogram.jpg`, `train_batch0.jpg`, ...
 
     Args:
         folder: of the run.
@@ -32,8 +35,12 @@ def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> Non
     """
     print_undrawable(batches.dataset.names)
     names, labels = batches.dataset.names, folder.path / "labels.jpg"
-    if matplotlib_missing() is None and (again or not labels.exists()):
-        plot_labels(labels, batches.labels, names)
+    correlogram = folder.path / "labels_correlogram.jpg"
+    if matplotlib_missing() is None:
+        if again or not labels.exists():
+            plot_labels(labels, batches.labels, names)
+        if again or not correlogram.exists():
+            plot_label_correlogram(correlogram, batches.labels)
     paths = [folder.path / f"train_batch{number}.jpg" for number in range(_DRAWN_BATCHES)]
     if not again and all(path.exists() for path in paths[: len(batches)]):
         return

@@ -92,7 +92,7 @@ def print_result(result: TrainResult) -> None:
         say(_no_better(result))
     else:
         say(f"best: epoch {best.epoch}, {worth}; {result.updates} updates")
-    for path in (folder.results, folder.last, folder.best, folder.best_onnx):
+    for path in (folder.results, folder.last, folder.best, folder.last_onnx, folder.best_onnx):
         say(f"  {path}")
 
 

@@ -45,6 +45,13 @@ def check_resumed(run: RunFolder, options: argparse.Namespace, batches: Batches)
         ConfigError: other data is given, or other weights lie where they were.
         ArtifactError: the weights are gone.
     """
+    images = len(batches.dataset)
+    if (seen := len(batches) * batches.batch_size) < images:
+        say(
+            f"note: the run was started by an earlier version, whose epochs are of {seen} of the "
+            f"{images} training images; it goes on that way. A new run sees all of them in every "
+            "epoch"
+        )
     origin = read_origin(run.origin)
     if origin is None:
         return None

@@ -100,22 +100,25 @@ def draw_recipe(
     size: tuple[int, int],
     augment: Augmentation,
     rng: np.random.Generator,
+    *,
+    pool: Sequence[int] | None = None,
 ) -> Recipe:
     """Draw how a picture is made.
 
     Args:
         picture: index of the picture, the first in a mosaic.
-        sources: (height, width) of every picture of the data set, pixels: the others of a mosaic
-            are any of them.
+        sources: (height, width) of every picture of the data set, pixels.
         size: (height, width) of the canvas, pixels.
         augment: what to do.
         rng: nothing else is random.
+        pool: indices that the other images of a mosaic are drawn from; None for all.
     """
+    pool = range(len(sources)) if pool is None else pool
     if rng.random() < augment.mosaic:
-        scenes = [_mosaic(picture, sources, size, augment, rng)]
+        scenes = [_mosaic(picture, sources, size, augment, rng, pool=pool)]
         if rng.random() < augment.mixup:
-            other = int(rng.integers(len(sources)))
-            scenes.append(_mosaic(other, sources, size, augment, rng))
+            other = pool[int(rng.integers(len(pool)))]
+            scenes.append(_mosaic(other, sources, size, augment, rng, pool=pool))
     else:
         # As in YOLOv5 the picture is read a pixel short at times, and then enlarged by it.
         loaded = Letterbox.fit(sources[picture], size, truncate=True).scaled
@@ -173,9 +176,12 @@ def _mosaic(
     size: tuple[int, int],
     augment: Augmentation,
     rng: np.random.Generator,
+    *,
+    pool: Sequence[int],
 ) -> _Scene:
     """Lay out four pictures around a random point of a scene twice the canvas's size."""
-    pictures = rng.permutation([first, *rng.integers(len(sources), size=3)]).tolist()
+    others = [pool[index] for index in rng.integers(len(pool), size=3).tolist()]
+    pictures = rng.permutation([first, *others]).tolist()
     y, x = (round(side * share) for side, share in zip(size, rng.uniform(0.5, 1.5, 2), strict=True))
     tiles = []
     for picture, (is_right, is_below) in zip(

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from exportloss.errors import TrainingError
+from exportloss.runtime.image_weights import class_map_of
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.results import START, EpochResult
 from exportloss.runtime.room import Overflow, fit_targets
@@ -57,6 +58,7 @@ def run_epoch(
     overflow: Overflow,
     skipped: SkippedSteps,
     reporter: Reporter,
+    class_map: Sequence[float] | None,
 ) -> EpochResult:
     """Train on every batch once, and validate where there is something to validate on.
 
@@ -70,6 +72,7 @@ def run_epoch(
         overflow: see there.
         skipped: counts steps that changed nothing, and gives up.
         reporter: see there.
+        class_map: (nc,) mAP50-95 of each class at the last validation; None before.
 
     Raises:
         ArtifactError: the folder was removed or replaced meanwhile.
@@ -86,6 +89,7 @@ def run_epoch(
         overflow=overflow,
         skipped=skipped,
         reporter=reporter,
+        class_map=class_map,
     )
     if val_batches is not None:
         result = _validate(session, val_batches, result, overflow)
@@ -116,12 +120,13 @@ def _train_epoch(
     overflow: Overflow,
     skipped: SkippedSteps,
     reporter: Reporter,
+    class_map: Sequence[float] | None,
 ) -> EpochResult:
     """Train on every batch once."""
     total, left_out, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
 
     def run() -> Generator[tuple[PlannedStep, Batch, int, StepResult], None, None]:
-        with contextlib.closing(batches.epoch(epoch)) as stream:
+        with contextlib.closing(batches.epoch(epoch, class_map=class_map)) as stream:
             for step, batch in zip(schedule.steps(epoch), stream, strict=True):
                 targets, dropped = fit_targets(batch, session.manifest, overflow)
                 result = session.step(
@@ -198,6 +203,7 @@ def _validate(
         val=validation.items,
         scores=scores_of(metrics),
         left_out=result.left_out + left_out,
+        class_map=class_map_of(metrics, manifest.num_classes),
     )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -27,6 +27,7 @@ from exportloss.runtime.augment import (
 )
 from exportloss.runtime.check import OnBad, check_dataset
 from exportloss.runtime.dataset import Dataset
+from exportloss.runtime.image_weights import ImageWeights
 from exportloss.runtime.images import ImageArray, Letterbox, load_picture
 from exportloss.runtime.labels import LabelArray
 from exportloss.runtime.limits import check_threads
@@ -72,6 +73,7 @@ class _Slot:
     index: int  # of the picture in the data set
     epoch: int
     place: int  # in the epoch
+    pool: Sequence[int]  # indices that the other images of a mosaic are drawn from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +87,15 @@ class _Picture:
 class Batches:
     """The batches of a data set, epoch by epoch; all have exactly `batch_size` pictures.
 
-    A graph's shapes are fixed, so the last, incomplete batch of an epoch is either left out
-    (`drop_last=True`, for training: with `shuffle` another part of the data each epoch) or filled
-    with repeated pictures (`drop_last=False`, for evaluation: `Batch.count` says how many are
-    real). A data set smaller than one batch is repeated to fill one in both cases, so that it can
-    be trained on.
+    A graph's shapes are fixed, so the last, incomplete batch of an epoch is filled with the first
+    images of the epoch's order: `Batch.count` is the number of those that are not repeated, and an
+    epoch has ceil(images / batch_size) batches. With augmentation a repeated image gets another
+    one. `drop_last=True` skips that batch instead, with `shuffle` another part of the data in each
+    epoch; a data set smaller than one batch is still repeated to fill one.
 
     Order and augmentation of epoch e depend on (seed, e) and a picture's place in it alone, so a
-    resumed run sees what an uninterrupted one would have, with any number of workers.
+    resumed run sees what an uninterrupted one would have, with any number of workers. Where images
+    are weighted, the order depends on the class mAPs that `epoch` is given, too.
 
     Args:
         dataset: the pictures; all are decoded once and all labels read, see `check_dataset`.
@@ -101,7 +104,9 @@ class Batches:
         shuffle: draw a new order for each epoch.
         seed: of order and augmentation, >= 0.
         augment: what pictures are put through; None letterboxes them only.
-        drop_last: see above.
+        drop_last: skip the last, incomplete batch, as `exportloss train` once did.
+        image_weights: draw the images of an epoch with replacement, by `ImageWeights`; the others
+            of a mosaic are then drawn from those of the epoch.
         workers: threads that decode pictures ahead, >= 1.
         cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on.
         on_bad: refuse a data set with bad pictures or labels, or leave those out.
@@ -113,6 +118,7 @@ class Batches:
         has_label_file: whether each picture has a label file, be it an empty one.
         left_out: what was wrong with the pictures that were left out, each with file and line.
         skipped: how many pictures were left out.
+        image_weights: weights by which images are drawn; None where every image comes once.
 
     Raises:
         ConfigError: a setting is out of range, or the pictures do not fit into memory.
@@ -129,6 +135,7 @@ class Batches:
         seed: int = 0,
         augment: Augmentation | None = None,
         drop_last: bool = False,
+        image_weights: bool = False,
         workers: int = 2,
         cache: Cache = "none",
         on_bad: OnBad = "raise",
@@ -148,6 +155,9 @@ class Batches:
         self.batch_size = batch_size
         self.size = size
         self.augment = augment
+        self.image_weights = (
+            ImageWeights.of(self.labels, len(self.dataset.names)) if image_weights else None
+        )
         self._shuffle = shuffle
         self._seed = seed
         self._drop_last = drop_last
@@ -171,14 +181,20 @@ class Batches:
         """Run through epoch 0: what evaluation wants."""
         return self.epoch(0)
 
-    def epoch(self, epoch: int) -> Generator[Batch]:
-        """Run through the batches of one epoch, epoch >= 0.
+    def epoch(self, epoch: int, *, class_map: Sequence[float] | None = None) -> Generator[Batch]:
+        """Run through the batches of one epoch.
+
+        Args:
+            epoch: number of the epoch, >= 0.
+            class_map: (nc,) mAP50-95 of each class at the last validation, for weighted images;
+                None before the first one.
 
         Raises:
+            ConfigError: `class_map` is for another number of classes.
             DataError: a picture cannot be decoded any more; raised in place of the batch that
                 holds it.
         """
-        slots = self._plan(epoch)
+        slots = self._plan(epoch, class_map)
         make = self._letterbox if self.augment is None else self._augment
         with (
             ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool,
@@ -197,8 +213,11 @@ class Batches:
         return Letterbox.fit(self.sizes[index], self.size, truncate=True)
 
     def target_counts(self, epoch: int, *, batches: int) -> list[int]:
-        """Return how many target rows the first batches of an epoch have; decodes nothing."""
-        slots = self._plan(epoch)[: batches * self.batch_size]
+        """Return how many target rows the first batches of an epoch have; decodes nothing.
+
+        Of an epoch before the first validation, where images are weighted.
+        """
+        slots = self._plan(epoch, None)[: batches * self.batch_size]
         counts = [
             len(self.labels[slot.index])
             if self.augment is None
@@ -208,12 +227,17 @@ class Batches:
         starts = range(0, len(counts), self.batch_size)
         return [sum(counts[start : start + self.batch_size]) for start in starts]
 
-    def _plan(self, epoch: int) -> list[_Slot]:
+    def _plan(self, epoch: int, class_map: Sequence[float] | None) -> list[_Slot]:
         rng = np.random.default_rng(np.random.SeedSequence([self._seed, epoch]))
         pictures = len(self.dataset)
-        order = rng.permutation(pictures) if self._shuffle else np.arange(pictures)
+        pool: Sequence[int] = range(pictures)
+        if self.image_weights is not None:
+            order = self.image_weights.draw(class_map, rng)
+            pool = order.tolist()
+        else:
+            order = rng.permutation(pictures) if self._shuffle else np.arange(pictures)
         order = np.resize(order, len(self) * self.batch_size)  # repeats from its start
-        return [_Slot(index, epoch, place) for place, index in enumerate(order.tolist())]
+        return [_Slot(index, epoch, place, pool) for place, index in enumerate(order.tolist())]
 
     def _letterbox(self, slot: _Slot) -> _Picture:
         box = self.place(slot.index)
@@ -237,7 +261,7 @@ class Batches:
     def _recipe(self, slot: _Slot, augment: Augmentation) -> Recipe:
         seed = np.random.SeedSequence([self._seed, slot.epoch], spawn_key=(slot.place,))
         rng = np.random.default_rng(seed)
-        return draw_recipe(slot.index, self.sizes, self.size, augment, rng)
+        return draw_recipe(slot.index, self.sizes, self.size, augment, rng, pool=slot.pool)
 
     def _load(self, index: int) -> Image.Image:
         """Return a picture scaled to fit the canvas."""

@@ -57,6 +57,8 @@ class EpochResult:
         waiting: share of the time of training that was spent waiting for pictures, in [0, 1]; not
             in the file.
         seconds: how long it took; not in the file.
+        class_map: (nc,) mAP50-95 of each class, classes without objects with the mean; None
+            without a validation; in `results.jsonl` only.
     """
 
     epoch: int
@@ -68,6 +70,7 @@ class EpochResult:
     skipped: int = 0
     waiting: float = 0.0
     seconds: float = 0.0
+    class_map: tuple[float, ...] | None = None
 
     @property
     def is_start(self) -> bool:

@@ -44,6 +44,8 @@ def check_room(batches: Batches, max_targets: int, overflow: Overflow = "auto") 
     if drops_boxes(batches, overflow):
         return
     counts = sorted((len(rows) for rows in batches.labels), reverse=True)
+    if batches.image_weights is not None:  # every image of a batch can be the same one
+        counts = counts[:1]
     # Fewer pictures than a batch has are repeated; the others of a mosaic can be any.
     others = batches.most_pictures - 1
     fullest = sum(int(count) for count in np.resize(counts, batches.batch_size))

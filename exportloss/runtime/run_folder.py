@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "weights" / "best.onnx"
 
     @property
+    def last_onnx(self) -> Path:
+        """Detector of `last`, for inference; missing while a run is trained further."""
+        return self.path / "weights" / "last.onnx"
+
+    @property
     def skipped_batch(self) -> Path:
         """The batch that ended the run, where too many steps were skipped."""
         return self.path / "skipped_batch.npz"
@@ -145,8 +150,8 @@ class RunFolder:
         """
         folders = (self.last.parent, self.artifacts)
         files = (
-            *(self.results, self.log, self.events, self.last, self.best, self.best_onnx),
-            *(self.options, self.hyp, self.origin),
+            *(self.results, self.log, self.events, self.options, self.hyp, self.origin),
+            *(self.last, self.best, self.last_onnx, self.best_onnx),
         )
         for path, is_kind, kind in (
             *((path, stat.S_ISDIR, "folder") for path in folders),
@@ -208,12 +213,25 @@ class RunFolder:
         Raises:
             ArtifactError: one cannot be removed.
         """
-        written = self.last, self.best, self.best_onnx, self.results, self.log, self.skipped_batch
-        for path in (*written, *self.last.parent.glob("epoch*.safetensors")):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise ArtifactError(f"{path} cannot be removed: {error}") from error
+        weights = self.last, self.best, self.last_onnx, self.best_onnx
+        kept = self.last.parent.glob("epoch*.safetensors")
+        for path in (*weights, self.results, self.log, self.skipped_batch, *kept):
+            _remove(path)
+
+    def remove_last_onnx(self) -> None:
+        """Remove the detector of the last state, which is about to be replaced.
+
+        Raises:
+            ArtifactError: it cannot be removed.
+        """
+        _remove(self.last_onnx)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be removed: {error}") from error
 
 
 def _linked(path: Path) -> ArtifactError:

@@ -18,7 +18,7 @@ from exportloss.runtime.results import (
 )
 from exportloss.runtime.room import Overflow, check_batches
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.run_log import append_to_log, read_start
+from exportloss.runtime.run_log import append_to_log, read_class_map, read_start
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import Items, TrainSession
 from exportloss.runtime.skipped import MAX_SKIPPED, SkippedSteps
@@ -85,14 +85,16 @@ def train(
     After every epoch the detector, its moving average where the artifacts keep one, is validated,
     `results.csv`, `results.jsonl` and `weights/last.safetensors` are written, and
     `weights/best.safetensors` where the fitness (without a validation split: the training loss) is
-    the best so far; at the end `weights/best.onnx`. The session keeps the last state.
+    the best so far; at the end `weights/last.onnx` and `weights/best.onnx`. The session keeps the
+    last state.
 
     The start counts: with a validation split the detector is validated before the first epoch, too,
     and stays the best one where no epoch is better.
 
     Args:
         session: fresh from its artifacts; where `resume` is set its state is replaced.
-        train_batches: order and flips of an epoch depend on its number alone.
+        train_batches: order and augmentation of an epoch depend on its number alone, and where
+            images are weighted on the class mAPs of the last validation.
         val_batches: what decides on the best epoch; None for none.
         schedule: for as many batches of the same size.
         folder: where to write; unless `resume` is set, an earlier run's results are removed.
@@ -151,6 +153,7 @@ def train(
             states.keep_best()
             append_to_log(folder.log, start)
             reporter.start_done(start)
+        class_map = None if train_batches.image_weights is None else _class_map(folder, results)
         candidates = [start] if start is not None else []
         while len(results) < schedule.epochs and not is_exhausted(results, patience):
             is_validated = validate_each or len(results) == schedule.epochs - 1
@@ -164,8 +167,10 @@ def train(
                 overflow=overflow,
                 skipped=skipped,
                 reporter=reporter,
+                class_map=class_map,
             )
             results.append(result)
+            class_map = result.class_map or class_map
             is_best = best_epoch([*candidates, *results]) is result
             # The last state comes last: a run is resumed after the epoch that it holds, so whatever
             # a crash leaves beside it is written again, the same.
@@ -177,6 +182,8 @@ def train(
             reporter.epoch_done(result, is_best)
         last = session.state()
         states.write()
+        # A run is complete when it has the best detector, so that one comes last.
+        session.export_inference(folder.last_onnx, ema=manifest.ema)
         session.resume(folder.best).export_inference(folder.best_onnx, ema=manifest.ema)
         session.load_state(last)
         return TrainResult(
@@ -211,14 +218,19 @@ class _States:
         if self._period and epoch % self._period == 0:
             self._session.save(self._folder.of_epoch(epoch))
         if self._at_once:
-            self._session.save(self._folder.last)
+            self._save_last()
 
     def write(self) -> None:
         """Write what was kept in memory; the last state comes last."""
         if self._best is not None:
             save_state(self._folder.best, self._best, manifest=self._session.manifest)
         if not self._at_once:
-            self._session.save(self._folder.last)
+            self._save_last()
+
+    def _save_last(self) -> None:
+        """Write the last state; an interruption never leaves the detector of another beside it."""
+        self._folder.remove_last_onnx()
+        self._session.save(self._folder.last)
 
 
 def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:
@@ -261,6 +273,19 @@ def _resume(
             "new run from it (--weights)"
         )
     return results
+
+
+def _class_map(folder: RunFolder, results: Sequence[EpochResult]) -> tuple[float, ...] | None:
+    """Return the class mAPs that the next epoch's draw of images depends on."""
+    validated = [result.epoch for result in results if result.scores is not None]
+    if not validated:
+        return None
+    if (found := read_class_map(folder.log, validated[-1])) is None:
+        raise ConfigError(
+            f"{folder.log} has no class_map of epoch {validated[-1]}, on which the images of the "
+            "next one depend: the run cannot go on as it would have; start a new one"
+        )
+    return found
 
 
 def _is_newer(path: Path, other: Path) -> bool:
