@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         compute_capability=options.compute_capability,
     )
     if options.json:
-        say(json.dumps({"file": options.file, **result.to_json()}, indent=1))
+        say(json.dumps({"file": options.file, **result.to_json()}, indent=1, allow_nan=False))
     else:
         print_check(options.file, result, verbose=options.verbose)
     return 0 if result.passed else 1

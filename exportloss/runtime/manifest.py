@@ -179,7 +179,7 @@ class Manifest:
     def to_json(self) -> str:
         """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""
         values = {"sha256": "", "format": FORMAT, **dataclasses.asdict(self)}
-        return seal_text(json.dumps(values, indent=1) + "\n")
+        return seal_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:

@@ -7,14 +7,16 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ConfigError
+from exportloss.errors import ArtifactError, ConfigError
 
-__all__ = ["check_thresholds", "non_max_suppression", "suppress"]
+__all__ = ["check_predictions", "check_thresholds", "non_max_suppression", "suppress"]
 
 FloatArray = npt.NDArray[np.float32]
 _Flags = npt.NDArray[np.bool_]
 
 _BLOCK = 256  # candidates compared at a time
+_FARTHEST = 2.0**24  # pixels; beyond every canvas, and the area of a box this large is finite
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def non_max_suppression(
@@ -30,7 +32,8 @@ def non_max_suppression(
 ) -> list[FloatArray]:
     """Keep the most confident of boxes that overlap, in YOLOv5's sense.
 
-    Confidence is objectness times class probability. Greedy: a box is dropped when its IoU with a
+    Confidence is objectness times class probability. Corners farther than 2^24 pixels from the
+    origin are moved to that distance. Greedy: a box is dropped when its IoU with a
     more confident kept one exceeds `iou_thres`. Of equal confidences the earlier row wins. Rows
     with a NaN or infinity are no detections. The defaults are those of YOLOv5's `detect`; its
     `val` takes 0.001, 0.6 and, for more than one class, `multi_label`.
@@ -82,6 +85,31 @@ def check_thresholds(*, conf_thres: float, iou_thres: float, max_det: int) -> No
         raise ConfigError(f"max_det is {max_det}; expected at least 1")
 
 
+def check_predictions(predictions: FloatArray) -> None:
+    """Check that a detector gives numbers: NaN would otherwise read as "no detections".
+
+    Args:
+        predictions: (B, N, 5 + nc) as for `non_max_suppression`.
+
+    Raises:
+        ArtifactError: some are infinite or NaN, or a confidence would be; it says how many.
+    """
+    if bad := predictions.size - int(np.count_nonzero(np.isfinite(predictions))):
+        raise ArtifactError(
+            f"the detector gives {bad} of {predictions.size} numbers that are not finite (infinite "
+            "or NaN); its weights are damaged, or too large for its precision: export it again, "
+            "or train it again"
+        )
+    if predictions.size and predictions[..., 4:].max() > _LARGEST**0.5:
+        confidence = predictions[..., 4].astype(np.float64) * predictions[..., 5:].max(axis=-1)
+        if bad := int(np.count_nonzero(confidence > _LARGEST)):
+            raise ArtifactError(
+                f"the detector gives {bad} of {confidence.size} confidences that are not finite: "
+                f"objectness and probabilities reach {predictions[..., 4:].max():.3g}, expected at "
+                "most 1; its weights are damaged, or its outputs lack a sigmoid: export it again"
+            )
+
+
 def _candidates(
     rows: FloatArray,
     conf_thres: float,
@@ -101,7 +129,10 @@ def _candidates(
     order = _most_confident(confidence.ravel()[flat], most)
     index, label = np.divmod(flat[order], confidence.shape[1])
     centre, half = rows[index, :2], rows[index, 2:4] / 2
-    columns = (centre - half, centre + half, confidence[index, label, None], label[:, None])
+    with np.errstate(over="ignore"):  # of sides near the largest float: clipped
+        corners = np.concatenate((centre - half, centre + half), axis=1)
+    corners = corners.clip(-_FARTHEST, _FARTHEST)
+    columns = (corners, confidence[index, label, None], label[:, None])
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 

@@ -84,7 +84,7 @@ def write_origin(path: Path, origin: Origin) -> None:
         ArtifactError: the file cannot be written.
     """
     with new_file(path) as temporary:
-        text = json.dumps(dataclasses.asdict(origin), indent=2)
+        text = json.dumps(dataclasses.asdict(origin), indent=2, allow_nan=False)
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 

@@ -119,7 +119,7 @@ def write_tensors(
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % _LENGTH)
     file.write(len(text).to_bytes(_LENGTH, "little") + text)
     for _, tensor in sorted(tensors.items()):
