@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.cli.arguments import image_size
-from exportloss.cli.data_report import print_undrawable
+from exportloss.cli.data_report import print_skipped, print_undrawable
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_chosen
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
@@ -71,7 +71,9 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--line-thickness is {options.line_thickness}; expected at least 1")
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
-    pictures = find_pictures(options.source)
+    skipped: list[Path] = []
+    pictures = find_pictures(options.source, onskip=skipped.append)
+    print_skipped(skipped)
     opened = open_chosen(options)
     detector = opened.detector
     if options.data is not None and not detector.names:

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from exportloss.errors import DataError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.dataset import IMAGE_SUFFIXES, MAX_LIST_BYTES
 from exportloss.runtime.files import fit_name
-from exportloss.runtime.walking import find_matches
+from exportloss.runtime.walking import (
+    describe_entry,
+    describe_skipped,
+    find_matches,
+    is_irregular,
+)
 
 __all__ = ["find_pictures", "unique_stems"]
 
 _LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
 
 
-def find_pictures(source: str | Path) -> tuple[Path, ...]:
+def find_pictures(
+    source: str | Path, *, onskip: Callable[[Path], None] | None = None
+) -> tuple[Path, ...]:
     """Find pictures by the name of one, a folder, a pattern, or a text file of names.
 
     A folder is not searched below; a pattern such as `folder/**/*.jpg` is. The lines of a text
-    file are relative to its folder, or absolute. Hidden files are passed over.
+    file are relative to its folder, or absolute. Hidden files are skipped, as is what is no file:
+    broken links, pipes, sockets and devices, none of which is opened.
+
+    Args:
+        source: name, folder, pattern or text file.
+        onskip: told of each entry that is skipped for being no file, or a folder that cannot be
+            read.
 
     Returns:
         At least one path, sorted by name but for a text file's, which keep their order.
@@ -28,18 +42,25 @@ def find_pictures(source: str | Path) -> tuple[Path, ...]:
     Raises:
         DataError: nothing is there, or no picture among what is.
     """
-    path = Path(source)
-    if path.is_dir():
-        pictures = sorted(one for one in path.iterdir() if _is_picture(one))
+    path, skipped = Path(source), list[Path]()
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
+        try:
+            entries = [one for one in path.iterdir() if not one.name.startswith(".")]
+        except OSError as error:
+            raise DataError(
+                f"{path}: the folder cannot be read: {error.strerror}; give a folder that can be"
+            ) from error
+        skipped += sorted(filter(is_irregular, entries))
+        pictures = sorted(filter(_is_picture, entries))
         hint = f"; for its subfolders say '{path}/**/*.jpg'"
-    elif path.is_file():
+    elif os.path.isfile(path):  # noqa: PTH113
         pictures = _listed(path) if path.suffix.lower() == ".txt" else [path]
         hint = ""
     else:
-        matches = list(find_matches(str(source)))
+        matches = list(find_matches(str(source), onskip=skipped.append))
         pictures = sorted(filter(_is_picture, matches))
         hint = ""
-        if not matches:
+        if not matches and not skipped:
             raise DataError(
                 f"{source}: no such file or folder; expected a picture, a folder of pictures, a "
                 "pattern such as 'folder/*.jpg', or a text file of picture paths"
@@ -48,8 +69,12 @@ def find_pictures(source: str | Path) -> tuple[Path, ...]:
         raise DataError(
             f"{source}: no picture found; expected files that end in "
             f"{' '.join(sorted(IMAGE_SUFFIXES))}{hint}"
+            f"{'; ' + describe_skipped(skipped) if skipped else ''}"
         )
-    if path.is_file() and pictures == [path] and not _is_picture(path):
+    if onskip is not None:
+        for one in skipped:
+            onskip(one)
+    if pictures == [path] and not _is_picture(path):
         raise DataError(
             f"{source} is no picture of a known format; expected a file that ends in "
             f"{' '.join(sorted(IMAGE_SUFFIXES))}, or a .txt of picture paths"
@@ -75,7 +100,7 @@ def unique_stems(paths: tuple[Path, ...]) -> tuple[str, ...]:
 
 def _is_picture(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and os.path.isfile(path)  # noqa: PTH113
 
 
 def _listed(source: Path) -> list[Path]:
@@ -91,7 +116,11 @@ def _listed(source: Path) -> list[Path]:
     for number, path in pictures:
         if not _is_picture(path):
             raise DataError(
-                f"{source}:{number}: {excerpt(path, 200)} is no picture that exists; paths are "
-                "relative to the list's folder"
+                f"{source}:{number}: {excerpt(path, 200)} is no picture that exists"
+                f"{_why(path)}; paths are relative to the list's folder"
             )
     return [Path(os.path.normpath(path)) for _, path in pictures]
+
+
+def _why(path: Path) -> str:
+    return f": it {describe_entry(path)}" if is_irregular(path) else ""
