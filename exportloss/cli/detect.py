@@ -23,7 +23,7 @@ from exportloss.runtime.draw import class_name, draw_boxes
 from exportloss.runtime.files import fit_name
 from exportloss.runtime.images import ImageArray, load_image
 from exportloss.runtime.inference import Boxes
-from exportloss.runtime.nms import check_thresholds
+from exportloss.runtime.nms import check_classes, check_thresholds
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.sources import find_pictures, unique_stems
 
@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--line-thickness is {options.line_thickness}; expected at least 1")
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
+    if options.classes is not None and (least := min(options.classes)) < 0:
+        raise ConfigError(f"--classes has {least}; expected class numbers from 0 on")
     skipped: list[Path] = []
     pictures = find_pictures(options.source, onskip=skipped.append)
     print_skipped(skipped)
@@ -78,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
     detector = opened.detector
     if options.data is not None and not detector.names:
         detector = dataclasses.replace(detector, names=read_data_yaml(options.data).names)
+    if detector.names:  # else the first image tells how many there are
+        check_classes(options.classes, len(detector.names))
     source = Path(options.source)
     # They are not read here, but somebody has drawn them.
     labels = filter(os.path.isfile, map(label_path, pictures))

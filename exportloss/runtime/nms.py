@@ -9,7 +9,13 @@ import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError
 
-__all__ = ["check_predictions", "check_thresholds", "non_max_suppression", "suppress"]
+__all__ = [
+    "check_classes",
+    "check_predictions",
+    "check_thresholds",
+    "non_max_suppression",
+    "suppress",
+]
 
 FloatArray = npt.NDArray[np.float32]
 _Flags = npt.NDArray[np.bool_]
@@ -47,7 +53,7 @@ def non_max_suppression(
         agnostic: boxes of different classes suppress each other too.
         multi_label: a row may yield a box for every class above the threshold, instead of the
             best class only.
-        classes: the only ones of interest; None for all.
+        classes: the only ones of interest, whole numbers in [0, nc); None for all.
         max_candidates: only so many boxes of a picture are looked at, the most confident, >= 1;
             bounds the work on an untrained model, which finds an object everywhere.
 
@@ -56,13 +62,15 @@ def non_max_suppression(
         confident first, n <= max_det.
 
     Raises:
-        ConfigError: a threshold or limit is out of range, or `predictions` has another shape.
+        ConfigError: a threshold, limit or class is out of range, or `predictions` has another
+            shape.
     """
     if predictions.ndim != 3 or predictions.shape[2] < 6:
         raise ConfigError(
             f"predictions have shape {predictions.shape}; expected (batch, rows, 5 + classes)"
         )
     check_thresholds(conf_thres=conf_thres, iou_thres=iou_thres, max_det=max_det)
+    check_classes(classes, predictions.shape[2] - 5)
     if max_candidates < 1:
         raise ConfigError(f"max_candidates is {max_candidates}; expected at least 1")
     kept = []
@@ -83,6 +91,24 @@ def check_thresholds(*, conf_thres: float, iou_thres: float, max_det: int) -> No
             raise ConfigError(f"{name} is {value}; expected a number in [0, 1]")
     if max_det < 1:
         raise ConfigError(f"max_det is {max_det}; expected at least 1")
+
+
+def check_classes(classes: Collection[int] | None, num_classes: int) -> None:
+    """Check that a detector has the classes of interest.
+
+    Args:
+        classes: as for `non_max_suppression`.
+        num_classes: of the detector, >= 1.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    for one in classes or ():
+        if not 0 <= one < num_classes:
+            raise ConfigError(
+                f"classes has {one}; expected numbers in [0, {num_classes - 1}]: the detector has "
+                f"{num_classes} {'class' if num_classes == 1 else 'classes'}"
+            )
 
 
 def check_predictions(predictions: FloatArray) -> None:
