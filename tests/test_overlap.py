@@ -163,7 +163,9 @@ def test_an_export_replaces_nothing_that_it_reads(tree, capsys, read, kind):
         given = {"--weights": "yolov5n", "--data": str(tree / "tiny.yaml"), read: str(path)}
         output = tree / ("tiny" if kind == "loss" else "models")
         pairs = (word for pair in given.items() for word in pair)
-        options = ("--format", kind, "--output", str(output), "--exist-ok")
+        # Hyperparameters are read for formats with a loss alone.
+        formats = f"{kind},loss" if (read, kind) == ("--hyp", "safetensors") else kind
+        options = ("--format", formats, "--output", str(output), "--exist-ok")
         assert main(["export", *pairs, *options]) == 2
         assert str(output) in capsys.readouterr().err
         assert files(tree) == before

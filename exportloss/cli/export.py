@@ -14,6 +14,7 @@ from exportloss.cli.outputs import check_outputs
 from exportloss.cli.quantize import check_int8, write_int8
 from exportloss.cli.suiting import suit_anchors, training_images
 from exportloss.cli.terminal import say
+from exportloss.cli.unused_options import refuse_unused_options
 from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
@@ -128,12 +129,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    for name in ("gradients", "layout", "tiers"):
-        if getattr(options, name) not in (None, False) and "loss" not in options.format:
-            raise ConfigError(f"--{name} is of the loss alone; say --format loss too, or leave it")
+    refuse_unused_options(options)
     _check_provider(options.provider, options.format)
-    if options.ema and not {"step", "ort"} & set(options.format):
-        raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
     names, num_classes = _classes(options)
     hyp = smooth_labels(read_hyp(options.hyp), options)
     settings = ExportSettings.from_options(
@@ -293,8 +290,6 @@ def _check_places(
 
 def _wants_nms(options: argparse.Namespace) -> bool:
     said = [name for name in _NMS if getattr(options, name) is not None]
-    if options.nms and "onnx" not in options.format:
-        raise ConfigError("--nms is part of an inference model; say --format onnx as well")
     if said and not options.nms:
         raise ConfigError(f"--{said[0].replace('_', '-')} is for --nms; say that as well")
     return bool(options.nms)
