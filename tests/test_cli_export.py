@@ -17,6 +17,7 @@ from exportloss.cli.weights import load_detector
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
+from exportloss.runtime.installation import how_to_install
 from exportloss.runtime.shapes import SHAPE_NAMES
 from tests.yolov5_files import save_checkpoint
 
@@ -302,7 +303,7 @@ def test_a_missing_package_is_named(monkeypatch, capsys, package):
     assert main(["export", "--weights", "yolov5n", "--nc", "4"]) == 2
     error = capsys.readouterr().err
     assert package in error
-    assert "install exportloss[export]" in error
+    assert how_to_install("export") in error
 
 
 def test_every_option_of_an_export_has_its_formats():

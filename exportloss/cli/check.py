@@ -10,6 +10,7 @@ from rich.table import Table
 
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
+from exportloss.runtime.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.export.provider_result import CheckResult
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"check reads graphs with onnx, but {error.name} is not installed; "
-            "pip install exportloss[export]"
+            f"{how_to_install('export')}"
         ) from error
     result = check(
         options.file,

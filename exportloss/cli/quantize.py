@@ -12,6 +12,7 @@ from exportloss.cli.terminal import say
 from exportloss.errors import ArtifactError, ConfigError, DataError, InstallationError
 from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
 from exportloss.runtime.inference import Detector
+from exportloss.runtime.installation import how_to_install
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.nms import check_predictions
 from exportloss.runtime.validate import Predict, validate
@@ -60,7 +61,7 @@ def write_int8(path: Path, data: str) -> Path:
         from exportloss.export.int8 import CALIBRATION_IMAGES, quantize_detector
     except ModuleNotFoundError as error:
         raise InstallationError(
-            f"--int8 needs {error.name}, which is not installed; pip install exportloss[export]"
+            f"--int8 needs {error.name}, which is not installed; {how_to_install('export')}"
         ) from error
     config, started = read_data_yaml(data), time.monotonic()
     size = Detector.open(path).check_size(None)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
+from exportloss.runtime.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.export.verification import Verification
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"verify compares with eager torch, but {error.name} is not installed; "
-            "pip install exportloss[export]"
+            f"{how_to_install('export')}"
         ) from error
     say(
         f"{options.steps} steps, in eager torch too, in float64: minutes for a large model",
