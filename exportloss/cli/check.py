@@ -95,6 +95,8 @@ def print_check(name: str, result: CheckResult, *, verbose: bool = False) -> Non
     )
     for answer in result.parsers:
         _print_answer(console, answer)
+    if result.not_asked:
+        console.print(f"its own parser was not asked: {result.not_asked}", soft_wrap=True)
     if result.passed:
         console.print("passed: the whole graph runs there", style="green")
     else:
