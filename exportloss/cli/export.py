@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from exportloss.cli.arguments import ExportSettings, add_export_arguments, smooth_labels
+from exportloss.cli.export_from_run import fill_from_run
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.quantize import check_int8, write_int8
@@ -46,10 +47,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--weights",
         required=True,
-        metavar="NAME|FILE",
+        metavar="NAME|FILE|RUN",
         help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6; s-v5.0, ... for v5.0's), with "
         "random weights; or a file: a checkpoint of YOLOv5 v5.0 to v7.0 (.pt), a state dict (.pt, "
-        ".safetensors), the weights of a run",
+        ".safetensors), or a run's folder or weights, whose image size and settings are then the "
+        "defaults",
     )
     parser.add_argument(
         "--data", metavar="YAML", help="data set to take the class names from (default: the file's)"
@@ -131,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
     refuse_unused_options(options)
     _check_provider(options.provider, options.format)
+    options = fill_from_run(options)
     names, num_classes = _classes(options)
     hyp = smooth_labels(read_hyp(options.hyp), options)
     settings = ExportSettings.from_options(
