@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exportloss.cli.run_paths import graph_file
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
 from exportloss.runtime.installation import how_to_install
@@ -32,7 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "The exit status is 1 where a node would fall back to the CPU or is unsupported.",
         epilog="example: exportloss check artifacts/train_step.onnx --for cuda",
     )
-    parser.add_argument("file", metavar="FILE.onnx", help="the graph")
+    parser.add_argument(
+        "file", metavar="FILE.onnx|RUN", help="the graph, or a run's folder for its best.onnx"
+    )
     parser.add_argument(
         "--for",
         dest="provider",
@@ -67,16 +71,17 @@ def run(options: argparse.Namespace) -> int:
             f"check reads graphs with onnx, but {error.name} is not installed; "
             f"{how_to_install('export')}"
         ) from error
+    file = str(graph_file(Path(options.file)))
     result = check(
-        options.file,
+        file,
         provider=options.provider,
         engine=options.engine,
         compute_capability=options.compute_capability,
     )
     if options.json:
-        say(json.dumps({"file": options.file, **result.to_json()}, indent=1, allow_nan=False))
+        say(json.dumps({"file": file, **result.to_json()}, indent=1, allow_nan=False))
     else:
-        print_check(options.file, result, verbose=options.verbose)
+        print_check(file, result, verbose=options.verbose)
     return 0 if result.passed else 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from exportloss.cli.run_paths import run_at
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, excerpt
 from exportloss.runtime.dataset import Dataset, read_data_yaml
@@ -48,7 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "current run began with, or with --data to the one whose detector is best on that data.",
         epilog="example: exportloss rollback --data data.yaml",
     )
-    rollback.add_argument("target", nargs="?", metavar="RUN", help="name of the run, such as exp2")
+    rollback.add_argument(
+        "target", nargs="?", metavar="RUN", help="name of the run, such as exp2, or its folder"
+    )
     rollback.add_argument(
         "--data", metavar="YAML", help="judge the detectors of all runs on its validation split"
     )
@@ -90,7 +93,7 @@ def run_rollback(options: argparse.Namespace) -> int:
     if options.data is not None:
         chosen = _best_on(options.data, list(_usable(runs)))
     else:
-        chosen = _named(runs, options.target or _before(options.project, runs))
+        chosen = _named(runs, _target(options) or _before(options.project, runs))
     make_current(chosen.folder)
     say(f"in use: {chosen.name} ({_worth(chosen.best)}), by {project / 'current'}")
     return 0
@@ -123,6 +126,28 @@ def _score(result: EpochResult | None) -> str:
 
 def _worth(result: EpochResult | None) -> str:
     return f"mAP50-95 {_score(result)} on its own data" if _score(result) else "not judged"
+
+
+def _target(options: argparse.Namespace) -> str | None:
+    """Return the name of the run that is meant, given by its name or its folder.
+
+    Raises:
+        ConfigError: the folder is a run of another project, or no run.
+    """
+    if options.target is None or Path(options.target).name == options.target:
+        return options.target  # type: ignore[no-any-return] # argparse has no types
+    folder = Path(options.target)
+    if run_at(folder) is None:
+        raise ConfigError(
+            f"{folder} is no run; expected a run's folder, or its name in {options.project}"
+        )
+    real = folder.resolve()
+    if real.parent != Path(options.project).resolve():
+        raise ConfigError(
+            f"{folder} is a run of {real.parent}, not of {options.project}; pass --project "
+            f"{folder.parent}"
+        )
+    return real.name
 
 
 def _before(project: str, runs: tuple[RunSummary, ...]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
 from exportloss.runtime.installation import how_to_install
@@ -47,8 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "folders",
         nargs="+",
         metavar="FOLDER",
-        help="written by `exportloss export`; several of one training are verified on the same "
-        "batches, in little more than the time of one",
+        help="written by `exportloss export`, or a run for the one that it is trained with; "
+        "several of one training are verified on the same batches, in little more than the time "
+        "of one",
     )
     parser.add_argument("--steps", type=int, default=5, metavar="N", help="default %(default)s")
     parser.add_argument(
@@ -79,18 +82,19 @@ def run(options: argparse.Namespace) -> int:
             f"verify compares with eager torch, but {error.name} is not installed; "
             f"{how_to_install('export')}"
         ) from error
+    folders = [str(verified_folder(Path(folder))) for folder in options.folders]
     say(
         f"{options.steps} steps, in eager torch too, in float64: minutes for a large model",
     )
     verifications = verify_all(
-        options.folders,
+        folders,
         steps=options.steps,
         lr=options.lr,
         seed=options.seed,
         threads=options.threads,
         device=options.device,
     )
-    for folder, verification in zip(options.folders, verifications, strict=True):
+    for folder, verification in zip(folders, verifications, strict=True):
         if len(verifications) > 1:
             say(f"\n{folder}, {verification.manifest.kind}")
         print_verification(verification)
