@@ -112,3 +112,10 @@ def test_a_folder_that_is_no_run_is_not_exported(first, tmp_path, capsys):
     assert main(["export", "--weights", str(copy.path), "--output", str(tmp_path / "o")]) == 2
     assert str(copy.best) in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("size", ["yolov5n", "s6", "m-v5.0"])
+def test_a_size_is_no_folder_of_that_name(first, tmp_path, monkeypatch, size):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(first.path, tmp_path / size)
+    assert fill_from_run(parsed("--weights", size)).weights == size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from exportloss.runtime.run_folder import RunFolder, read_yaml
 
 __all__ = ["fill_from_run"]
 
+_SIZE = re.compile(r"(yolov5)?[nsmlx]6?(-v5\.0)?")
 _TRAINING = ("ort", "step")
 _GRAPHS = (*_TRAINING, "loss")
 
@@ -35,6 +37,8 @@ def fill_from_run(options: argparse.Namespace) -> argparse.Namespace:
             run's own files are damaged.
     """
     weights = Path(options.weights)
+    if _SIZE.fullmatch(options.weights):  # whatever folders are called so
+        return options
     run, state = find_run(weights)
     if run is None or state is None:
         if weights.is_dir():
