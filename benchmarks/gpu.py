@@ -183,7 +183,7 @@ def run_all(
         done.append(running.wait(deadline))
         print(f"{done[-1].name}: {done[-1].status}, {done[-1].seconds:.0f} s", flush=True)
         listed = [dataclasses.asdict(one) for one in done]
-        (output / "steps.json").write_text(json.dumps(listed, indent=1) + "\n")
+        (output / "steps.json").write_text(json.dumps(listed, indent=1, allow_nan=False) + "\n")
 
     for step in chosen:
         if step.needs in behind:
@@ -242,7 +242,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     content = {"gpu": name, "steps": [dataclasses.asdict(one) for one in done], "runs": results}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     table = "\n".join([f"# {name}", "", *_table(results), "", *_ends(done), ""])
     path.with_suffix(".md").write_text(table)
     print(f"\n{table}\n{path}")

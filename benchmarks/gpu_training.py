@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from exportloss import YoloLoss
+from exportloss.bench.results import finite
 from exportloss.export import export_train_step
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
@@ -108,7 +109,7 @@ def main() -> None:
         )
         for precision in options.precisions.split(",")
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(finite(found), indent=1, allow_nan=False))
 
 
 if __name__ == "__main__":

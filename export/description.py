@@ -94,7 +94,7 @@ def graph_metadata(manifest: Manifest) -> dict[str, str]:
     """Return what an artifact's graph says of itself: as for inference, and the loss."""
     return {
         **inference_metadata(manifest.names, manifest.strides),
-        "loss": json.dumps(dataclasses.asdict(manifest.loss)),
+        "loss": json.dumps(dataclasses.asdict(manifest.loss), allow_nan=False),
     }
 
 

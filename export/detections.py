@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from exportloss.runtime.confusion import ConfusionMatrix
 from exportloss.runtime.loader import Batch
-from exportloss.runtime.nms import non_max_suppression
+from exportloss.runtime.nms import check_predictions, non_max_suppression
 from exportloss.runtime.session import TrainSession
 from exportloss.runtime.validate import true_boxes
 
@@ -62,4 +62,6 @@ def find(detections: Sequence[Boxes], batches: Iterable[Batch], *, num_classes: 
 
 
 def _predict(session: TrainSession, batch: Batch) -> Boxes:
-    return session.evaluate(batch.images, batch.targets).predictions
+    predictions = session.evaluate(batch.images, batch.targets).predictions
+    check_predictions(predictions[: batch.count])
+    return predictions

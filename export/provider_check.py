@@ -18,7 +18,7 @@ from exportloss.export.node_facts import type_name
 from exportloss.export.provider_result import CheckResult, OperatorUse, Trouble
 from exportloss.export.provider_rules import RULES, Verdict, remedy_for
 from exportloss.export.provider_tables import PROVIDERS, ProviderName, provider_table
-from exportloss.export.tensorrt_parser import TENSORRT_NAMES, installed
+from exportloss.export.tensorrt_parser import TENSORRT_NAMES, installed, why_not_asked
 from exportloss.reading import read_bounded
 from exportloss.runtime.limits import MAX_MODEL_BYTES
 from exportloss.runtime.onnx_file import parse_onnx
@@ -96,7 +96,9 @@ def check(
         library.parse(content, engine=engine if library.provider == provider else None)
         for library in libraries
     ]
-    return dataclasses.replace(result, parsers=tuple(answers))
+    is_asked = any(library.provider == provider for library in libraries)
+    reason = "" if is_asked else why_not_asked(provider)
+    return dataclasses.replace(result, parsers=tuple(answers), not_asked=reason)
 
 
 def _loaded(model: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:

@@ -66,6 +66,8 @@ class CheckResult:
         operators: operators in use, in the order of their names.
         troubles: findings, the worst first.
         parsers: answers of the TensorRT libraries that are installed.
+        not_asked: Reason why the provider's own parser gave no answer, where it has one; empty
+            where it was asked.
     """
 
     provider: ProviderName
@@ -75,6 +77,7 @@ class CheckResult:
     operators: tuple[OperatorUse, ...]
     troubles: tuple[Trouble, ...]
     parsers: tuple[ParserAnswer, ...] = ()
+    not_asked: str = ""
 
     @property
     def nodes(self) -> int:

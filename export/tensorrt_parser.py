@@ -234,6 +234,23 @@ def _started(name: TensorRTName) -> TensorRT | None:
         return None
 
 
+def why_not_asked(provider: str) -> str:
+    """Return why the parser of a provider's own library cannot be asked about a graph.
+
+    Args:
+        provider: as of `exportloss check`.
+
+    Returns:
+        The reason, and what to install; empty where the parser can be asked, or there is none.
+    """
+    try:
+        if provider in TENSORRT_NAMES:
+            TensorRT(provider)
+    except InstallationError as error:
+        return str(error)
+    return ""
+
+
 class _NotBuiltError(Exception):
     """Ends the writing of a file for which there is no engine."""
 

@@ -47,5 +47,5 @@ def _component(name: str, version: str, digest: str, scope: str) -> dict[str, An
 
 
 if __name__ == "__main__":
-    text = json.dumps(sbom(), indent=1) + "\n"
+    text = json.dumps(sbom(), indent=1, allow_nan=False) + "\n"
     (ROOT / "sbom.cdx.json").write_text(text, encoding="ascii")

@@ -237,7 +237,7 @@ def test_sizes_are_limited_before_anything_is_read(folders, tmp_path, monkeypatc
         Manifest.read(folders / "ort")
     huge = tmp_path / "huge.safetensors"
     huge.write_bytes((limits.MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{")
-    with pytest.raises(ArtifactError, match=r"\d+ of them come before the tensors"):
+    with pytest.raises(ArtifactError, match=rf"{limits.MAX_HEADER_BYTES + 1} bytes .* tensors"):
         load_state(huge)
     os.truncate(huge, limits.MAX_STATE_BYTES + 1)
     with pytest.raises(ArtifactError, match=f"{limits.MAX_STATE_BYTES + 1} bytes"):

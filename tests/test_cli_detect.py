@@ -111,3 +111,16 @@ def test_what_is_wrong_is_said_before_a_folder_is_made(weights, capsys, argument
     assert main(["detect", *(words.get(word, word) for word in arguments.split())]) == 2
     assert message in capsys.readouterr().err
     assert not (weights.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "told"),
+    [(ESCAPING, "2", "[0, 1]"), (None, "99", "[0, 1]"), (ESCAPING, "-1", "-1")],
+)
+def test_classes_that_are_none_are_refused(photos, capsys, names, given, told):
+    path = write_bright_detector(photos / "two.onnx", names=names, shape=("n", 3, 64, 64))
+    arguments = ["--weights", str(path), "--source", str(photos), "--nosave", "--threads", "1"]
+    assert main(["detect", *arguments, "--classes", "0", given]) == 2
+    error = capsys.readouterr().err
+    assert given in error
+    assert told in error

@@ -1,3 +1,4 @@
+import argparse
 import re
 import sys
 
@@ -9,10 +10,14 @@ from safetensors.torch import save_file
 
 from exportloss.cli import main
 from exportloss.cli.arguments import ExportSettings
+from exportloss.cli.export import add_parser
+from exportloss.cli.formats import FILES, FOLDERS
+from exportloss.cli.unused_options import USED_BY
 from exportloss.cli.weights import load_detector
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
+from exportloss.runtime.installation import how_to_install
 from exportloss.runtime.shapes import SHAPE_NAMES
 from tests.yolov5_files import save_checkpoint
 
@@ -234,7 +239,7 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights gone.pt", "gone.pt: no such file"),
         ("--weights FILE --format onnx --conf-thres 0.3", "--conf-thres is for --nms"),
         ("--weights FILE --format onnx --nms --conf-thres 3", "conf_thres is 3.0"),
-        ("--weights FILE --nms", "say --format onnx as well"),
+        ("--weights FILE --nms", "--nms applies to --format onnx"),
         ("--weights yolov5n --nc 0", "--nc is 0"),
         ("--weights yolov5n --data DATA --nc 3", "--nc is 3 but DATA names 4 classes"),
         ("--weights yolov5n --data gone.yaml", "gone.yaml: no such file"),
@@ -246,14 +251,27 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --nc 4 --max-targets 0", "max targets is 0"),
         ("--weights yolov5n --nc 4 --freeze 99", "freeze got 99"),
         ("--weights yolov5n --nc 4 --freeze 25", "leaves no parameter of yolov5n to train"),
-        ("--weights yolov5n --nc 4 --gradients", "--gradients is of the loss alone"),
-        ("--weights yolov5n --nc 4 --layout permuted", "--layout is of the loss alone"),
-        ("--weights yolov5n --nc 4 --tiers none", "--tiers is of the loss alone"),
+        ("--weights yolov5n --nc 4 --gradients", "--gradients applies to --format loss"),
+        ("--weights yolov5n --nc 4 --layout permuted", "--layout applies to --format loss"),
+        ("--weights yolov5n --nc 4 --tiers none", "--tiers applies to --format loss"),
         ("--weights yolov5n --nc 4 --for cpu", "--for cpu applies to --format loss"),
         ("--weights yolov5n --nc 4 --for gpu --format ort", "--for gpu applies to"),
         ("--weights yolov5n --nc 4 --for cpu --format step,loss", "got --format step,loss"),
         ("--weights yolov5n --nc 4 --format loss --tiers 32,64", "below max_targets, 64"),
-        ("--weights yolov5n --nc 4 --ema --format loss", "--ema is of what trains"),
+        ("--weights yolov5n --nc 4 --ema --format loss", "--ema applies to --format ort or step"),
+        (
+            "--weights FILE --format onnx --batch-size 8",
+            "got --format onnx; a detector's ONNX file takes any number",
+        ),
+        ("--weights FILE --format pt,onnx --max-targets 8", "--max-targets applies to"),
+        ("--weights FILE --format onnx --hyp file", "--hyp applies to --format ort or step or"),
+        ("--weights FILE --format onnx --label-smoothing 0", "--label-smoothing applies to"),
+        ("--weights FILE --format pt --no-scale-gains", "--scale-gains applies to"),
+        ("--weights FILE --format loss --optimizer sgd", "--optimizer applies to --format ort"),
+        ("--weights FILE --format loss,onnx --freeze 10", "got --format loss,onnx"),
+        ("--weights FILE --format loss --no-ema", "--ema applies to --format ort or step"),
+        ("--weights FILE --format loss --head dense", "--head applies to --format ort or step"),
+        ("--weights FILE --format ort --precision float16", "--precision applies to --format step"),
         ("--weights yolov5n --nc 4 --output .", "is no artifacts folder"),
     ],
 )
@@ -285,4 +303,19 @@ def test_a_missing_package_is_named(monkeypatch, capsys, package):
     assert main(["export", "--weights", "yolov5n", "--nc", "4"]) == 2
     error = capsys.readouterr().err
     assert package in error
-    assert "install exportloss[export]" in error
+    assert how_to_install("export") in error
+
+
+def test_every_option_of_an_export_has_its_formats():
+    """What a format uses is in one table, whose names are those of the command and its formats."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    options = parser.parse_args(["export", "--weights", "yolov5n"])
+    assert vars(options).keys() >= USED_BY.keys()
+    assert {name for formats in USED_BY.values() for name in formats} <= {*FOLDERS, *FILES}
+
+
+def test_an_image_size_without_effect_is_told(files, tmp_path, capsys):
+    weights = ("--weights", str(files / "three.safetensors"), "--imgsz", "64")
+    assert main(["export", *weights, "--format", "pt", "--output", str(tmp_path)]) == 0
+    assert "--imgsz has no effect on --format pt" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from exportloss.cli import main
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
+from exportloss.runtime import contained
 from exportloss.runtime.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 from tests.hostile_graphs import HOSTILE, graph_of
@@ -157,3 +159,58 @@ def test_a_detector_that_fails_in_this_process_is_an_error_too(path):
     path.write_bytes(graph_of([]))
     with pytest.raises(ArtifactError, match=r"best\.onnx"):
         Detector.open(path, threads=1)
+
+
+def _message(text: bytes, content: bytes = b"") -> bytes:
+    return b"".join(len(part).to_bytes(8, "little") + part for part in (text, content))
+
+
+@pytest.mark.parametrize(
+    "text", [b"[1, 2]", b"7", b"null", b'"text"', b"not json", b"\xff\xfe", b"[" * 100_000]
+)
+def test_a_message_that_is_no_object_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        contained.receive(io.BytesIO(_message(text)))
+
+
+ANSWERS = {
+    "no object": (b"[1, 2]", b""),
+    "no JSON": (b"{", b""),
+    "nothing of what is expected": (b"{}", b""),
+    "a size that is none": (
+        b'{"names": [], "stride": 32, "batch_size": 1, "image_size": [64]}',
+        b"",
+    ),
+    "names that are none": (
+        b'{"names": 3, "stride": 32, "batch_size": 1, "image_size": null}',
+        b"",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_of_another_form_is_an_artifact_error(path, monkeypatch, name):
+    _answer(monkeypatch, _message(*ANSWERS[name]))
+    write_bright_detector(path)
+    before = _children()
+    with pytest.raises(ArtifactError, match=r"best\.onnx"):
+        opened(path)
+    assert _children() == before
+
+
+@pytest.mark.parametrize(
+    "answer", [(b"{}", b"1234"), (b'{"shape": [1, 2]}', b"1234"), (b'{"shape": "x"}', b"123")]
+)
+def test_predictions_of_another_form_are_an_artifact_error(path, monkeypatch, answer):
+    described = b'{"names": ["a"], "stride": 32, "batch_size": 1, "image_size": null}'
+    _answer(monkeypatch, _message(described) + _message(*answer))
+    write_bright_detector(path)
+    detector = opened(path)
+    with pytest.raises(ArtifactError, match=r"best\.onnx"):
+        detector.predict(np.zeros((1, 3, 64, 64), np.uint8))
+
+
+def _answer(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """Let the child write these bytes, whatever it is asked, and wait to be ended."""
+    program = f"import sys; sys.stdout.buffer.write({content!r}); sys.stdout.flush()"
+    monkeypatch.setattr(contained, "_PROGRAM", f"{program}; sys.stdin.buffer.read()")

@@ -211,5 +211,5 @@ def test_what_cannot_be(folders, tmp_path, capsys):
             TrainSession.open(folders["float16"]).step(*batch(0), lr=RATE, loss_scale=scale)
     command = ["export", "--weights", "yolov5n", "--nc", "2", "--precision", "float16"]
     assert main([*command, "--format", "ort", "--output", str(tmp_path / "out")]) == 2
-    assert "--precision float16 is of --format step, not of ort" in capsys.readouterr().err
+    assert "--precision applies to --format step, got --format ort" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -124,9 +124,7 @@ def test_two_runtimes_stop_a_session_and_an_export(monkeypatch, ort_artifact, tm
 def test_missing_runtime_is_named(monkeypatch):
     pretend_installed(monkeypatch)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        InstallationError, match=r"exportloss\[cpu\] .*step.* exportloss\[training\] .*ort"
-    ):
+    with pytest.raises(InstallationError, match=r"pip install .*\[cpu\].*step.*\[training\].*ort"):
         installation.import_onnxruntime()
 
 
@@ -135,3 +133,55 @@ def test_runtime_without_training(monkeypatch):
     monkeypatch.delattr(bindings, "Module")
     with pytest.raises(InstallationError, match="has no training API"):
         installation.import_onnxruntime_training()
+
+
+class Installed:
+    """A distribution as `importlib.metadata` has it, from a place that its installer noted."""
+
+    def __init__(self, content: str | None) -> None:
+        self.content = content
+
+    def read_text(self, name: str) -> str | None:
+        assert name == "direct_url.json"
+        return self.content
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"url": "CHECKOUT", "dir_info": {"editable": true}}', "-e 'ROOT[export]'"),
+        ('{"url": "CHECKOUT", "dir_info": {}}', "'ROOT[export]'"),
+        ('{"url": "file:///gone", "dir_info": {}}', "'.[export]' in a checkout of exportloss"),
+        (
+            '{"url": "https://h/x.git", "vcs_info": {"vcs": "git", "commit_id": "ab12"}}',
+            "'exportloss[export] @ git+https://h/x.git@ab12'",
+        ),
+        (
+            '{"url": "file:///w/a.whl", "archive_info": {}}',
+            "'exportloss[export] @ file:///w/a.whl'",
+        ),
+        (None, "'exportloss[export]'"),
+        ("{}", "'exportloss[export]'"),
+        ("[1]", "'exportloss[export]'"),
+    ],
+)
+def test_an_extra_comes_from_where_the_package_came_from(monkeypatch, content, expected):
+    content = content and content.replace("CHECKOUT", ROOT.as_uri())
+    monkeypatch.setattr(installation.metadata, "distribution", lambda name: Installed(content))
+    command = f"pip install {expected.replace('ROOT', str(ROOT))}"
+    assert installation.how_to_install("export") == command
+
+
+def test_run_from_its_sources_an_extra_comes_from_these(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(installation.metadata, "distribution", missing)
+    root = Path(exportloss.__file__).parents[1]
+    assert installation.how_to_install("cpu") == f"pip install '{root}[cpu]'"
+
+
+def test_no_message_names_an_index_that_has_no_such_package():
+    for folder in ("exportloss", "export", "models"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert "exportloss[" not in path.read_text(), path

@@ -13,6 +13,8 @@ import yaml
 from PIL import Image
 
 from exportloss.cli import main, train_pictures, val
+from exportloss.cli.outputs import dataset_trees
+from exportloss.runtime.dataset import read_data_yaml
 from exportloss.runtime.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 
@@ -161,7 +163,9 @@ def test_an_export_replaces_nothing_that_it_reads(tree, capsys, read, kind):
         given = {"--weights": "yolov5n", "--data": str(tree / "tiny.yaml"), read: str(path)}
         output = tree / ("tiny" if kind == "loss" else "models")
         pairs = (word for pair in given.items() for word in pair)
-        options = ("--format", kind, "--output", str(output), "--exist-ok")
+        # Hyperparameters are read for formats with a loss alone.
+        formats = f"{kind},loss" if (read, kind) == ("--hyp", "safetensors") else kind
+        options = ("--format", formats, "--output", str(output), "--exist-ok")
         assert main(["export", *pairs, *options]) == 2
         assert str(output) in capsys.readouterr().err
         assert files(tree) == before
@@ -179,3 +183,40 @@ def test_detect_replaces_no_labels_of_a_data_set(tree, source, name, capsys):
     assert main(["detect", "--weights", "models/best.onnx", "--source", source, *options]) == 2
     assert f"{name}/labels" in capsys.readouterr().err
     assert files(tree) == before
+
+
+@pytest.mark.parametrize("name", ["val", "train"])
+@pytest.mark.parametrize("is_list", [False, True])
+@pytest.mark.parametrize("place", ["labels", "labels/val", "labels/val/deep", "images"])
+def test_no_run_is_made_among_a_data_sets_images_and_labels(tree, name, is_list, place, capsys):
+    recipe = "data.yaml" if name == "val" else "tiny.yaml"
+    root = tree if name == "val" else tree / "shapes"
+    if is_list:
+        images = sorted((root / "images/val").iterdir())
+        (tree / "lists/split.txt").write_text("".join(f"{path}\n" for path in images))
+        values = yaml.safe_load((tree / recipe).read_text()) | {
+            "val": str(tree / "lists/split.txt")
+        }
+        (tree / recipe).write_text(yaml.safe_dump({**values, "train": values["val"]}))
+    before = files(tree)
+    project = root / place
+    arguments = (*COMMANDS[name], "--project", str(project), "--threads", "1")
+    assert main([*arguments, "--name", "mine"]) == 2
+    assert str(project / "mine") in capsys.readouterr().err
+    assert files(tree) == before
+
+
+def test_what_is_kept_for_a_data_set_ends_at_its_root(tmp_path):
+    """A disk called `images` is no data set's, nor is a folder of images with labels beside."""
+    root = tmp_path / "images" / "ds"
+    for name in ("train", "images/val"):
+        (root / name).mkdir(parents=True)
+    (root / "data.yaml").write_text("path: .\ntrain: train\nval: images/val\nnames: [a]\n")
+    kept = set(dataset_trees(read_data_yaml(root / "data.yaml")))
+    assert kept == {
+        tmp_path / "labels" / "ds" / "train",
+        *(root / name for name in ("images", "labels", "labels/val")),
+    }
+    (root / "flat.yaml").write_text(f"path: {tmp_path / 'flat'}\ntrain: .\nnames: [a]\n")
+    (tmp_path / "flat").mkdir()
+    assert not set(dataset_trees(read_data_yaml(root / "flat.yaml")))

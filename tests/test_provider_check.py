@@ -12,7 +12,7 @@ import pytest
 
 from exportloss import ArtifactError, ConfigError
 from exportloss.cli import main
-from exportloss.export import check
+from exportloss.export import check, tensorrt_parser
 from exportloss.export.provider_rules import RULES, Verdict
 from exportloss.export.provider_tables import PROVIDERS
 from tests.provider_troubles import TROUBLES, Case, graph
@@ -147,6 +147,25 @@ def test_exit_status(files: dict[str, str], capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("provider", "told"),
+    [
+        ("tensorrt", "pip install tensorrt"),
+        ("tensorrt-rtx", "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
+        ("cuda", ""),
+        ("cpu", ""),
+    ],
+)
+def test_a_parser_that_was_not_asked_is_told_in_a_line(files, capsys, monkeypatch, provider, told):
+    monkeypatch.setattr(tensorrt_parser, "find_spec", lambda name: None)
+    assert main(["check", files["plain"], "--for", provider]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not asked" in line]
+    assert len(lines) == bool(told)
+    assert not told or lines[0].endswith(told)
+    assert main(["check", files["plain"], "--for", provider, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_asked"].endswith(told)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_command_takes_every_provider(files: dict[str, str], provider: str):
     assert main(["check", files["plain"], "--for", provider]) == 0
@@ -186,7 +205,9 @@ def test_onnx_that_is_missing_is_named(files: dict[str, str], capsys, monkeypatc
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["check", files["plain"], "--for", "cuda"]) == 2
-    assert "onnx is not installed; pip install exportloss[export]" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "onnx is not installed; pip install " in error
+    assert "[export]" in error
 
 
 # TensorRT itself is installed, and there is no GPU.
@@ -219,6 +240,7 @@ def test_a_library_that_cannot_start(files: dict[str, str], tmp_path, capsys, mo
     try:
         result = check(files["plain"], provider="tensorrt")
         assert result.passed and result.parsers == ()
+        assert "10.15 cannot start" in result.not_asked
         options = ["--for", "tensorrt", "--engine", str(tmp_path / "engine")]
         assert main(["check", files["plain"], *options]) == 2
         assert "TensorRT 10.15 cannot start here" in capsys.readouterr().err

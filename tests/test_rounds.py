@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -175,7 +176,60 @@ def test_rollback(home, capsys):
     assert "exp2" in capsys.readouterr().err
 
 
-def test_a_damaged_run_is_listed_with_its_problem(home, capsys):
-    (home / "runs/train/exp/origin.json").write_text("{")
-    assert main(["runs"]) == 0
-    assert "origin.json" in capsys.readouterr().out
+def cut(path):
+    os.truncate(path, path.stat().st_size - 9)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+def link(path):
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+DAMAGE = {
+    "origin.json": lambda path: path.write_text("{"),
+    "opt.yaml": lambda path: path.write_text("["),
+    "results.csv": lambda path: path.write_text("epoch\nx\n"),
+    "results.jsonl": lambda path: path.write_text("[]\n"),
+    "weights/best.onnx": cut,
+    "weights/best.safetensors": flip,
+    "weights/last.safetensors": cut,
+    "hyp.yaml": link,
+}
+
+
+def test_a_damaged_run_is_marked_with_the_reason(home, capsys):
+    whole = home / "runs/train/exp"
+    for name, damage in DAMAGE.items():
+        copy = shutil.copytree(whole, home / "copies" / name.replace("/", "-"))
+        damage(copy / name)
+    shutil.copytree(whole, home / "copies" / "whole")
+    before = {path: path.stat().st_mtime_ns for path in home.glob("copies/**/*")}
+    capsys.readouterr()
+    assert main(["runs", "--project", "copies"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = {line.split()[0]: line.split()[-1] for line in lines[1 : len(DAMAGE) + 2]}
+    assert table.pop("whole") != "damaged"
+    reasons = dict(line.split(" is damaged: ", 1) for line in lines[len(DAMAGE) + 2 :])
+    assert table.keys() == reasons.keys() == {name.replace("/", "-") for name in DAMAGE}
+    assert set(table.values()) == {"damaged"}
+    for name in DAMAGE:
+        assert f"{name.replace('/', '-')}/{name}" in reasons[name.replace("/", "-")]
+    assert "truncated" in reasons["weights-last.safetensors"]
+    assert {path: path.stat().st_mtime_ns for path in home.glob("copies/**/*")} == before
+
+
+def test_rollback_never_puts_a_damaged_detector_into_use(home, capsys):
+    project = home / "runs/train"
+    shutil.copytree(project / "exp", project / "exp2")
+    flip(project / "exp2" / "weights" / "best.onnx")
+    assert main(["rollback", "exp2"]) == 2
+    assert "best.onnx" in capsys.readouterr().err
+    assert main(["rollback", "--data", "first/data.yaml"]) == 0
+    assert "exp2 is skipped" in capsys.readouterr().out
+    assert current_run(project).path.name == "exp"

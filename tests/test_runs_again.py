@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import shutil
+
 import pytest
 import yaml
 
 from exportloss.cli import main
+from exportloss.cli.export import add_parser
+from exportloss.cli.export_from_run import fill_from_run
 from exportloss.config import LossConfig
 from exportloss.runtime import Manifest
 from exportloss.runtime.hyp import TrainingConfig
+from exportloss.runtime.inference import Detector
 from exportloss.runtime.run_folder import RunFolder
 from tests.training_runs import assert_same_run
 
@@ -49,3 +56,66 @@ def test_hyp_yaml_used_again_trains_to_the_same_bits(first, shapes, tmp_path, we
     assert main(arguments(shapes, tmp_path, weights, first.hyp)) == 0
     assert_same_run(RunFolder(tmp_path / "exp"), first)
     assert (tmp_path / "exp" / "hyp.yaml").read_bytes() == first.hyp.read_bytes()
+
+
+@pytest.mark.parametrize("what", ["path", "best"])
+def test_an_export_of_a_run_is_as_the_run_was_trained(first, tmp_path, what):
+    given = ("--weights", str(getattr(first, what)), "--output", str(tmp_path / "out"))
+    assert main(["export", *given, "--format", "onnx,loss"]) == 0
+    trained, found = Manifest.read(first.artifacts), Manifest.read(tmp_path / "out" / "loss")
+    for name in ("image_size", "batch_size", "max_targets", "names", "anchors", "strides"):
+        assert getattr(found, name) == getattr(trained, name), name
+    for name, value in dataclasses.asdict(trained.loss).items():
+        assert getattr(found.loss, name) == pytest.approx(value), name
+    detector = Detector.open(tmp_path / "out" / "best.onnx", threads=1)
+    assert (detector.image_size, detector.names) == ((64, 64), trained.names)
+
+
+def parsed(*arguments):
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    return parser.parse_args(["export", *map(str, arguments)])
+
+
+def test_what_is_said_goes_before_what_the_run_was(first):
+    said = ("--imgsz", 96, "--batch-size", 8, "--no-ema", "--hyp", "other.yaml")
+    filled = fill_from_run(parsed("--weights", first.path, "--format", "step", *said))
+    assert (filled.imgsz, filled.batch_size, filled.ema) == ([96], 8, False)
+    assert filled.hyp == "other.yaml"
+    assert filled.weights == str(first.best)
+    plain = fill_from_run(parsed("--weights", first.path, "--format", "step"))
+    assert (plain.imgsz, plain.batch_size, plain.max_targets) == ([64, 64], 2, 64)
+    assert (plain.optimizer, plain.ema, plain.precision) == ("sgd", True, "float32")
+    assert (plain.hyp, plain.freeze, plain.head) == (str(first.hyp), None, None)
+
+
+def test_weights_alone_take_nothing_from_the_run(first, capsys):
+    filled = fill_from_run(parsed("--weights", first.path, "--format", "pt"))
+    assert (filled.weights, filled.imgsz, filled.hyp) == (str(first.best), None, None)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_whose_artifacts_are_gone_knows_its_size(first, tmp_path):
+    copy = RunFolder(shutil.copytree(first.path, tmp_path / "copy"))
+    shutil.rmtree(copy.artifacts)
+    options = yaml.safe_load(copy.options.read_text()) | {"weights": "gone"}
+    copy.options.write_text(yaml.safe_dump(options))
+    filled = fill_from_run(parsed("--weights", copy.path, "--format", "loss"))
+    assert (filled.imgsz, filled.batch_size, filled.max_targets) == ([64, 64], 2, 64)
+
+
+def test_a_folder_that_is_no_run_is_not_exported(first, tmp_path, capsys):
+    assert main(["export", "--weights", str(first.artifacts), "--output", str(tmp_path / "o")]) == 2
+    assert f"{first.artifacts} is an artifacts folder" in capsys.readouterr().err
+    copy = RunFolder(shutil.copytree(first.path, tmp_path / "copy"))
+    copy.best.unlink()
+    assert main(["export", "--weights", str(copy.path), "--output", str(tmp_path / "o")]) == 2
+    assert str(copy.best) in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("size", ["yolov5n", "s6", "m-v5.0"])
+def test_a_size_is_no_folder_of_that_name(first, tmp_path, monkeypatch, size):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(first.path, tmp_path / size)
+    assert fill_from_run(parsed("--weights", size)).weights == size

@@ -177,3 +177,34 @@ def test_a_weight_file_is_not_read_again_by_its_path(tmp_path, monkeypatch):
     with pytest.raises(ArtifactError):
         read_checkpoint(path)
     assert opened == [Path(path)]
+
+
+def test_a_truncated_file_says_so_with_both_sizes():
+    content = written({"a": "b"})
+    header = 8 + int.from_bytes(content[:8], "little")
+    for size in (header, header + 1, len(content) - 1):
+        with pytest.raises(ArtifactError, match=rf"truncated.* {size} .* {len(content)} "):
+            parse_tensor_file(content[:size], "x")
+    for size in (8, 9, header - 1):
+        with pytest.raises(ArtifactError, match=rf"truncated.* {size} .* {header} "):
+            parse_tensor_file(content[:size], "x")
+    for size in (0, 1, 7):
+        with pytest.raises(ArtifactError, match=rf"truncated.* {size} .* 8"):
+            parse_tensor_file(content[:size], "x")
+
+
+def test_a_file_with_more_behind_it_is_not_called_truncated():
+    content = written({})
+    with pytest.raises(ArtifactError, match=rf" {len(content) + 3} .* {len(content)} ") as raised:
+        parse_tensor_file(content + b"...", "x")
+    assert "truncated" not in str(raised.value)
+
+
+def test_a_truncated_state_says_so(tmp_path):
+    path = tmp_path / "last.safetensors"
+    balance, weight = np.ones(2, np.float32), np.ones(3, np.float32)
+    save_state(path, TrainState(model={"w": weight}, optimizer={}, balance=balance, updates=1))
+    size = path.stat().st_size
+    os.truncate(path, size - 5)
+    with pytest.raises(ArtifactError, match=rf"last.*truncated.* {size - 5} .* {size} "):
+        load_state(path)

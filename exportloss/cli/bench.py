@@ -124,7 +124,7 @@ def _measure(
     if options.plot is not None:
         plot(Path(options.plot), result)
     if options.json:
-        say(json.dumps(result.to_json(), indent=1))
+        say(json.dumps(result.to_json(), indent=1, allow_nan=False))
     elif isinstance(result, Growth):
         print_growth(result)
     else:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exportloss.cli.run_paths import graph_file
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
+from exportloss.runtime.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.export.provider_result import CheckResult
@@ -31,7 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "The exit status is 1 where a node would fall back to the CPU or is unsupported.",
         epilog="example: exportloss check artifacts/train_step.onnx --for cuda",
     )
-    parser.add_argument("file", metavar="FILE.onnx", help="the graph")
+    parser.add_argument(
+        "file", metavar="FILE.onnx|RUN", help="the graph, or a run's folder for its best.onnx"
+    )
     parser.add_argument(
         "--for",
         dest="provider",
@@ -64,18 +69,19 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"check reads graphs with onnx, but {error.name} is not installed; "
-            "pip install exportloss[export]"
+            f"{how_to_install('export')}"
         ) from error
+    file = str(graph_file(Path(options.file)))
     result = check(
-        options.file,
+        file,
         provider=options.provider,
         engine=options.engine,
         compute_capability=options.compute_capability,
     )
     if options.json:
-        say(json.dumps({"file": options.file, **result.to_json()}, indent=1))
+        say(json.dumps({"file": file, **result.to_json()}, indent=1, allow_nan=False))
     else:
-        print_check(options.file, result, verbose=options.verbose)
+        print_check(file, result, verbose=options.verbose)
     return 0 if result.passed else 1
 
 
@@ -94,6 +100,8 @@ def print_check(name: str, result: CheckResult, *, verbose: bool = False) -> Non
     )
     for answer in result.parsers:
         _print_answer(console, answer)
+    if result.not_asked:
+        console.print(f"its own parser was not asked: {result.not_asked}", soft_wrap=True)
     if result.passed:
         console.print("passed: the whole graph runs there", style="green")
     else:

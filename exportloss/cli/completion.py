@@ -7,6 +7,7 @@ from importlib import import_module
 
 from exportloss.cli.terminal import say
 from exportloss.errors import InstallationError
+from exportloss.runtime.installation import how_to_install
 
 __all__ = ["add_parser", "run"]
 
@@ -19,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "completion",
         help="print a script with which a shell completes commands and options",
         description="Print a script that teaches a shell this command's commands and options. "
-        "Needs shtab (pip install exportloss[completion]).",
+        "Needs shtab, which the extra `completion` brings.",
         epilog="example: exportloss completion bash > "
         "~/.local/share/bash-completion/completions/exportloss",
     )
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise InstallationError(
             "completion scripts are made by shtab, which is not installed; "
-            "pip install exportloss[completion]"
+            f"{how_to_install('completion')}"
         ) from error
     say(shtab.complete(make_parser(), shell=options.shell))
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 
 from exportloss.cli.terminal import say
 from exportloss.errors import excerpt, listed
@@ -10,8 +12,9 @@ from exportloss.runtime.anchors import LEAST_RECALL
 from exportloss.runtime.fonts import drawable_names
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.summary import SplitSummary, summarize
+from exportloss.runtime.walking import describe_skipped
 
-__all__ = ["print_recall", "print_split", "print_undrawable"]
+__all__ = ["print_recall", "print_skipped", "print_split", "print_undrawable"]
 
 _LISTED = 5  # label files
 
@@ -28,6 +31,7 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
     """
     summary = summarize(batches)
     say(f"{split}: {summary}")
+    print_skipped(batches.dataset.irregular)
     if summary.orphans:
         say(
             f"warning: {len(summary.orphans)} label files belong to no image and are not read: "
@@ -37,6 +41,16 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
     if not summary.objects:
         say(f"warning: no object in {split}: there is nothing to judge a detector by")
     return summary
+
+
+def print_skipped(skipped: Sequence[Path]) -> None:
+    """Warn of entries of a folder of images that are no files; print nothing where there are none.
+
+    Args:
+        skipped: Broken links, pipes, sockets, devices, and folders that cannot be read.
+    """
+    if skipped:
+        say(f"warning: {describe_skipped(skipped)}")
 
 
 @functools.cache

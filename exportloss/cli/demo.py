@@ -14,7 +14,7 @@ from exportloss.cli.progress import report
 from exportloss.cli.terminal import Terminal, say
 from exportloss.cli.verify import print_verification
 from exportloss.errors import InstallationError
-from exportloss.runtime.installation import import_onnxruntime_training
+from exportloss.runtime.installation import how_to_install, import_onnxruntime_training
 
 if TYPE_CHECKING:
     from exportloss.export.demo import DemoResult
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"the demo exports and compares with eager torch, but {error.name} is not installed; "
-            "pip install exportloss[export]"
+            f"{how_to_install('export')}"
         ) from error
     if options.weights is not None:
         check_outputs([Path(options.weights)], (), trees=[Path(options.output)])

@@ -13,18 +13,18 @@ from typing import Any
 
 from exportloss.bounds import at_least
 from exportloss.cli.arguments import image_size
-from exportloss.cli.data_report import print_undrawable
+from exportloss.cli.data_report import print_skipped, print_undrawable
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_chosen
 from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
-from exportloss.errors import DataError, excerpt, printable
+from exportloss.errors import ConfigError, DataError, excerpt, printable
 from exportloss.runtime.dataset import label_path, read_data_yaml
 from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
 from exportloss.runtime.draw import class_name, draw_boxes
 from exportloss.runtime.files import fit_name
 from exportloss.runtime.images import ImageArray, load_image
 from exportloss.runtime.inference import Boxes
-from exportloss.runtime.nms import check_thresholds
+from exportloss.runtime.nms import check_classes, check_thresholds
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.sources import find_pictures, unique_stems
 
@@ -72,11 +72,17 @@ def run(options: argparse.Namespace) -> int:
         at_least(1, **{"--line-thickness": options.line_thickness})
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
-    pictures = find_pictures(options.source)
+    if options.classes is not None and (least := min(options.classes)) < 0:
+        raise ConfigError(f"--classes has {least}; expected class numbers from 0 on")
+    skipped: list[Path] = []
+    pictures = find_pictures(options.source, onskip=skipped.append)
+    print_skipped(skipped)
     opened = open_chosen(options)
     detector = opened.detector
     if options.data is not None and not detector.names:
         detector = dataclasses.replace(detector, names=read_data_yaml(options.data).names)
+    if detector.names:  # else the first image tells how many there are
+        check_classes(options.classes, len(detector.names))
     source = Path(options.source)
     # They are not read here, but somebody has drawn them.
     labels = filter(os.path.isfile, map(label_path, pictures))

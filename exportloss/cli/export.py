@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, get_args
 
 from exportloss.bounds import at_least
 from exportloss.cli.arguments import ExportSettings, add_export_arguments, smooth_labels
+from exportloss.cli.export_from_run import fill_from_run
 from exportloss.cli.formats import FILES, FOLDERS, about_formats
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.quantize import check_int8, write_int8
 from exportloss.cli.suiting import suit_anchors, training_images
 from exportloss.cli.terminal import say
+from exportloss.cli.unused_options import refuse_unused_options
 from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
@@ -47,10 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--weights",
         required=True,
-        metavar="NAME|FILE",
+        metavar="NAME|FILE|RUN",
         help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6; s-v5.0, ... for v5.0's), with "
         "random weights; or a file: a checkpoint of YOLOv5 v5.0 to v7.0 (.pt), a state dict (.pt, "
-        ".safetensors), the weights of a run",
+        ".safetensors), or a run's folder or weights, whose image size and settings are then the "
+        "defaults",
     )
     parser.add_argument(
         "--data", metavar="YAML", help="data set to take the class names from (default: the file's)"
@@ -130,14 +133,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    for name in ("gradients", "layout", "tiers"):
-        if getattr(options, name) not in (None, False) and not formats_taking(name) & set(
-            options.format
-        ):
-            raise ConfigError(f"--{name} is of the loss alone; say --format loss too, or leave it")
+    refuse_unused_options(options)
     _check_provider(options.provider, options.format)
-    if options.ema and not formats_taking("ema") & set(options.format):
-        raise ConfigError("--ema is of what trains; say --format step or ort too, or leave it")
+    options = fill_from_run(options)
     names, num_classes = _classes(options)
     hyp = smooth_labels(read_hyp(options.hyp), options)
     settings = ExportSettings.from_options(
@@ -298,8 +296,6 @@ def _check_places(
 
 def _wants_nms(options: argparse.Namespace) -> bool:
     said = [name for name in _NMS if getattr(options, name) is not None]
-    if options.nms and "onnx" not in options.format:
-        raise ConfigError("--nms is part of an inference model; say --format onnx as well")
     if said and not options.nms:
         raise ConfigError(f"--{said[0].replace('_', '-')} is for --nms; say that as well")
     return bool(options.nms)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.table import Table
 
+from exportloss.cli.run_paths import run_at
 from exportloss.cli.terminal import Terminal, say
-from exportloss.errors import ConfigError
+from exportloss.errors import ConfigError, excerpt
 from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.history import RunSummary, current_run, list_runs, make_current
+from exportloss.runtime.history import (
+    RunSummary,
+    current_run,
+    find_damage,
+    list_runs,
+    make_current,
+)
 from exportloss.runtime.inference import Detector
 from exportloss.runtime.loader import Batches
 from exportloss.runtime.results import EpochResult
@@ -21,6 +29,7 @@ __all__ = ["add_parser", "run_list", "run_rollback"]
 
 _BATCH_SIZE = 8
 _LEAST_WIDTH = 120
+_LONGEST_REASON = 300
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "runs",
         help="list the runs of a project: what each began with and came to",
         description="List the runs of a project, the earliest first: which run each began with, "
-        "what its detector was worth at the start and is worth at best, and which is in use.",
+        "what its detector was worth at the start and is worth at best, which is in use, and which "
+        "is damaged, for whatever reason.",
         epilog="example: exportloss runs",
     )
     rollback = subparsers.add_parser(
@@ -39,7 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "current run began with, or with --data to the one whose detector is best on that data.",
         epilog="example: exportloss rollback --data data.yaml",
     )
-    rollback.add_argument("target", nargs="?", metavar="RUN", help="name of the run, such as exp2")
+    rollback.add_argument(
+        "target", nargs="?", metavar="RUN", help="name of the run, such as exp2, or its folder"
+    )
     rollback.add_argument(
         "--data", metavar="YAML", help="judge the detectors of all runs on its validation split"
     )
@@ -54,15 +66,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print a line per run."""
+    """Print a line per run, and below them why runs are damaged."""
     current = current_run(options.project)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("run", "began with", "started", "epochs", "mAP50-95: start", "best", "epoch", ""):
         table.add_column(title)
+    damaged = []
     for run in list_runs(options.project):
         is_current = current is not None and run.folder.path.resolve() == current.path
-        table.add_row(*_cells(run), "in use" if is_current else "")
+        marks = ["in use"] * is_current
+        if reason := run.problem or find_damage(run.folder):
+            marks.append("damaged")
+            damaged.append(f"{run.name} is damaged: {excerpt(reason, _LONGEST_REASON)}")
+        table.add_row(*_cells(run), ", ".join(marks))
     Terminal(least_width=_LEAST_WIDTH).print(table)
+    for line in damaged:
+        say(line)
     return 0
 
 
@@ -72,9 +91,9 @@ def run_rollback(options: argparse.Namespace) -> int:
         raise ConfigError("rollback takes RUN or --data, not both")
     project, runs = Path(options.project), list_runs(options.project)
     if options.data is not None:
-        chosen = _best_on(options.data, [run for run in runs if run.is_complete])
+        chosen = _best_on(options.data, list(_usable(runs)))
     else:
-        chosen = _named(runs, options.target or _before(options.project, runs))
+        chosen = _named(runs, _target(options) or _before(options.project, runs))
     make_current(chosen.folder)
     say(f"in use: {chosen.name} ({_worth(chosen.best)}), by {project / 'current'}")
     return 0
@@ -82,7 +101,7 @@ def run_rollback(options: argparse.Namespace) -> int:
 
 def _cells(run: RunSummary) -> tuple[str, ...]:
     if run.problem:
-        return run.name, run.problem
+        return run.name, "", "", "", "", "", ""
     origin, best = run.origin, run.best
     return (
         run.name,
@@ -109,6 +128,28 @@ def _worth(result: EpochResult | None) -> str:
     return f"mAP50-95 {_score(result)} on its own data" if _score(result) else "not judged"
 
 
+def _target(options: argparse.Namespace) -> str | None:
+    """Return the name of the run that is meant, given by its name or its folder.
+
+    Raises:
+        ConfigError: the folder is a run of another project, or no run.
+    """
+    if options.target is None or Path(options.target).name == options.target:
+        return options.target  # type: ignore[no-any-return] # argparse has no types
+    folder = Path(options.target)
+    if run_at(folder) is None:
+        raise ConfigError(
+            f"{folder} is no run; expected a run's folder, or its name in {options.project}"
+        )
+    real = folder.resolve()
+    if real.parent != Path(options.project).resolve():
+        raise ConfigError(
+            f"{folder} is a run of {real.parent}, not of {options.project}; pass --project "
+            f"{folder.parent}"
+        )
+    return real.name
+
+
 def _before(project: str, runs: tuple[RunSummary, ...]) -> str:
     """Name the run that the current one began with."""
     current = current_run(project)
@@ -128,6 +169,15 @@ def _named(runs: tuple[RunSummary, ...], name: str) -> RunSummary:
             return run
     names = ", ".join(run.name for run in runs)
     raise ConfigError(f"there is no run {name!r}; choose one of {names}")
+
+
+def _usable(runs: tuple[RunSummary, ...]) -> Iterator[RunSummary]:
+    """Yield the runs whose detector can be judged, with a word on those that are damaged."""
+    for run in runs:
+        if problem := run.problem or find_damage(run.folder):
+            say(f"note: {run.name} is skipped, being damaged: {excerpt(problem, _LONGEST_REASON)}")
+        elif run.is_complete:
+            yield run
 
 
 def _best_on(data: str, runs: list[RunSummary]) -> RunSummary:

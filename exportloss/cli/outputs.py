@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import get_args
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.dataset import DataConfig, Dataset, Split
+from exportloss.runtime.dataset import DataConfig, Dataset, Split, label_path
 
-__all__ = ["check_outputs", "check_run_folder", "dataset_files", "dataset_folders"]
+__all__ = [
+    "check_outputs",
+    "check_run_folder",
+    "dataset_files",
+    "dataset_folders",
+    "dataset_trees",
+]
 
 _Identity = tuple[int, int, str]  # device and inode of what exists, and the path below that
 
@@ -22,6 +28,7 @@ def check_run_folder(
     inputs: Iterable[Path],
     *,
     searched: Iterable[Path] = (),
+    kept: Iterable[Path] = (),
     folders: Iterable[str] = (),
     trees: Iterable[str] = (),
 ) -> None:
@@ -31,6 +38,7 @@ def check_run_folder(
         options: of the command.
         inputs: files and folders that the command reads.
         searched: folders in which it looks for pictures, with their subfolders.
+        kept: folders of a data set, see `check_outputs`.
         folders: names of subfolders that it writes files into.
         trees: names of subfolders that it writes files into and below.
 
@@ -50,6 +58,7 @@ def check_run_folder(
         [path, *(path / name for name in folders)],
         trees=[path / name for name in trees],
         searched=searched,
+        kept=kept,
     )
 
 
@@ -59,6 +68,7 @@ def check_outputs(
     *,
     trees: Iterable[Path] = (),
     searched: Iterable[Path] = (),
+    kept: Iterable[Path] = (),
 ) -> None:
     """Check that files written into these folders replace no input, and do not mix with any.
 
@@ -67,6 +77,8 @@ def check_outputs(
         folders: folders that files are written into.
         trees: folders that files are written into, and below.
         searched: folders that are searched for inputs with their subfolders.
+        kept: Folders that hold a data set's images and labels; nothing else belongs in or below
+            them.
 
     Raises:
         ConfigError: names the folder and the input.
@@ -81,12 +93,18 @@ def check_outputs(
                 "choose another folder"
             )
     places = {_identity(place): place for place in searched}
+    closed = {_identity(place): place for place in kept}
     for folder in (*written.values(), *below.values()):
         real = Path(os.path.realpath(folder))
         if place := _first(places, map(_identity, (real, *real.parents))):
             raise ConfigError(
                 f"{folder} lies in {place}, where pictures are looked for: results written there "
                 "would be taken for some; choose another folder"
+            )
+        if place := _first(closed, map(_identity, (real, *real.parents))):
+            raise ConfigError(
+                f"{folder} lies in {place}, which is kept for a data set's images and labels; "
+                "choose another folder"
             )
 
 
@@ -104,6 +122,29 @@ def dataset_folders(config: DataConfig) -> Iterator[Path]:
     """Yield the folders that a data set's pictures are looked for in."""
     for split in get_args(Split):
         yield from filter(os.path.isdir, getattr(config, split))
+
+
+def dataset_trees(config: DataConfig) -> Iterator[Path]:
+    """Yield the folders that only the images and labels of a data set belong into.
+
+    These are the folders that hold the labels of each split, and the folders called `images` and
+    `labels` above these as far as they lie in the data set's root: a whole disk may be called so.
+    """
+    for split in get_args(Split):
+        sources: tuple[Path, ...] = getattr(config, split)
+        folders = set(filter(os.path.isdir, sources))
+        if len(folders) < len(sources):  # lists of images
+            with contextlib.suppress(DataError):  # whoever needs the split says so
+                folders |= {image.parent for image in Dataset.open(config, split).images}
+        for folder in folders:
+            labels = label_path(folder / "any").parent
+            if labels == folder:  # labels beside the images: a folder of anything
+                continue
+            yield labels
+            for one, name in ((folder, "images"), (labels, "labels")):
+                above = next((each for each in (one, *one.parents) if each.name == name), None)
+                if above is not None and config.root in above.parents:
+                    yield above
 
 
 def _holders(inputs: Iterable[Path]) -> dict[Path, Path]:

@@ -12,7 +12,9 @@ from exportloss.cli.terminal import say
 from exportloss.errors import ArtifactError, ConfigError, DataError, InstallationError
 from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
 from exportloss.runtime.inference import Detector
+from exportloss.runtime.installation import how_to_install
 from exportloss.runtime.loader import Batches
+from exportloss.runtime.nms import check_predictions
 from exportloss.runtime.validate import Predict, validate
 
 __all__ = ["check_int8", "int8_path", "write_int8"]
@@ -51,6 +53,7 @@ def write_int8(path: Path, data: str) -> Path:
         The file.
 
     Raises:
+        ArtifactError: the detector gives numbers that are not finite.
         DataError: there are no training images.
         InstallationError: onnxruntime's quantiser lacks a package.
     """
@@ -58,16 +61,25 @@ def write_int8(path: Path, data: str) -> Path:
         from exportloss.export.int8 import CALIBRATION_IMAGES, quantize_detector
     except ModuleNotFoundError as error:
         raise InstallationError(
-            f"--int8 needs {error.name}, which is not installed; pip install exportloss[export]"
+            f"--int8 needs {error.name}, which is not installed; {how_to_install('export')}"
         ) from error
     config, started = read_data_yaml(data), time.monotonic()
     size = Detector.open(path).check_size(None)
     images = Batches(Dataset.open(config, "train"), 1, size, on_bad="skip")
+    _check_first(path, images)
     quantize_detector(path, int8_path(path), images)
     count = min(len(images.dataset), CALIBRATION_IMAGES)
     say(f"{int8_path(path)} ({time.monotonic() - started:.1f} s, calibrated with {count} images)")
     _compare(path, config)
     return int8_path(path)
+
+
+def _check_first(path: Path, images: Batches) -> None:
+    """Check the detector on one image: ranges that are not finite cannot be calibrated."""
+    with contextlib.closing(images.epoch(0)) as stream:
+        for batch in stream:
+            check_predictions(Detector.open(path).predict(batch.images))
+            return
 
 
 def _compare(path: Path, config: DataConfig) -> None:

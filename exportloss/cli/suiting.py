@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exportloss.cli.arguments import ExportSettings
-from exportloss.cli.data_report import print_recall
+from exportloss.cli.data_report import print_recall, print_skipped
 from exportloss.cli.terminal import say
 from exportloss.cli.weights import LoadedDetector
 from exportloss.errors import DataError
@@ -75,6 +75,7 @@ def training_images(data: str | None, settings: ExportSettings) -> Batches | Non
         return None
     try:
         dataset = Dataset.open(read_data_yaml(data), "train")
+        print_skipped(dataset.irregular)
         return Batches(dataset, settings.batch_size, settings.image_size, on_bad="skip")
     except DataError as error:
         say(f"note: the anchors are not checked, without training images: {error}")

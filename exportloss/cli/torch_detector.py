@@ -11,6 +11,7 @@ import numpy.typing as npt
 from exportloss.errors import InstallationError
 from exportloss.runtime.images import ImageArray
 from exportloss.runtime.inference import Detector
+from exportloss.runtime.installation import how_to_install
 
 __all__ = ["WEIGHTS_SUFFIXES", "open_weights"]
 
@@ -27,7 +28,7 @@ def open_weights(path: Path) -> Detector:
     if find_spec("torch") is None:
         raise InstallationError(
             f"{path} needs torch, which is not installed; use the ONNX file of the detector, such "
-            "as best.onnx beside it, or install exportloss[export]"
+            f"as best.onnx beside it, or {how_to_install('export')}"
         )
     import torch
 

@@ -12,7 +12,7 @@ from typing import Any
 from exportloss.cli.arguments import ExportSettings, smooth_labels
 from exportloss.cli.data_report import print_recall
 from exportloss.cli.export import export_artifacts
-from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
+from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.progress import report
 from exportloss.cli.suiting import suit_anchors
 from exportloss.cli.tensorboard import WithEvents
@@ -166,6 +166,7 @@ def _check_outputs(
         options,
         [*dataset_files(data), *read],
         searched=dataset_folders(data),
+        kept=dataset_trees(data),
         folders=["weights"],
         trees=[] if isinstance(what, Manifest) else ["artifacts"],
     )

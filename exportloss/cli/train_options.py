@@ -9,11 +9,11 @@ from typing import Any, get_args
 
 from exportloss.cli.arguments import add_export_arguments
 from exportloss.cli.device_options import add_device_arguments
+from exportloss.cli.moved_artifacts import artifacts_to_resume
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.hyp import every_key
 from exportloss.runtime.kinds import KINDS
 from exportloss.runtime.loader import Cache
-from exportloss.runtime.manifest import MANIFEST_NAME
 from exportloss.runtime.room import Overflow
 from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
 from exportloss.runtime.schedule import Schedule
@@ -113,7 +113,8 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
     add(
         "--artifacts",
         metavar="FOLDER",
-        help="artifacts to train the weights of a run with, where its own are gone",
+        help="artifacts to train the weights of a run with, where its own are gone; with --resume "
+        "the folder that they were moved to",
     )
     add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
     add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its hyp.scratch-low)")
@@ -220,6 +221,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
     if resumed is None:
         return argparse.Namespace(**{**_DEFAULTS, **said})
     saved = _saved_options(resumed)
+    artifacts = said.pop("artifacts", None)
     for name, value in said.items():
         if name not in _FREE_ON_RESUME and value != saved[name]:
             raise ConfigError(
@@ -234,8 +236,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
     saved["hyp"] = str(resumed.hyp)
     # These are in the artifacts by now.
     saved["model"] = saved["freeze"] = saved["anchors"] = None
-    if (resumed.artifacts / MANIFEST_NAME).exists():
-        saved["weights"] = str(resumed.artifacts)
+    saved["weights"] = str(artifacts_to_resume(resumed, saved["weights"], artifacts))
     return argparse.Namespace(**{**saved, **said, "weights": saved["weights"]})
 
 

@@ -74,5 +74,6 @@ def update_options(run: RunFolder, options: argparse.Namespace) -> None:
     """
     recorded = read_yaml(run.options)
     changed = {name: getattr(options, name) for name in CHANGED_ON_RESUME}
+    changed["weights"] = str(Path(options.weights).resolve())  # artifacts that were moved
     if recorded != {**recorded, **changed}:
         write_yaml(run.options, {**recorded, **changed})

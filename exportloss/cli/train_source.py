@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, image_size
+from exportloss.cli.run_paths import artifacts_of, find_run
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.dataset import DataConfig
 from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.replacing import recover_folder
-from exportloss.runtime.run_folder import RunFolder, read_yaml
+from exportloss.runtime.run_folder import RunFolder
 
 __all__ = ["Source", "find_source"]
 
@@ -52,7 +53,7 @@ def find_source(options: argparse.Namespace, data: DataConfig, hyp: dict[str, An
         if options.artifacts is not None:
             raise ConfigError(f"{weights} is an artifacts folder already; leave --artifacts out")
         return Source(what=_reused(options, weights, loss, hyp), artifacts=weights)
-    run, state = _run_of(weights)
+    run, state = find_run(weights)
     if state is None and weights.is_dir():
         raise ArtifactError(
             f"{weights} is no artifacts folder (it has no {MANIFEST_NAME}) and no run (it has no "
@@ -82,24 +83,11 @@ def find_source(options: argparse.Namespace, data: DataConfig, hyp: dict[str, An
     return Source(what=settings)
 
 
-def _run_of(weights: Path) -> tuple[RunFolder | None, Path | None]:
-    """Return the run that is meant, and which of its states."""
-    if RunFolder(weights).options.is_file():
-        return RunFolder(weights), RunFolder(weights).best
-    run = RunFolder(weights.absolute().parent.parent)
-    is_state = weights.suffix == ".safetensors" and weights.parent.name == run.best.parent.name
-    return (run, weights) if is_state and run.options.is_file() else (None, None)
-
-
 def _artifacts_of(options: argparse.Namespace, run: RunFolder | None) -> Path | None:
     """Return the artifacts to train a run's weights with; None where there are none."""
     if options.artifacts is not None:
         return Path(options.artifacts)
-    if run is None:
-        return None
-    recorded = read_yaml(run.options).get("weights")
-    places = [run.artifacts, *([Path(recorded)] if isinstance(recorded, str) else [])]
-    return next((place for place in places if (place / MANIFEST_NAME).exists()), None)
+    return None if run is None else artifacts_of(run)
 
 
 def _check_classes(data: DataConfig, manifest: Manifest, state: Path) -> None:

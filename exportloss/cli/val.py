@@ -17,7 +17,7 @@ from exportloss.cli.detectors import (
     add_folder_arguments,
     open_chosen,
 )
-from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders
+from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, excerpt, printable
 from exportloss.runtime.dataset import Dataset, read_data_yaml
@@ -113,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
         options,
         [*dataset_files(config), opened.path],
         searched=dataset_folders(config),
+        kept=dataset_trees(config),
         folders=["labels"] if options.save_txt else [],
     )
     batches = Batches(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
+from exportloss.runtime.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.export.verification import Verification
@@ -46,8 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "folders",
         nargs="+",
         metavar="FOLDER",
-        help="written by `exportloss export`; several of one training are verified on the same "
-        "batches, in little more than the time of one",
+        help="written by `exportloss export`, or a run for the one that it is trained with; "
+        "several of one training are verified on the same batches, in little more than the time "
+        "of one",
     )
     parser.add_argument("--steps", type=int, default=5, metavar="N", help="default %(default)s")
     parser.add_argument(
@@ -76,20 +80,21 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"verify compares with eager torch, but {error.name} is not installed; "
-            "pip install exportloss[export]"
+            f"{how_to_install('export')}"
         ) from error
+    folders = [str(verified_folder(Path(folder))) for folder in options.folders]
     say(
         f"{options.steps} steps, in eager torch too, in float64: minutes for a large model",
     )
     verifications = verify_all(
-        options.folders,
+        folders,
         steps=options.steps,
         lr=options.lr,
         seed=options.seed,
         threads=options.threads,
         device=options.device,
     )
-    for folder, verification in zip(options.folders, verifications, strict=True):
+    for folder, verification in zip(folders, verifications, strict=True):
         if len(verifications) > 1:
             say(f"\n{folder}, {verification.manifest.kind}")
         print_verification(verification)

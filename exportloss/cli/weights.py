@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from exportloss.cli.arguments import ExportSettings
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
+from exportloss.runtime.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.models import YoloV5
@@ -33,7 +34,7 @@ def _require_export_packages(weights: str) -> None:
     except ImportError as error:
         raise InstallationError(
             f"{weights} is neither a folder of artifacts nor a run, so that it would be exported, "
-            f"which needs {error.name}; install exportloss[export] (torch, onnx, onnxscript), or "
+            f"which needs {error.name}; {how_to_install('export')} (torch, onnx, onnxscript), or "
             "export on another machine and copy the folder"
         ) from error
 

@@ -91,13 +91,17 @@ class ContainedDetector:
         except ExportLossError:
             _end(self._child)
             raise
-        size = found["image_size"]
-        self.description = Description(
-            names=tuple(found["names"]),
-            stride=found["stride"],
-            batch_size=found["batch_size"],
-            image_size=None if size is None else (size[0], size[1]),
-        )
+        try:
+            size = found["image_size"]
+            self.description = Description(
+                names=tuple(found["names"]),
+                stride=found["stride"],
+                batch_size=found["batch_size"],
+                image_size=None if size is None else (size[0], size[1]),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            _end(self._child)
+            raise self._no_answer(error) from error
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Run the detector, as `Detector.predict`.
@@ -109,7 +113,17 @@ class ContainedDetector:
             limit = self._seconds * max(len(images), 1)
             shape, content = {"shape": images.shape}, np.ascontiguousarray(images).tobytes()
             found, rows = self._ask(shape, content, limit, "for a batch")
-        return np.frombuffer(rows, np.float32).reshape(found["shape"])
+        try:
+            return np.frombuffer(rows, np.float32).reshape(found["shape"])
+        except (KeyError, TypeError, ValueError) as error:
+            _end(self._child)
+            raise self._no_answer(error) from error
+
+    def _no_answer(self, error: Exception) -> ArtifactError:
+        return ArtifactError(
+            f"{self._path}: the process that runs it gave no answer of the expected form "
+            f"({excerpt(repr(error))}); is the file damaged, or made to do so?"
+        )
 
     def _ask(
         self, about: dict[str, Any], content: bytes, seconds: float, what: str
@@ -130,7 +144,10 @@ class ContainedDetector:
             send(child.stdin, about, content)
             answer, rows = receive(child.stdout)
         except (OSError, EOFError, ValueError) as error:
+            running = child.poll() is None and not late.is_set()
             _end(child)
+            if running and isinstance(error, ValueError):
+                raise self._no_answer(error) from error
             reason = (
                 f"took more than {seconds:g} seconds {what}; raise the limit (--time-limit) if you "
                 "trust the file"
@@ -150,7 +167,7 @@ class ContainedDetector:
 
 def send(stream: IO[bytes], about: dict[str, Any], content: bytes = b"") -> None:
     """Write a message: values, and bytes."""
-    text = json.dumps(about).encode()
+    text = json.dumps(about, allow_nan=False).encode()
     for part in (text, content):
         stream.write(len(part).to_bytes(_LENGTH, "little"))
         stream.write(part)
@@ -162,7 +179,7 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
     Raises:
         EOFError: the other side is gone.
-        ValueError: it is no message.
+        ValueError: it is too long, or does not begin with a JSON object.
     """
     parts = []
     for _ in range(2):
@@ -170,9 +187,12 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         if size > _MOST:
             raise ValueError(f"a message of {size} bytes")
         parts.append(_exactly(stream, size))
-    about = json.loads(parts[0])
+    try:
+        about = json.loads(parts[0])
+    except RecursionError as error:
+        raise ValueError("a message of too many levels") from error
     if not isinstance(about, dict):
-        raise TypeError("a message without values")
+        raise ValueError(f"a message that is {type(about).__name__}, not an object")
     return about, parts[1]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.runtime.plots import figure_file
+from exportloss.runtime.figures import figure_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from exportloss.errors import ConfigError, DataError, excerpt
 from exportloss.reading import YamlMapping, read_yaml_mapping
 from exportloss.runtime.image_list import first_existing, read_image_list
 from exportloss.runtime.images import FORMATS
-from exportloss.runtime.walking import files_below
+from exportloss.runtime.walking import describe_entry, describe_skipped, files_below
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -73,6 +73,8 @@ class Dataset:
         names: the classes, in the order of their numbers.
         sources: the folders and lists that the pictures were found in, where there are such.
         label_classes: as in `DataConfig`.
+        irregular: Entries below the sources that are neither file nor folder, such as broken links
+            and pipes; they are skipped.
     """
 
     images: tuple[Path, ...]
@@ -80,6 +82,7 @@ class Dataset:
     names: tuple[str, ...]
     sources: tuple[Path, ...] = ()
     label_classes: int = 0
+    irregular: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -110,12 +113,14 @@ class Dataset:
                 f"{config.source}: no `{split}:`; add one that names a folder of pictures or a "
                 "text file of picture paths"
             )
-        found = [image for source in sources for image in _images(source, split, config)]
+        irregular: list[Path] = []
+        found = [image for source in sources for image in _images(source, split, config, irregular)]
         images = tuple(sorted(found, key=Path.as_posix))
         if not images:
             raise DataError(
                 f"{', '.join(map(str, sources))}: no picture found for `{split}:` of "
                 f"{config.source}; expected files that end in {' '.join(sorted(IMAGE_SUFFIXES))}"
+                f"{'; ' + describe_skipped(irregular) if irregular else ''}"
             )
         return cls(
             images=images,
@@ -123,6 +128,7 @@ class Dataset:
             names=config.names,
             sources=sources,
             label_classes=config.label_classes,
+            irregular=tuple(irregular),
         )
 
 
@@ -241,25 +247,29 @@ def _names(read: YamlMapping) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images(source: Path, split: str, config: DataConfig) -> Iterator[Path]:
+def _images(source: Path, split: str, config: DataConfig, irregular: list[Path]) -> Iterator[Path]:
+    """Yield the images of a source; `irregular` gathers the entries that are skipped."""
     if os.path.isdir(source):  # noqa: PTH112 - unlike Path's, these never raise
-        yield from _images_below(source, split, config)
+        yield from _images_below(source, split, config, irregular)
     elif os.path.isfile(source):  # noqa: PTH113
         yield from map(_absolute, read_image_list(source))
     else:
+        what = describe_entry(source) if os.path.lexists(source) else "no such file or folder"
         raise DataError(
-            f"{source}: no such file or folder (`{split}:` of {config.source}, relative to "
+            f"{source}: {what} (`{split}:` of {config.source}, relative to "
             f"{config.root}); correct `path:` or `{split}:`, or put the pictures there"
         )
 
 
-def _images_below(source: Path, split: str, config: DataConfig) -> Iterator[Path]:
+def _images_below(
+    source: Path, split: str, config: DataConfig, irregular: list[Path]
+) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(
             f"{error.filename}: the folder cannot be read (`{split}:` of {config.source}): "
             f"{error.strerror}"
         ) from error
 
-    for path in files_below(source, onerror=refuse):
+    for path in files_below(source, onerror=refuse, onskip=irregular.append):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             yield path

@@ -104,7 +104,8 @@ def write_json(path: Path, values: Sequence[Any]) -> None:
 
     Raises:
         ArtifactError: the file cannot be written.
+        ValueError: a number is infinite or NaN, which JSON has no notation for.
     """
-    lines = ",\n".join(json.dumps(value, ensure_ascii=False) for value in values)
+    lines = ",\n".join(json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values)
     with new_file(path) as temporary:
         temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8", errors="backslashreplace")

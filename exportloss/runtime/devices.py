@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ConfigError, InstallationError
-from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.installation import how_to_install, import_onnxruntime
 from exportloss.runtime.openvino_engine import OpenvinoEngine
 from exportloss.runtime.providers import PROVIDERS, Provider, find_provider
 
@@ -182,9 +182,8 @@ def check_device(ort: Any, device: Device) -> None:
         return
     missing = {provider.name, *provider.beside} - set(ort.get_available_providers())
     if missing:
-        install = f"install {provider.install} in an environment of its own, or " * bool(
-            provider.install
-        )
+        how = how_to_install(provider.extra) if provider.extra else f"install {provider.install}"
+        install = f"{how} in an environment of its own, or " * bool(provider.install)
         raise InstallationError(
             f"device is {device}, but the installed onnxruntime {ort.__version__} was built "
             f"without {' and '.join(sorted(missing))}; {install}use --device cpu"

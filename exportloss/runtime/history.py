@@ -11,12 +11,22 @@ import os
 from pathlib import Path
 
 from exportloss.errors import ArtifactError, ExportLossError, excerpt
+from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.origin import Origin, read_origin
 from exportloss.runtime.results import EpochResult, best_epoch, read_results
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.run_folder import RunFolder, read_yaml
 from exportloss.runtime.run_log import read_start
+from exportloss.runtime.state import load_state
 
-__all__ = ["CURRENT", "RunSummary", "current_run", "latest_run", "list_runs", "make_current"]
+__all__ = [
+    "CURRENT",
+    "RunSummary",
+    "current_run",
+    "find_damage",
+    "latest_run",
+    "list_runs",
+    "make_current",
+]
 
 CURRENT = "current"
 
@@ -94,13 +104,14 @@ def make_current(run: RunFolder) -> None:
     """Let the project's `current` lead to a run, in one step.
 
     Raises:
-        ArtifactError: the run has no detector, or the link cannot be made.
+        ArtifactError: the run has no detector, or a damaged one, or the link cannot be made.
     """
     if not run.best_onnx.is_file():
         raise ArtifactError(
             f"{run.path} has no {run.best_onnx.name}: it is no run, or not complete; see "
             "`exportloss runs`"
         )
+    read_onnx(run.best_onnx)
     link = run.path.resolve().parent / CURRENT
     temporary = link.with_name(f".{CURRENT}-{os.getpid()}")
     try:
@@ -111,6 +122,31 @@ def make_current(run: RunFolder) -> None:
         temporary.replace(link)
     except OSError as error:
         raise ArtifactError(f"{link} cannot be made: {error}") from error
+
+
+def find_damage(run: RunFolder) -> str:
+    """Read the files of a run and return what is wrong with the first damaged one.
+
+    The weights are read whole and held to the sha256 that they carry. A file that is not there is
+    no damage: a run may be interrupted.
+
+    Returns:
+        The reason, which names the file; empty where every file is good.
+    """
+    try:
+        run.check()
+        read_yaml(run.options)
+        read_origin(run.origin)
+        read_start(run.log)
+        read_results(run.results)
+        for state in (run.last, run.best):
+            if state.exists():
+                load_state(state)
+        if run.best_onnx.exists():
+            read_onnx(run.best_onnx)
+    except ExportLossError as error:
+        return str(error)
+    return ""
 
 
 def _summary(run: RunFolder) -> RunSummary:

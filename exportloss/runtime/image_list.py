@@ -8,6 +8,7 @@ from pathlib import Path
 from exportloss.errors import DataError, excerpt, listed
 from exportloss.reading import read_bounded
 from exportloss.runtime.images import FORMATS
+from exportloss.runtime.walking import describe_entry
 
 __all__ = ["first_existing", "read_image_list"]
 
@@ -47,7 +48,7 @@ def read_image_list(source: Path) -> list[Path]:
                 f"{source}:{number}: {excerpt(entry)!r} is no picture of a known format"
             )
         elif not os.path.isfile(image):  # noqa: PTH113
-            problems.append(f"{source}:{number}: {excerpt(image, 200)} does not exist")
+            problems.append(f"{source}:{number}: {excerpt(image, 200)} {describe_entry(image)}")
         images.append(Path(os.path.normpath(image)))
     if problems:
         raise DataError(

@@ -21,7 +21,7 @@ from exportloss.runtime.devices import Device, describe_engine, import_engine
 from exportloss.runtime.graph_session import open_graph
 from exportloss.runtime.images import ImageArray, letterbox
 from exportloss.runtime.limits import check_threads
-from exportloss.runtime.nms import non_max_suppression
+from exportloss.runtime.nms import check_predictions, non_max_suppression
 from exportloss.runtime.onnx_file import read_onnx
 from exportloss.runtime.other_detectors import refuse_other_detectors
 from exportloss.runtime.self_check import check_outputs
@@ -204,6 +204,7 @@ class Detector:
             confident first.
 
         Raises:
+            ArtifactError: the file cannot be run, or gives numbers that are not finite.
             ConfigError: a setting is out of range, or does not suit the file.
         """
         size = self.check_size(size)
@@ -214,6 +215,7 @@ class Detector:
             canvases = [canvas.transpose(2, 0, 1) for canvas, _ in placed]
             canvases += canvases[:1] * ((self.batch_size or 0) - len(canvases))  # fill the batch
             rows = self.predict(np.ascontiguousarray(canvases))[: len(placed)]
+            check_predictions(rows)
             boxes = non_max_suppression(
                 rows,
                 conf_thres=conf_thres,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from exportloss.errors import DataError, excerpt, listed
 from exportloss.reading import read_bounded
+from exportloss.runtime.walking import describe_entry
 
 __all__ = [
     "MAX_LABEL_BYTES",
@@ -64,11 +66,13 @@ def read_label_file(path: Path) -> bytes | None:
     """Read the bytes of a label file; None where there is none.
 
     Raises:
-        DataError: it is larger than `MAX_LABEL_BYTES` or cannot be read.
+        DataError: it is larger than `MAX_LABEL_BYTES`, cannot be read, or is a broken link.
     """
     try:
         return read_bounded(path, MAX_LABEL_BYTES, error=DataError)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if os.path.islink(path):  # noqa: PTH114 - whoever made it meant labels, not their absence
+            raise DataError(f"{path}: {describe_entry(path)}; mend or remove it") from error
         return None
 
 

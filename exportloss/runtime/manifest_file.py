@@ -28,7 +28,8 @@ _FORMAT = FileFormat(
 
 def format_manifest(values: Mapping[str, Any]) -> str:
     """Return the text of a manifest that holds these values."""
-    return seal_text(json.dumps({"sha256": "", "format": str(_FORMAT), **values}, indent=1) + "\n")
+    content = {"sha256": "", "format": str(_FORMAT), **values}
+    return seal_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_manifest_file(folder: str | Path) -> tuple[dict[str, Any], bool]:

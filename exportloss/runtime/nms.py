@@ -8,14 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.bounds import at_least
-from exportloss.errors import ConfigError
+from exportloss.errors import ArtifactError, ConfigError
 
-__all__ = ["check_thresholds", "non_max_suppression", "suppress"]
+__all__ = [
+    "check_classes",
+    "check_predictions",
+    "check_thresholds",
+    "non_max_suppression",
+    "suppress",
+]
 
 FloatArray = npt.NDArray[np.float32]
 _Flags = npt.NDArray[np.bool_]
 
 _BLOCK = 256  # candidates compared at a time
+_FARTHEST = 2.0**24  # pixels; beyond every canvas, and the area of a box this large is finite
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def non_max_suppression(
@@ -31,7 +39,8 @@ def non_max_suppression(
 ) -> list[FloatArray]:
     """Keep the most confident of boxes that overlap, in YOLOv5's sense.
 
-    Confidence is objectness times class probability. Greedy: a box is dropped when its IoU with a
+    Confidence is objectness times class probability. Corners farther than 2^24 pixels from the
+    origin are moved to that distance. Greedy: a box is dropped when its IoU with a
     more confident kept one exceeds `iou_thres`. Of equal confidences the earlier row wins. Rows
     with a NaN or infinity are no detections. The defaults are those of YOLOv5's `detect`; its
     `val` takes 0.001, 0.6 and, for more than one class, `multi_label`.
@@ -45,7 +54,7 @@ def non_max_suppression(
         agnostic: boxes of different classes suppress each other too.
         multi_label: a row may yield a box for every class above the threshold, instead of the
             best class only.
-        classes: the only ones of interest; None for all.
+        classes: the only ones of interest, whole numbers in [0, nc); None for all.
         max_candidates: only so many boxes of a picture are looked at, the most confident, >= 1;
             bounds the work on an untrained model, which finds an object everywhere.
 
@@ -54,13 +63,15 @@ def non_max_suppression(
         confident first, n <= max_det.
 
     Raises:
-        ConfigError: a threshold or limit is out of range, or `predictions` has another shape.
+        ConfigError: a threshold, limit or class is out of range, or `predictions` has another
+            shape.
     """
     if predictions.ndim != 3 or predictions.shape[2] < 6:
         raise ConfigError(
             f"predictions have shape {predictions.shape}; expected (batch, rows, 5 + classes)"
         )
     check_thresholds(conf_thres=conf_thres, iou_thres=iou_thres, max_det=max_det)
+    check_classes(classes, predictions.shape[2] - 5)
     at_least(1, max_candidates=max_candidates)
     kept = []
     for rows in predictions:
@@ -79,6 +90,49 @@ def check_thresholds(*, conf_thres: float, iou_thres: float, max_det: int) -> No
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}; expected a number in [0, 1]")
     at_least(1, max_det=max_det)
+
+
+def check_classes(classes: Collection[int] | None, num_classes: int) -> None:
+    """Check that a detector has the classes of interest.
+
+    Args:
+        classes: as for `non_max_suppression`.
+        num_classes: of the detector, >= 1.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    for one in classes or ():
+        if not 0 <= one < num_classes:
+            raise ConfigError(
+                f"classes has {one}; expected numbers in [0, {num_classes - 1}]: the detector has "
+                f"{num_classes} {'class' if num_classes == 1 else 'classes'}"
+            )
+
+
+def check_predictions(predictions: FloatArray) -> None:
+    """Check that a detector gives numbers: NaN would otherwise read as "no detections".
+
+    Args:
+        predictions: (B, N, 5 + nc) as for `non_max_suppression`.
+
+    Raises:
+        ArtifactError: some are infinite or NaN, or a confidence would be; it says how many.
+    """
+    if bad := predictions.size - int(np.count_nonzero(np.isfinite(predictions))):
+        raise ArtifactError(
+            f"the detector gives {bad} of {predictions.size} numbers that are not finite (infinite "
+            "or NaN); its weights are damaged, or too large for its precision: export it again, "
+            "or train it again"
+        )
+    if predictions.size and predictions[..., 4:].max() > _LARGEST**0.5:
+        confidence = predictions[..., 4].astype(np.float64) * predictions[..., 5:].max(axis=-1)
+        if bad := int(np.count_nonzero(confidence > _LARGEST)):
+            raise ArtifactError(
+                f"the detector gives {bad} of {confidence.size} confidences that are not finite: "
+                f"objectness and probabilities reach {predictions[..., 4:].max():.3g}, expected at "
+                "most 1; its weights are damaged, or its outputs lack a sigmoid: export it again"
+            )
 
 
 def _candidates(
@@ -100,7 +154,10 @@ def _candidates(
     order = _most_confident(confidence.ravel()[flat], most)
     index, label = np.divmod(flat[order], confidence.shape[1])
     centre, half = rows[index, :2], rows[index, 2:4] / 2
-    columns = (centre - half, centre + half, confidence[index, label, None], label[:, None])
+    with np.errstate(over="ignore"):  # of sides near the largest float: clipped
+        corners = np.concatenate((centre - half, centre + half), axis=1)
+    corners = corners.clip(-_FARTHEST, _FARTHEST)
+    columns = (corners, confidence[index, label, None], label[:, None])
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, InstallationError
+from exportloss.runtime.installation import how_to_install
 from exportloss.runtime.onnx_file import OnnxFile, parse_onnx
 
 __all__ = ["OpenvinoEngine", "OpenvinoValue"]
@@ -233,6 +234,6 @@ def _import_openvino() -> Any:
         import openvino
     except ImportError as error:
         raise InstallationError(
-            "OpenVINO is not installed; pip install exportloss[openvino]"
+            f"OpenVINO is not installed; {how_to_install('openvino')}"
         ) from error
     return openvino

@@ -31,6 +31,8 @@ class Origin:
         run: absolute path of the run that the state belongs to; empty where it is of none.
         data: digest of the training images' names, sizes and labels; hexadecimal.
         created: time of the start, ISO 8601 with its offset from UTC.
+        artifacts: Digest of the artifacts' manifest, hexadecimal; empty in files of versions that
+            did not write it.
     """
 
     weights: str
@@ -38,6 +40,12 @@ class Origin:
     run: str
     data: str
     created: str
+    artifacts: str = ""
+
+    @property
+    def manifest_digest(self) -> str:
+        """Digest of the artifacts' manifest, hexadecimal; empty where it is not known."""
+        return self.artifacts or ("" if self.weights else self.sha256)
 
     @classmethod
     def now(cls, *, state: Path | None, manifest: Path, run: Path | None, data: str) -> Origin:
@@ -57,6 +65,7 @@ class Origin:
             sha256=file_digest(state or manifest),
             run="" if run is None else str(run.resolve()),
             data=data,
+            artifacts=file_digest(manifest),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 
@@ -84,7 +93,7 @@ def write_origin(path: Path, origin: Origin) -> None:
         ArtifactError: the file cannot be written.
     """
     with new_file(path) as temporary:
-        text = json.dumps(dataclasses.asdict(origin), indent=2)
+        text = json.dumps(dataclasses.asdict(origin), indent=2, allow_nan=False)
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -96,6 +105,7 @@ def read_origin(path: Path) -> Origin | None:
     """
     try:
         values = json.loads(read_bounded(path, _MOST_BYTES, error=ArtifactError))
+        values = {"artifacts": "", **values}
         fields = {field.name: values[field.name] for field in dataclasses.fields(Origin)}
         if not all(isinstance(value, str) for value in fields.values()):
             raise ValueError("a value is no text")

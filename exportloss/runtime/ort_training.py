@@ -20,7 +20,11 @@ from exportloss.runtime.ema import move_average
 from exportloss.runtime.exclusive import exclusive
 from exportloss.runtime.files import new_file
 from exportloss.runtime.frozen_model import with_initializers
-from exportloss.runtime.installation import import_onnxruntime, import_onnxruntime_training
+from exportloss.runtime.installation import (
+    how_to_install,
+    import_onnxruntime,
+    import_onnxruntime_training,
+)
 from exportloss.runtime.manifest import BatchNormStatistics, Manifest
 from exportloss.runtime.onnx_file import parse_onnx
 from exportloss.runtime.optimizers import Hyperparameters, make_optimizer
@@ -296,8 +300,8 @@ def _open_module(
         raise InstallationError(
             f"device is {device}, but the installed training build cannot drive it "
             f"({str(error).strip().splitlines()[-1]}). It needs onnxruntime-training 1.19.2 "
-            "(exportloss[training-cuda]), CUDA 11.8 and cuDNN 8. Or export the portable step "
-            "(--format step), which runs on any onnxruntime-gpu"
+            f"({how_to_install('training-cuda')}), CUDA 11.8 and cuDNN 8. Or export the portable "
+            "step (--format step), which runs on any onnxruntime-gpu"
         ) from error
 
 

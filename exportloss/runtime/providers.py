@@ -25,6 +25,7 @@ class Provider:
         name: ONNX Runtime's name for it.
         title: its name in messages.
         install: what brings it; "" where we do not know.
+        extra: Extra of exportloss that installs it; "" where there is none.
         plugin: import package of the plug-in library that it comes as; "" where it is built in.
         indexed: whether there may be several of its devices.
         memory: where tensors are kept for it, as ONNX Runtime calls that memory.
@@ -35,6 +36,7 @@ class Provider:
     name: str
     title: str
     install: str = ""
+    extra: str = ""
     plugin: str = ""
     indexed: bool = False
     memory: str = "cpu"
@@ -79,17 +81,22 @@ def _register(ort: ModuleType, name: str, library: str) -> None:
     ort.register_execution_provider_library(name, library)
 
 
-_GPU = "exportloss[gpu] (onnxruntime-gpu)"
-
 PROVIDERS: Mapping[str, Provider] = {
     "cpu": Provider(name=f"CPU{_SUFFIX}", title="the CPU", beside=()),
     "cuda": Provider(
-        name=f"CUDA{_SUFFIX}", title="CUDA", install=_GPU, indexed=True, memory="cuda", beside=()
+        name=f"CUDA{_SUFFIX}",
+        title="CUDA",
+        install="onnxruntime-gpu",
+        extra="gpu",
+        indexed=True,
+        memory="cuda",
+        beside=(),
     ),
     "tensorrt": Provider(
         name=f"Tensorrt{_SUFFIX}",
         title="TensorRT",
-        install=_GPU,
+        install="onnxruntime-gpu",
+        extra="gpu",
         indexed=True,
         memory="cuda",
         beside=(f"CUDA{_SUFFIX}",),

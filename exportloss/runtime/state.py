@@ -86,7 +86,7 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
     }
     if manifest is not None:
         about |= {"model": manifest.model}
-        about |= {key: json.dumps(getattr(manifest, key)) for key in _DESCRIPTION}
+        about |= {key: json.dumps(getattr(manifest, key), allow_nan=False) for key in _DESCRIPTION}
     about["sha256"] = _digest(tensors, about)
     with new_file(path) as temporary, temporary.open("wb") as file:
         write_tensors(file, tensors, about)
@@ -183,7 +183,7 @@ def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainS
 
 
 def _digest(tensors: Mapping[str, Array], about: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())

@@ -119,7 +119,7 @@ def write_tensors(
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % _LENGTH)
     file.write(len(text).to_bytes(_LENGTH, "little") + text)
     for _, tensor in sorted(tensors.items()):
@@ -132,12 +132,20 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 def _parse(content: memoryview) -> TensorFile:
+    if len(content) < _LENGTH:
+        raise ValueError(
+            f"it is truncated: it has {len(content)} bytes, expected at least {_LENGTH}"
+        )
     length = int.from_bytes(content[:_LENGTH], "little")
     start = _LENGTH + length
-    if length > MAX_HEADER_BYTES or start > len(content):
+    if length > MAX_HEADER_BYTES:
         raise ValueError(
-            f"it has {len(content)} bytes and says that {length} of them come before the tensors; "
-            f"the most are {MAX_HEADER_BYTES}"
+            f"it says that {length} bytes come before the tensors; {MAX_HEADER_BYTES} is the most"
+        )
+    if start > len(content):
+        raise ValueError(
+            f"it is truncated: it has {len(content)} bytes, expected more than the {start} of its "
+            "header"
         )
     header = json.loads(bytes(content[_LENGTH:start]), object_pairs_hook=_once)
     if not isinstance(header, dict):
@@ -151,7 +159,8 @@ def _parse(content: memoryview) -> TensorFile:
         raise ValueError(f"it has {len(header)} tensors; {MAX_TENSORS} is the most")
     values = content[start:]
     return TensorFile(
-        about, {name: _stored(values, entry) for name, entry in _covered(header, len(values))}
+        about,
+        {name: _stored(values, entry) for name, entry in _covered(header, start, len(values))},
     )
 
 
@@ -163,16 +172,26 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _covered(header: dict[str, Any], size: int) -> list[tuple[str, dict[str, Any]]]:
-    """Return the entries, once their tensors are known to cover the values without gap."""
+def _covered(header: dict[str, Any], start: int, size: int) -> list[tuple[str, dict[str, Any]]]:
+    """Return the entries, once their tensors are known to cover the values without gap.
+
+    Args:
+        header: Entries by name.
+        start: Bytes before the values.
+        size: Bytes of the values.
+    """
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"])):
-        start, after = entry["data_offsets"]
-        if start != end or after < start:
+        first, after = entry["data_offsets"]
+        if first != end or after < first:
             raise ValueError(f"{excerpt(repr(name))} does not begin where the one before it ends")
         end = after
-    if end != size:
-        raise ValueError(f"its tensors have {end} bytes; {size} come after its header")
+    if end > size:
+        raise ValueError(
+            f"it is truncated: it has {start + size} bytes, expected {start + end} by its header"
+        )
+    if end < size:
+        raise ValueError(f"it has {start + size} bytes, expected {start + end} by its header")
     return list(header.items())
 
 

@@ -14,7 +14,7 @@ from exportloss.runtime.boxes import to_corners
 from exportloss.runtime.confusion import ConfusionMatrix
 from exportloss.runtime.loader import Batch
 from exportloss.runtime.metrics import Metrics, MetricsAccumulator
-from exportloss.runtime.nms import non_max_suppression
+from exportloss.runtime.nms import check_predictions, non_max_suppression
 from exportloss.runtime.session import Evaluation, Items
 
 __all__ = ["BatchDetections", "Predict", "Validation", "true_boxes", "validate"]
@@ -85,6 +85,7 @@ def validate(
         tell: told of the detections of each batch.
 
     Raises:
+        ArtifactError: the detector gives numbers that are not finite.
         ConfigError: a threshold is out of range, or the detector has another number of classes.
         DataError: a picture cannot be decoded.
     """
@@ -104,6 +105,7 @@ def validate(
                 f"the detector has {output.shape[2] - 5} classes, the data set {num_classes}; "
                 "use the data set that it was trained on"
             )
+        check_predictions(output[: batch.count])
         started = time.perf_counter()
         on_canvas = non_max_suppression(
             output[: batch.count],

@@ -5,16 +5,27 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["files_below", "find_matches"]
+__all__ = ["describe_entry", "describe_skipped", "files_below", "find_matches", "is_irregular"]
 
 _ANY_FOLDERS = "**"
+_KINDS = (
+    (stat.S_ISDIR, "is a folder"),
+    (stat.S_ISFIFO, "is a pipe"),
+    (stat.S_ISSOCK, "is a socket"),
+    (stat.S_ISCHR, "is a device"),
+    (stat.S_ISBLK, "is a device"),
+)
 
 
 def files_below(
-    folder: str | Path, *, onerror: Callable[[OSError], None] | None = None
+    folder: str | Path,
+    *,
+    onerror: Callable[[OSError], None] | None = None,
+    onskip: Callable[[Path], None] | None = None,
 ) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders; hidden files and folders are passed over.
 
@@ -24,7 +35,9 @@ def files_below(
 
     Args:
         folder: where to begin.
-        onerror: told of folders that cannot be read; by default they are passed over.
+        onerror: told of folders that cannot be read; by default they are skipped.
+        onskip: told of entries that are neither file nor folder, see `is_irregular`, and that are
+            skipped. None of them is opened.
     """
     visited: set[tuple[int, int]] = set()
     links = [os.fspath(folder)]
@@ -49,7 +62,11 @@ def files_below(
             folders = [entry for entry in shown if _is(entry.is_dir)]
             waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
             links += [entry.path for entry in folders if entry.is_symlink()]
-            yield from (Path(entry.path) for entry in shown if _is(entry.is_file))
+            for entry in shown:
+                if _is(entry.is_file):
+                    yield Path(entry.path)
+                elif onskip is not None and not _is(entry.is_dir):
+                    onskip(Path(entry.path))
 
 
 def _is(kind: Callable[[], bool]) -> bool:
@@ -59,21 +76,65 @@ def _is(kind: Callable[[], bool]) -> bool:
         return False
 
 
-def find_matches(pattern: str) -> Iterator[Path]:
+def is_irregular(path: str | Path) -> bool:
+    """Return whether a path is neither file nor folder: a broken link, pipe, socket or device."""
+    return (
+        os.path.lexists(path)
+        and not os.path.isfile(path)  # noqa: PTH113 - unlike Path's, these never raise
+        and not os.path.isdir(path)  # noqa: PTH112
+    )
+
+
+def describe_entry(path: str | Path) -> str:
+    """Return what lies at a path that is no regular file, such as "is a pipe"."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - never opens
+    except OSError as error:
+        if os.path.islink(path):  # noqa: PTH114
+            return f"is a broken link to {os.readlink(path)}"  # noqa: PTH115
+        missing = isinstance(error, FileNotFoundError)
+        return "does not exist" if missing else f"cannot be reached: {error.strerror}"
+    if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
+        return "is a folder that cannot be read"
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "is no regular file")
+
+
+def describe_skipped(skipped: Sequence[Path]) -> str:
+    """Return how many entries were skipped, at least one, and what the first of them is."""
+    count = "1 entry is skipped" if len(skipped) == 1 else f"{len(skipped)} entries are skipped"
+    return f"{count}: {skipped[0]} {describe_entry(skipped[0])}"
+
+
+def find_matches(pattern: str, *, onskip: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield what matches a pattern such as `photos/**/*.jpg`, as `glob` does, but each file once.
 
     Args:
         pattern: with `*`, `?` and `[...]` within names, and `**` for any number of folders.
+        onskip: told of matches that are neither file nor folder, and with `**` of folders that
+            cannot be read; they are skipped.
     """
+    tell = onskip or (lambda path: None)
     parts = Path(pattern).parts
     if _ANY_FOLDERS not in parts:
-        yield from map(Path, glob.iglob(pattern))  # noqa: PTH207 - takes absolute patterns
+        for path in map(Path, glob.iglob(pattern)):  # noqa: PTH207 - takes absolute patterns
+            if is_irregular(path):
+                tell(path)
+            else:
+                yield path
         return
     first = parts.index(_ANY_FOLDERS)
     for folder in glob.iglob(str(Path(*parts[:first]))):  # noqa: PTH207
-        for path in files_below(folder):
+        skipped: list[Path] = []
+        for path in files_below(folder, onerror=_folder_to(tell), onskip=skipped.append):
             if _fits(path.relative_to(folder).parts, parts[first:]):
                 yield path
+        for path in skipped:
+            if _fits(path.relative_to(folder).parts, parts[first:]):
+                tell(path)
+
+
+def _folder_to(tell: Callable[[Path], None]) -> Callable[[OSError], None]:
+    return lambda error: tell(Path(error.filename))
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:

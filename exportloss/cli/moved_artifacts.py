@@ -1,0 +1,52 @@
+"""The artifacts that a resumed run goes on with, wherever they were moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exportloss.cli.terminal import say
+from exportloss.errors import ArtifactError, ConfigError
+from exportloss.runtime.manifest import MANIFEST_NAME
+from exportloss.runtime.origin import file_digest, read_origin
+from exportloss.runtime.replacing import recover_folder
+from exportloss.runtime.run_folder import RunFolder
+
+__all__ = ["artifacts_to_resume"]
+
+
+def artifacts_to_resume(run: RunFolder, recorded: str | None, said: str | None) -> Path:
+    """Return the artifacts folder of a run that is resumed.
+
+    Args:
+        run: To resume.
+        recorded: Folder that its options name.
+        said: Folder that the artifacts were moved to; None where nothing was said.
+
+    Raises:
+        ArtifactError: There is no such folder, or the record of the run's origin is damaged.
+        ConfigError: The folder holds other artifacts than the run was started with.
+    """
+    own = (run.artifacts / MANIFEST_NAME).exists()
+    folder = Path(said or (run.artifacts if own else recorded or run.artifacts))
+    recover_folder(folder)
+    if not (folder / MANIFEST_NAME).exists():
+        raise ArtifactError(
+            f"{folder} is no artifacts folder (it has no {MANIFEST_NAME}), and {run.path} was "
+            "started with artifacts; name the folder that they were moved to with --artifacts: it "
+            "is taken if it is the same"
+        )
+    if said is not None:
+        _check_same(run, folder)
+    return folder
+
+
+def _check_same(run: RunFolder, folder: Path) -> None:
+    origin = read_origin(run.origin)
+    expected = "" if origin is None else origin.manifest_digest
+    if not expected:
+        say(f"note: {run.path} does not record what its artifacts were: {folder} is not compared")
+    elif (found := file_digest(folder / MANIFEST_NAME)) != expected:
+        raise ConfigError(
+            f"{folder}: {MANIFEST_NAME} has sha256 {found[:12]}..., not {expected[:12]}... as when "
+            f"{run.path} was started; name the same artifacts, or start a new run with these"
+        )
