@@ -35,6 +35,11 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
             f"warning: {len(summary.orphans)} label files belong to no image and are not read: "
             f"{listed}{more}; a label file is named as its image, and ends in .txt"
         )
+    if batches.unended:
+        say(
+            f"note: {batches.unended} JPEG files lack their end marker; they are complete without "
+            "it, and are read as they are"
+        )
     if not summary.objects:
         say(f"warning: no object in {split}: there is nothing to judge a detector by")
     return summary

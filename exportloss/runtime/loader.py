@@ -111,6 +111,7 @@ class Batches:
         has_label_file: whether each picture has a label file, be it an empty one.
         left_out: what was wrong with the pictures that were left out, each with file and line.
         skipped: how many pictures were left out.
+        unended: number of JPEG files without an end marker.
 
     Raises:
         ConfigError: a setting is out of range, or the pictures do not fit into memory.
@@ -148,6 +149,7 @@ class Batches:
         self.has_label_file = checked.has_label_file
         self.left_out = checked.left_out
         self.skipped = checked.skipped
+        self.unended = checked.unended
         self.batch_size = batch_size
         self.size = size
         self.augment = augment
