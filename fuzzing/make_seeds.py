@@ -96,6 +96,7 @@ def _pictures() -> dict[str, bytes]:
         turned[0x0112] = 6
         picture.save(content, kind, **({"exif": turned} if kind in ("JPEG", "PNG") else {}))
         seeds[f"picture/{kind.lower()}"] = content.getvalue()
+    seeds["picture/jpeg-without-end"] = seeds["picture/jpeg"][:-2]
     return seeds
 
 

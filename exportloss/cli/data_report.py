@@ -35,6 +35,16 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
             f"warning: {len(summary.orphans)} label files belong to no image and are not read: "
             f"{listed}{more}; a label file is named as its image, and ends in .txt"
         )
+    if summary.crowds or summary.no_area:
+        say(
+            f"note: {summary.crowds} boxes of crowds (iscrowd) and {summary.no_area} boxes without "
+            "an area are skipped"
+        )
+    if summary.strays:
+        say(
+            f"warning: {summary.strays} annotations belong to no image and are not read; their "
+            "`image_id` is that of no entry of `images`"
+        )
     if batches.unended:
         say(
             f"note: {batches.unended} JPEG files lack their end marker; they are complete without "

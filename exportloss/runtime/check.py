@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from exportloss.errors import ConfigError, DataError
+from exportloss.runtime.coco import CocoSplit, coco_rows
 from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.images import ExaminedImage, examine_picture
 from exportloss.runtime.index import Index, cache_folder, hash_labels, hash_picture
@@ -31,7 +32,8 @@ class CheckedDataset:
         dataset: without what was left out.
         labels: one array a picture, as from `read_labels`.
         sizes: (height, width) of every picture as it is meant to be seen, pixels.
-        has_label_file: whether each picture has a label file, be it an empty one.
+        has_label_file: whether each picture has a label file, be it an empty one; True for the
+            images of a COCO file.
         left_out: `file: what` or `file:line: what` of all that is wrong with pictures that were
             left out; empty where nothing was.
         skipped: how many pictures were left out.
@@ -122,7 +124,12 @@ def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Pa
         except DataError as error:
             problems.append(str(error))
         try:
-            if content := read_label_file(label):
+            if dataset.coco is not None:
+                content = b""
+                if not problems:
+                    rows, bad = boxes_of(dataset.coco, image, examined)
+                    problems += bad
+            elif content := read_label_file(label):
                 rows, bad = rows_of(label, content)
                 problems += bad
         except DataError as error:
@@ -141,6 +148,12 @@ def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Pa
             if examined.lacks_end:
                 found.unended.add(key)
         return examined
+
+    def boxes_of(
+        coco: CocoSplit, image: Path, examined: ExaminedImage
+    ) -> tuple[LabelArray, tuple[str, ...]]:
+        rows, problems = coco_rows(coco, image, examined.size)
+        return (rows * _NO_CLASS if dataset.label_classes else rows), problems
 
     def rows_of(label: Path, content: bytes) -> tuple[LabelArray, tuple[str, ...]]:
         key = hash_labels(content)
