@@ -24,7 +24,8 @@ def make_coco(
 ) -> dict[str, Any]:
     """Describe images and their YOLO label files, which become pixels, as COCO does.
 
-    Categories come last first, as do images and annotations: nothing goes by their order.
+    Categories and images come last first: nothing goes by their order. Ids grow with the paths, so
+    that pycocotools takes detections of equal confidence in our order.
     """
     entries, annotations = [], []
     for number, image in enumerate(images):
@@ -33,13 +34,13 @@ def make_coco(
         label = Path(str(image).replace("/images/", "/labels/")).with_suffix(".txt")
         name = str(image.relative_to(folder))
         size = {"width": width, "height": height}
-        entries.append({"id": first_id - 3 * number, "file_name": name, **size})
+        entries.append({"id": first_id + 3 * number, "file_name": name, **size})
         for kind, x, y, w, h in read_labels(label, len(names)).tolist():
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             annotations.append(
                 {
                     "id": 5000 - len(annotations),
-                    "image_id": first_id - 3 * number,
+                    "image_id": first_id + 3 * number,
                     "category_id": category_id(int(kind)),
                     "bbox": box,
                     "area": box[2] * box[3],

@@ -243,7 +243,7 @@ def test_limits_hold(tmp_path, monkeypatch):
         (coco_file, "MAX_CLASSES", 1, "more than 1 categories"),
         (coco_file, "MAX_LABEL_LINES", 3, "image id 5 has 4 boxes"),
     ):
-        coco_file._read.cache_clear()
+        coco_file.forget()
         with monkeypatch.context() as patch, pytest.raises(DataError, match=match) as caught:
             patch.setattr(module, name, limit)
             rows(path)

@@ -20,7 +20,7 @@ from exportloss.runtime.json_entries import entry_place, read_entries
 from exportloss.runtime.labels import MAX_LABEL_LINES
 from exportloss.runtime.limits import MAX_CLASSES, MAX_IMAGE_SIDE
 
-__all__ = ["MAX_ANNOTATIONS", "MAX_IMAGES", "CocoFile", "CocoImage", "read_coco"]
+__all__ = ["MAX_ANNOTATIONS", "MAX_IMAGES", "CocoFile", "CocoImage", "forget", "read_coco"]
 
 MAX_IMAGES = 1 << 22
 MAX_ANNOTATIONS = 1 << 25
@@ -94,6 +94,11 @@ def read_coco(path: Path) -> CocoFile:
     except (OSError, ValueError):
         pass  # the reader says what is wrong
     return _read(path, identity)
+
+
+def forget() -> None:
+    """Forget the files that were read, to read them again whatever their time says."""
+    _read.cache_clear()
 
 
 @functools.lru_cache(maxsize=_KEPT)
