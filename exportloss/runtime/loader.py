@@ -26,13 +26,14 @@ from exportloss.runtime.augment import (
 )
 from exportloss.runtime.check import OnBad, check_dataset
 from exportloss.runtime.dataset import Dataset
+from exportloss.runtime.image_cache import ImageCache
 from exportloss.runtime.images import ImageArray, Letterbox, load_picture
 from exportloss.runtime.labels import LabelArray
 from exportloss.runtime.limits import check_threads
 
 __all__ = ["Batch", "Batches", "Cache"]
 
-Cache = Literal["none", "ram"]
+Cache = Literal["none", "ram", "disk"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -101,8 +102,11 @@ class Batches:
         augment: what pictures are put through; None letterboxes them only.
         drop_last: see above.
         workers: threads that decode pictures ahead, >= 1.
-        cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on.
+        cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on, in
+            memory; `"disk"` keeps them as files in the user's cache folder, see
+            `exportloss.runtime.image_cache`.
         on_bad: refuse a data set with bad pictures or labels, or leave those out.
+        tell: told, between two batches, why decoded pictures are no longer kept on the disk; once.
 
     Attributes:
         dataset: without what was left out.
@@ -131,6 +135,7 @@ class Batches:
         workers: int = 2,
         cache: Cache = "none",
         on_bad: OnBad = "raise",
+        tell: Callable[[str], object] | None = None,
     ) -> None:
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -157,6 +162,10 @@ class Batches:
         self._seed = seed
         self._drop_last = drop_last
         self._workers = workers
+        self._tell = tell
+        self._disk: ImageCache | None = None
+        if cache == "disk":
+            self._disk = ImageCache(size, linear=augment is not None)
         self._kept: list[ImageArray | None] | None = None
         if cache == "ram":
             _check_memory([self.place(index).scaled for index in range(len(self.dataset))])
@@ -195,7 +204,13 @@ class Batches:
                 count = min(self.batch_size, len(self.dataset) - number * self.batch_size)
                 started = time.perf_counter()
                 batch = _collate(list(itertools.islice(pictures, self.batch_size)), count)
+                self._tell_problem()
                 yield dataclasses.replace(batch, waited=time.perf_counter() - started)
+
+    def _tell_problem(self) -> None:
+        if self._disk is not None and self._disk.problem and self._tell is not None:
+            tell, self._tell = self._tell, None
+            tell(self._disk.problem)
 
     def place(self, index: int) -> Letterbox:
         """Return where a picture lies on its canvas, without augmentation."""
@@ -248,16 +263,25 @@ class Batches:
         """Return a picture scaled to fit the canvas."""
         if self._kept is not None and (kept := self._kept[index]) is not None:
             return Image.fromarray(kept)
-        is_trained_on = self.augment is not None
-        picture = load_picture(
-            self.dataset.images[index],
-            self.size,
-            linear=is_trained_on,
-            source=self.sizes[index],
-        )
+        if self._disk is not None:
+            pixels = self._disk.load(
+                self.dataset.images[index],
+                self.place(index).scaled,
+                lambda: np.asarray(self._decode(index)),
+            )
+            return Image.fromarray(pixels)
+        picture = self._decode(index)
         if self._kept is not None:
             self._kept[index] = np.asarray(picture)
         return picture
+
+    def _decode(self, index: int) -> Image.Image:
+        return load_picture(
+            self.dataset.images[index],
+            self.size,
+            linear=self.augment is not None,
+            source=self.sizes[index],
+        )
 
 
 def _planes(picture: Image.Image) -> ImageArray:
