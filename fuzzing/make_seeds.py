@@ -35,6 +35,14 @@ _TEXTS = {
     "labels/polygon": "\ufeff3 0.1 0.1 0.9 0.1 0.5 0.9\r\n\r\n3 0.1 0.1 0.9 0.1 0.5 0.9\r\n",
     "labels/empty": "",
     "picture_list/missing": "./images/a.jpg\n/nowhere/b.png\n",
+    "coco/instances": (
+        '{"info": {"year": 2017}, "images": [{"id": 9, "file_name": "a.png", "width": 48, '
+        '"height": 32}, {"id": 4, "file_name": "x/b.jpg"}], "annotations": [{"id": 1, '
+        '"image_id": 9, "category_id": 3, "bbox": [1, 2.5, 3e1, 4], "iscrowd": 0, '
+        '"segmentation": [[1, 2, 3, 4, 5, 6]]}, {"image_id": 4, "category_id": 90, '
+        '"bbox": [-1, 0, 9, 9], "iscrowd": 1}], "categories": [{"id": 90, "name": "dog"}, '
+        '{"id": 3, "name": "\u00e9t\u00e9"}]}'
+    ),
     "data_yaml/list": "path: x\ntrain: images\nval: [a, b.txt]\nnc: 2\nnames: [cat, 'no']\n",
     "data_yaml/numbered": "train: ../images # comment\nnames:\n  0: cat\n  1: dog\n",
     "hyp_yaml/all": "lr0: 0.01\nbox: 0.05\nfl_gamma: 1.5\ncriterion: qfocal\nmosaic: 1\n",
@@ -96,6 +104,7 @@ def _pictures() -> dict[str, bytes]:
         turned[0x0112] = 6
         picture.save(content, kind, **({"exif": turned} if kind in ("JPEG", "PNG") else {}))
         seeds[f"picture/{kind.lower()}"] = content.getvalue()
+    seeds["picture/jpeg-without-end"] = seeds["picture/jpeg"][:-2]
     return seeds
 
 

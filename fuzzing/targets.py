@@ -16,7 +16,8 @@ from exportloss.config import LossConfig
 from exportloss.errors import ExportLossError
 from exportloss.export import check
 from exportloss.models import read_checkpoint, transfer
-from exportloss.runtime import manifest_file, state
+from exportloss.runtime import coco_file, manifest_file, state
+from exportloss.runtime.coco import coco_names, coco_rows
 from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
 from exportloss.runtime.hyp import read_hyp
 from exportloss.runtime.images import inspect_picture, load_image, load_picture
@@ -97,6 +98,22 @@ def _read_picture_list(path: Path) -> None:
     config = DataConfig(source=path, root=path.parent, train=(path,), val=(), names=("a",))
     Dataset.open(config, "train")
     find_pictures(path)
+
+
+def _read_coco(path: Path) -> None:
+    coco_file.forget()  # files of one size that are written within a tick of the clock
+    config = DataConfig(
+        source=path,
+        root=path.parent,
+        train=(path,),
+        val=(),
+        names=coco_names(path),
+        image_folders={"train": path.parent},
+    )
+    dataset = Dataset.open(config, "train")
+    assert dataset.coco is not None
+    for image in dataset.images:
+        coco_rows(dataset.coco, image, dataset.coco.images[image].size or (32, 48))
 
 
 def _read_picture(path: Path) -> None:
@@ -184,6 +201,14 @@ TARGETS = {
     ),
     "picture_list": Target(
         file_name="a.txt", read=_read_picture_list, tokens=(b"./a.jpg", b"\0.png", b"../", b"\n")
+    ),
+    "coco": Target(
+        file_name="a.json",
+        read=_read_coco,
+        tokens=(
+            *(*_JSON, *_NUMBERS, b"../", b"a.png"),
+            *b'"images" "annotations" "categories" "id" "image_id" "bbox" "file_name"'.split(),
+        ),
     ),
     "picture": Target(file_name="a.jpg", read=_read_picture),
     "data_yaml": Target(

@@ -49,7 +49,7 @@ def data(tmp_path) -> Dataset:
 def looked_into(monkeypatch) -> list[str]:
     """The names of files that are parsed or decoded."""
     names = []
-    for function in ("inspect_picture", "parse_labels"):
+    for function in ("examine_picture", "parse_labels"):
         original = getattr(check, function)
 
         def note(path, *args, original=original):

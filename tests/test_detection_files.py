@@ -31,6 +31,16 @@ def test_boxes_too_thin_to_be_written_are_left_out(tmp_path):
     assert read_labels(tmp_path / "a.txt", 2)[:, 0].tolist() == [1, 0]
 
 
+def test_coco_results_carry_the_ids_of_a_coco_file():
+    own = coco_results(BOXES, 7)
+    ids = tuple(range(90, 190))
+    renamed = coco_results(BOXES, 7, ids)
+    assert [entry["category_id"] for entry in renamed] == [
+        ids[entry["category_id"]] for entry in own
+    ]
+    assert [entry["bbox"] for entry in renamed] == [entry["bbox"] for entry in own]
+
+
 def test_coco_results(tmp_path):
     results = coco_results(BOXES, 7) + coco_results(BOXES[:1], "ä")
     first = {"image_id": 7, "category_id": 1, "bbox": [10, 20, 20, 40], "score": 0.875}

@@ -201,7 +201,7 @@ def test_bad_labels_are_refused_before_the_first_batch(tmp_path):
         ({"size": (32, 0)}, "size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"workers": 0}, "workers is 0"),
-        ({"cache": "disk"}, "cache is 'disk'"),
+        ({"cache": "tape"}, "cache is 'tape'"),
         ({"on_bad": "pass"}, "on_bad is 'pass'"),
     ],
 )

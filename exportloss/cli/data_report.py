@@ -38,6 +38,21 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
             f"{listed(summary.orphans, _LISTED)}; a label file is named as its image, and ends in "
             ".txt"
         )
+    if summary.crowds or summary.no_area:
+        say(
+            f"note: {summary.crowds} boxes of crowds (iscrowd) and {summary.no_area} boxes without "
+            "an area are skipped"
+        )
+    if summary.strays:
+        say(
+            f"warning: {summary.strays} annotations belong to no image and are not read; their "
+            "`image_id` is that of no entry of `images`"
+        )
+    if batches.unended:
+        say(
+            f"note: {batches.unended} JPEG files lack their end marker; they are complete without "
+            "it, and are read as they are"
+        )
     if not summary.objects:
         say(f"warning: no object in {split}: there is nothing to judge a detector by")
     return summary

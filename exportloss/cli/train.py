@@ -1,10 +1,11 @@
-"""`exportloss train`: train exported artifacts on a data set in YOLO layout."""
+"""`exportloss train`: train exported artifacts on a data set in YOLO's or COCO's format."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "train",
         help="train a detector on this device",
-        description="Train exported artifacts on a data set in YOLO layout. Needs neither torch "
-        "nor onnx when --weights is an artifacts folder.",
+        description="Train exported artifacts on a data set in YOLO's or COCO's format. Needs "
+        "neither torch nor onnx when --weights is an artifacts folder.",
         epilog="example: exportloss train --weights artifacts --data data.yaml --epochs 30",
     )
     add_train_arguments(parser)
@@ -205,6 +206,7 @@ def _plan(
 ) -> Plan:
     """Read all labels, and see that the batches will fit."""
     config = TrainingConfig.from_mapping(hyp)
+    tell = functools.cache(lambda text: say(f"note: {text}"))  # once for both splits
 
     def batches(split: Split, **how: Any) -> Batches:
         found = Batches(
@@ -213,6 +215,7 @@ def _plan(
             source.image_size,
             workers=options.workers,
             cache=options.cache,
+            tell=tell,
             on_bad="skip" if options.skip_bad else "raise",
             **how,
         )

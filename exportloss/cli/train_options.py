@@ -201,7 +201,8 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         nargs="?",
         const="ram",
         choices=get_args(Cache),
-        help="keep decoded pictures in memory",
+        help="keep decoded images in memory (ram, which --cache alone means), or as files in the "
+        "user's cache folder (disk)",
     )
 
 

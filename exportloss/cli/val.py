@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.progress import track
@@ -21,7 +22,7 @@ from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_fold
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, excerpt, printable
 from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.detection_files import coco_results, write_json, write_labels
+from exportloss.runtime.detection_files import Boxes, coco_results, write_json, write_labels
 from exportloss.runtime.figures import matplotlib_missing
 from exportloss.runtime.files import fit_name
 from exportloss.runtime.loader import Batch, Batches
@@ -90,7 +91,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--save-json",
         action="store_true",
-        help="write NAME_predictions.json, COCO's results format; categories are class numbers",
+        help="write NAME_predictions.json, COCO's results format; categories are class "
+        "numbers, or the ids of the data set's own COCO file",
     )
     parser.add_argument(
         "--single-cls", action="store_true", help="treat all classes as one, called item"
@@ -176,6 +178,7 @@ class _Writer:
         self.results: list[dict[str, Any]] = []
         self._folder = folder
         self._names = dataset.names
+        self._coco = dataset.coco
         self._stems = iter(unique_stems(dataset.images))
         self._options = options
 
@@ -186,7 +189,8 @@ class _Writer:
             write_batch(path, batch, true_boxes(batch), self._names, show_confidence=False)
             sure = list(map(surest, found.on_canvas))
             write_batch(path.with_stem(f"val_batch{number}_pred"), batch, sure, self._names)
-        for boxes, letterbox in zip(found.on_picture, batch.letterboxes, strict=False):
+        pictures = zip(found.on_picture, batch.letterboxes, batch.paths, strict=False)
+        for boxes, letterbox, path in pictures:
             stem = next(self._stems)
             if self._options.save_txt and len(boxes):
                 write_labels(
@@ -196,7 +200,12 @@ class _Writer:
                     with_confidence=self._options.save_conf,
                 )
             if self._options.save_json:
-                self.results += coco_results(boxes, int(stem) if stem.isdecimal() else stem)
+                self.results += self._as_coco(boxes, path, stem)
+
+    def _as_coco(self, boxes: Boxes, path: Path, stem: str) -> list[dict[str, Any]]:
+        if self._coco is not None:
+            return coco_results(boxes, self._coco.images[path].id, self._coco.category_ids)
+        return coco_results(boxes, int(stem) if stem.isdecimal() else stem)
 
 
 def _check_names(own: Sequence[str], names: Sequence[str]) -> None:

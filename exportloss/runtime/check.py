@@ -14,8 +14,9 @@ import numpy as np
 
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime.cache import cache_folder
+from exportloss.runtime.coco import CocoSplit, coco_rows
 from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import inspect_picture
+from exportloss.runtime.images import ExaminedImage, examine_picture
 from exportloss.runtime.index import Index, hash_labels, hash_picture
 from exportloss.runtime.labels import LabelArray, parse_labels, read_label_file, refuse
 
@@ -32,10 +33,12 @@ class CheckedDataset:
         dataset: without what was left out.
         labels: one array a picture, as from `read_labels`.
         sizes: (height, width) of every picture as it is meant to be seen, pixels.
-        has_label_file: whether each picture has a label file, be it an empty one.
+        has_label_file: whether each picture has a label file, be it an empty one; True for the
+            images of a COCO file.
         left_out: `file: what` or `file:line: what` of all that is wrong with pictures that were
             left out; empty where nothing was.
         skipped: how many pictures were left out.
+        unended: number of JPEG files without an end marker; they are decoded as if they had one.
     """
 
     dataset: Dataset
@@ -44,6 +47,7 @@ class CheckedDataset:
     has_label_file: tuple[bool, ...]
     left_out: tuple[str, ...] = ()
     skipped: int = 0
+    unended: int = 0
 
 
 def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2) -> CheckedDataset:
@@ -91,10 +95,11 @@ def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2
             labels=tuple(dataset.labels[index] for index in good),
         ),
         labels=tuple(entries[index].rows for index in good),
-        sizes=tuple(entries[index].size for index in good),
+        sizes=tuple(entries[index].image.size for index in good),
         has_label_file=tuple(entries[index].has_labels for index in good),
         left_out=problems,
         skipped=len(dataset) - len(good),
+        unended=sum(entries[index].image.lacks_end for index in good),
     )
 
 
@@ -103,7 +108,7 @@ _NO_CLASS = np.array([0, 1, 1, 1, 1], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    size: tuple[int, int]
+    image: ExaminedImage
     rows: LabelArray
     has_labels: bool
     problems: tuple[str, ...]
@@ -113,26 +118,43 @@ def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Pa
     """Return what checks a picture and its label file; `found` gathers what is good."""
 
     def check(image: Path, label: Path) -> _Entry:
-        size, rows, content, problems = (0, 0), np.zeros((0, 5), np.float32), None, []
+        examined, rows, content = ExaminedImage(size=(0, 0)), np.zeros((0, 5), np.float32), None
+        problems: list[str] = []
         try:
-            size = size_of(image)
+            examined = examine(image)
         except DataError as error:
             problems.append(str(error))
         try:
-            if content := read_label_file(label):
+            if dataset.coco is not None:
+                content = b""
+                if not problems:
+                    rows, bad = boxes_of(dataset.coco, image, examined)
+                    problems += bad
+            elif content := read_label_file(label):
                 rows, bad = rows_of(label, content)
                 problems += bad
         except DataError as error:
             problems.append(str(error))
-        return _Entry(size, rows, content is not None, tuple(problems))
+        return _Entry(examined, rows, content is not None, tuple(problems))
 
-    def size_of(image: Path) -> tuple[int, int]:
+    def examine(image: Path) -> ExaminedImage:
         key = hash_picture(image)
         size = None if key is None else known.sizes.get(key)
-        size = size or inspect_picture(image)
+        if key is None or size is None:
+            examined = examine_picture(image)
+        else:
+            examined = ExaminedImage(size=size, lacks_end=key in known.unended)
         if key is not None:
-            found.sizes[key] = size
-        return size
+            found.sizes[key] = examined.size
+            if examined.lacks_end:
+                found.unended.add(key)
+        return examined
+
+    def boxes_of(
+        coco: CocoSplit, image: Path, examined: ExaminedImage
+    ) -> tuple[LabelArray, tuple[str, ...]]:
+        rows, problems = coco_rows(coco, image, examined.size)
+        return (rows * _NO_CLASS if dataset.label_classes else rows), problems
 
     def rows_of(label: Path, content: bytes) -> tuple[LabelArray, tuple[str, ...]]:
         key = hash_labels(content)

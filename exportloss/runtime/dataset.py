@@ -1,4 +1,4 @@
-"""A data set on disk in YOLO layout: `data.yaml`, a folder of pictures, a folder of label files."""
+"""A data set on disk: `data.yaml`, pictures, and their boxes in label files or in COCO files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from exportloss.class_names import LONGEST_NAME, bad_name
 from exportloss.errors import ConfigError, DataError, excerpt
 from exportloss.reading import YamlMapping, read_yaml_mapping
+from exportloss.runtime.coco import CocoSplit, coco_names, is_coco, open_coco
 from exportloss.runtime.image_list import first_existing, read_image_list
 from exportloss.runtime.images import FORMATS
 from exportloss.runtime.walking import describe_entry, describe_skipped, files_below
@@ -40,12 +41,15 @@ class DataConfig:
         source: the yaml file.
         root: absolute folder that the splits are relative to.
         train: absolute paths of the training split, each a folder of pictures or a text file of
-            picture paths; empty where the file names none.
+            picture paths, or a single COCO file; empty where the file names none.
         val: the same for the validation split.
         test: the same for the test split.
         label_classes: number of classes in the label files, where all of them are to count as the
             one of `names`; 0 where they are those of `names`.
         names: the classes, in the order of their numbers; at least one.
+        label_names: the classes of the labels, where all of them are to count as one.
+        image_folders: absolute folders of the images, by split, of COCO files for which the yaml
+            names one.
     """
 
     source: Path
@@ -55,6 +59,8 @@ class DataConfig:
     names: tuple[str, ...]
     test: tuple[Path, ...] = ()
     label_classes: int = 0
+    label_names: tuple[str, ...] = ()
+    image_folders: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -69,12 +75,13 @@ class Dataset:
     Attributes:
         images: picture files, at least one.
         labels: label files, one a picture; one that does not exist means a picture without
-            objects.
+            objects. Of a COCO file, that file for all pictures.
         names: the classes, in the order of their numbers.
         sources: the folders and lists that the pictures were found in, where there are such.
         label_classes: as in `DataConfig`.
         irregular: Entries below the sources that are neither file nor folder, such as broken links
             and pipes; they are skipped.
+        coco: the boxes, where they are in a COCO file; None where they are in label files.
     """
 
     images: tuple[Path, ...]
@@ -83,6 +90,7 @@ class Dataset:
     sources: tuple[Path, ...] = ()
     label_classes: int = 0
     irregular: tuple[Path, ...] = ()
+    coco: CocoSplit | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,11 +106,11 @@ class Dataset:
 
         Links to folders are followed, but no folder is searched twice; hidden files and folders are
         passed over. The lines of a text file are relative to its folder, or else to the working
-        folder, or absolute.
+        folder, or absolute. The images of a COCO file are those that it lists.
 
         Raises:
             DataError: the yaml names no such split, a file or folder is missing, a listed picture
-                is missing or of another format, or there is no picture.
+                is missing or of another format, there is no picture, or a COCO file is bad.
             ConfigError: there can be no split of this name.
         """
         if split not in get_args(Split):
@@ -113,6 +121,8 @@ class Dataset:
                 f"{config.source}: no `{split}:`; add one that names a folder of pictures or a "
                 "text file of picture paths"
             )
+        if any(map(is_coco, sources)):
+            return cls._open_coco(config, split, sources)
         irregular: list[Path] = []
         found = [image for source in sources for image in _images(source, split, config, irregular)]
         images = tuple(sorted(found, key=Path.as_posix))
@@ -129,6 +139,30 @@ class Dataset:
             sources=sources,
             label_classes=config.label_classes,
             irregular=tuple(irregular),
+        )
+
+    @classmethod
+    def _open_coco(cls, config: DataConfig, split: Split, sources: tuple[Path, ...]) -> Dataset:
+        if len(sources) > 1:
+            raise DataError(
+                f"{config.source}: `{split}` names a COCO file and {len(sources) - 1} more; "
+                "expected it alone: merge the files, or make splits of them"
+            )
+        coco = open_coco(
+            sources[0],
+            config.image_folders.get(split),
+            names=config.label_names or config.names,
+            root=config.root,
+            key=f"{split}_images",
+        )
+        images = tuple(sorted(coco.images, key=Path.as_posix))
+        return cls(
+            images=images,
+            labels=sources * len(images),
+            names=config.names,
+            sources=sources,
+            label_classes=config.label_classes,
+            coco=coco,
         )
 
 
@@ -152,7 +186,9 @@ def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfi
     `path` is absolute or relative to the yaml's folder, and that folder where it is left out; the
     splits are relative to it. Habits of data sets in the wild are understood where the folder that
     was meant exists: a `path` or a split relative to the working folder, and a split that starts
-    with a `../` too many. Other keys are passed over. Whether the pictures exist is for
+    with a `../` too many. A split may be a COCO file, `train: instances_train.json`, with the
+    folder of its images as `train_images`; the classes of a file without `names` are then those of
+    the first such split. Other keys are passed over. Whether the pictures exist is for
     `Dataset.open` to say: an export needs the classes only.
 
     Args:
@@ -164,6 +200,11 @@ def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfi
         DataError: the file is missing, too large or no YAML mapping, has no usable `names`, its
             `nc` disagrees with them, or a split is neither a path nor a list of paths.
     """
+    if is_coco(Path(path)):
+        raise DataError(
+            f"{path}: expected a yaml file; write one that names this COCO file, such as "
+            f"`train: {Path(path).name}`"
+        )
     read = read_yaml_mapping(
         Path(path),
         expected="the data set's yaml file, with the lines `train:`, `val:` and `names:`",
@@ -174,17 +215,23 @@ def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfi
         raise DataError(
             f"{read.where('path')}: `path` is {excerpt(repr(folder))}; expected a folder"
         )
+    if is_coco(Path(folder)):
+        raise DataError(
+            f"{read.where('path')}: `path` is {excerpt(repr(folder))}; expected a folder: name "
+            "COCO files with `train:`, `val:` and `test:`"
+        )
     root = _absolute(first_existing(read.source.parent / folder, Path(folder)))
-    names = _names(read)
+    splits = {split: _split(read, split, root) for split in get_args(Split)}
+    names = _names(read, splits)
     merges = single_class and len(names) > 1
     return DataConfig(
         source=read.source,
         root=root,
-        train=_split(read, "train", root),
-        val=_split(read, "val", root),
-        test=_split(read, "test", root),
         names=(_SINGLE_CLASS,) if merges else names,
         label_classes=len(names) if merges else 0,
+        label_names=names if merges else (),
+        image_folders=_image_folders(read, splits, root),
+        **splits,
     )
 
 
@@ -212,8 +259,29 @@ def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(paths))  # each once
 
 
-def _names(read: YamlMapping) -> tuple[str, ...]:
+def _image_folders(
+    read: YamlMapping, splits: Mapping[str, tuple[Path, ...]], root: Path
+) -> dict[str, Path]:
+    """Return the folders of COCO files' images; the key is of no use to other splits."""
+    folders = {}
+    for split, sources in splits.items():
+        value = read.values.get(key := f"{split}_images")
+        if value is None or not any(map(is_coco, sources)):
+            continue
+        if not isinstance(value, str) or not value:
+            raise DataError(
+                f"{read.where(key)}: `{key}` is {excerpt(repr(value))}; expected the folder of the "
+                "images"
+            )
+        folders[split] = first_existing(root / value, root / value.removeprefix("../"))
+    return folders
+
+
+def _names(read: YamlMapping, splits: Mapping[str, tuple[Path, ...]]) -> tuple[str, ...]:
     where, names = read.where("names"), read.values.get("names")
+    if names is None:
+        files = [source for sources in splits.values() for source in sources if is_coco(source)]
+        names = list(coco_names(files[0])) if files else None
     if not isinstance(names, (list, Mapping)) or not names:
         raise DataError(
             f"{where}: `names` is {excerpt(repr(names))}; expected the classes, such as "

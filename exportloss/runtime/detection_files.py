@@ -15,7 +15,7 @@ from exportloss.runtime.boxes import to_centres
 from exportloss.runtime.files import new_file
 from exportloss.runtime.images import FORMATS, ImageArray
 
-__all__ = ["coco_results", "crop", "write_json", "write_labels", "write_picture"]
+__all__ = ["Boxes", "coco_results", "crop", "write_json", "write_labels", "write_picture"]
 
 Boxes = npt.NDArray[np.floating]
 
@@ -52,17 +52,20 @@ def write_labels(
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def coco_results(boxes: Boxes, image_id: int | str) -> list[dict[str, Any]]:
+def coco_results(
+    boxes: Boxes, image_id: int | str, category_ids: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
     """Return the entries of COCO's results format, as pycocotools' `loadRes` takes them.
 
     Args:
         boxes: (n, 6) x1, y1, x2, y2 in pixels of the picture, confidence, class.
-        image_id: of the picture; categories are the data set's class numbers.
+        image_id: of the picture.
+        category_ids: ids of the categories, by class; None for the class numbers themselves.
     """
     return [
         {
             "image_id": image_id,
-            "category_id": int(label),
+            "category_id": int(label) if category_ids is None else category_ids[int(label)],
             "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
             "score": confidence,  # rounded, it would rank otherwise where others are near
         }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,15 @@ from exportloss.bounds import at_least
 from exportloss.errors import ConfigError, DataError, excerpt
 from exportloss.reading import open_regular
 from exportloss.runtime.resize import resize_area, resize_linear
+from exportloss.runtime.unended_jpeg import MAX_JPEG_BYTES, endings
 
 __all__ = [
     "FORMATS",
     "PADDING",
+    "ExaminedImage",
     "ImageArray",
     "Letterbox",
+    "examine_picture",
     "inspect_picture",
     "letterbox",
     "load_image",
@@ -36,10 +40,13 @@ FORMATS: Mapping[str, str] = {
 
 ImageArray = npt.NDArray[np.uint8]
 
+_T = TypeVar("_T")
+
 PADDING = 114  # YOLOv5's grey
 
 # That of JPEG also opens MPO, a JPEG with more pictures after it.
 _DECODERS = tuple(sorted(set(FORMATS.values())))
+_JPEGS = "JPEG", "MPO"
 _TILE_TAGS = 322, 323  # of TIFF: width and height of a tile, pixels
 _USUAL_TILE = 1024  # pixels; a tile may be larger than its picture
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -49,7 +56,7 @@ def load_image(path: str | Path) -> ImageArray:
     """Decode a picture as it is meant to be seen.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit grey pictures are converted, an
-    alpha channel is dropped.
+    alpha channel is dropped. A JPEG that lacks nothing but its end marker is decoded.
 
     Returns:
         (H, W, 3) RGB in [0, 255].
@@ -59,8 +66,7 @@ def load_image(path: str | Path) -> ImageArray:
             pixels or integers of more than 16 bits, or has more than `PIL.Image.MAX_IMAGE_PIXELS`
             pixels.
     """
-    with _opened(path) as file:
-        return np.array(_to_rgb(ImageOps.exif_transpose(file)))
+    return _read(path, _pixels)[0]
 
 
 def load_picture(
@@ -98,38 +104,48 @@ def load_picture(
     return Image.fromarray(resize(image, scaled))
 
 
-def inspect_picture(path: str | Path) -> tuple[int, int]:
-    """Decode a picture to see that it can be decoded; JPEGs at an eighth, which is faster.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExaminedImage:
+    """An image file that can be decoded.
 
-    Returns:
-        Its (height, width) as it is meant to be seen, pixels.
+    Attributes:
+        size: (height, width) as it is meant to be seen, pixels.
+        lacks_end: whether it is a JPEG without its end marker.
+    """
+
+    size: tuple[int, int]
+    lacks_end: bool = False
+
+
+def examine_picture(path: str | Path) -> ExaminedImage:
+    """Decode a picture to see that it can be decoded; JPEGs at an eighth, which is faster.
 
     Raises:
         DataError: as for `load_image`.
     """
-    with _opened(path) as file:
-        full = _jpeg_size(file)
-        file.draft(None, (1, 1))
-        image = ImageOps.exif_transpose(file)
-        return full or (image.height, image.width)
+    size, lacks_end = _read(path, _inspect)
+    return ExaminedImage(size=size, lacks_end=lacks_end)
 
 
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open a picture; whatever goes wrong with it until the end of the block is a DataError."""
+def inspect_picture(path: str | Path) -> tuple[int, int]:
+    """Decode a picture as `examine_picture` does, and return its (height, width) only."""
+    return examine_picture(path).size
+
+
+def _read(path: str | Path, use: Callable[[Image.Image], _T]) -> tuple[_T, bool]:
+    """Open a picture and use it; whatever goes wrong with it is a DataError.
+
+    Returns:
+        What `use` returned, and whether the picture is a JPEG without its end marker.
+    """
     try:
-        with (
-            open_regular(Path(path), error=DataError) as content,
-            Image.open(content, formats=_DECODERS) as file,
-        ):
-            limit = Image.MAX_IMAGE_PIXELS
-            # Pillow itself only warns up to twice the limit.
-            if limit is not None and file.width * file.height > limit:
-                raise Image.DecompressionBombError(
-                    f"{file.width} x {file.height} is more than {limit} pixels"
-                )
-            _refuse_wide(file)
-            yield file
+        with open_regular(Path(path), error=DataError) as content:
+            try:
+                return _open(content, use), False
+            except _UnendedError as error:
+                if (whole := _completed(content)) is None:
+                    raise error.problem from None
+        return _open(whole, use), True
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -145,9 +161,61 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         ) from error
 
 
+class _UnendedError(Exception):
+    """A JPEG ended before its decoder did."""
+
+    def __init__(self, problem: OSError) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def _open(content: BinaryIO, use: Callable[[Image.Image], _T]) -> _T:
+    with Image.open(content, formats=_DECODERS) as file:
+        limit = Image.MAX_IMAGE_PIXELS
+        # Pillow itself only warns up to twice the limit.
+        if limit is not None and file.width * file.height > limit:
+            raise Image.DecompressionBombError(
+                f"{file.width} x {file.height} is more than {limit} pixels"
+            )
+        _refuse_wide(file)
+        try:
+            return use(file)
+        except OSError as error:
+            if file.format in _JPEGS:
+                raise _UnendedError(error) from error
+            raise
+
+
+def _completed(content: BinaryIO) -> BinaryIO | None:
+    """Return a JPEG with its end marker; None where more than that is missing."""
+    content.seek(0)
+    held = content.read(MAX_JPEG_BYTES + 1)
+    if len(held) > MAX_JPEG_BYTES or not (tries := endings(held)):
+        return None
+    try:
+        pixels = _open(io.BytesIO(tries[0]), _pixels)
+        for ending in tries[1:]:
+            if not np.array_equal(_open(io.BytesIO(ending), _pixels), pixels):
+                return None
+    except _UnendedError:
+        return None
+    return io.BytesIO(tries[0])
+
+
+def _pixels(file: Image.Image) -> ImageArray:
+    return np.array(_to_rgb(ImageOps.exif_transpose(file)))
+
+
+def _inspect(file: Image.Image) -> tuple[int, int]:
+    full = _jpeg_size(file)
+    file.draft(None, (1, 1))
+    image = ImageOps.exif_transpose(file)
+    return full or (image.height, image.width)
+
+
 def _jpeg_size(file: Image.Image) -> tuple[int, int] | None:
     """Return the (height, width) of a JPEG once it is turned upright; None for other formats."""
-    if file.format not in ("JPEG", "MPO"):
+    if file.format not in _JPEGS:
         return None
     is_turned = file.getexif().get(ExifTags.Base.Orientation) in _TURNED
     return file.size if is_turned else file.size[::-1]

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from exportloss.runtime.labels import LabelArray
 __all__ = ["Index", "hash_labels", "hash_picture"]
 
 # Change it with the rules by which labels are parsed or pictures refused.
-_VERSION = 3
+_VERSION = 4
 _DIGEST = hashlib.sha256().digest_size
 _HEAD = 4096  # bytes
 _MAX_BYTES = 1 << 30  # some ten million pictures
@@ -42,11 +42,13 @@ class Index:
 
     Attributes:
         sizes: (height, width) of a picture, pixels, by `hash_picture`.
+        unended: keys of the JPEG files that lack their end marker, a subset of those of `sizes`.
         rows: labels by `hash_labels`.
     """
 
     def __init__(self) -> None:
         self.sizes: dict[bytes, tuple[int, int]] = {}
+        self.unended: set[bytes] = set()
         self.rows: dict[bytes, LabelArray] = {}
 
     @classmethod
@@ -72,6 +74,7 @@ class Index:
             version=_VERSION,
             picture_keys=_as_array(self.sizes),
             sizes=np.array(list(self.sizes.values()), np.int32).reshape(-1, 2),
+            unended=_as_array(sorted(self.unended)),
             label_keys=_as_array(self.rows),
             counts=np.array(list(map(len, rows)), np.int64),
             rows=np.concatenate([np.zeros((0, 5), np.float32), *rows]),
@@ -90,6 +93,7 @@ class Index:
         sizes = map(tuple, arrays["sizes"].tolist())
         rows = np.split(arrays["rows"], np.cumsum(arrays["counts"])[:-1])
         self.sizes = dict(zip(map(bytes, arrays["picture_keys"]), sizes, strict=True))
+        self.unended = set(map(bytes, arrays["unended"]))
         if len(arrays["counts"]):
             self.rows = dict(zip(map(bytes, arrays["label_keys"]), rows, strict=True))
 
@@ -111,5 +115,5 @@ def hash_picture(path: Path) -> bytes | None:
     return hashlib.sha256(os.fsencode(identity) + head).digest()
 
 
-def _as_array(keys: Mapping[bytes, object]) -> np.ndarray:
+def _as_array(keys: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _DIGEST)

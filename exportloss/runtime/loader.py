@@ -27,6 +27,7 @@ from exportloss.runtime.augment import (
 )
 from exportloss.runtime.check import OnBad, check_dataset
 from exportloss.runtime.dataset import Dataset
+from exportloss.runtime.image_cache import ImageCache
 from exportloss.runtime.image_weights import ImageWeights
 from exportloss.runtime.images import ImageArray, Letterbox, load_picture
 from exportloss.runtime.labels import LabelArray
@@ -35,7 +36,7 @@ from exportloss.system import available_bytes
 
 __all__ = ["Batch", "Batches", "Cache"]
 
-Cache = Literal["none", "ram"]
+Cache = Literal["none", "ram", "disk"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -108,8 +109,11 @@ class Batches:
         image_weights: draw the images of an epoch with replacement, by `ImageWeights`; the others
             of a mosaic are then drawn from those of the epoch.
         workers: threads that decode pictures ahead, >= 1.
-        cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on.
+        cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on, in
+            memory; `"disk"` keeps them as files in the user's cache folder, see
+            `exportloss.runtime.image_cache`.
         on_bad: refuse a data set with bad pictures or labels, or leave those out.
+        tell: told, between two batches, why decoded pictures are no longer kept on the disk; once.
 
     Attributes:
         dataset: without what was left out.
@@ -119,6 +123,7 @@ class Batches:
         left_out: what was wrong with the pictures that were left out, each with file and line.
         skipped: how many pictures were left out.
         image_weights: weights by which images are drawn; None where every image comes once.
+        unended: number of JPEG files without an end marker.
 
     Raises:
         ConfigError: a setting is out of range, or the pictures do not fit into memory.
@@ -139,6 +144,7 @@ class Batches:
         workers: int = 2,
         cache: Cache = "none",
         on_bad: OnBad = "raise",
+        tell: Callable[[str], object] | None = None,
     ) -> None:
         at_least(1, batch_size=batch_size, size=min(size))
         at_least(0, seed=seed)
@@ -152,6 +158,7 @@ class Batches:
         self.has_label_file = checked.has_label_file
         self.left_out = checked.left_out
         self.skipped = checked.skipped
+        self.unended = checked.unended
         self.batch_size = batch_size
         self.size = size
         self.augment = augment
@@ -162,6 +169,10 @@ class Batches:
         self._seed = seed
         self._drop_last = drop_last
         self._workers = workers
+        self._tell = tell
+        self._disk: ImageCache | None = None
+        if cache == "disk":
+            self._disk = ImageCache(size, linear=augment is not None)
         self._kept: list[ImageArray | None] | None = None
         if cache == "ram":
             _check_memory([self.place(index).scaled for index in range(len(self.dataset))])
@@ -206,7 +217,13 @@ class Batches:
                 count = min(self.batch_size, len(self.dataset) - number * self.batch_size)
                 started = time.perf_counter()
                 batch = _collate(list(itertools.islice(pictures, self.batch_size)), count)
+                self._tell_problem()
                 yield dataclasses.replace(batch, waited=time.perf_counter() - started)
+
+    def _tell_problem(self) -> None:
+        if self._disk is not None and self._disk.problem and self._tell is not None:
+            tell, self._tell = self._tell, None
+            tell(self._disk.problem)
 
     def place(self, index: int) -> Letterbox:
         """Return where a picture lies on its canvas, without augmentation."""
@@ -267,16 +284,25 @@ class Batches:
         """Return a picture scaled to fit the canvas."""
         if self._kept is not None and (kept := self._kept[index]) is not None:
             return Image.fromarray(kept)
-        is_trained_on = self.augment is not None
-        picture = load_picture(
-            self.dataset.images[index],
-            self.size,
-            linear=is_trained_on,
-            source=self.sizes[index],
-        )
+        if self._disk is not None:
+            pixels = self._disk.load(
+                self.dataset.images[index],
+                self.place(index).scaled,
+                lambda: np.asarray(self._decode(index)),
+            )
+            return Image.fromarray(pixels)
+        picture = self._decode(index)
         if self._kept is not None:
             self._kept[index] = np.asarray(picture)
         return picture
+
+    def _decode(self, index: int) -> Image.Image:
+        return load_picture(
+            self.dataset.images[index],
+            self.size,
+            linear=self.augment is not None,
+            source=self.sizes[index],
+        )
 
 
 def _planes(picture: Image.Image) -> ImageArray:

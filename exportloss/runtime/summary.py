@@ -26,6 +26,10 @@ class SplitSummary:
         empty: images whose label file has no box.
         fullest: boxes of the images with the most, as many as a batch has.
         orphans: label files that belong to no image, because of their name.
+        crowds: boxes of a COCO file that were skipped because they stand for a crowd.
+        no_area: the same, because a side is 0.
+        strays: annotations of a COCO file that belong to none of its images.
+        is_coco: whether the boxes are in a COCO file.
     """
 
     images: int
@@ -34,9 +38,17 @@ class SplitSummary:
     empty: int
     fullest: int
     orphans: tuple[Path, ...]
+    crowds: int = 0
+    no_area: int = 0
+    strays: int = 0
+    is_coco: bool = False
 
     def __str__(self) -> str:
-        backgrounds = f"{self.without_file} without a label file, {self.empty} with an empty one"
+        backgrounds = (
+            f"{self.empty} without a box"
+            if self.is_coco
+            else f"{self.without_file} without a label file, {self.empty} with an empty one"
+        )
         return (
             f"{self.images} images, {self.objects} objects; {backgrounds}; at most {self.fullest} "
             "objects in a batch"
@@ -46,6 +58,7 @@ class SplitSummary:
 def summarize(batches: Batches) -> SplitSummary:
     """Count what is in a split, and look for label files that are not read."""
     counts = [len(rows) for rows in batches.labels]
+    coco = batches.dataset.coco
     labelled = zip(counts, batches.has_label_file, strict=True)
     return SplitSummary(
         images=len(counts),
@@ -53,7 +66,11 @@ def summarize(batches: Batches) -> SplitSummary:
         without_file=sum(not has_file for has_file in batches.has_label_file),
         empty=sum(count == 0 and has_file for count, has_file in labelled),
         fullest=sum(sorted(counts, reverse=True)[: batches.batch_size]),
-        orphans=_orphans(batches),
+        orphans=() if coco is not None else _orphans(batches),
+        crowds=0 if coco is None else coco.file.crowds,
+        no_area=0 if coco is None else coco.file.empty,
+        strays=0 if coco is None else coco.file.strays,
+        is_coco=coco is not None,
     )
 
 
