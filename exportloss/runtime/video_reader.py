@@ -171,9 +171,8 @@ def _chosen_stream(path: Path, container: Any) -> Any:
     streams = [one for one in container.streams.video if not one.disposition & cover]
     if not streams:
         kinds = sorted({one.type for one in container.streams})
-        raise DataError(
-            f"{path}: no video is in the file, only {', '.join(kinds) or 'nothing'}; {_EXPECTED}"
-        )
+        only = f", only {', '.join(kinds)}" if kinds else ""
+        raise DataError(f"{path}: no video is in the file{only}; {_EXPECTED}")
     stream, context = streams[0], streams[0].codec_context
     name = None if context is None else context.codec.name
     if name not in DECODERS:
