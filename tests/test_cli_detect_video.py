@@ -168,16 +168,16 @@ def test_results_do_not_come_among_the_videos(capsys):
 def test_a_camera_runs_until_it_is_stopped_and_leaves_whole_files(monkeypatch, capsys, stop):
     path = write_video(Path("seen.avi"), spots() * 5, codec="rawvideo", pixels="bgr24")
     monkeypatch.setattr(cameras, "open_device", lambda number: av.open(str(path)))
-    seen = cameras.to_image
+    seen = cameras.Images.convert
     counted: list[int] = []
 
-    def look(frame: object) -> np.ndarray:
+    def look(self: cameras.Images, frame: object) -> np.ndarray:
         counted.append(1)
         if len(counted) == 7 and stop is not None:
             os.kill(os.getpid(), stop)
-        return seen(frame)
+        return seen(self, frame)
 
-    monkeypatch.setattr(cameras, "to_image", look)
+    monkeypatch.setattr(cameras.Images, "convert", look)
     before = signal.getsignal(signal.SIGINT)
     status = detect("0", "--save-txt", "--save-json")
     assert signal.getsignal(signal.SIGINT) is before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from fractions import Fraction
@@ -87,6 +88,20 @@ def test_a_child_sends_the_same_frames(tmp_path):
     ]
     for frame, image in zip(frames, images[::2], strict=True):
         np.testing.assert_array_equal(frame.image, image)
+
+
+def test_no_frame_is_kept_until_garbage_is_collected(tmp_path):
+    path = write_video(tmp_path / "a.mov", noise(9), codec="png", pixels="rgb24", rotation=90)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_reader(path) as video:
+            for frame in video.frames():
+                kept = sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+                assert kept < 5, frame.number
+    finally:
+        gc.enable()
+    assert frame.number == 9
 
 
 def test_a_child_ends_with_its_video(tmp_path):

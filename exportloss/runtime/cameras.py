@@ -12,10 +12,10 @@ from exportloss.errors import DataError, ExportLossError, excerpt
 from exportloss.runtime.frames import (
     MAX_FRAME_PIXELS,
     Frame,
+    Images,
     Timeline,
     check_frame_size,
     import_av,
-    to_image,
 )
 
 __all__ = ["Camera", "open_camera", "open_device"]
@@ -38,6 +38,7 @@ class Camera:
         self.number = number
         self.count = 0
         self.damage: str | None = None
+        self._images = Images()
         self._container = container
         self._stride = stride
         self._stream = container.streams.video[0]
@@ -64,7 +65,7 @@ class Camera:
                     number, broken = number + 1, 0
                     time = self._timeline.place(frame.pts)
                     if (number - 1) % self._stride == 0:
-                        yield Frame(image=to_image(frame), number=number, time=time)
+                        yield Frame(image=self._images.convert(frame), number=number, time=time)
         except av.FFmpegError as error:
             self.damage = f"the camera stopped: {excerpt(error.strerror or error, 100)}"
         else:

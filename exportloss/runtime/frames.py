@@ -13,12 +13,13 @@ import numpy as np
 from exportloss.errors import DataError, InstallationError
 from exportloss.runtime.images import ImageArray
 
-__all__ = ["MAX_FRAME_PIXELS", "Frame", "Timeline", "check_frame_size", "import_av", "to_image"]
+__all__ = ["MAX_FRAME_PIXELS", "Frame", "Images", "Timeline", "check_frame_size", "import_av"]
 
 MAX_FRAME_PIXELS = 1 << 25  # 8K (7680 x 4320) has 33.2 million; a decoder keeps up to 16 frames
 
 _USUAL_RATE = Fraction(25)  # frames per second, of a source that does not say
 _SLOWEST, _FASTEST = Fraction(1, 100), Fraction(1000)
+_MATRIX_BYTES = 9 * 4
 _LONGEST_GAP = Fraction(24 * 3600)  # seconds between two frames; more is a damaged time
 
 
@@ -99,13 +100,28 @@ def check_frame_size(what: object, width: int, height: int) -> None:
         )
 
 
-def to_image(frame: Any) -> ImageArray:
-    """Return PyAV's frame as it is meant to be seen: (H, W, 3) RGB, rotated and mirrored."""
-    image = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is not None and matrix.buffer_size >= 9 * 4:
-        image = _turn(image, np.frombuffer(bytes(matrix), np.int32, 9).tolist())
-    return np.ascontiguousarray(image)
+class Images:
+    """Turns a source's frames, PyAV's, into images as they are meant to be seen.
+
+    What FFmpeg needs to convert pixels, threads among it, is made once, not per frame.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = import_av().video.reformatter.VideoReformatter()
+        self._rotation: int | None = None
+        self._matrix: list[int] | None = None
+
+    def convert(self, frame: Any) -> ImageArray:
+        """Return a frame as (H, W, 3) RGB, rotated and mirrored."""
+        # What `side_data` gives keeps the frame alive until garbage is collected, so it is not
+        # read of every frame. A matrix is the file's, or changes with the rotation.
+        if frame.rotation != self._rotation:
+            self._rotation = frame.rotation
+            given = frame.side_data.get("DISPLAYMATRIX")
+            usable = given is not None and given.buffer_size >= _MATRIX_BYTES
+            self._matrix = np.frombuffer(bytes(given), np.int32, 9).tolist() if usable else None
+        image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        return np.ascontiguousarray(image if self._matrix is None else _turn(image, self._matrix))
 
 
 def _turn(image: ImageArray, matrix: list[int]) -> ImageArray:

@@ -18,10 +18,10 @@ from exportloss.reading import open_regular
 from exportloss.runtime.frames import (
     MAX_FRAME_PIXELS,
     Frame,
+    Images,
     Timeline,
     check_frame_size,
     import_av,
-    to_image,
 )
 
 __all__ = ["DECODERS", "DEMUXERS", "VideoReader", "open_reader"]
@@ -69,6 +69,7 @@ class VideoReader:
         self.time_base = Fraction(stream.time_base or 0)
         self._timeline = Timeline(self.time_base, stream.average_rate or stream.guessed_rate)
         self.rate = self._timeline.rate
+        self._images = Images()
         self._container = container
         self._stream = stream
         context = stream.codec_context
@@ -114,7 +115,7 @@ class VideoReader:
                 number += 1
                 time = self._timeline.place(frame.pts)
                 if (number - 1) % stride == 0:
-                    yield Frame(image=to_image(frame), number=number, time=time)
+                    yield Frame(image=self._images.convert(frame), number=number, time=time)
         if not number:
             raise DataError(
                 f"{self.path}: the video has no frame that can be decoded; replace or remove it"

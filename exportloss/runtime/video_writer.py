@@ -46,6 +46,7 @@ class VideoWriter:
         finest = _FINEST_MPEG4 if self._name == "mpeg4" else _FINEST
         usable = 0 < time_base <= 1 / self._rate and time_base.denominator <= finest
         self._base = time_base if usable else Fraction(1, 60_000)
+        self._reformatter = import_av().video.reformatter.VideoReformatter()
         self._file = PendingFile(path)
         self._output: Any = None
         self._stream: Any = None
@@ -72,7 +73,7 @@ class VideoWriter:
             # The format has whole 2 x 2 blocks only.
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+            frame = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace="ITU709")
             self._last = max(round(time / self._base), self._last + 1)
             frame.pts, frame.time_base = self._last, self._base
             self._output.mux(self._stream.encode(frame))
