@@ -41,8 +41,9 @@ WORDS = (
     *dict.fromkeys(_options()),
 )
 # What takes more than a moment, and is fuzzed or tested elsewhere: building a model, training,
-# measuring.
+# measuring, looking through a camera.
 _SLOW = (
+    "exportloss.cli.detect.open_camera",
     "exportloss.cli.export.load_detector",
     "exportloss.cli.train.load_detector",
     "exportloss.cli.train.train",

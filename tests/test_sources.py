@@ -61,3 +61,36 @@ def test_nothing_to_look_at(folder, source, message):
 def test_stems_are_unique(tmp_path):
     paths = [tmp_path / name for name in ("a.jpg", "a.png", "b/a.jpg", "a-2.jpg", "c.jpg")]
     assert unique_stems(tuple(paths)) == ("a", "a-2", "a-3", "a-2-2", "c")
+
+
+def test_videos_are_found_where_they_are_asked_for(folder):
+    photos = folder / "photos"
+    for name in ("clip.MP4", "below/tape.mkv"):
+        (photos / name).write_bytes(b"")
+    assert names(find_pictures(photos, videos=True), photos) == [
+        *("a.JPG", "b.png", "clip.MP4", "we[i]rd.bmp")
+    ]
+    assert names(find_pictures(photos), photos) == ["a.JPG", "b.png", "we[i]rd.bmp"]
+    assert names(find_pictures(f"{photos}/**/*.[mM]*", videos=True), photos) == [
+        *("below/tape.mkv", "clip.MP4")
+    ]
+    (folder / "list.txt").write_text("photos/clip.MP4\nphotos/b.png\n")
+    found = find_pictures(folder / "list.txt", videos=True)
+    assert names(found, photos) == ["clip.MP4", "b.png"]
+    with pytest.raises(DataError, match=r"list.txt:1: .*clip.MP4"):
+        find_pictures(folder / "list.txt")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["rtsp://10.0.0.1/a.mp4", "HTTP://x/*.mp4", "https:/youtu.be/a", "screen", "screen 0 10 10"],
+)
+def test_addresses_and_the_screen_are_refused(source):
+    with pytest.raises(DataError, match=rf"^{source.replace('*', '.')} is .*no network"):
+        find_pictures(source, videos=True)
+
+
+def test_nothing_is_called_like_a_frame_of_a_video(tmp_path):
+    names = ("clip_1.png", "clip.png", "clip.mp4", "more/clip.mkv", "clip-2_3.jpg", "clip_1.avi")
+    stems = unique_stems(tuple(tmp_path / name for name in names))
+    assert stems == ("clip_1-2", "clip-3", "clip", "clip-2", "clip-2_3-2", "clip_1")

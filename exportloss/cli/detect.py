@@ -1,8 +1,9 @@
-"""`exportloss detect`: find objects in pictures."""
+"""`exportloss detect`: find objects in images, videos and what a camera sees."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import re
@@ -14,51 +15,72 @@ from typing import Any
 from exportloss.bounds import at_least
 from exportloss.cli.arguments import image_size
 from exportloss.cli.data_report import print_skipped, print_undrawable
+from exportloss.cli.detection_writer import DetectionWriter
 from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_chosen
 from exportloss.cli.outputs import check_run_folder
+from exportloss.cli.stopping import Stopping
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, DataError, excerpt, printable
+from exportloss.runtime.cameras import Camera, open_camera
 from exportloss.runtime.dataset import label_path, read_data_yaml
-from exportloss.runtime.detection_files import crop, write_json, write_labels, write_picture
-from exportloss.runtime.draw import class_name, draw_boxes
-from exportloss.runtime.files import fit_name
+from exportloss.runtime.draw import class_name
+from exportloss.runtime.frames import import_av
 from exportloss.runtime.images import ImageArray, load_image
-from exportloss.runtime.inference import Boxes
+from exportloss.runtime.inference import Boxes, Detector
 from exportloss.runtime.nms import check_classes, check_thresholds
 from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.sources import find_pictures, unique_stems
+from exportloss.runtime.sources import find_pictures, is_video, unique_stems
+from exportloss.runtime.video import Video, open_video
 
 __all__ = ["add_parser", "run"]
 
 _SOME_LEFT_OUT = 1
+_CAMERA = re.compile(r"[0-9]{1,6}")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "detect",
-        help="find objects in pictures",
-        description="Find objects in pictures; write them annotated, as label files, cut out or as "
-        "JSON. Needs neither torch nor onnx. A picture that cannot be decoded is named and passed "
-        "over; the exit status is then 1.",
+        help="find objects in images, videos and what a camera sees",
+        description="Find objects in images, videos (with exportloss[video]) and what a camera "
+        "sees; write them annotated, as label files, cut out or as JSON. Needs neither torch nor "
+        "onnx. An image that cannot be decoded is named and skipped, and a damaged video is read "
+        "as far as it can be; the exit status is then 1.",
         epilog="example: exportloss detect --weights runs/train/exp --source 'photos/*.jpg'",
     )
     add = parser.add_argument
     add(
         "--source",
         required=True,
-        metavar="PATH",
-        help="a picture, a folder, a pattern such as 'photos/**/*.jpg', or a .txt of picture paths",
+        metavar="PATH|N",
+        help="an image or video, a folder, a pattern such as 'photos/**/*.jpg', a .txt of paths, "
+        "or the number of a camera, which Ctrl-C ends",
     )
     add("--data", metavar="YAML", help="class names of a file that has none")
     add_detector_arguments(parser, conf_thres=0.25, iou_thres=0.45, max_det=1000)
     add("--classes", type=int, nargs="+", metavar="N", help="only these class numbers")
     add("--agnostic-nms", action="store_true", help="boxes of different classes may not overlap")
-    add("--save-txt", action="store_true", help="write a YOLO label file a picture, into labels/")
+    add(
+        "--save-txt",
+        action="store_true",
+        help="write a YOLO label file per image or frame, in labels/",
+    )
     add("--save-conf", action="store_true", help="with the confidence at the end of its lines")
     add("--save-crop", action="store_true", help="cut every object out, into crops/CLASS/")
-    add("--save-json", action="store_true", help="write detections.json: an entry a picture")
-    add("--nosave", action="store_true", help="write no annotated pictures")
+    add(
+        "--save-json",
+        action="store_true",
+        help="write detections.json: an entry per image or frame",
+    )
+    add("--nosave", action="store_true", help="write no annotated images and videos")
+    add(
+        "--vid-stride",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of videos and cameras take every Nth frame (default 1)",
+    )
     add("--line-thickness", type=int, metavar="N", help="of boxes, pixels (default: by picture)")
     add("--hide-labels", action="store_true", help="draw boxes without class and confidence")
     add("--hide-conf", action="store_true", help="draw boxes without confidence")
@@ -67,16 +89,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Detect; print a line a picture; return 0, or 1 where a picture could not be decoded."""
-    if options.line_thickness is not None:
-        at_least(1, **{"--line-thickness": options.line_thickness})
+    """Detect; print a line per image or frame; return 0, or 1 where not all could be decoded."""
+    given = {"--line-thickness": options.line_thickness, "--vid-stride": options.vid_stride}
+    at_least(1, **{flag: value for flag, value in given.items() if value is not None})
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
     check_thresholds(**thresholds)
     if options.classes is not None and (least := min(options.classes)) < 0:
         raise ConfigError(f"--classes has {least}; expected class numbers from 0 on")
+    camera = int(options.source) if _CAMERA.fullmatch(options.source) else None
     skipped: list[Path] = []
-    pictures = find_pictures(options.source, onskip=skipped.append)
+    pictures = (
+        ()
+        if camera is not None
+        else find_pictures(options.source, videos=True, onskip=skipped.append)
+    )
     print_skipped(skipped)
+    if camera is not None or any(map(is_video, pictures)):
+        import_av()
     opened = open_chosen(options)
     detector = opened.detector
     if options.data is not None and not detector.names:
@@ -86,108 +115,166 @@ def run(options: argparse.Namespace) -> int:
     source = Path(options.source)
     # They are not read here, but somebody has drawn them.
     labels = filter(os.path.isfile, map(label_path, pictures))
+    is_list = camera is None and source.is_file()
     check_run_folder(
         options,
-        [*pictures, *labels, opened.path, *([source] if source.is_file() else [])],
+        [*pictures, *labels, opened.path, *([source] if is_list else [])],
         folders=["labels"] if options.save_txt else [],
         trees=["crops"] if options.save_crop else [],
     )
-    size = detector.check_size(image_size(options.imgsz, stride=detector.stride))
-    writer = None
+    job = _Job(
+        options=options,
+        detector=detector,
+        size=detector.check_size(image_size(options.imgsz, stride=detector.stride)),
+        thresholds=thresholds,
+    )
     if not options.nosave:
         print_undrawable(detector.names)
-    if not options.nosave or options.save_txt or options.save_crop or options.save_json:
-        folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
-        writer = _Writer(folder, detector.names, options)
-    failed = 0
-    for number, (path, stem) in enumerate(zip(pictures, unique_stems(pictures), strict=True), 1):
-        title = f"image {number}/{len(pictures)} {printable(path)}:"
-        try:
-            image = load_image(path)
-        except DataError as error:
-            say(f"{title} {error}", error=True)
-            failed += 1
-            continue
-        started = time.perf_counter()
-        (boxes,) = detector.detect(
-            [image],
-            size=size,
-            agnostic=options.agnostic_nms,
-            classes=options.classes,
-            **thresholds,
-        )
-        milliseconds = 1000 * (time.perf_counter() - started)
-        height, width = image.shape[:2]
-        found = _counts(boxes, detector.names)
-        say(f"{title} {height}x{width} {found}, {milliseconds:.1f} ms")
-        if writer is not None:
-            writer.write(path, stem, image, boxes)
-    if writer is not None:
-        writer.finish()
-        say(f"written to {writer.run.path}")
+    with contextlib.ExitStack() as stack:
+        alone: Video | Camera | None = None  # opened before a folder is made
+        if camera is not None:
+            alone = stack.enter_context(open_camera(camera, stride=options.vid_stride))
+        elif len(pictures) == 1 and is_video(pictures[0]):
+            alone = stack.enter_context(open_video(pictures[0], stride=options.vid_stride))
+        if not options.nosave or options.save_txt or options.save_crop or options.save_json:
+            folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
+            job.writer = DetectionWriter(folder, detector.names, options)
+            stack.callback(job.writer.abandon)
+        if isinstance(alone, Camera):
+            with Stopping() as stopping:
+                failed = job.camera(alone, stopping)
+                job.finish()
+        else:
+            failed = _detect_all(job, pictures, alone)
+            job.finish()
     if failed:
-        say(f"{failed} of {len(pictures)} pictures could not be decoded", error=True)
+        kind, ending = "pictures", ""
+        if camera is not None or any(map(is_video, pictures)):
+            kind, ending = "sources", ", or not to their end"
+        total = max(len(pictures), 1)
+        say(f"{failed} of {total} {kind} could not be decoded{ending}", error=True)
     return _SOME_LEFT_OUT if failed else 0
 
 
-@dataclasses.dataclass
-class _Writer:
-    """Writes what was asked for, picture by picture."""
+def _detect_all(job: _Job, pictures: tuple[Path, ...], alone: Video | None) -> int:
+    """Detect in every image and video; return how many could not be decoded, or not wholly.
 
-    run: RunFolder
-    names: tuple[str, ...]
+    Raises:
+        DataError: the only source is a video, `alone`, and no frame of it can be decoded.
+    """
+    failed = 0
+    for number, (path, stem) in enumerate(zip(pictures, unique_stems(pictures), strict=True), 1):
+        place = f"{number}/{len(pictures)}"
+        try:
+            if alone is not None:
+                complete = job.video(alone, stem, place)
+            elif is_video(path):
+                with open_video(path, stride=job.options.vid_stride) as video:
+                    complete = job.video(video, stem, place)
+            else:
+                job.image(path, stem, place)
+                complete = True
+        except DataError as error:
+            if alone is not None:
+                raise
+            kind = "video" if is_video(path) else "image"
+            say(f"{kind} {place} {printable(path)}: {error}", error=True)
+            complete = False
+        failed += not complete
+    return failed
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Job:
+    """What is done to each image and frame."""
+
     options: argparse.Namespace
-    entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    detector: Detector
+    size: tuple[int, int]
+    thresholds: dict[str, Any]
+    writer: DetectionWriter | None = None
 
-    def write(self, path: Path, stem: str, image: ImageArray, boxes: Boxes) -> None:
-        options = self.options
-        height, width = image.shape[:2]
-        if not options.nosave:
-            drawn = draw_boxes(
-                image,
-                boxes,
-                self.names,
-                show_names=not options.hide_labels,
-                show_confidence=not options.hide_conf,
-                line_width=options.line_thickness,
-            )
-            write_picture(self.run.path / f"{stem}{path.suffix}", drawn)
-        if options.save_txt and len(boxes):
-            write_labels(
-                self.run.subfolder("labels") / f"{stem}.txt",
-                boxes,
-                (height, width),
-                with_confidence=options.save_conf,
-            )
-        if options.save_crop:
-            for number, box in enumerate(boxes, 1):
-                name = re.sub(r"[^\w -]", "_", class_name(self.names, int(box[5])))
-                ending = f"-{number}.jpg"
-                folder = self.run.subfolder("crops", fit_name(name, ""))
-                target = folder / f"{fit_name(stem, ending)}{ending}"
-                write_picture(target, crop(image, box))
-        if options.save_json:
-            self.entries.append(
-                {
-                    "image": str(path),
-                    "height": height,
-                    "width": width,
-                    "detections": [self._entry(box) for box in boxes.tolist()],
-                }
-            )
+    def image(self, path: Path, stem: str, place: str) -> None:
+        """Detect in an image file.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        image = load_image(path)
+        boxes = self._detect(image, f"image {place} {printable(path)}:")
+        if self.writer is not None:
+            self.writer.image(path, stem, image, boxes)
+
+    def video(self, video: Video, stem: str, place: str) -> bool:
+        """Detect in a video; return whether all of it could be decoded.
+
+        Raises:
+            DataError: no frame can be decoded.
+        """
+        path, frames = printable(video.path), 0
+        self._begin(video, stem)
+        try:
+            for frame in video.frames():
+                frames += 1
+                title = f"video {place} ({frame.number}/{video.count or '?'}) {path}:"
+                boxes = self._detect(frame.image, title)
+                if self.writer is not None:
+                    self.writer.frame(str(video.path), stem, frame, boxes)
+            damage = video.damage
+        except DataError as error:
+            if not frames:
+                self._end()
+                raise
+            damage = str(error)
+        self._end()
+        if damage is not None:
+            kept = f"what was found in {frames} frames is kept"
+            say(f"video {place} {path}: {damage}; {kept}", error=True)
+        return damage is None
+
+    def camera(self, camera: Camera, stopping: Stopping) -> int:
+        """Detect in what a camera sees until that is stopped; return 1 where the camera failed."""
+        name = f"camera {camera.number}"
+        self._begin(camera, str(camera.number))
+        for frame in camera.frames():
+            boxes = self._detect(frame.image, f"{name} ({frame.number}):")
+            if self.writer is not None:
+                self.writer.frame(name, str(camera.number), frame, boxes)
+            if stopping.asked:
+                break
+        self._end()
+        if camera.damage is not None:
+            say(f"{name}: {camera.damage}", error=True)
+        return camera.damage is not None
 
     def finish(self) -> None:
-        if self.options.save_json:
-            write_json(self.run.path / "detections.json", self.entries)
+        """Complete all files, and say where they are."""
+        if self.writer is not None:
+            self.writer.finish()
+            say(f"written to {self.writer.run.path}")
 
-    def _entry(self, row: list[float]) -> dict[str, Any]:
-        *corners, confidence, label = row
-        return {
-            "class": int(label),
-            "name": class_name(self.names, int(label)),
-            "confidence": round(confidence, 5),
-            "box": [round(value, 2) for value in corners],
-        }
+    def _begin(self, source: Video | Camera, stem: str) -> None:
+        if self.writer is not None:
+            self.writer.begin_video(stem, rate=source.rate, time_base=source.time_base)
+
+    def _end(self) -> None:
+        if self.writer is not None:
+            self.writer.end_video()
+
+    def _detect(self, image: ImageArray, title: str) -> Boxes:
+        started = time.perf_counter()
+        (boxes,) = self.detector.detect(
+            [image],
+            size=self.size,
+            agnostic=self.options.agnostic_nms,
+            classes=self.options.classes,
+            **self.thresholds,
+        )
+        milliseconds = 1000 * (time.perf_counter() - started)
+        height, width = image.shape[:2]
+        found = _counts(boxes, self.detector.names)
+        say(f"{title} {height}x{width} {found}, {milliseconds:.1f} ms")
+        return boxes
 
 
 def _counts(boxes: Boxes, names: tuple[str, ...]) -> str:

@@ -42,7 +42,6 @@ _ANSWERS = {
         "--update": "weights are not changed; leave it out",
         "--half": _PRECISION,
         "--dnn": "ONNX Runtime runs the file; leave it out",
-        "--vid-stride": "images only; take frames out of a video first",
     },
     "export": {
         "--include": "--format names what to write",

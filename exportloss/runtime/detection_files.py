@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from exportloss.errors import ArtifactError
 from exportloss.runtime.boxes import to_centres
 from exportloss.runtime.files import new_file
 from exportloss.runtime.images import FORMATS, ImageArray
+from exportloss.runtime.pending_file import PendingFile
 
-__all__ = ["Boxes", "coco_results", "crop", "write_json", "write_labels", "write_picture"]
+__all__ = [
+    "Boxes",
+    "JsonList",
+    "coco_results",
+    "crop",
+    "write_json",
+    "write_labels",
+    "write_picture",
+]
 
 Boxes = npt.NDArray[np.floating]
 
@@ -102,13 +113,74 @@ def write_picture(path: Path, image: ImageArray) -> None:
         Image.fromarray(image).save(temporary, format=kind, **options)
 
 
-def write_json(path: Path, values: Sequence[Any]) -> None:
+def write_json(path: Path, values: Iterable[Any]) -> None:
     """Write a list, an entry a line; what is no UTF-8 in a file name as JSON's `\\udc..`.
 
     Raises:
         ArtifactError: the file cannot be written.
         ValueError: a number is infinite or NaN, which JSON has no notation for.
     """
-    lines = ",\n".join(json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values)
-    with new_file(path) as temporary:
-        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8", errors="backslashreplace")
+    written = JsonList(path)
+    try:
+        for value in values:
+            written.append(value)
+        written.finish()
+    except BaseException:
+        written.abandon()
+        raise
+
+
+class JsonList:
+    """A list like that of `write_json`, written value by value: none is kept in memory.
+
+    Args:
+        path: file to write; it is there, complete, after `finish`.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._pending = PendingFile(path)
+        self._before = "["
+        try:
+            self._file = self._pending.path.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            self._pending.abandon()
+            raise self._failed(error) from error
+
+    def append(self, value: Any) -> None:
+        """Add a value.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        try:
+            self._file.write(f"{self._before}\n{text}")
+        except OSError as error:
+            raise self._failed(error) from error
+        self._before = ","
+
+    def finish(self) -> None:
+        """Complete the file.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        try:
+            self._file.write("\n]\n" if self._before == "," else "[\n\n]\n")
+            self._file.close()
+        except OSError as error:
+            self.abandon()
+            raise self._failed(error) from error
+        self._pending.complete()
+
+    def abandon(self) -> None:
+        """Remove what was written so far; does nothing after `finish`."""
+        with contextlib.suppress(OSError):  # of what could not be written
+            self._file.close()
+        self._pending.abandon()
+
+    def _failed(self, error: OSError) -> ArtifactError:
+        return ArtifactError(f"{self._pending.target} cannot be written: {error}")

@@ -22,8 +22,9 @@ from PIL import features
 
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.reading import read_bounded
-from exportloss.runtime.cache import cache_folder, hash_picture
+from exportloss.runtime.cache import cache_folder
 from exportloss.runtime.images import ImageArray
+from exportloss.runtime.index import hash_picture
 
 __all__ = ["ImageCache"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from pathlib import Path
 
 from exportloss.errors import DataError, excerpt, listed
@@ -16,12 +17,13 @@ _MAX_BYTES = 1 << 28  # some two million paths
 _LISTED = 20
 
 
-def read_image_list(source: Path) -> list[Path]:
+def read_image_list(source: Path, *, suffixes: Set[str] = frozenset(FORMATS)) -> list[Path]:
     """Read a list of images; empty lines are skipped.
 
     Args:
         source: UTF-8 text; its lines are relative to its folder, or else to the working folder, or
             absolute.
+        suffixes: endings that names may have, in lower case; by default those of images.
 
     Returns:
         The images in the list's order, each a file of a known format by its name.
@@ -43,7 +45,7 @@ def read_image_list(source: Path) -> list[Path]:
         if not (entry := line.strip()):
             continue
         image = first_existing(source.parent / entry, Path(entry))
-        if image.suffix.lower() not in FORMATS:
+        if image.suffix.lower() not in suffixes:
             problems.append(
                 f"{source}:{number}: {excerpt(entry)!r} is no picture of a known format"
             )

@@ -1,26 +1,45 @@
-"""The pictures that somebody means by a path."""
+"""The images and videos that somebody means by a path."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Set
 from pathlib import Path
 
-from exportloss.errors import DataError
+from exportloss.errors import DataError, excerpt
 from exportloss.runtime.dataset import IMAGE_SUFFIXES
 from exportloss.runtime.files import fit_name
 from exportloss.runtime.image_list import read_image_list
 from exportloss.runtime.walking import describe_skipped, find_matches, is_irregular
 
-__all__ = ["find_pictures", "unique_stems"]
+__all__ = ["VIDEO_SUFFIXES", "find_pictures", "is_video", "unique_stems"]
 
-_LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
+VIDEO_SUFFIXES = frozenset(
+    (
+        *(".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4"),
+        *(".mpeg", ".mpg", ".ts", ".wmv", ".webm"),
+    )
+)
+
+_LONGEST_SUFFIX = max(IMAGE_SUFFIXES | VIDEO_SUFFIXES, key=len)
+_NUMBERED = re.compile(r"(.+)_[0-9]+")  # how what belongs to a video's frame is named
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)
+_SCREEN = re.compile(r"screen(\s+[0-9]+)*\s*")
+
+
+def is_video(path: Path) -> bool:
+    """Return whether a file's name ends as a video's does."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_pictures(
-    source: str | Path, *, onskip: Callable[[Path], None] | None = None
+    source: str | Path,
+    *,
+    videos: bool = False,
+    onskip: Callable[[Path], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Find pictures by the name of one, a folder, a pattern, or a text file of names.
+    """Find images by the name of one, a folder, a pattern, or a text file of names.
 
     A folder is not searched below; a pattern such as `folder/**/*.jpg` is. A text file is read by
     `read_image_list`. Hidden files that are not listed are skipped, as is what is no file: broken
@@ -28,6 +47,7 @@ def find_pictures(
 
     Args:
         source: name, folder, pattern or text file.
+        videos: whether to find videos as well.
         onskip: told of each entry that is skipped for being no file, or a folder that cannot be
             read.
 
@@ -35,9 +55,10 @@ def find_pictures(
         At least one path, sorted by name but for a text file's, which keep their order.
 
     Raises:
-        DataError: nothing is there, or no picture among what is.
+        DataError: nothing is there, no image among what is, or the name is an address.
     """
     path, skipped = Path(source), list[Path]()
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
         try:
             entries = [one for one in path.iterdir() if not one.name.startswith(".")]
@@ -46,14 +67,16 @@ def find_pictures(
                 f"{path}: the folder cannot be read: {error.strerror}; give a folder that can be"
             ) from error
         skipped += sorted(filter(is_irregular, entries))
-        pictures = sorted(filter(_is_picture, entries))
+        pictures = sorted(one for one in entries if _is_one(one, suffixes))
         hint = f"; for its subfolders say '{path}/**/*.jpg'"
     elif os.path.isfile(path):  # noqa: PTH113
-        pictures = read_image_list(path) if path.suffix.lower() == ".txt" else [path]
+        is_list = path.suffix.lower() == ".txt"
+        pictures = read_image_list(path, suffixes=suffixes) if is_list else [path]
         hint = ""
     else:
+        _refuse_streams(str(source))
         matches = list(find_matches(str(source), onskip=skipped.append))
-        pictures = sorted(filter(_is_picture, matches))
+        pictures = sorted(one for one in matches if _is_one(one, suffixes))
         hint = ""
         if not matches and not skipped:
             raise DataError(
@@ -63,36 +86,59 @@ def find_pictures(
     if not pictures:
         raise DataError(
             f"{source}: no picture found; expected files that end in "
-            f"{' '.join(sorted(IMAGE_SUFFIXES))}{hint}"
+            f"{' '.join(sorted(suffixes))}{hint}"
             f"{'; ' + describe_skipped(skipped) if skipped else ''}"
         )
     if onskip is not None:
         for one in skipped:
             onskip(one)
-    if pictures == [path] and not _is_picture(path):
+    if pictures == [path] and not _is_one(path, suffixes):
         raise DataError(
             f"{source} is no picture of a known format; expected a file that ends in "
-            f"{' '.join(sorted(IMAGE_SUFFIXES))}, or a .txt of picture paths"
+            f"{' '.join(sorted(suffixes))}, or a .txt of picture paths"
         )
     return tuple(pictures)
 
 
 def unique_stems(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """Return each file's name without suffix, numbered where another one had it before."""
+    """Return each file's name without suffix, numbered where another one had it before.
+
+    Videos come first: so is an image `clip.png` numbered beside `clip.mp4`, and an image
+    `clip_7.png`, which is called like the video's seventh frame.
+    """
     taken: set[str] = set()
+    clips: set[str] = set()
     numbers: dict[str, int] = {}  # the last one of each name that several have
-    stems = []
-    for path in paths:
-        stem = path.stem
-        while stem in taken:
-            numbers[path.stem] = numbers.get(path.stem, 1) + 1
-            ending = f"-{numbers[path.stem]}"
-            stem = fit_name(path.stem, ending + _LONGEST_SUFFIX) + ending
+    stems: dict[int, str] = {}
+    for place in sorted(range(len(paths)), key=lambda place: not is_video(paths[place])):
+        own = stem = paths[place].stem
+        is_clip = is_video(paths[place])
+        while stem in taken or (not is_clip and _is_frame_of(stem, clips)):
+            numbers[own] = numbers.get(own, 1) + 1
+            ending = f"-{numbers[own]}"
+            stem = fit_name(own, ending + _LONGEST_SUFFIX) + ending
         taken.add(stem)
-        stems.append(stem)
-    return tuple(stems)
+        if is_clip:
+            clips.add(stem)
+        stems[place] = stem
+    return tuple(stems[place] for place in range(len(paths)))
 
 
-def _is_picture(path: Path) -> bool:
+def _is_frame_of(stem: str, clips: Set[str]) -> bool:
+    match = _NUMBERED.fullmatch(stem) if clips else None
+    return match is not None and match[1] in clips
+
+
+def _is_one(path: Path, suffixes: Set[str]) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and os.path.isfile(path)  # noqa: PTH113
+    return path.suffix.lower() in suffixes and not hidden and os.path.isfile(path)  # noqa: PTH113
+
+
+def _refuse_streams(source: str) -> None:
+    """Refuse what YOLOv5 would open a network or the screen for."""
+    if _ADDRESS.match(source) or _SCREEN.fullmatch(source):
+        what = "an address" if _ADDRESS.match(source) else "the screen"
+        raise DataError(
+            f"{excerpt(source, 200)} is {what}; expected a path, or the number of a camera: no "
+            "network is opened here, so save the stream as a video file first"
+        )
