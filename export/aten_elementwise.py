@@ -261,7 +261,7 @@ def _isnan(t: Translator, x: ir.Value) -> ir.Value:
 
 @translates(aten.log1p.default)
 def _log1p(t: Translator, x: ir.Value) -> ir.Value:
-    # As `exportloss.graph_ops.log1p`: the rounding error of 1 + x is put back.
+    # As `exportloss.loss.graph_ops.log1p`: the rounding error of 1 + x is put back.
     y = t.add(x, 1.0)
     return t.add(t.op("Log", y), t.div(t.sub(x, t.sub(y, 1.0)), y))
 

@@ -20,7 +20,7 @@ from exportloss.export.train_step import export_train_step
 from exportloss.export.training import export_training_artifacts
 from exportloss.export.verification import Verification
 from exportloss.export.verify import verify_all
-from exportloss.loss import YoloLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import read_checkpoint, transfer, yolov5
 from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.dataset import Dataset, read_data_yaml

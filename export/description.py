@@ -14,7 +14,7 @@ import exportloss
 from exportloss.errors import ExportError
 from exportloss.export.detector_graph import Detector
 from exportloss.export.graph import OPSET
-from exportloss.loss import YoloLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
 
 __all__ = [

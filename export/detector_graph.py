@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from exportloss.bounds import at_least
 from exportloss.errors import ExportError
 from exportloss.export.head_choice import HeadChoice, choose_head
-from exportloss.loss import YoloLoss
+from exportloss.loss.sparse_head import SparseHeadLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import ParameterGroups, YoloV5, freeze, parameter_groups
 from exportloss.runtime.manifest import BatchNormStatistics, Head
-from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = ["Detector", "DetectorGraph", "ImageLoss", "prepare"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from exportloss.eager import ComputeLoss
 from exportloss.errors import ArtifactError, ConfigError
-from exportloss.loss import YoloLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import yolov5
 from exportloss.runtime.files import new_file
 from exportloss.runtime.manifest import Manifest, ParameterGroupNames

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from exportloss.errors import ConfigError, ExportError
-from exportloss.loss import YoloLoss
+from exportloss.loss.sparse_head import SparseHeadLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.manifest import Head
-from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = ["HeadChoice", "choose_head"]
 

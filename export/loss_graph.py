@@ -22,12 +22,12 @@ from exportloss.export.description import (
 from exportloss.export.graph import OPSET
 from exportloss.export.tiers import choose_tiers
 from exportloss.export.traced_graph import region
-from exportloss.levels import HeadInput
-from exportloss.loss import YoloLoss
+from exportloss.loss.levels import HeadInput
+from exportloss.loss.sparse_head import SparseHeadLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.loss_signature import gradient_name
 from exportloss.runtime.manifest import Layout, LossProvider, Manifest, check_tiers
-from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = ["export_loss"]
 

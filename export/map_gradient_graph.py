@@ -1,4 +1,4 @@
-"""The gradient of a map that was read sparsely, in ONNX: `exportloss.map_gradient`.
+"""The gradient of a map that was read sparsely, in ONNX: `exportloss.loss.map_gradient`.
 
 Any provider can pad the objectness and add the rows to it; in a graph's output, ONNX Runtime then
 writes the map twice and reads it once. Its CPU provider alone has an operator that scatters into
@@ -18,7 +18,7 @@ import torch
 
 from exportloss.export.aten_registry import Translator, translates
 from exportloss.export.onnx_builder import dtype_of, shape_of
-from exportloss.map_gradient import OBJECTNESS
+from exportloss.loss.map_gradient import OBJECTNESS
 
 __all__: list[str] = []
 

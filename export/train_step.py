@@ -17,7 +17,7 @@ from exportloss.export.flat_state import unflatten
 from exportloss.export.head_choice import HeadChoice
 from exportloss.export.inference_graph import inference_graph
 from exportloss.export.step_functions import Step
-from exportloss.loss import YoloLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.flat_layout import StateLayout
 from exportloss.runtime.manifest import Manifest, OptimizerName, Precision

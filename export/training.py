@@ -20,7 +20,7 @@ from exportloss.export.graph import Signature, trace_to_onnx
 from exportloss.export.head_choice import HeadChoice
 from exportloss.export.inference_graph import inference_graph
 from exportloss.export.step_functions import Step
-from exportloss.loss import YoloLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.files import new_folder, write_artifact
 from exportloss.runtime.installation import import_onnxruntime_training
 from exportloss.runtime.manifest import Manifest, OptimizerName

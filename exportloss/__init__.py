@@ -25,9 +25,9 @@ from exportloss.errors import (
 
 if TYPE_CHECKING:
     from exportloss import eager as eager
-    from exportloss.loss import YoloLoss as YoloLoss
-    from exportloss.sparse_head import SparseHeadLoss as SparseHeadLoss
-    from exportloss.sparse_head import head_inputs as head_inputs
+    from exportloss.loss.sparse_head import SparseHeadLoss as SparseHeadLoss
+    from exportloss.loss.sparse_head import head_inputs as head_inputs
+    from exportloss.loss.yolo_loss import YoloLoss as YoloLoss
     from exportloss.targets import pad_targets as pad_targets
 
 __version__ = "0.1.0"
@@ -55,9 +55,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "YoloLoss":
-        return import_module("exportloss.loss").YoloLoss
+        return import_module("exportloss.loss.yolo_loss").YoloLoss
     if name in ("SparseHeadLoss", "head_inputs"):
-        return getattr(import_module("exportloss.sparse_head"), name)
+        return getattr(import_module("exportloss.loss.sparse_head"), name)
     if name == "pad_targets":
         return import_module("exportloss.targets").pad_targets
     if name == "eager":

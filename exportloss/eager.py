@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from exportloss.config import LossConfig
-from exportloss.eager_criteria import (
+from exportloss.errors import ConfigError
+from exportloss.loss.eager_criteria import (
     BCEBlurWithLogitsLoss,
     FocalLoss,
     QFocalLoss,
     make_criterion,
 )
-from exportloss.errors import ConfigError
 
 __all__ = [
     "BCEBlurWithLogitsLoss",

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exportloss.criteria import bce_with_logits
 from exportloss.export.aten_to_onnx import to_onnx
-from exportloss.graph_ops import sigmoid
+from exportloss.loss.criteria import bce_with_logits
+from exportloss.loss.graph_ops import sigmoid
 from tests.portable_loss import open_session
 
 # At -87 float32 begins to lose digits of its smallest numbers.

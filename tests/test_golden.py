@@ -20,7 +20,7 @@ from torch import nn
 
 from exportloss.eager import ComputeLoss
 from exportloss.export import export_training_artifacts
-from exportloss.matching import match
+from exportloss.loss.matching import match
 from exportloss.runtime.ort_training import OrtTrainSession
 from tests.golden_cases import GoldenCase, LossGraph, Runner, StepResult, find_cases
 from tests.portable_loss import run_loss_onnx

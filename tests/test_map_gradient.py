@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from exportloss.export.aten_to_onnx import to_onnx
-from exportloss.levels import HeadOutput, PermutedMap
-from exportloss.map_gradient import map_gradient
+from exportloss.loss.levels import HeadOutput, PermutedMap
+from exportloss.loss.map_gradient import map_gradient
 from exportloss.runtime.manifest import LossProvider
 from tests.portable_loss import open_session
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from exportloss import LossConfig, SparseHeadLoss, YoloLoss, pad_targets
 from exportloss.export import export_loss
 from exportloss.export.train_step import export_train_step
-from exportloss.matching import match
+from exportloss.loss.matching import match
+from exportloss.loss.shared_cells import SharedCells, write_equals
 from exportloss.models import yolov5
 from exportloss.models.layers import Detect
 from exportloss.runtime import TrainSession
 from exportloss.runtime.state import load_state
-from exportloss.shared_cells import SharedCells, write_equals
 from tests.gpu_graphs import assert_runs_on_gpus
 from tests.portable_loss import open_session
 from tests.tiny_detector import ANCHORS, CLASSES, IMAGE, STRIDES, make_detector, make_loss

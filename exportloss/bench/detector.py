@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exportloss.bench.scenario import Scenario, make_head, make_maps
 from exportloss.eager import ComputeLoss
-from exportloss.loss import YoloLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import YoloV5, yolov5
 
 __all__ = [

@@ -19,7 +19,7 @@ from exportloss.bench.scenario import (
     make_padded_targets,
 )
 from exportloss.errors import ConfigError, ExportError
-from exportloss.loss import YoloLoss
+from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import YoloV5, freeze
 
 __all__ = ["executorch"]

@@ -21,9 +21,9 @@ from exportloss.bench.detector import (
 from exportloss.bench.rivals import Prepared
 from exportloss.bench.scenario import Scenario, make_padded_targets, make_targets
 from exportloss.errors import ConfigError
+from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.models import YoloV5
 from exportloss.models.layers import Detect
-from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = ["compiled", "cuda_graph", "eager", "sparse", "static"]
 

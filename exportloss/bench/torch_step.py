@@ -29,9 +29,9 @@ from exportloss.bench.scenario import (
     make_targets,
 )
 from exportloss.errors import ConfigError
+from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.models import YoloV5, freeze, parameter_groups
 from exportloss.runtime.optimizers import LOSS_SCALE
-from exportloss.sparse_head import SparseHeadLoss
 
 __all__ = [
     "compiled",

@@ -197,7 +197,7 @@ def export_artifacts(
     Raises:
         ExportLossError: a setting is wrong, or the export was refused.
     """
-    from exportloss.loss import YoloLoss
+    from exportloss.loss.yolo_loss import YoloLoss
 
     if settings.precision != "float32" and (others := folders.keys() - formats_taking("precision")):
         raise ConfigError(

@@ -14,7 +14,7 @@ from exportloss.runtime.manifest import Manifest
 if TYPE_CHECKING:
     from exportloss.cli.weights import LoadedDetector
     from exportloss.export import NmsSettings
-    from exportloss.loss import YoloLoss
+    from exportloss.loss.yolo_loss import YoloLoss
 
 __all__ = ["FILES", "FOLDERS", "FileFormat", "FolderFormat", "about_formats"]
 

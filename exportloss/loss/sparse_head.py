@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from exportloss.errors import ConfigError
-from exportloss.levels import HeadInput
-from exportloss.loss import YoloLoss
+from exportloss.loss.levels import HeadInput
+from exportloss.loss.yolo_loss import YoloLoss
 
 __all__ = ["SparseHeadLoss", "head_inputs"]
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exportloss.map_gradient import OBJECTNESS, element_index, map_gradient
-from exportloss.shared_cells import SharedCells, write_equals
+from exportloss.loss.map_gradient import OBJECTNESS, element_index, map_gradient
+from exportloss.loss.shared_cells import SharedCells, write_equals
 
 __all__ = ["OBJECTNESS", "HeadInput", "HeadOutput", "Level", "PermutedMap", "box_index"]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exportloss.matching import Slots
+from exportloss.loss.matching import Slots
 
 __all__ = ["SharedCells", "write_equals"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exportloss.config import LossConfig
-from exportloss.graph_ops import log1p, minus_abs, sigmoid, sigmoid_of_exp
+from exportloss.loss.graph_ops import log1p, minus_abs, sigmoid, sigmoid_of_exp
 
 __all__ = ["ElementwiseCriterion", "make_criterion"]
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from exportloss.balance import MAX_LEVELS, initial_balance
 from exportloss.bounds import at_least
-from exportloss.boxes import ciou_of_logits
 from exportloss.config import LossConfig
-from exportloss.criteria import ElementwiseCriterion, make_criterion
 from exportloss.errors import ConfigError
-from exportloss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap, box_index
-from exportloss.matching import Slots, match
-from exportloss.shared_cells import SharedCells, write_equals
+from exportloss.loss.boxes import ciou_of_logits
+from exportloss.loss.criteria import ElementwiseCriterion, make_criterion
+from exportloss.loss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap, box_index
+from exportloss.loss.matching import Slots, match
+from exportloss.loss.shared_cells import SharedCells, write_equals
 
 __all__ = ["YoloLoss"]
 

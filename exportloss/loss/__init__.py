@@ -1,0 +1,1 @@
+"""The YOLOv5 training loss with fixed shapes."""
