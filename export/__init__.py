@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exportloss.export.inference import export_inference as export_inference
-    from exportloss.export.loss_graph import export_loss as export_loss
-    from exportloss.export.nms_graph import NmsSettings as NmsSettings
-    from exportloss.export.provider_check import check as check
-    from exportloss.export.provider_result import CheckResult as CheckResult
-    from exportloss.export.train_step import export_train_step as export_train_step
-    from exportloss.export.training import export_training_artifacts as export_training_artifacts
+    from exportloss.export.detector.inference import export_inference as export_inference
+    from exportloss.export.detector.nms import NmsSettings as NmsSettings
+    from exportloss.export.loss.export import export_loss as export_loss
+    from exportloss.export.ort.export import export_training_artifacts as export_training_artifacts
+    from exportloss.export.providers.check import check as check
+    from exportloss.export.providers.result import CheckResult as CheckResult
+    from exportloss.export.step.export import export_train_step as export_train_step
 
 __all__ = [
     "CheckResult",
@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CheckResult": "provider_result",
-    "NmsSettings": "nms_graph",
-    "check": "provider_check",
-    "export_inference": "inference",
-    "export_loss": "loss_graph",
-    "export_train_step": "train_step",
-    "export_training_artifacts": "training",
+    "CheckResult": "providers.result",
+    "NmsSettings": "detector.nms",
+    "check": "providers.check",
+    "export_inference": "detector.inference",
+    "export_loss": "loss.export",
+    "export_train_step": "step.export",
+    "export_training_artifacts": "ort.export",
 }
 
 

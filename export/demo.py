@@ -14,12 +14,12 @@ from torch import nn
 
 from exportloss.config import LossConfig
 from exportloss.export.detections import Detected, detect, find
-from exportloss.export.eager_session import EagerTrainSession, torch_threads
+from exportloss.export.ort.export import export_training_artifacts
 from exportloss.export.pictures import plot_losses, relative_gap, show_predictions, total
-from exportloss.export.train_step import export_train_step
-from exportloss.export.training import export_training_artifacts
-from exportloss.export.verification import Verification
-from exportloss.export.verify import verify_all
+from exportloss.export.step.export import export_train_step
+from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
+from exportloss.export.verify.report import Verification
+from exportloss.export.verify.verify import verify_all
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import read_checkpoint, transfer, yolov5
 from exportloss.runtime.augment import Augmentation

@@ -49,7 +49,7 @@ _SLOW = (
     "exportloss.cli.train.train",
     "exportloss.cli.bench._measure",
     "exportloss.export.demo.demo",
-    "exportloss.export.verify.verify_all",
+    "exportloss.export.verify.verify.verify_all",
 )
 
 

@@ -95,7 +95,7 @@ def ort_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def step_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The portable step of the same model with the same weights; to be read only, too."""
-    from exportloss.export.train_step import export_train_step
+    from exportloss.export.step.export import export_train_step
 
     return _export(export_train_step, tmp_path_factory)
 

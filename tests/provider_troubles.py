@@ -7,8 +7,8 @@ import dataclasses
 import onnx
 from onnx import parser
 
-from exportloss.export.provider_rules import Verdict
-from exportloss.export.provider_tables import ProviderName
+from exportloss.export.providers.rules import Verdict
+from exportloss.export.providers.tables import ProviderName
 
 __all__ = ["TROUBLES", "Case", "graph"]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from exportloss.export.differences import (
+from exportloss.export.verify.differences import (
     Difference,
     relative,
     whole_l2,

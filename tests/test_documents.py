@@ -24,7 +24,7 @@ FOREIGN = {
     "pip": {"--index-url", "--no-deps"},
     "pytest, with options of our own": {"--compile-backend", "--golden"},
     "python -m tests.command_kills": {"--kills"},
-    "export/kernel_listing.py": {"--newest-opset"},
+    "scripts/list_kernels.py": {"--newest-opset"},
     "tensorboard": {"--logdir"},
     "trtexec": {
         "--maxShapes",

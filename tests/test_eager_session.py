@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from exportloss.export.eager_session import EagerTrainSession, torch_threads
+from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
 from exportloss.runtime import TrainSession
 
 Batch = tuple[np.ndarray, np.ndarray]

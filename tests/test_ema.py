@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from exportloss import ArtifactError, ConfigError
 from exportloss.cli.verify import print_verification
 from exportloss.export import export_train_step, export_training_artifacts
-from exportloss.export.eager_session import EagerTrainSession
-from exportloss.export.verify import verify
+from exportloss.export.verify.eager_session import EagerTrainSession
+from exportloss.export.verify.verify import verify
 from exportloss.models import parameter_groups
 from exportloss.runtime import Manifest, TrainSession, TrainState
 from exportloss.runtime.ema import decay_after

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exportloss.export.aten_to_onnx import to_onnx
+from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.loss.criteria import bce_with_logits
 from exportloss.loss.graph_ops import sigmoid
 from tests.portable_loss import open_session

@@ -14,9 +14,9 @@ from torch import nn
 from exportloss import ConfigError, YoloLoss
 from exportloss.cli import main
 from exportloss.export import export_train_step
-from exportloss.export.detector_graph import prepare
-from exportloss.export.step_functions import Step
-from exportloss.export.verify import verify
+from exportloss.export.detector.wrapper import prepare
+from exportloss.export.step.functions import Step
+from exportloss.export.verify.verify import verify
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
 from exportloss.runtime.manifest import Manifest

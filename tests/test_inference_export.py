@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from exportloss.errors import ConfigError, ExportError
 from exportloss.export import NmsSettings, export_inference
-from exportloss.export.nms_graph import append_nms
+from exportloss.export.detector.nms import append_nms
 from exportloss.models import YoloV5, yolov5
 from exportloss.runtime.nms import non_max_suppression
 from tests.gpu_graphs import assert_runs_on_gpus

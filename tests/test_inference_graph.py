@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exportloss.export.inference_graph import inference_graph
+from exportloss.export.detector.inference_graph import inference_graph
 from tests.portable_loss import open_session
 
 SCALE = torch.tensor([1.0, -2.0, 3.0])

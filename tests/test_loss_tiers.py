@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exportloss import ArtifactError, ExportError
 from exportloss.export import export_loss
-from exportloss.export.tiers import choose_tiers
+from exportloss.export.loss.buckets import choose_tiers
 from exportloss.runtime import LossSession
 from exportloss.runtime.artifacts import read_artifact
 from exportloss.runtime.manifest import Manifest, check_tiers, describe_file
@@ -123,7 +123,7 @@ def test_a_batch_gets_few_empty_slots(data):
 
 @pytest.mark.parametrize("tiers", [(0,), (5, 2), (2, 2), (2, 9), tuple(range(1, 101))])
 def test_tiers_that_cannot_be_are_refused_before_anything_is_traced(tmp_path, monkeypatch, tiers):
-    monkeypatch.setattr("exportloss.export.loss_graph.to_onnx", None)
+    monkeypatch.setattr("exportloss.export.loss.export.to_onnx", None)
     max_targets = MAX_TARGETS if len(tiers) < 64 else 300
     with pytest.raises(ExportError, match=r"tiers are \(.*ascending.* below max_targets, (9|300)$"):
         export_small_loss(tmp_path / "loss", tiers=tiers, max_targets=max_targets)

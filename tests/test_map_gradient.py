@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from exportloss.export.aten_to_onnx import to_onnx
+from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.loss.levels import HeadOutput, PermutedMap
 from exportloss.loss.map_gradient import map_gradient
 from exportloss.runtime.manifest import LossProvider

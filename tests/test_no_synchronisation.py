@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from exportloss import LossConfig, YoloLoss
-from exportloss.export.traced_graph import trace
+from exportloss.export.aten.tracing import trace
 
 ANCHORS, STRIDES, CLASSES, SLOTS = (((10, 13), (16, 30)), ((30, 61), (62, 45))), (8, 16), 3, 8
 OPTIONS: list[dict[str, Any]] = [

@@ -13,9 +13,9 @@ import torch
 
 from exportloss.errors import ArtifactError
 from exportloss.export import export_train_step, export_training_artifacts
-from exportloss.export.step_optimizers import UPDATES, Update
-from exportloss.export.verification import Bounds
-from exportloss.export.verify import verify
+from exportloss.export.step.optimizers import UPDATES, Update
+from exportloss.export.verify.report import Bounds
+from exportloss.export.verify.verify import verify
 from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.optimizers import (
     OPTIMIZERS,

@@ -12,9 +12,10 @@ import pytest
 
 from exportloss import ArtifactError, ConfigError
 from exportloss.cli import main
-from exportloss.export import check, tensorrt_parser
-from exportloss.export.provider_rules import RULES, Verdict
-from exportloss.export.provider_tables import PROVIDERS
+from exportloss.export import check
+from exportloss.export.providers import tensorrt_parser
+from exportloss.export.providers.rules import RULES, Verdict
+from exportloss.export.providers.tables import PROVIDERS
 from tests.provider_troubles import TROUBLES, Case, graph
 
 PLAIN = "(float[4] x) => (float[4] y) { y = Neg(x) }"
@@ -199,7 +200,7 @@ def test_onnx_that_is_missing_is_named(files: dict[str, str], capsys, monkeypatc
     real = builtins.__import__
 
     def without(name: str, *arguments: object, **options: object) -> object:
-        if name == "exportloss.export.provider_check":
+        if name == "exportloss.export.providers.check":
             raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
         return real(name, *arguments, **options)  # type: ignore[arg-type]
 

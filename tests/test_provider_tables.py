@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from exportloss.export.provider_tables import ANY_FLOAT, PROVIDERS, provider_table
+from exportloss.export.providers.tables import ANY_FLOAT, PROVIDERS, provider_table
 
 TABLES = (*PROVIDERS, "webgpu")
 TYPES = set(

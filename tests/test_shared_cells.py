@@ -14,7 +14,7 @@ from torch import Tensor
 
 from exportloss import LossConfig, SparseHeadLoss, YoloLoss, pad_targets
 from exportloss.export import export_loss
-from exportloss.export.train_step import export_train_step
+from exportloss.export.step.export import export_train_step
 from exportloss.loss.matching import match
 from exportloss.loss.shared_cells import SharedCells, write_equals
 from exportloss.models import yolov5

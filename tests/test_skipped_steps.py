@@ -15,9 +15,9 @@ import pytest
 
 from exportloss import ConfigError
 from exportloss.export import export_train_step, export_training_artifacts
-from exportloss.export.aten_to_onnx import to_onnx
-from exportloss.export.detector_graph import prepare
-from exportloss.export.step_functions import Step
+from exportloss.export.aten.to_onnx import to_onnx
+from exportloss.export.detector.wrapper import prepare
+from exportloss.export.step.functions import Step
 from exportloss.runtime import StepResult, TrainSession, TrainState
 from tests.gpu_graphs import assert_runs_on_gpus
 from tests.portable_loss import open_session

@@ -15,9 +15,9 @@ import exportloss
 from exportloss import LossConfig, SparseHeadLoss, YoloLoss, head_inputs, pad_targets
 from exportloss.errors import ConfigError, ExportError
 from exportloss.export import export_loss
-from exportloss.export.aten_to_onnx import to_onnx
-from exportloss.export.detector_graph import prepare
-from exportloss.export.step_functions import Step
+from exportloss.export.aten.to_onnx import to_onnx
+from exportloss.export.detector.wrapper import prepare
+from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.models.layers import Detect
 from tests.gpu_graphs import assert_runs_on_gpus

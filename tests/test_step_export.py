@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from exportloss import ArtifactError, YoloLoss
-from exportloss.export.train_step import export_train_step
+from exportloss.export.step.export import export_train_step
 from exportloss.models import freeze, yolov5
 from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.state import load_state

@@ -11,9 +11,9 @@ import torch
 
 from exportloss import YoloLoss
 from exportloss.export import check, export_loss
-from exportloss.export.aten_to_onnx import to_onnx
-from exportloss.export.detector_graph import prepare
-from exportloss.export.step_functions import Step
+from exportloss.export.aten.to_onnx import to_onnx
+from exportloss.export.detector.wrapper import prepare
+from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest
 from tests.gpu_graphs import assert_runs_on_gpus

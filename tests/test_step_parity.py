@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from exportloss import YoloLoss
 from exportloss.errors import ExportError
-from exportloss.export.aten_to_onnx import to_onnx
-from exportloss.export.detector_graph import prepare
-from exportloss.export.step_functions import Step
+from exportloss.export.aten.to_onnx import to_onnx
+from exportloss.export.detector.wrapper import prepare
+from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime.optimizers import OPTIMIZERS, OptimizerName
 from tests.gpu_graphs import assert_runs_on_gpus

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exportloss.errors import ExportError
-from exportloss.export import aten_convolution
-from exportloss.export.aten_to_onnx import to_onnx
+from exportloss.export.aten import convolution as aten_convolution
+from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.runtime.manifest import LossProvider
 from tests.portable_loss import open_session
 

@@ -12,13 +12,13 @@ import torch
 
 from exportloss import ArtifactError, ConfigError, InstallationError
 from exportloss.cli import main
-from exportloss.export.differences import (
+from exportloss.export.verify.differences import (
     Difference,
     largest,
 )
-from exportloss.export.eager_session import EagerTrainSession
-from exportloss.export.verification import QUANTITIES, Bounds, StepDifferences, Verification
-from exportloss.export.verify import verify, verify_all
+from exportloss.export.verify.eager_session import EagerTrainSession
+from exportloss.export.verify.report import QUANTITIES, Bounds, StepDifferences, Verification
+from exportloss.export.verify.verify import verify, verify_all
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
 from tests.manifests import edit_manifest, read_values
@@ -178,7 +178,7 @@ def test_command_names_what_is_missing(ort_artifact: Path, monkeypatch: pytest.M
     from exportloss.cli import verify as command
 
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "exportloss.export.verify")
+    monkeypatch.delitem(sys.modules, "exportloss.export.verify.verify")
     with pytest.raises(InstallationError, match=r"torch is not installed.*\[export\]"):
         command.run(dataclasses.make_dataclass("Options", ["folders"])([ort_artifact]))
 

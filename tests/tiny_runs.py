@@ -14,7 +14,7 @@ NAMES = SHAPE_NAMES[:CLASSES]
 
 def export_tiny(folder: Path) -> Path:
     """Export the tiny detector as a portable step: batch 2, 32 targets, SGD, a moving average."""
-    from exportloss.export.train_step import export_train_step
+    from exportloss.export.step.export import export_train_step
 
     torch.manual_seed(0)
     export_train_step(

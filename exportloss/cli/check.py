@@ -15,8 +15,8 @@ from exportloss.errors import InstallationError
 from exportloss.runtime.installation import how_to_install
 
 if TYPE_CHECKING:
-    from exportloss.export.provider_result import CheckResult
-    from exportloss.export.tensorrt_parser import ParserAnswer
+    from exportloss.export.providers.result import CheckResult
+    from exportloss.export.providers.tensorrt_parser import ParserAnswer
 
 __all__ = ["add_parser", "print_check", "run"]
 
@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     """Check, print, return 0 where the provider runs the whole graph and 1 otherwise."""
     try:
-        from exportloss.export.provider_check import check
+        from exportloss.export.providers.check import check
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"check reads graphs with onnx, but {error.name} is not installed; "

@@ -58,7 +58,7 @@ def write_int8(path: Path, data: str) -> Path:
         InstallationError: onnxruntime's quantiser lacks a package.
     """
     try:
-        from exportloss.export.int8 import CALIBRATION_IMAGES, quantize_detector
+        from exportloss.export.detector.int8 import CALIBRATION_IMAGES, quantize_detector
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"--int8 needs {error.name}, which is not installed; {how_to_install('export')}"

@@ -14,7 +14,7 @@ from exportloss.errors import InstallationError
 from exportloss.runtime.installation import how_to_install
 
 if TYPE_CHECKING:
-    from exportloss.export.verification import Verification
+    from exportloss.export.verify.report import Verification
 
 __all__ = ["add_parser", "print_verification", "run"]
 
@@ -76,7 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     """Verify, print a table, return 0 where every bound holds and 1 otherwise."""
     try:
-        from exportloss.export.verify import verify_all
+        from exportloss.export.verify.verify import verify_all
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"verify compares with eager torch, but {error.name} is not installed; "

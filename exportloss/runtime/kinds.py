@@ -75,7 +75,7 @@ _ROWS = (
         files=("train_step.onnx", "eval_step.onnx", "state.safetensors"),
         extras=_ANY_ENGINE,
         detector_file=True,
-        exporter="exportloss.export.train_step:export_train_step",
+        exporter="exportloss.export.step.export:export_train_step",
         options=_TRAINING_OPTIONS | {"precision", "provider"},
     ),
     ArtifactKind(
@@ -86,7 +86,7 @@ _ROWS = (
         files=("training_model.onnx", "eval_model.onnx", "checkpoint"),
         extras=("training", "training-cuda"),
         training_build=True,
-        exporter="exportloss.export.training:export_training_artifacts",
+        exporter="exportloss.export.ort.export:export_training_artifacts",
         options=_TRAINING_OPTIONS,
     ),
     ArtifactKind(
@@ -96,7 +96,7 @@ _ROWS = (
         opener="LossSession",
         files=("loss.onnx",),
         extras=_ANY_ENGINE,
-        exporter="exportloss.export.loss_graph:export_loss",
+        exporter="exportloss.export.loss.export:export_loss",
         options=frozenset({"gradients", "layout", "tiers", "provider"}),
     ),
 )

@@ -1,7 +1,7 @@
 """The table of optimizers, with each one's update over numpy arrays.
 
 An entry of `OPTIMIZERS` holds what exporter, runtime, verification and command line need to know
-of an optimizer. Its update as a function that torch traces is in `export/step_optimizers.py`.
+of an optimizer. Its update as a function that torch traces is in `export/step/optimizers.py`.
 
 There are three parameter groups as in YOLOv5: weights (decayed), norms, biases. The arithmetic is
 torch's, operation for operation, so that the results agree to rounding.

@@ -29,8 +29,8 @@ from safetensors.numpy import save_file
 from exportloss import YoloLoss
 from exportloss.cli import main as command
 from exportloss.export import export_loss, export_training_artifacts
-from exportloss.export.eager_session import EagerTrainSession
-from exportloss.export.train_step import export_train_step
+from exportloss.export.step.export import export_train_step
+from exportloss.export.verify.eager_session import EagerTrainSession
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
 from exportloss.runtime.files import write_artifact

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exportloss.export.tensorrt_parser import TensorRT
+from exportloss.export.providers.tensorrt_parser import TensorRT
 
 GRAPHS = Path(__file__).parents[2] / "build" / "tensorrt"
 

@@ -11,8 +11,8 @@ import pytest
 from exportloss import ArtifactError, ConfigError, InstallationError
 from exportloss.cli import main
 from exportloss.export import check
-from exportloss.export.provider_rules import Verdict
-from exportloss.export.tensorrt_parser import TensorRT
+from exportloss.export.providers.rules import Verdict
+from exportloss.export.providers.tensorrt_parser import TensorRT
 from tests.provider_troubles import TROUBLES, Case, graph
 
 # Built without a word, where TensorRT 10.15 is documented to lack it, or to compute in float32.

@@ -1,0 +1,1 @@
+"""ATen operators in standard ONNX operators: a traced graph in, an ONNX graph out."""

@@ -1,0 +1,268 @@
+"""Translate a traced graph of ATen operators to ONNX, operator by operator."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+
+from exportloss.errors import ExportError
+from exportloss.export.aten import convolution as aten_convolution
+from exportloss.export.aten import elementwise as aten_elementwise
+from exportloss.export.aten import indexing as aten_indexing
+from exportloss.export.aten import map_gradient as map_gradient_graph
+from exportloss.export.aten import max_pool as aten_max_pool
+from exportloss.export.aten import norms as aten_norms
+from exportloss.export.aten import reductions as aten_reductions
+from exportloss.export.aten import resampling as aten_resampling
+from exportloss.export.aten import shapes as aten_shapes
+from exportloss.export.aten.registry import TRANSLATIONS, Translator, onnx_dtype
+from exportloss.export.aten.tracing import MODULE, trace
+from exportloss.export.torch_export import OPSET
+from exportloss.runtime.manifest import LossProvider
+
+__all__ = ["IR_VERSION", "to_onnx", "translate"]
+
+# Importing them registers their translations.
+_THEMES = (
+    aten_convolution,
+    aten_elementwise,
+    aten_indexing,
+    aten_max_pool,
+    aten_norms,
+    aten_reductions,
+    aten_resampling,
+    aten_shapes,
+    map_gradient_graph,
+)
+
+IR_VERSION = 8  # the first that knows opset 18
+BFLOAT16_VERSIONS = (22, 10)  # of the opset, and its IR: the first where Conv takes bfloat16
+
+# A tensor that no input enters is computed now, unless it is larger than this and than what it is
+# computed from: then it would only make the file larger.
+_LARGEST_FOLDED = 4096
+
+
+def to_onnx(
+    function: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    example: dict[str, Tensor],
+    *,
+    name: str,
+    modules: Mapping[str, nn.Module] | None = None,
+    repeatable: bool = True,
+    provider: LossProvider = "any",
+) -> ir.Model:
+    """Write a function of named tensors, with whatever gradients it takes inside, as a graph.
+
+    Args:
+        function: pure; the names of what it takes and gives are those of the graph.
+        example: inputs in the order of the graph, of the shapes and types that it is for.
+        name: of the graph.
+        modules: what the function calls; nodes are named after the modules below, and the tensors
+            that the graph holds after their parameters and buffers. The names given here stand
+            before theirs.
+        repeatable: in ONNX Runtime one thread and two give the same bits, if a little slower.
+        provider: what is to run the graph: any runtime; ONNX Runtime's "cpu" provider alone, which
+            has operators of its own; or a "gpu", for which other forms are fast.
+
+    Raises:
+        ExportError: the function cannot be traced, or an operator has no translation.
+    """
+    outputs: list[str] = []
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        results = function(dict(zip(example, tensors, strict=True)))
+        outputs[:] = results
+        return tuple(results.values())
+
+    traced = trace(flat, tuple(example.values()), modules=modules)
+    constants = {
+        id(tensor): ".".join(filter(None, (prefix, path)))
+        for prefix, module in (modules or {}).items()
+        for path, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    return translate(
+        traced,
+        inputs=list(example),
+        outputs=outputs,
+        constants=constants,
+        name=name,
+        repeatable=repeatable,
+        provider=provider,
+    )
+
+
+def translate(
+    traced: fx.GraphModule,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    constants: Mapping[int, str] | None = None,
+    name: str,
+    repeatable: bool = True,
+    provider: LossProvider = "any",
+) -> ir.Model:
+    """Write a traced graph in `ai.onnx` operators, with static shapes throughout.
+
+    Args:
+        traced: as `exportloss.export.aten.tracing.trace` returns it.
+        inputs: names for its inputs.
+        outputs: names for its outputs.
+        constants: names of tensors that the graph may hold, by their `id`.
+        name: of the graph.
+        repeatable: as `to_onnx` takes it.
+        provider: as `to_onnx` takes it.
+
+    Raises:
+        ExportError: an operator has no translation; the message names it and the module that it
+            comes from.
+    """
+    t = Translator(repeatable=repeatable, provider=provider)
+    values = _Values(t, traced, constants or {})
+    live = _live_nodes(traced.graph)
+    graph_inputs: list[ir.Value] = []
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            graph_inputs.append(_input(node, inputs[len(graph_inputs)]))
+            values.set(node, graph_inputs[-1])
+        elif node in live and node.op == "get_attr":
+            values.fold(node, getattr(traced, node.target))
+        elif node in live and node.op == "call_function" and not values.try_to_fold(node):
+            values.set(node, _translate_node(t, values, node))
+    t.scope = ""
+    results = []
+    for node, output_name in zip(_returned(traced.graph), outputs, strict=True):
+        # A value of its own: an input or another output cannot be an output too.
+        results.append(t.op("Identity", values.get(node)))
+        results[-1].name = output_name
+    has_bfloat16 = any(ir.DataType.BFLOAT16 in (v.dtype for v in n.outputs) for n in t.nodes)
+    opset, ir_version = BFLOAT16_VERSIONS if has_bfloat16 else (OPSET, IR_VERSION)
+    graph = ir.Graph(
+        graph_inputs,
+        results,
+        nodes=t.nodes,
+        initializers=t.constants,
+        opset_imports={"": opset},
+        name=name,
+    )
+    model = ir.Model(graph, ir_version=ir_version, producer_name="exportloss")
+    passes.RemoveUnusedNodesPass()(model)
+    return model
+
+
+class _Values:
+    """What each traced node is in ONNX, or as a tensor known now."""
+
+    def __init__(self, t: Translator, traced: fx.GraphModule, names: Mapping[int, str]) -> None:
+        self._translator = t
+        self._values: dict[fx.Node, Any] = {}
+        self._known: dict[fx.Node, Any] = {}
+        self._names = names
+
+    def set(self, node: fx.Node, value: Any) -> None:
+        self._values[node] = value
+
+    def fold(self, node: fx.Node, value: Any) -> None:
+        self._known[node] = value
+
+    def get(self, node: fx.Node) -> Any:
+        if node not in self._values:
+            tensor = self._known[node]
+            dtype = onnx_dtype(tensor.dtype)  # refuses what no graph may hold
+            array = tensor.detach().cpu()
+            if dtype == ir.DataType.BFLOAT16:  # which numpy itself has not
+                array = array.float()
+            self._values[node] = self._translator.constant(
+                array.numpy().astype(dtype.numpy(), copy=False), name=self._names.get(id(tensor))
+            )
+        return self._values[node]
+
+    def try_to_fold(self, node: fx.Node) -> bool:
+        """Compute a node now, if all that enters it is known and its result is not too large."""
+        arguments = node.all_input_nodes
+        if any(used not in self._known for used in arguments) or _is_random(node):
+            return False
+        result = node.meta.get("val")
+        if isinstance(result, Tensor):
+            known = [self._known[used] for used in arguments]
+            sizes = [tensor.numel() for tensor in known if isinstance(tensor, Tensor)]
+            if result.numel() > max(_LARGEST_FOLDED, *sizes, 0):
+                return False
+        with torch.no_grad():
+            self._known[node] = node.target(  # type: ignore[operator]
+                *fx.node.map_arg(node.args, self._known.__getitem__),
+                **fx.node.map_arg(node.kwargs, self._known.__getitem__),
+            )
+        return True
+
+
+def _translate_node(t: Translator, values: _Values, node: fx.Node) -> Any:
+    t.scope = node.meta.get(MODULE, "")
+    if node.target is operator.getitem:
+        return values.get(node.args[0])[node.args[1]]  # type: ignore[arg-type]
+    known = isinstance(node.target, OpOverload) and node.target in TRANSLATIONS
+    translation = TRANSLATIONS[node.target] if known else None  # type: ignore[index]
+    if translation is None:
+        raise ExportError(
+            f"{node.target} has no translation to ONNX; it comes from {_origin(node)}: replace "
+            "it by operators that have one"
+        )
+    try:
+        t.expect(_first_result(node))
+        return translation(
+            t,
+            *fx.node.map_arg(node.args, values.get),
+            **fx.node.map_arg(node.kwargs, values.get),
+        )
+    except ExportError as error:
+        raise ExportError(f"{node.target} from {_origin(node)}: {error}") from error
+
+
+def _origin(node: fx.Node) -> str:
+    name = node.meta.get(MODULE)
+    return f"module {name!r}" if name else "what is around the model"
+
+
+def _first_result(node: fx.Node) -> Tensor:
+    value = node.meta["val"]
+    return value if isinstance(value, Tensor) else next(v for v in value if v is not None)
+
+
+def _is_random(node: fx.Node) -> bool:
+    return (
+        isinstance(node.target, OpOverload)
+        and torch.Tag.nondeterministic_seeded in node.target.tags
+    )
+
+
+def _live_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that an output depends on; after `trace` none has another effect."""
+    live: set[fx.Node] = set()
+    waiting = list(_returned(graph))
+    while waiting:
+        node = waiting.pop()
+        if node not in live:
+            live.add(node)
+            waiting.extend(node.all_input_nodes)
+    return live
+
+
+def _returned(graph: fx.Graph) -> Iterator[fx.Node]:
+    (output,) = graph.find_nodes(op="output")
+    yield from output.args[0]
+
+
+def _input(node: fx.Node, name: str) -> ir.Value:
+    tensor = node.meta["val"]
+    return ir.Value(
+        name=name,
+        shape=ir.Shape(tensor.shape),
+        type=ir.TensorType(onnx_dtype(tensor.dtype)),
+    )

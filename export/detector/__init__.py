@@ -1,0 +1,1 @@
+"""The detector alone as a graph, and what an export has to know of it."""

@@ -1,0 +1,109 @@
+"""The manifest of an export, before its files are hashed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from torch import Tensor, nn
+
+import exportloss
+from exportloss.errors import ExportError
+from exportloss.export.detector.wrapper import Detector
+from exportloss.export.torch_export import OPSET
+from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.runtime.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
+
+__all__ = [
+    "anchors_in_pixels",
+    "class_names",
+    "describe",
+    "graph_metadata",
+    "inference_metadata",
+    "versions",
+]
+
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime-training-cpu", "onnxruntime")
+
+
+def describe(
+    detector: Detector,
+    *,
+    kind: Kind,
+    optimizer: OptimizerName,
+    names: Sequence[str] | None,
+    model_name: nn.Module,
+    **more: Any,
+) -> Manifest:
+    """Describe a detector's export; `more` are further fields of the manifest."""
+    groups = detector.groups
+    return Manifest(
+        kind=kind,
+        model=str(getattr(model_name, "name", type(model_name).__name__)),
+        names=class_names(names, detector.loss.num_classes),
+        anchors=anchors_in_pixels(detector.loss),
+        strides=tuple(detector.loss.strides.tolist()),
+        image_size=(detector.images.shape[2], detector.images.shape[3]),
+        batch_size=detector.images.shape[0],
+        max_targets=detector.targets.shape[0],
+        loss=detector.loss.config,
+        optimizer=optimizer,
+        head=detector.image_loss.head,
+        groups=ParameterGroupNames(
+            weights=groups.weights, norms=groups.norms, biases=groups.biases
+        ),
+        statistics=detector.statistics,
+        opset=OPSET,
+        versions=versions(),
+        **more,
+    )
+
+
+def anchors_in_pixels(loss: YoloLoss) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Return the loss's anchors, (nl, na, 2), in input pixels."""
+    pixels: Tensor = loss.anchors * loss.strides[:, None, None]
+    return tuple(tuple((w, h) for w, h in level) for level in pixels.tolist())
+
+
+def class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """Return the class names, or the class numbers as names.
+
+    Raises:
+        ExportError: there are more or fewer names than classes.
+    """
+    if names is None:
+        return tuple(str(index) for index in range(num_classes))
+    if len(names) != num_classes:
+        raise ExportError(f"got {len(names)} class names for {num_classes} classes")
+    return tuple(str(name) for name in names)
+
+
+def inference_metadata(names: Sequence[str], strides: Sequence[float]) -> dict[str, str]:
+    """Return what a detector's graph says of itself, as YOLOv5 reads it, and who wrote it."""
+    return {
+        "names": str(dict(enumerate(names))),
+        "stride": str(int(max(strides))),
+        "producer": f"exportloss {exportloss.__version__}",
+    }
+
+
+def graph_metadata(manifest: Manifest) -> dict[str, str]:
+    """Return what an artifact's graph says of itself: as for inference, and the loss."""
+    return {
+        **inference_metadata(manifest.names, manifest.strides),
+        "loss": json.dumps(dataclasses.asdict(manifest.loss), allow_nan=False),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what writes an artifact."""
+    found = {"exportloss": exportloss.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,210 @@
+"""The loss alone as an ONNX graph, for pipelines that run the network elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from exportloss.bounds import at_least
+from exportloss.errors import ExportError
+from exportloss.export.aten.to_onnx import to_onnx
+from exportloss.export.aten.tracing import region
+from exportloss.export.detector.describe import (
+    anchors_in_pixels,
+    class_names,
+    graph_metadata,
+    versions,
+)
+from exportloss.export.loss.buckets import choose_tiers
+from exportloss.export.torch_export import OPSET
+from exportloss.loss.levels import HeadInput
+from exportloss.loss.sparse_head import SparseHeadLoss
+from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.runtime.files import new_folder, write_artifact
+from exportloss.runtime.loss_signature import gradient_name
+from exportloss.runtime.manifest import Layout, LossProvider, Manifest, check_tiers
+
+__all__ = ["export_loss"]
+
+
+def export_loss(
+    loss: YoloLoss,
+    folder: str | Path,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    max_targets: int,
+    tiers: Sequence[int] | None = None,
+    gradients: bool = False,
+    layout: Layout = "permuted",
+    head: nn.Module | None = None,
+    names: Sequence[str] | None = None,
+    provider: LossProvider = "any",
+    exist_ok: bool = False,
+) -> Manifest:
+    """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
+
+    A graph costs the same for every target row, used or not. So there are graphs for fewer rows
+    beside it: `loss-32.onnx` and so on, the same but for the size of `targets`. A batch goes to the
+    smallest that has capacity for it, as in `exportloss.runtime.LossSession`.
+
+    Inputs are the predictions by level from fine to coarse, `targets` (max_targets, 6) and
+    `balance` (nl,); outputs `loss` (), `items` (3,) and `new_balance` (nl,), all float32. The
+    predictions, with H x W cells at a level, are
+
+    | layout | inputs | shape of each |
+    |---|---|---|
+    | permuted | `predictions_0`, ..., YOLOv5's maps | (B, na, H, W, 5 + nc) |
+    | head-output | `predictions_0`, ..., of the head's convolutions | (B, na * (5 + nc), H, W) |
+    | head-input | `features_0`, ..., inputs of the head | (B, C, H, W) |
+    | | `weight_0`, ..., of its convolutions | (na * (5 + nc), C, 1, 1) |
+    | | `bias_0`, ..., of its convolutions | (na * (5 + nc),) |
+
+    A head-input graph evaluates the head where the loss looks.
+
+    With `gradients` also `gradient_0`, ..., shaped as the predictions or features: d loss / d
+    predictions, to be handed to the network's own backward pass; and for the head's input
+    `weight_gradient_0`, ... and `bias_gradient_0`, ...
+
+    Args:
+        loss: the loss to export.
+        folder: folder to write; complete or absent afterwards.
+        image_size: height and width of the images in pixels; multiples of the largest stride.
+        batch_size: images per batch, >= 1.
+        max_targets: most target rows per batch, >= 1.
+        tiers: smaller numbers of target rows, ascending, each with a graph of its own; () for
+            none; None chooses: the powers of two from 32 to two thirds of `max_targets`.
+        gradients: whether the graph has the backward pass too.
+        layout: inputs of the graph, see above.
+        head: detection layer, for the layout "head-input", as `SparseHeadLoss` takes it; its
+            weights are inputs, not part of the graph.
+        names: nc class names; default the class numbers.
+        provider: target of the graphs: "any" for every runtime; "cpu" for ONNX Runtime's CPU
+            provider alone, which then writes the gradients of maps in one pass; "gpu" for a graph
+            without a scatter that reduces (`YoloLoss` with `pairwise`), which TensorRT takes and
+            which gives the same bits in whatever order a GPU writes: any runtime takes it, but a
+            CPU is slower.
+        exist_ok: whether to replace an artifacts folder that is there.
+
+    Returns:
+        What was written to `manifest.json`.
+
+    Raises:
+        ExportError: the sizes do not suit the loss, the tiers are not ascending numbers from 1 to
+            below `max_targets`, or the layout lacks its head.
+        ConfigError: the head is not one that can be evaluated where the loss looks.
+        ArtifactError: the folder is in use or cannot be written.
+    """
+    loss = loss.as_pairwise() if provider == "gpu" else loss
+    example = _example(loss, image_size, batch_size, layout, head)
+    at_least(1, ExportError, max_targets=max_targets)
+    tiers = choose_tiers(max_targets) if tiers is None else tuple(tiers)
+    check_tiers(tiers, max_targets, error=ExportError)
+    manifest = Manifest(
+        kind="loss",
+        names=class_names(names, loss.num_classes),
+        anchors=anchors_in_pixels(loss),
+        strides=tuple(loss.strides.tolist()),
+        image_size=image_size,
+        batch_size=batch_size,
+        max_targets=max_targets,
+        tiers=tiers,
+        loss=loss.config,
+        gradients=gradients,
+        loss_layout=layout,
+        provider=provider,
+        opset=OPSET,
+        versions=versions(),
+    )
+    with new_folder(folder, exist_ok=exist_ok) as temporary:
+        for slots, name in manifest.loss_graphs.items():
+            graph = _loss_graph(
+                loss,
+                example,
+                max_targets=slots,
+                gradients=gradients,
+                provider=provider,
+            )
+            graph.metadata_props.update(graph_metadata(manifest))
+            ir.save(graph, temporary / name)
+        return write_artifact(temporary, manifest)
+
+
+def _loss_graph(
+    loss: YoloLoss,
+    example: dict[str, Tensor],
+    *,
+    max_targets: int,
+    gradients: bool,
+    provider: LossProvider,
+) -> ir.Model:
+    def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        read = {name: inputs[name].detach().requires_grad_(gradients) for name in example}
+        state = inputs["targets"], inputs["balance"]
+        results: tuple[Tensor, ...]
+        if "features_0" in read:
+            with region("loss"):
+                results = loss.of_levels(_head_inputs(loss, read), *state)
+        else:
+            results = loss(list(read.values()), *state)
+        value, items, balance = results
+        found = torch.autograd.grad(value, list(read.values())) if gradients else ()
+        names = [gradient_name(name) for name in read] if gradients else ()
+        return {
+            "loss": value.detach(),
+            "items": items,
+            "new_balance": balance,
+            **dict(zip(names, found, strict=True)),
+        }
+
+    inputs = {
+        **example,
+        "targets": torch.zeros(max_targets, 6),
+        "balance": loss.initial_balance,
+    }
+    return to_onnx(compute, inputs, name="loss", modules={"loss": loss}, provider=provider)
+
+
+def _head_inputs(loss: YoloLoss, read: dict[str, Tensor]) -> list[HeadInput]:
+    levels, na = loss.anchors.shape[:2]
+    return [
+        HeadInput(read[f"features_{level}"], read[f"weight_{level}"], read[f"bias_{level}"], na)
+        for level in range(levels)
+    ]
+
+
+def _example(
+    loss: YoloLoss,
+    image_size: tuple[int, int],
+    batch_size: int,
+    layout: Layout,
+    head: nn.Module | None,
+) -> dict[str, Tensor]:
+    height, width = image_size
+    largest = int(loss.strides.max())
+    if batch_size < 1 or height < 1 or width < 1 or height % largest or width % largest:
+        raise ExportError(
+            f"batch_size is {batch_size} and image_size {image_size}; expected at least 1, and "
+            f"multiples of {largest}"
+        )
+    na, outputs = loss.anchors.shape[1], 5 + loss.num_classes
+    grids = [(height // stride, width // stride) for stride in map(int, loss.strides.tolist())]
+    if layout != "head-input":
+        by_box = layout == "permuted"
+        shapes = [(na, *grid, outputs) if by_box else (na * outputs, *grid) for grid in grids]
+        return {f"predictions_{i}": torch.zeros(batch_size, *s) for i, s in enumerate(shapes)}
+    if head is None:
+        raise ExportError('layout "head-input" needs the head whose input it is: pass head=...')
+    SparseHeadLoss(head, loss)  # raises where they do not fit
+    convolutions: Any = head.m
+    example: dict[str, Tensor] = {}
+    for level, (grid, convolution) in enumerate(zip(grids, convolutions, strict=True)):
+        example[f"features_{level}"] = torch.zeros(batch_size, convolution.in_channels, *grid)
+        example[f"weight_{level}"] = torch.zeros_like(convolution.weight, device="cpu")
+        example[f"bias_{level}"] = torch.zeros_like(convolution.bias, device="cpu")
+    return example

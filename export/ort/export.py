@@ -1,0 +1,208 @@
+"""ONNX Runtime training artifacts: model and loss in graphs that ONNX Runtime differentiates."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from torch import nn
+
+from exportloss.errors import ExportError
+from exportloss.export.detector.describe import describe, graph_metadata
+from exportloss.export.detector.head_choice import HeadChoice
+from exportloss.export.detector.inference_graph import inference_graph
+from exportloss.export.detector.wrapper import Detector, DetectorGraph, prepare
+from exportloss.export.step.functions import Step
+from exportloss.export.torch_export import Signature, trace_to_onnx
+from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.runtime.files import new_folder, write_artifact
+from exportloss.runtime.installation import import_onnxruntime_training
+from exportloss.runtime.manifest import Manifest, OptimizerName
+from exportloss.runtime.optimizers import ADAM_EPS, OPTIMIZERS
+
+__all__ = ["export_training_artifacts"]
+
+INPUTS = ("images", "targets", "balance")
+OUTPUTS = ("loss", "items", "new_balance", "output0")
+
+# The newest that ONNX Runtime 1.19.2, the last with a training API, can read.
+_MAX_IR_VERSION = 10
+
+
+def export_training_artifacts(
+    model: nn.Module,
+    loss: YoloLoss,
+    folder: str | Path,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    max_targets: int,
+    optimizer: OptimizerName = "sgd",
+    freeze: int | Sequence[int] = 0,
+    ema: bool = False,
+    head: HeadChoice = "auto",
+    names: Sequence[str] | None = None,
+    exist_ok: bool = False,
+) -> Manifest:
+    """Write a folder that `TrainSession` and ONNX Runtime's own training API open.
+
+    `training_model.onnx` (loss, items, new balance and the gradient of every trainable
+    parameter), `eval_model.onnx` (the same without gradients, with decoded predictions
+    `output0`), `checkpoint`, `optimizer_model.onnx` and `manifest.json`. The optimizer model is
+    ONNX Runtime's own (AdamW with torch's arithmetic, or plain SGD), for hosts in other languages;
+    `TrainSession` runs YOLOv5's optimizers itself. `inference.onnx`, for a model with a `decode`,
+    is the detector alone, its trained tensors inputs, for `TrainSession.export_inference`.
+
+    Args:
+        model: detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level. It
+            is copied, not changed.
+        loss: the loss to train with.
+        folder: folder to write; complete or absent afterwards.
+        image_size: height and width of the images in pixels.
+        batch_size: images per batch, >= 1.
+        max_targets: most target rows per batch, >= 1.
+        optimizer: update rule of `TrainSession`, which decides its optimizer state.
+        freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`: a number
+            of layers from the first, or their indices.
+        ema: whether `TrainSession` keeps a moving average of parameters and statistics.
+        head: evaluation of the head, everywhere ("dense") or where the loss looks ("sparse"), the
+            same mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
+        names: nc class names; default the class numbers.
+        exist_ok: whether to replace an artifacts folder that is there.
+
+    Returns:
+        What was written to `manifest.json`.
+
+    Raises:
+        ExportError: the artifacts would not train as torch does.
+        ArtifactError: the folder is in use or cannot be written.
+        InstallationError: ONNX Runtime's training build is missing.
+    """
+    import_onnxruntime_training()
+    with new_folder(folder, exist_ok=exist_ok) as temporary:
+        detector = prepare(
+            model,
+            loss,
+            image_size=image_size,
+            batch_size=batch_size,
+            max_targets=max_targets,
+            frozen=freeze,
+            head=head,
+        )
+        manifest = describe(
+            detector,
+            kind="ort-training",
+            optimizer=optimizer,
+            names=names,
+            model_name=model,
+            ema=ema,
+        )
+        forward = _forward_graph(detector)
+        forward.metadata_props.update(graph_metadata(manifest))
+        _generate(forward, detector, optimizer, temporary)
+        if hasattr(detector.model, "decode"):
+            step = Step(detector, optimizer)
+            graph = inference_graph(step.infer_named, step.named_example(), modules=step.modules)
+            graph.metadata_props.update(graph_metadata(manifest))
+            ir.save(graph, temporary / "inference.onnx")
+        return write_artifact(temporary, manifest)
+
+
+def _forward_graph(detector: Detector) -> ir.Model:
+    graph = DetectorGraph(detector)
+    decodes = hasattr(detector.model, "decode")
+    return trace_to_onnx(
+        graph,
+        (detector.images, detector.targets, detector.loss.initial_balance),
+        Signature(inputs=INPUTS, outputs=OUTPUTS if decodes else OUTPUTS[:-1]),
+        state={
+            f"image_loss.detector.{name}": name
+            for name in (*detector.parameters, *detector.buffers)
+        },
+        differentiable=True,
+    )
+
+
+def _generate(
+    forward: ir.Model, detector: Detector, optimizer: OptimizerName, folder: Path
+) -> None:
+    from onnxruntime.training import artifacts
+
+    ort_type = OPTIMIZERS[optimizer].ort_type
+    known = None if ort_type is None else artifacts.OptimType[ort_type]
+    trainable = (*detector.groups.weights, *detector.groups.norms, *detector.groups.biases)
+    frozen = [n for n in (*detector.parameters, *detector.buffers) if n not in set(trainable)]
+    with _quiet_onnxruntime(), tempfile.TemporaryDirectory() as scratch:
+        artifacts.generate_artifacts(
+            ir.to_proto(forward),
+            requires_grad=list(trainable),
+            frozen_params=frozen,
+            loss=None,  # it is in the graph: the first output
+            optimizer=known or artifacts.OptimType.AdamW,
+            artifact_directory=scratch,
+        )
+        training = ir.load(Path(scratch) / "training_model.onnx")
+        _finish_training_model(training, trainable)
+        ir.save(training, folder / "training_model.onnx")
+        if known is not None:
+            _finish_optimizer(
+                Path(scratch) / "optimizer_model.onnx", folder / "optimizer_model.onnx"
+            )
+        for name in ("eval_model.onnx", "checkpoint"):
+            (folder / name).write_bytes((Path(scratch) / name).read_bytes())
+
+
+def _finish_training_model(model: ir.Model, trainable: Sequence[str]) -> None:
+    """Take the decoded predictions out, which training does not need, and check the gradients."""
+    outputs = model.graph.outputs
+    for value in [value for value in outputs if value.name == OUTPUTS[-1]]:
+        outputs.remove(value)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    found = {value.name for value in outputs}
+    missing = [name for name in trainable if f"{name}_grad.accumulation.out" not in found]
+    if missing:
+        raise ExportError(
+            f"{len(missing)} trainable parameters got no gradient from ONNX Runtime, among them "
+            f"{missing[0]!r}: they do not reach the loss; freeze them, or use them"
+        )
+    if foreign := {node.domain for node in model.graph} - {"", "ai.onnx", "com.microsoft"}:
+        raise ExportError(f"the graph needs operators outside ONNX Runtime's stock: {foreign}")
+
+
+def _finish_optimizer(source: Path, destination: Path) -> None:
+    """Make ONNX Runtime able to read its own file, and its AdamW the same as torch's."""
+    model = onnx.load(source)
+    model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
+    for node in model.graph.node:
+        if node.op_type == "AdamWOptimizer":
+            attributes = {"adam_mode": 0, "epsilon": ADAM_EPS, "weight_decay": 1e-2}  # torch's
+            kept = [a for a in node.attribute if a.name not in attributes]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.extend(
+                onnx.helper.make_attribute(name, value) for name, value in attributes.items()
+            )
+    onnx.save(model, destination)
+
+
+@contextlib.contextmanager
+def _quiet_onnxruntime() -> Iterator[None]:
+    """Keep back what the gradient builder writes to the standard error stream.
+
+    It logs at a fixed level, above every setting, from C++; its errors come as exceptions.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

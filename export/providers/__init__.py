@@ -1,0 +1,1 @@
+"""What a provider does with a graph, from tables of its kernels. Needs no torch."""

@@ -1,0 +1,37 @@
+"""The flat vectors of the portable step in torch: `FlatLayout` for tensors that are traced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from exportloss.export.aten.tracing import region
+from exportloss.runtime.flat_layout import FlatLayout
+
+__all__ = ["flatten", "lay_out", "unflatten"]
+
+
+def lay_out(tensors: Mapping[str, Tensor], names: Sequence[str]) -> FlatLayout:
+    """Return the layout of the tensors of the given names, in that order."""
+    return FlatLayout(tuple(names), tuple(tuple(tensors[name].shape) for name in names))
+
+
+def flatten(layout: FlatLayout, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Join tensors to a vector, (size,)."""
+    if not layout.names:
+        return torch.zeros(0)
+    return torch.cat([tensors[name].reshape(-1) for name in layout.names])
+
+
+def unflatten(layout: FlatLayout, vector: Tensor) -> dict[str, Tensor]:
+    """Cut a vector, (size,), into its tensors."""
+    if not layout.names:
+        return {}
+    tensors = {}
+    parts = torch.split(vector, list(layout.sizes))
+    for name, part, shape in zip(layout.names, parts, layout.shapes, strict=True):
+        with region(name):
+            tensors[name] = part.view(shape)
+    return tensors

@@ -1,0 +1,299 @@
+"""A detector's training and evaluation step as pure functions of flat tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from exportloss.errors import ExportError
+from exportloss.export.aten.tracing import region
+from exportloss.export.detector.wrapper import Detector
+from exportloss.export.step.batch_statistics import BatchStatistics
+from exportloss.export.step.flat_state import flatten, lay_out, unflatten
+from exportloss.export.step.half_precision import HalfPrecision
+from exportloss.export.step.optimizers import UPDATES, Update, clip, l2_norm, spread
+from exportloss.runtime.flat_layout import FlatLayout
+from exportloss.runtime.manifest import OptimizerName, Precision
+from exportloss.runtime.optimizers import LOSS_SCALE, OPTIMIZERS
+
+__all__ = ["Step"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The steps of one detector and optimizer; their state is a few flat vectors.
+
+    Attributes:
+        detector: model and loss.
+        optimizer: its update rule.
+        ema: whether a moving average of parameters and statistics is part of the state.
+        precision: what the network computes in when it trains; all else is float32.
+    """
+
+    detector: Detector
+    optimizer: OptimizerName
+    ema: bool = False
+    precision: Precision = "float32"
+
+    @property
+    def parameters(self) -> FlatLayout:
+        """Layout of the trainable parameters: weights, norms, biases."""
+        groups = self.detector.groups
+        tensors = dict(self.detector.model.named_parameters())
+        return lay_out(tensors, (*groups.weights, *groups.norms, *groups.biases))
+
+    @property
+    def statistics(self) -> FlatLayout:
+        """Layout of the trained BatchNorm statistics: all means and variances."""
+        norms = self.detector.statistics
+        names = [name for norm in norms for name in (norm.mean, norm.var)]
+        return lay_out(dict(self.detector.model.named_buffers()), names)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What the steps call, by the names that the graph's nodes get."""
+        return {"": self.detector.model, "loss": self.detector.image_loss.loss}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The state before the first step, by the names of the graph's inputs."""
+        model = self.detector.model
+        parameters = flatten(self.parameters, dict(model.named_parameters())).detach()
+        statistics = flatten(self.statistics, dict(model.named_buffers()))
+        trained = {
+            "parameters": parameters,
+            **({"statistics": statistics} if statistics.numel() else {}),
+        }
+        averages = {f"ema_{name}": tensor.clone() for name, tensor in trained.items()}
+        return {
+            **trained,
+            **(averages if self.ema else {}),
+            "balance": self.detector.loss.initial_balance,
+            "updates": torch.zeros(()),
+            "gradients": torch.zeros_like(parameters),
+            **{
+                f"optimizer_{kept.name}": torch.full_like(parameters, kept.initial)
+                for kept in OPTIMIZERS[self.optimizer].state
+            },
+        }
+
+    def train_example(self) -> dict[str, Tensor]:
+        """Inputs of the training step by name, in order, with values that fit."""
+        return {
+            "images": self.detector.images.to(torch.uint8),
+            "targets": self.detector.targets,
+            "learning_rates": torch.zeros(3),
+            "momentum": torch.tensor(0.9),
+            "weight_decay": torch.zeros(()),
+            "max_norm": torch.tensor(torch.inf),
+            **({"ema_decay": torch.tensor(0.9999)} if self.ema else {}),
+            **({"loss_scale": torch.tensor(LOSS_SCALE)} if self.precision == "float16" else {}),
+            "update": torch.tensor(True),
+            **self.state,
+        }
+
+    def evaluation_example(self) -> dict[str, Tensor]:
+        """Inputs of the evaluation step by name, in order."""
+        state = {
+            k: v for k, v in self.state.items() if k in ("parameters", "statistics", "balance")
+        }
+        return {
+            "images": self.detector.images.to(torch.uint8),
+            "targets": self.detector.targets,
+            **state,
+        }
+
+    def train(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss, items and the new state; see `export_train_step` for inputs and outputs."""
+        parameters = {
+            name: tensor.detach().requires_grad_()
+            for name, tensor in unflatten(self.parameters, inputs["parameters"]).items()
+        }
+        running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
+        images = _shares(inputs["images"])
+        with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
+            loss, items, balance = self._call(
+                self.detector.image_loss,
+                (images, inputs["targets"], inputs["balance"], self._computing()),
+                {f"detector.{k}": v for k, v in self._tensors(parameters, running).items()},
+            )
+        # Small gradients are 0 in float16, unless they are made larger on their way.
+        scale = inputs.get("loss_scale")
+        scaled = loss if scale is None else loss * scale
+        gradient = flatten(self.parameters, _gradients(scaled, parameters))
+        gradient = gradient if scale is None else gradient / scale
+        with region("optimizer"):
+            total = inputs["gradients"] + gradient
+            norm = l2_norm(total)
+            moved = {"balance": balance}
+            if running:
+                moved["statistics"] = flatten(self.statistics, statistics.updated)
+            is_finite = _is_finite(inputs, loss.detach(), norm, *moved.values())
+            new = {k: torch.where(is_finite, value, inputs[k]) for k, value in moved.items()}
+            new |= self._updated(inputs, total, norm, is_finite)
+        if self.ema:
+            with region("ema"):
+                new |= _averages(inputs, new, is_finite)
+        outputs = {"loss": loss.detach(), "items": items, "skipped": is_finite.logical_not()}
+        return outputs | {f"new_{name}": tensor for name, tensor in new.items()}
+
+    def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss, items and decoded predictions with the running statistics."""
+        running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
+        with torch.no_grad(), _mode(self.detector.model, training=False):
+            parameters = unflatten(self.parameters, inputs["parameters"])
+            levels = self._levels(_shares(inputs["images"]), parameters, running)
+            loss, items, _ = self.detector.loss(levels, inputs["targets"], inputs["balance"])
+            decode = getattr(self.detector.model, "decode", None)
+            decoded = {} if decode is None else {"output0": decode(levels)}
+        return {"loss": loss, "items": items, **decoded}
+
+    def inference_example(self) -> dict[str, Tensor]:
+        """Inputs of the detector alone by name, in order."""
+        vectors = {k: v for k, v in self.state.items() if k in ("parameters", "statistics")}
+        return {"images": self.detector.images, **vectors}
+
+    def named_example(self) -> dict[str, Tensor]:
+        """Inputs of the detector alone by name, with trained tensors under their own names."""
+        vectors = self.inference_example()
+        running = unflatten(self.statistics, vectors.get("statistics", torch.zeros(0)))
+        tensors = unflatten(self.parameters, vectors["parameters"]) | running
+        return {"images": vectors["images"], **tensors}
+
+    def infer_named(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `infer`, of inputs as in `named_example`."""
+        with torch.no_grad(), _mode(self.detector.model, training=False):
+            tensors = {name: tensor for name, tensor in inputs.items() if name != "images"}
+            levels = self._levels(inputs["images"], tensors, {})
+            return {"output0": self.detector.model.decode(levels)}  # type: ignore[operator]
+
+    def infer(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Decoded predictions with the running statistics; images are floats in [0, 1]."""
+        running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
+        parameters = unflatten(self.parameters, inputs["parameters"])
+        with torch.no_grad(), _mode(self.detector.model, training=False):
+            levels = self._levels(inputs["images"], parameters, running)
+            return {"output0": self.detector.model.decode(levels)}  # type: ignore[operator]
+
+    def _computing(self) -> contextlib.AbstractContextManager[object]:
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return HalfPrecision(getattr(torch, self.precision))
+
+    def _levels(
+        self, images: Tensor, parameters: dict[str, Tensor], running: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        return self._call(self.detector.model, (images,), self._tensors(parameters, running))
+
+    def _tensors(
+        self, parameters: dict[str, Tensor], running: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        # A fixed momentum has no use for the number of batches; counting would change the model.
+        counters = {
+            name: torch.zeros((), dtype=torch.int64)
+            for name, _ in self.detector.model.named_buffers()
+            if name.endswith("num_batches_tracked")
+        }
+        return {**parameters, **running, **counters}
+
+    @staticmethod
+    def _call(
+        module: nn.Module, arguments: tuple[object, ...], tensors: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        results: tuple[Tensor, ...] = torch.func.functional_call(module, tensors, arguments)
+        return results
+
+    def _updated(
+        self, inputs: dict[str, Tensor], total: Tensor, norm: Tensor, is_finite: Tensor
+    ) -> dict[str, Tensor]:
+        kept = [f"optimizer_{name}" for name in OPTIMIZERS[self.optimizer].state_names]
+        parameters, update = inputs["parameters"], inputs["update"] & is_finite
+        updates = inputs["updates"] + 1
+        new_parameters, new_state = UPDATES[self.optimizer](
+            Update(
+                parameters=parameters,
+                gradient=clip(total, norm, inputs["max_norm"]),
+                rate=spread(inputs["learning_rates"].unbind(), self._group_sizes()),
+                decay=spread(
+                    [inputs["weight_decay"], *torch.zeros(2).unbind()], self._group_sizes()
+                ),
+                momentum=inputs["momentum"],
+                updates=updates,
+            ),
+            [inputs[name] for name in kept],
+        )
+        return {
+            "parameters": torch.where(update, new_parameters, parameters),
+            "updates": torch.where(update, updates, inputs["updates"]),
+            "gradients": torch.where(
+                is_finite, torch.where(update, 0.0, total), inputs["gradients"]
+            ),
+            **{
+                name: torch.where(update, new, inputs[name])
+                for name, new in zip(kept, new_state, strict=True)
+            },
+        }
+
+    def _group_sizes(self) -> list[int]:
+        sizes = dict(zip(self.parameters.names, self.parameters.sizes, strict=True))
+        groups = self.detector.groups
+        return [
+            sum(sizes[name] for name in names)
+            for names in (groups.weights, groups.norms, groups.biases)
+        ]
+
+
+def _shares(images: Tensor) -> Tensor:
+    """0 to 255 -> 0 to 1."""
+    return images.to(torch.float32) / 255
+
+
+def _is_finite(inputs: dict[str, Tensor], *results: Tensor) -> Tensor:
+    """Whether results, targets and settings are finite (`max_norm` may be infinite).
+
+    0 * x is 0 where x is finite and NaN elsewhere, so one sum sees them all, cannot overflow, and
+    needs no kernel for IsNaN or IsInf, which not every runtime has.
+    """
+    settings = ("learning_rates", "momentum", "weight_decay", "ema_decay")
+    values = [inputs["targets"], *(inputs[name] for name in settings if name in inputs), *results]
+    zeros = 0 * torch.cat([value.reshape(-1) for value in values])
+    return (zeros.sum() == 0) & (inputs["max_norm"] > 0)
+
+
+def _averages(
+    inputs: dict[str, Tensor], new: dict[str, Tensor], is_finite: Tensor
+) -> dict[str, Tensor]:
+    """Move the averages toward what an update has made of parameters and statistics."""
+    averages, update = {}, inputs["update"] & is_finite
+    for name in ("parameters", "statistics"):
+        if (average := inputs.get(f"ema_{name}")) is not None:
+            step = (1 - inputs["ema_decay"]) * (new[name] - average)
+            averages[f"ema_{name}"] = torch.where(update, average + step, average)
+    return averages
+
+
+def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    found = dict(zip(parameters, gradients, strict=True))
+    if missing := [name for name, gradient in found.items() if gradient is None]:
+        raise ExportError(
+            f"{len(missing)} trainable parameters do not reach the loss, among them "
+            f"{missing[0]!r}: freeze them, or use them"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a model in training or evaluation mode for a while."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

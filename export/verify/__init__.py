@@ -1,0 +1,1 @@
+"""Artifacts held against eager torch, step by step."""

@@ -1,0 +1,285 @@
+"""Train in ONNX Runtime and in eager torch side by side, and measure how far they are apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from exportloss.bounds import at_least
+from exportloss.errors import ConfigError
+from exportloss.export.verify.differences import relative, whole_l2, worst_l2
+from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
+from exportloss.export.verify.report import Bounds, StepDifferences, Verification
+from exportloss.export.verify.trajectories import Step, compare
+from exportloss.random_batches import draw_images, draw_targets
+from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.session import StepResult, TrainSession
+from exportloss.runtime.state import TrainState
+
+__all__ = ["verify", "verify_all"]
+
+Array = npt.NDArray[np.float32]
+
+_BOXES_AN_IMAGE = 8
+
+# What a state is moved by, relative, to see what rounding does to a float32 gradient, how often.
+_ROUNDING = 2.0**-22
+_MOVES = 4
+_MOST_DRAWS = 20  # for one batch
+
+# YOLOv5's own begins near 0, where the average is no more than the weights themselves.
+_EMA_DECAY = 0.5
+
+
+def verify(
+    folder: str | Path,
+    *,
+    steps: int = 5,
+    lr: float = 5e-4,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    model: nn.Module | None = None,
+) -> Verification:
+    """Train a few steps on random pictures and targets, with the artifact and in eager torch.
+
+    The reference is eager torch in float64, with the loss's original dynamic shapes: what is
+    measured is the artifact's own error and not the sum of two.
+
+    Twice: first every step from the same state (weights, statistics, optimizer memory and
+    objectness weights of the eager run are loaded into the session before each step), which shows
+    what one step does; then each engine on its own, which shows how fast the two drift apart.
+
+    The gradient of a detector jumps where two pixels under a max-pool are equal, or an edge of a
+    predicted box meets one of its target's. Where a batch lies so close to a jump that rounding
+    decides, no float32 engine can be judged by it, torch's included. So a batch is drawn anew
+    where eager torch alone, in float32 and from states moved by rounding errors, is over a bound;
+    the artifact has no part in that choice, and the result says how many batches were passed over.
+
+    The gradient is read through the session's own interface, after a step that does not update.
+
+    Args:
+        folder: an artifacts folder that trains; the weights are those it was exported with.
+        steps: how many, >= 1.
+        lr: learning rate of all groups, >= 0.
+        seed: of pictures and targets, >= 0.
+        threads: of both engines; None leaves each at its default.
+        device: where the artifact trains, as for `TrainSession.open`.
+        model: what was exported, where it is none of `exportloss.models`.
+
+    Raises:
+        ArtifactError: the folder is no artifact, is damaged, does not train, or `model` is
+            another model.
+        ConfigError: an argument is out of range, or no batch suits these weights.
+        InstallationError: the installed onnxruntime cannot run it.
+    """
+    return verify_all(
+        [folder], steps=steps, lr=lr, seed=seed, threads=threads, device=device, model=model
+    )[0]
+
+
+def verify_all(
+    folders: Sequence[str | Path],
+    *,
+    steps: int = 5,
+    lr: float = 5e-4,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    model: nn.Module | None = None,
+) -> tuple[Verification, ...]:
+    """Verify several artifacts of one detector, on the same batches and in the time of one.
+
+    Arguments and errors as for `verify`.
+
+    Raises:
+        ConfigError: there is no folder, or the artifacts are of different trainings.
+    """
+    at_least(1, steps=steps, folders=len(folders))
+    at_least(0, seed=seed)
+    sessions = [
+        TrainSession.open(one, device=device, threads=threads, self_check=False) for one in folders
+    ]
+    manifest = sessions[0].manifest
+    if manifest.precision != "float32":
+        raise ConfigError(
+            f"the artifacts compute in {manifest.precision}; the bounds are of float32: verify "
+            "an export without --precision"
+        )
+    for session in sessions[1:]:
+        if _training(session.manifest) != _training(manifest):
+            raise ConfigError(
+                f"{session.folder} trains another detector, or otherwise, than "
+                f"{sessions[0].folder}; verify them one by one"
+            )
+    eager, single = (
+        EagerTrainSession(sessions[0].folder, manifest, model=model, dtype=dtype)
+        for dtype in (torch.float64, torch.float32)
+    )
+    start = sessions[0].state()
+    eager.load_state(start)
+    bounds = Bounds.of(manifest.optimizer)
+    rows: list[_Reference] = []
+    found: list[list[StepDifferences]] = [[] for _ in sessions]
+    with torch_threads(threads):
+        for step in range(steps):
+            reference = _reference(eager, single, bounds, lr=lr, seed=(seed, step))
+            for session, differences in zip(sessions, found, strict=True):
+                differences.append(_same_state(session, reference, lr=lr))
+            rows.append(reference.without_state())
+    return tuple(
+        Verification(
+            manifest=session.manifest,
+            bounds=bounds,
+            steps=tuple(_free_run(session, start, rows, differences, lr=lr)),
+            passed_over=sum(row.passed_over for row in rows),
+        )
+        for session, differences in zip(sessions, found, strict=True)
+    )
+
+
+def _training(manifest: Manifest) -> tuple[object, ...]:
+    """What two artifacts have in common that train alike from the same state."""
+    return (
+        *(manifest.model, manifest.names, manifest.anchors, manifest.strides, manifest.loss),
+        *(manifest.image_size, manifest.batch_size, manifest.max_targets),
+        *(manifest.optimizer, manifest.groups, manifest.statistics, manifest.ema),
+        manifest.precision,
+    )
+
+
+def _free_run(
+    session: TrainSession,
+    start: TrainState,
+    rows: Sequence[_Reference],
+    differences: Sequence[StepDifferences],
+    *,
+    lr: float,
+) -> Iterator[StepDifferences]:
+    """Add how far the loss is off where each engine goes its own way, as eager torch did."""
+    session.load_state(start)
+    for row, difference in zip(rows, differences, strict=True):
+        loss = _step(session, row.batch, lr=lr).loss
+        yield dataclasses.replace(difference, free_loss=relative(loss, row.eager_loss))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    images: npt.NDArray[np.uint8]  # (B, 3, H, W)
+    targets: Array  # (n, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """A step of eager torch."""
+
+    batch: _Batch
+    eager_loss: float
+    passed_over: int
+    before: TrainState | None
+    expected: Step | None
+
+    def without_state(self) -> _Reference:
+        """What the free run needs: of a large detector, the rest is gigabytes."""
+        return dataclasses.replace(self, before=None, expected=None)
+
+
+def _random_batch(manifest: Manifest, seed: Sequence[int]) -> _Batch:
+    """Draw noise and boxes of every size, some of them over the border."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    batch_size = manifest.batch_size
+    most = min(manifest.max_targets, _BOXES_AN_IMAGE * batch_size)
+    count = int(rng.integers(-(-most // 2), most + 1))
+    targets = draw_targets(rng, count, batch_size=batch_size, num_classes=manifest.num_classes)
+    return _Batch(draw_images(rng, batch_size, manifest.image_size), targets)
+
+
+def _reference(
+    eager: EagerTrainSession,
+    single: EagerTrainSession,
+    bounds: Bounds,
+    *,
+    lr: float,
+    seed: tuple[int, int],
+) -> _Reference:
+    """Step in eager torch, which then goes on, with a batch on which float32 can be judged.
+
+    Args:
+        eager: the reference, in float64.
+        single: eager torch in float32.
+        bounds: what float32 must keep.
+        lr: of the step.
+        seed: of the batch.
+    """
+    before = eager.state()
+    for draw in range(_MOST_DRAWS):
+        batch = _random_batch(eager.manifest, (*seed, draw))
+        expected = _eager_step(eager, before, batch, lr=lr)
+        if not _jumps(single, before, batch, expected.gradients, bounds):
+            return _Reference(batch, expected.result.loss, draw, before, expected)
+    raise ConfigError(
+        f"rounding errors move the gradient of {eager.manifest.model} over a bound for each of "
+        f"{_MOST_DRAWS} random batches, so that nothing can be verified with these weights; "
+        "try another seed, a larger batch or other weights"
+    )
+
+
+def _same_state(session: TrainSession, reference: _Reference, *, lr: float) -> StepDifferences:
+    """Step from the state that eager torch stepped from."""
+    before, batch, expected = reference.before, reference.batch, reference.expected
+    assert before is not None and expected is not None
+    gradients = _gradients(session, before, batch)
+    session.load_state(before)
+    result = _step(session, batch, lr=lr)
+    return compare(Step.of(result, gradients, session.state()), expected)
+
+
+def _jumps(
+    single: EagerTrainSession,
+    state: TrainState,
+    batch: _Batch,
+    gradients: Mapping[str, Array],
+    bounds: Bounds,
+) -> bool:
+    """Whether rounding errors move eager torch's own gradient over a bound."""
+    for seed in range(_MOVES):
+        moved = _eager_step(single, _moved(state, seed=seed), batch, lr=0.0).gradients
+        if (
+            worst_l2(moved, gradients).value > bounds.gradient
+            or whole_l2(moved, gradients).value > bounds.gradient_whole
+        ):
+            return True
+    return False
+
+
+def _step(session: TrainSession, batch: _Batch, *, lr: float) -> StepResult:
+    decay = _EMA_DECAY if session.manifest.ema else None
+    return session.step(batch.images, batch.targets, lr=lr, ema_decay=decay)
+
+
+def _eager_step(eager: EagerTrainSession, state: TrainState, batch: _Batch, *, lr: float) -> Step:
+    eager.load_state(state)
+    result = _step(eager, batch, lr=lr)
+    return Step.of(result, eager.gradients(), eager.state())
+
+
+def _moved(state: TrainState, *, seed: int) -> TrainState:
+    """Move every weight by about a rounding error."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    model = {
+        name: (tensor * (1 + _ROUNDING * rng.uniform(-1, 1, tensor.shape))).astype(np.float32)
+        for name, tensor in state.model.items()
+    }
+    return dataclasses.replace(state, model=model)
+
+
+def _gradients(session: TrainSession, state: TrainState, batch: _Batch) -> Mapping[str, Array]:
+    session.load_state(state)
+    session.step(batch.images, batch.targets, lr=0.0, update=False)
+    return session.gradients()
