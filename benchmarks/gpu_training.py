@@ -19,6 +19,7 @@ from torch import nn
 
 from exportloss import YoloLoss
 from exportloss.bench.results import finite
+from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.export import export_train_step
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
@@ -29,7 +30,6 @@ from exportloss.runtime.loader import Batches
 from exportloss.runtime.manifest import Precision
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 from exportloss.runtime.trainer import train
 
 SIZE, BATCH, TARGETS, LR = 160, 8, 48, 0.02

@@ -48,7 +48,7 @@ _SLOW = (
     "exportloss.cli.train.load_detector",
     "exportloss.cli.train.train",
     "exportloss.cli.bench._measure",
-    "exportloss.export.demo.demo",
+    "exportloss.demo.run.demo",
     "exportloss.export.verify.verify.verify_all",
 )
 

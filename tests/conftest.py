@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from exportloss import YoloLoss
+from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.models import yolov5
-from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 from tests.golden_cases import GoldenCase, find_cases, load
 
 # Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from exportloss.demo.dataset import SHAPE_NAMES, render
 from exportloss.runtime.augment import Augmentation
 from exportloss.runtime.dataset import Dataset
 from exportloss.runtime.hyp import TrainingConfig
 from exportloss.runtime.loader import Batch, Batches
 from exportloss.runtime.session import TrainSession
-from exportloss.runtime.shapes import SHAPE_NAMES, render
 from exportloss.targets import pad_targets
 
 PICTURES, EPOCHS = 100, 1

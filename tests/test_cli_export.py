@@ -14,11 +14,11 @@ from exportloss.cli.export import add_parser
 from exportloss.cli.formats import FILES, FOLDERS
 from exportloss.cli.unused_options import USED_BY
 from exportloss.cli.weights import load_detector
+from exportloss.demo.dataset import SHAPE_NAMES
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.installation import how_to_install
-from exportloss.runtime.shapes import SHAPE_NAMES
 from tests.yolov5_files import save_checkpoint
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
+from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from tests.tiny_detector import CLASSES, IMAGE, DecodingDetector, make_loss
 
 NAMES = SHAPE_NAMES[:CLASSES]

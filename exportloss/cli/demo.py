@@ -17,7 +17,7 @@ from exportloss.errors import InstallationError
 from exportloss.runtime.installation import how_to_install, import_onnxruntime_training
 
 if TYPE_CHECKING:
-    from exportloss.export.demo import DemoResult
+    from exportloss.demo.run import DemoResult
 
 __all__ = ["add_parser", "run"]
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         import matplotlib  # noqa: F401 - missed now rather than after minutes of training
 
-        from exportloss.export.demo import DemoSettings, demo
+        from exportloss.demo.run import DemoSettings, demo
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"the demo exports and compares with eager torch, but {error.name} is not installed; "
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_figures(result: DemoResult, seconds: float) -> None:
-    from exportloss.export.demo import TITLES
+    from exportloss.demo.run import TITLES
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")

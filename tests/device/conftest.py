@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
+from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 
 # Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from exportloss.config import LossConfig
-from exportloss.export.detections import Detected, detect, find
+from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
+from exportloss.demo.detections import Detected, detect, find
+from exportloss.demo.pictures import plot_losses, relative_gap, show_predictions, total
 from exportloss.export.ort.export import export_training_artifacts
-from exportloss.export.pictures import plot_losses, relative_gap, show_predictions, total
 from exportloss.export.step.export import export_train_step
 from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.verify.report import Verification
@@ -31,7 +32,6 @@ from exportloss.runtime.manifest import Manifest
 from exportloss.runtime.run_folder import RunFolder
 from exportloss.runtime.schedule import Schedule
 from exportloss.runtime.session import TrainSession
-from exportloss.runtime.shapes import SHAPE_NAMES, make_shapes
 from exportloss.runtime.trainer import TrainResult, train
 
 __all__ = ["TITLES", "DemoResult", "DemoSettings", "Engine", "Reporting", "Run", "demo"]
