@@ -23,14 +23,14 @@ from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.export import export_train_step
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
-from exportloss.runtime.augment import Augmentation
-from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.manifest import Precision
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.trainer import train
+from exportloss.runtime.artifact.manifest import Precision
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.data.dataset import DataConfig, Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.training.hyp import TrainingConfig
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.schedule import Schedule
+from exportloss.runtime.training.trainer import train
 
 SIZE, BATCH, TARGETS, LR = 160, 8, 48, 0.02
 

@@ -153,7 +153,7 @@ class LossConfig:
             ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
                 out of range.
         """
-        from exportloss.runtime.hyp import TRAINING_KEYS  # which needs this module
+        from exportloss.runtime.training.hyp import TRAINING_KEYS  # which needs this module
 
         own = {field.name for field in dataclasses.fields(cls)}
         if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:

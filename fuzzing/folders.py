@@ -12,17 +12,17 @@ from exportloss.cli import make_parser
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.train_options import fill_options
 from exportloss.errors import ExportLossError
-from exportloss.runtime.event_file import EventFile
-from exportloss.runtime.files import new_file, new_folder
-from exportloss.runtime.history import list_runs
-from exportloss.runtime.index import Index
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
-from exportloss.runtime.origin import read_origin
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder, write_yaml
-from exportloss.runtime.run_log import read_start
-from exportloss.runtime.sources import find_pictures
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.data.label_cache import Index
+from exportloss.runtime.data.sources import find_pictures
+from exportloss.runtime.storage.files import new_file, new_folder
+from exportloss.runtime.training.event_file import EventFile
+from exportloss.runtime.training.history import list_runs
+from exportloss.runtime.training.origin import read_origin
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder, write_yaml
+from exportloss.runtime.training.run_log import read_start
 
 __all__ = ["ENTRIES", "KINDS", "encode", "use_made_up_folder"]
 

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from exportloss.models import YoloV5, yolov5
-from exportloss.runtime.manifest import FileEntry, Manifest, ParameterGroupNames
-from exportloss.runtime.results import EpochResult, Scores, write_results
-from exportloss.runtime.run_log import append_to_log
-from exportloss.runtime.session import Items
-from exportloss.runtime.state import TrainState, save_state
+from exportloss.runtime.artifact.manifest import FileEntry, Manifest, ParameterGroupNames
+from exportloss.runtime.artifact.state import TrainState, save_state
+from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.training.results import EpochResult, Scores, write_results
+from exportloss.runtime.training.run_log import append_to_log
 from fuzzing.commands import encode_words
 from fuzzing.folders import encode
 from fuzzing.targets import SEEDS

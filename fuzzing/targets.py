@@ -16,19 +16,20 @@ from exportloss.config import LossConfig
 from exportloss.errors import ExportLossError
 from exportloss.export import check
 from exportloss.models import read_checkpoint, transfer
-from exportloss.runtime import coco_file, manifest_file, state
-from exportloss.runtime.coco import coco_names, coco_rows
-from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
-from exportloss.runtime.hyp import read_hyp
-from exportloss.runtime.images import inspect_picture, load_image, load_picture
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.labels import read_labels
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
-from exportloss.runtime.onnx_file import read_onnx
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.run_log import read_start
-from exportloss.runtime.sources import find_pictures
+from exportloss.runtime.artifact import manifest_file, state
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.data.coco import file as coco_file
+from exportloss.runtime.data.coco.split import coco_names, coco_rows
+from exportloss.runtime.data.dataset import DataConfig, Dataset, read_data_yaml
+from exportloss.runtime.data.labels import read_labels
+from exportloss.runtime.data.sources import find_pictures
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.images.load import inspect_picture, load_image, load_picture
+from exportloss.runtime.training.hyp import read_hyp
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.run_log import read_start
 from fuzzing.commands import run_made_up_command
 from fuzzing.differences import load_watched, read_tensors_twice, read_twice
 from fuzzing.folders import use_made_up_folder

@@ -18,8 +18,8 @@ from exportloss.models.pickled_model import modules_of, tensors_of
 from exportloss.models.state_dict import WEIGHTS_FORMAT
 from exportloss.models.torch_file import StandIn, load_torch_file
 from exportloss.models.yolov5 import name_by_shape
-from exportloss.runtime.state import take_state
-from exportloss.runtime.tensor_file import StoredTensor, read_tensor_file
+from exportloss.runtime.artifact.state import take_state
+from exportloss.runtime.artifact.tensor_file import StoredTensor, read_tensor_file
 
 __all__ = ["SUFFIXES", "Checkpoint", "read_checkpoint"]
 

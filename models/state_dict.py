@@ -11,9 +11,9 @@ import torch
 
 from exportloss.errors import ConfigError
 from exportloss.models.yolov5 import YoloV5
-from exportloss.runtime.file_format import FileFormat
-from exportloss.runtime.files import new_file
-from exportloss.runtime.tensor_file import write_tensors
+from exportloss.runtime.artifact.file_format import FileFormat
+from exportloss.runtime.artifact.tensor_file import write_tensors
+from exportloss.runtime.storage.files import new_file
 
 __all__ = ["WEIGHTS_FORMAT", "save_state_dict"]
 

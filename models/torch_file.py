@@ -27,7 +27,7 @@ from exportloss.errors import ArtifactError, excerpt
 from exportloss.models.pickle_scan import PickleScan, scan_pickle
 from exportloss.models.torch_archive import read_pickle
 from exportloss.reading import read_bounded
-from exportloss.runtime.limits import MAX_STATE_BYTES
+from exportloss.runtime.artifact.limits import MAX_STATE_BYTES
 
 __all__ = ["StandIn", "load_torch_file"]
 

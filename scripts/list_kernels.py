@@ -48,7 +48,9 @@ _SETS: dict[str, Types] = {
 
 def kernel_table(provider: str, newest_opset: int) -> str:
     """YAML of the kernels of a provider in the installed onnxruntime, operators of ai.onnx."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as exportloss.runtime.installation does
+    os.environ.setdefault(
+        "ORT_DISABLE_TELEMETRY", "1"
+    )  # as exportloss.runtime.sessions.installation does
     onnxruntime = import_module("onnxruntime")
     bindings = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     found: dict[str, dict[Versions, list[Constraints]]] = {}

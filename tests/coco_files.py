@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from exportloss.runtime.labels import read_labels
+from exportloss.runtime.data.labels import read_labels
 
 GAP = 7  # between the ids of two categories
 

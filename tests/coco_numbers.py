@@ -12,9 +12,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.images import load_image
-from exportloss.runtime.labels import read_labels
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.labels import read_labels
+from exportloss.runtime.images.load import load_image
 
 
 def coco_precision(

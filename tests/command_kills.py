@@ -23,16 +23,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from exportloss.errors import ExportLossError
-from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.images import load_image
-from exportloss.runtime.labels import read_labels
-from exportloss.runtime.manifest import MANIFEST_NAME
-from exportloss.runtime.onnx_file import read_onnx
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder, read_yaml
-from exportloss.runtime.run_log import read_log
-from exportloss.runtime.state import load_state
-from exportloss.runtime.tensor_file import read_tensor_file
+from exportloss.runtime.artifact.check import read_artifact
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME
+from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.artifact.tensor_file import read_tensor_file
+from exportloss.runtime.data.labels import read_labels
+from exportloss.runtime.images.load import load_image
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder, read_yaml
+from exportloss.runtime.training.run_log import read_log
 from tests.kill_inputs import add_input_arguments, find_inputs
 from tests.training_runs import assert_same_run
 

@@ -27,15 +27,16 @@ from pathlib import Path
 import numpy as np
 
 from exportloss.errors import ExportLossError
-from exportloss.runtime import TrainSession, replacing
-from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.files import new_folder, write_artifact
-from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.onnx_file import read_onnx
-from exportloss.runtime.results import EpochResult, read_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.state import TrainState, load_state, save_state
+from exportloss.runtime import TrainSession
+from exportloss.runtime.artifact.check import read_artifact
+from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.state import TrainState, load_state, save_state
+from exportloss.runtime.storage import replacing
+from exportloss.runtime.storage.files import new_folder, write_artifact
+from exportloss.runtime.training.results import EpochResult, read_results
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.schedule import Schedule
 from tests.kill_inputs import add_input_arguments, find_inputs
 from tests.training_runs import CONFIG, Run, assert_same_run, make_run
 

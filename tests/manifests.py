@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exportloss.runtime.seal import seal_text
+from exportloss.runtime.artifact.checksum import seal_text
 
 
 def edit_manifest(folder: Path, **changes: Any) -> Path:

@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 from exportloss.demo.dataset import SHAPE_NAMES, render
-from exportloss.runtime.augment import Augmentation
-from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.loader import Batch, Batches
-from exportloss.runtime.session import TrainSession
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.data.dataset import Dataset
+from exportloss.runtime.data.loader import Batch, Batches
+from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.training.hyp import TrainingConfig
 from exportloss.targets import pad_targets
 
 PICTURES, EPOCHS = 100, 1

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from exportloss.export import export_loss
-from exportloss.runtime.manifest import LossProvider
+from exportloss.runtime.artifact.manifest import LossProvider
 from tests.golden_cases import GoldenCase, LossGraph, StepResult
 from tests.gpu_graphs import assert_runs_on_gpus
 

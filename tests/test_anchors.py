@@ -8,7 +8,7 @@ from exportloss.cli import main
 from exportloss.errors import ConfigError, DataError
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest
-from exportloss.runtime.anchors import (
+from exportloss.runtime.data.anchors import (
     as_anchors,
     best_possible_recall,
     box_sides,
@@ -16,8 +16,8 @@ from exportloss.runtime.anchors import (
     improve_anchors,
     read_anchors,
 )
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.loader import Batches
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
 from tests.test_loader import make
 from tests.tiny_runs import make_tiny_shapes
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from exportloss import ArtifactError
-from exportloss.runtime import limits
-from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.manifest import Manifest, describe_file
-from exportloss.runtime.onnx_file import parse_onnx
-from exportloss.runtime.protobuf import embedded
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact import limits
+from exportloss.runtime.artifact.check import read_artifact
+from exportloss.runtime.artifact.manifest import Manifest, describe_file
+from exportloss.runtime.artifact.onnx_file import parse_onnx
+from exportloss.runtime.artifact.protobuf import embedded
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.evaluation.inference import Detector
 from tests.manifests import edit_manifest, read_values
 from tests.old_folders import unpack
 
@@ -260,7 +260,7 @@ def test_a_manifest_without_its_hash_is_refused(folders):
 def test_a_state_without_its_parts_is_refused(tmp_path):
     from safetensors.numpy import save_file
 
-    from exportloss.runtime.state import _digest
+    from exportloss.runtime.artifact.state import _digest
 
     about = {"format": "exportloss-state/1", "updates": "0"}
     tensors = {"w": np.zeros(1, np.float32)}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.augment import Augmentation, draw_recipe, make_labels, make_picture
-from exportloss.runtime.hyp import TrainingConfig
+from exportloss.runtime.data.augment import Augmentation, draw_recipe, make_labels, make_picture
+from exportloss.runtime.training.hyp import TrainingConfig
 
 SIZE = (48, 64)  # height, width
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))

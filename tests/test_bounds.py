@@ -13,16 +13,17 @@ from PIL import Image
 
 from exportloss.cli import main
 from exportloss.errors import ArtifactError
-from exportloss.runtime import limits, results
-from exportloss.runtime.check import check_dataset
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.draw import draw_boxes
-from exportloss.runtime.files import fit_name, new_file
-from exportloss.runtime.index import Index
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.sources import find_pictures, unique_stems
-from exportloss.runtime.walking import files_below, find_matches
+from exportloss.runtime.artifact import limits
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.dataset_check import check_dataset
+from exportloss.runtime.data.label_cache import Index
+from exportloss.runtime.data.sources import find_pictures, unique_stems
+from exportloss.runtime.data.walking import files_below, find_matches
+from exportloss.runtime.drawing.draw import draw_boxes
+from exportloss.runtime.storage.files import fit_name, new_file
+from exportloss.runtime.training import results
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.bright_detector import spot_picture, write_bright_detector
 from tests.test_cli_train import command
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exportloss.errors import ConfigError, DataError, ExportLossError
-from exportloss.runtime import check
-from exportloss.runtime.cache import cache_folder
-from exportloss.runtime.check import check_dataset
-from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import load_image
-from exportloss.runtime.index import Index
-from exportloss.runtime.labels import read_labels
+from exportloss.runtime.data import dataset_check as check
+from exportloss.runtime.data.dataset import Dataset
+from exportloss.runtime.data.dataset_check import check_dataset
+from exportloss.runtime.data.label_cache import Index
+from exportloss.runtime.data.labels import read_labels
+from exportloss.runtime.images.load import load_image
+from exportloss.runtime.storage.cache import cache_folder
 
 GOOD = "1 .5 .5 .1 .1\n2 .5 .5 .1 .1"
 
@@ -147,7 +147,7 @@ def test_a_damaged_index_is_made_anew(data, own_cache, looked_into, monkeypatch,
     (path,) = own_cache.iterdir()
     content = path.read_bytes()
     if harm == "version":
-        monkeypatch.setattr("exportloss.runtime.index._VERSION", 1000)
+        monkeypatch.setattr("exportloss.runtime.data.label_cache._VERSION", 1000)
     elif harm == "folder":
         path.unlink()
         path.mkdir()

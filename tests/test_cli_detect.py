@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from exportloss.cli import main
-from exportloss.runtime.draw import class_color
-from exportloss.runtime.images import load_image
-from exportloss.runtime.labels import read_labels
+from exportloss.runtime.data.labels import read_labels
+from exportloss.runtime.drawing.draw import class_color
+from exportloss.runtime.images.load import load_image
 from tests.bright_detector import spot_picture, write_bright_detector
 from tests.test_cli_train import command
 

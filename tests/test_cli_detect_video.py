@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from exportloss.cli import main
-from exportloss.runtime import cameras
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.video_reader import open_reader
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.video import cameras
+from exportloss.runtime.video.reader import open_reader
 from tests.bright_detector import spot_picture, write_bright_detector
 from tests.system_calls import trace, why_no_trace
 from tests.videos import hostile_files, noise, write_audio, write_video

@@ -18,7 +18,7 @@ from exportloss.demo.dataset import SHAPE_NAMES
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
-from exportloss.runtime.installation import how_to_install
+from exportloss.runtime.sessions.installation import how_to_install
 from tests.yolov5_files import save_checkpoint
 
 

@@ -10,8 +10,8 @@ import yaml
 import exportloss
 from exportloss.cli import main
 from exportloss.cli.progress import _waiting
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import assert_same_run
 
 # What a device has: every import of torch or onnx fails there.

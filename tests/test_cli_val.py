@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from exportloss.cli import main
-from exportloss.runtime.labels import read_labels
+from exportloss.runtime.data.labels import read_labels
 from tests.bright_detector import make_spots, write_bright_detector
 from tests.coco_numbers import coco_map
 from tests.test_cli_train import command

@@ -13,13 +13,14 @@ from PIL import Image
 
 from exportloss.cli.data_report import print_split
 from exportloss.errors import DataError
-from exportloss.runtime import coco_file, json_entries
-from exportloss.runtime.check import check_dataset
-from exportloss.runtime.coco_file import read_coco
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.labels import read_labels
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.summary import summarize
+from exportloss.runtime.data.coco import file as coco_file
+from exportloss.runtime.data.coco import json_entries
+from exportloss.runtime.data.coco.file import read_coco
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.dataset_check import check_dataset
+from exportloss.runtime.data.labels import read_labels
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.data.summary import summarize
 from tests.coco_files import write_json
 
 WIDTH, HEIGHT = 100, 60

@@ -15,11 +15,11 @@ from pycocotools.cocoeval import COCOeval
 
 from exportloss.cli import main
 from exportloss.cli import val as val_command
-from exportloss.runtime.check import check_dataset
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.metrics import Metrics
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.dataset_check import check_dataset
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.evaluation.metrics import Metrics
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.bright_detector import make_spots, write_bright_detector
 from tests.coco_files import make_coco, snap_labels, write_json
 from tests.tiny_detector import IMAGE

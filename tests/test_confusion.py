@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.boxes import box_iou
-from exportloss.runtime.confusion import ConfusionMatrix
+from exportloss.runtime.evaluation.boxes import box_iou
+from exportloss.runtime.evaluation.confusion import ConfusionMatrix
 from tests.test_metrics import random_pictures
 
 NO_LABELS = np.zeros((0, 5))

@@ -16,8 +16,8 @@ import pytest
 
 from exportloss.cli import main
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
-from exportloss.runtime import contained
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.evaluation import contained
+from exportloss.runtime.evaluation.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 from tests.hostile_graphs import HOSTILE, graph_of
 
@@ -114,7 +114,7 @@ def test_its_process_writes_no_file_and_dumps_no_memory(path):
 
 ORPHAN = """
 import os, sys
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.evaluation.inference import Detector
 detector = Detector.open(sys.argv[1], threads=1, contained=True)
 print(detector.predict.__self__._child.pid, flush=True)
 os.kill(os.getpid(), 9)

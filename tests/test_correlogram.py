@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exportloss.runtime import correlogram
-from exportloss.runtime.correlogram import VARIABLES, Correlogram, plot_label_correlogram
+from exportloss.runtime.drawing import correlogram
+from exportloss.runtime.drawing.correlogram import VARIABLES, Correlogram, plot_label_correlogram
 
 LABELS = [
     np.array([[0, 0.5, 0.25, 0.2, 0.1], [2, 0.1, 0.9, 0.2, 0.2]], np.float32),

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from exportloss import ArtifactError
-from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.onnx_file import read_onnx
-from exportloss.runtime.seal import seal_model
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.check import read_artifact
+from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.state import load_state
 from tests.manifests import edit_manifest
 from tests.old_folders import unpack
 

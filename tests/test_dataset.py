@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.dataset import DataConfig, Dataset, label_path, read_data_yaml
+from exportloss.runtime.data.dataset import DataConfig, Dataset, label_path, read_data_yaml
 
 
 def write_yaml(folder: Path, text: str) -> Path:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exportloss.runtime.detection_files import (
+from exportloss.runtime.data.labels import read_labels
+from exportloss.runtime.evaluation.detection_files import (
     coco_results,
     crop,
     write_json,
     write_labels,
     write_picture,
 )
-from exportloss.runtime.labels import read_labels
 
 BOXES = np.array([[10, 20, 30, 60, 0.875, 1], [0, 0, 100, 80, 0.25, 0]], np.float32)
 

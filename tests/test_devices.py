@@ -12,13 +12,14 @@ import pytest
 from exportloss import ArtifactError, ConfigError, InstallationError
 from exportloss.cli import main
 from exportloss.export import export_train_step, export_training_artifacts
-from exportloss.runtime import TrainSession, portable_step, registry
-from exportloss.runtime.devices import Device, captures_safely, check_device
-from exportloss.runtime.graph_session import open_graph
-from exportloss.runtime.installation import how_to_install
-from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.ort_training import OrtTrainSession
-from exportloss.runtime.step_loop import StepLoop
+from exportloss.runtime import TrainSession
+from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.sessions import portable_step, registry
+from exportloss.runtime.sessions.devices import Device, captures_safely, check_device
+from exportloss.runtime.sessions.graph_session import open_graph
+from exportloss.runtime.sessions.installation import how_to_install
+from exportloss.runtime.sessions.ort_training import OrtTrainSession
+from exportloss.runtime.sessions.step_loop import StepLoop
 from tests import tiny_detector as tiny
 from tests.pretended_gpu import CPU, CUDA, TENSORRT, PretendedGpu
 

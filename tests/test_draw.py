@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.draw import class_color, draw_boxes, grid
+from exportloss.runtime.drawing.draw import class_color, draw_boxes, grid
 
 GREY = np.full((120, 160, 3), 128, dtype=np.uint8)
 

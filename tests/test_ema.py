@@ -25,9 +25,9 @@ from exportloss.export.verify.eager_session import EagerTrainSession
 from exportloss.export.verify.verify import verify
 from exportloss.models import parameter_groups
 from exportloss.runtime import Manifest, TrainSession, TrainState
-from exportloss.runtime.ema import decay_after
-from exportloss.runtime.ort_training import OrtTrainSession
-from exportloss.runtime.state import load_state, save_state
+from exportloss.runtime.artifact.state import load_state, save_state
+from exportloss.runtime.optimizers.ema import decay_after
+from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from tests.gpu_graphs import assert_detects_on_gpus, assert_runs_on_gpus
 from tests.tiny_detector import ANCHORS, IMAGE, STRIDES, TinyDetector, make_batch, make_loss
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from exportloss import ArtifactError, DataError
-from exportloss.runtime import TrainSession, replacing
-from exportloss.runtime.files import new_file, new_folder
-from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.state import load_state
+from exportloss.runtime import TrainSession
+from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.storage import replacing
+from exportloss.runtime.storage.files import new_file, new_folder
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.manifests import edit_manifest
 from tests.old_folders import unpack
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, make_run
@@ -160,7 +161,7 @@ def test_a_run_folder_that_goes_is_noticed_at_once(open_session, tiny_shapes, tm
 HOLD = """
 import sys, time
 from pathlib import Path
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.training.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     time.sleep(60)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exportloss.runtime import Manifest
-from exportloss.runtime.flat_layout import FlatLayout, StateLayout
+from exportloss.runtime.artifact.flat_layout import FlatLayout, StateLayout
 from tests.manifests import read_values
 from tests.old_folders import unpack
 

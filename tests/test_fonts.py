@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from exportloss.cli.data_report import print_undrawable
-from exportloss.runtime import fonts
-from exportloss.runtime.draw import draw_boxes
-from exportloss.runtime.fonts import drawable_names, font_for, font_path
-from exportloss.runtime.plots import plot_curves
+from exportloss.runtime.drawing import fonts
+from exportloss.runtime.drawing.draw import draw_boxes
+from exportloss.runtime.drawing.fonts import drawable_names, font_for, font_path
+from exportloss.runtime.drawing.plots import plot_curves
 from tests.test_metrics import accumulate, random_pictures
 
 NAMES = ("T\u00fcr", "\u0434\u043e\u043c", "cat")

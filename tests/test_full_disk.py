@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from exportloss.runtime.state import TrainState, load_state, save_state
+from exportloss.runtime.artifact.state import TrainState, load_state, save_state
 
 LIMIT = 64 << 10  # bytes that a file may have in the process below
 
@@ -14,8 +14,8 @@ WRITE = """
 import resource, signal, sys
 import numpy as np
 from exportloss import ArtifactError
-from exportloss.runtime.run_folder import write_yaml
-from exportloss.runtime.state import TrainState, save_state
+from exportloss.runtime.training.run_folder import write_yaml
+from exportloss.runtime.artifact.state import TrainState, save_state
 from pathlib import Path
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the write instead

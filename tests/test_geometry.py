@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from exportloss.runtime.geometry import (
+from exportloss.runtime.data.geometry import (
     clip_boxes,
     corners_from_shares,
     is_worth_keeping,

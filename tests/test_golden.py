@@ -21,7 +21,7 @@ from torch import nn
 from exportloss.eager import ComputeLoss
 from exportloss.export import export_training_artifacts
 from exportloss.loss.matching import match
-from exportloss.runtime.ort_training import OrtTrainSession
+from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from tests.golden_cases import GoldenCase, LossGraph, Runner, StepResult, find_cases
 from tests.portable_loss import run_loss_onnx
 

@@ -19,7 +19,7 @@ from exportloss.export.step.functions import Step
 from exportloss.export.verify.verify import verify
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
-from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.artifact.manifest import Manifest
 from tests import tiny_detector as tiny
 from tests.gpu_graphs import assert_runs_on_gpus
 from tests.portable_loss import open_session

@@ -16,8 +16,8 @@ import torch
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError, DataError, ExportLossError
 from exportloss.models import read_checkpoint
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.run_folder import read_yaml, write_yaml
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.training.run_folder import read_yaml, write_yaml
 from fuzzing.targets import SEEDS, TARGETS, read_made_up
 
 _MANIFEST = (SEEDS / "manifest" / "step").read_bytes()

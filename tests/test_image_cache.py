@@ -15,9 +15,9 @@ from PIL import Image
 
 from exportloss.cli import main
 from exportloss.errors import ConfigError
-from exportloss.runtime import image_cache, loader
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.data import image_cache, loader
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.test_loader import ALL, assert_same, make
 from tests.training_runs import assert_same_run
 

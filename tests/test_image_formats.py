@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, features
 
 from exportloss.errors import DataError
-from exportloss.runtime.images import FORMATS, inspect_picture, load_image, load_picture
+from exportloss.runtime.images.load import FORMATS, inspect_picture, load_image, load_picture
 
 READERS: tuple[Callable[[Path], object], ...] = (
     load_image,
@@ -116,7 +116,7 @@ def tiff(*, width: int, height: int, bits: int, samples: int, tile: tuple[int, i
 
 MEASURE = """
 import resource, sys
-from exportloss.runtime.images import load_image
+from exportloss.runtime.images.load import load_image
 from exportloss.errors import DataError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -12,12 +12,12 @@ import yaml
 from exportloss.cli import main
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.augment import Augmentation, draw_recipe
-from exportloss.runtime.image_weights import ImageWeights, class_map_of
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.room import check_room
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.run_log import read_class_map
+from exportloss.runtime.data.augment import Augmentation, draw_recipe
+from exportloss.runtime.data.capacity import check_room
+from exportloss.runtime.data.image_weights import ImageWeights, class_map_of
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.run_log import read_class_map
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, make_run
 
 
@@ -152,7 +152,7 @@ def some_maps(monkeypatch):
         rng = np.random.default_rng(round(1e6 * metrics.map50_95) + metrics.objects)
         return tuple(rng.uniform(0, 1, num_classes).tolist())
 
-    monkeypatch.setattr("exportloss.runtime.epoch.class_map_of", class_map)
+    monkeypatch.setattr("exportloss.runtime.training.epoch.class_map_of", class_map)
 
 
 @pytest.mark.usefixtures("some_maps")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.images import (
+from exportloss.runtime.images.load import (
     Letterbox,
     inspect_picture,
     letterbox,

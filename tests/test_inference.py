@@ -5,7 +5,7 @@ from onnx import TensorProto, helper
 
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.evaluation.inference import Detector
 from tests.bright_detector import spot_picture, write_bright_detector
 
 # On a canvas of 64 x 96 the first is scaled by 1/2 and padded above and below, the second is not.

@@ -17,7 +17,7 @@ from exportloss.errors import ConfigError, ExportError
 from exportloss.export import NmsSettings, export_inference
 from exportloss.export.detector.nms import append_nms
 from exportloss.models import YoloV5, yolov5
-from exportloss.runtime.nms import non_max_suppression
+from exportloss.runtime.evaluation.nms import non_max_suppression
 from tests.gpu_graphs import assert_runs_on_gpus
 
 NAMES = ("cat", "it's", 'a "dog"', "ünïcode 🐕")

@@ -14,7 +14,7 @@ import pytest
 
 import exportloss
 from exportloss import InstallationError
-from exportloss.runtime import installation
+from exportloss.runtime.sessions import installation
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (

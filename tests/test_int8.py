@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from exportloss.cli import main
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.evaluation.inference import Detector
 
 
 def export(folder, *arguments):

@@ -11,10 +11,10 @@ from PIL import Image
 
 from exportloss.cli import main
 from exportloss.errors import DataError
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.labels import read_label_file
-from exportloss.runtime.sources import find_pictures
-from exportloss.runtime.walking import describe_entry, files_below, find_matches
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.labels import read_label_file
+from exportloss.runtime.data.sources import find_pictures
+from exportloss.runtime.data.walking import describe_entry, files_below, find_matches
 from tests.bright_detector import make_spots, write_bright_detector
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import assert_same_run
 
 KILLS = 4

@@ -14,7 +14,7 @@ import exportloss
 import exportloss.export
 from exportloss import ArtifactError, runtime
 from exportloss.runtime import Manifest, TrainSession, open_session
-from exportloss.runtime.kinds import KINDS, KINDS_BY_FORMAT, Kind, formats_taking
+from exportloss.runtime.artifact.kinds import KINDS, KINDS_BY_FORMAT, Kind, formats_taking
 from tests.old_folders import unpack
 
 ROOT = Path(__file__).parents[1]

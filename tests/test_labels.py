@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exportloss.errors import DataError
-from exportloss.runtime.labels import MAX_LABEL_BYTES, MAX_LABEL_LINES, read_labels
+from exportloss.runtime.data.labels import MAX_LABEL_BYTES, MAX_LABEL_LINES, read_labels
 
 
 def write(folder: Path, text: str | bytes, name: str = "a.txt") -> Path:

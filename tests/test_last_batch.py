@@ -11,13 +11,13 @@ import yaml
 
 from exportloss.cli import main
 from exportloss.runtime import TrainSession
-from exportloss.runtime.augment import Augmentation
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.schedule import Schedule
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, make_run
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, make_run
 
 

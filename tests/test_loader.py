@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime import loader
-from exportloss.runtime.augment import Augmentation
-from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import load_image, load_picture
-from exportloss.runtime.loader import Batch, Batches
+from exportloss.runtime.data import loader
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.data.dataset import Dataset
+from exportloss.runtime.data.loader import Batch, Batches
+from exportloss.runtime.images.load import load_image, load_picture
 from exportloss.targets import pad_targets
 
 ALL = Augmentation(

@@ -19,7 +19,8 @@ from exportloss import (
     TooManyTargetsError,
     pad_targets,
 )
-from exportloss.runtime import LossResult, LossSession, graph_session
+from exportloss.runtime import LossResult, LossSession
+from exportloss.runtime.sessions import graph_session
 from tests.old_folders import unpack
 from tests.portable_loss import open_session
 from tests.small_losses import BATCH, LAYOUTS, MAX_TARGETS, OPTIONS, export_small_loss, make_head

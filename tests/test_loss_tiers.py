@@ -14,8 +14,8 @@ from exportloss import ArtifactError, ExportError
 from exportloss.export import export_loss
 from exportloss.export.loss.buckets import choose_tiers
 from exportloss.runtime import LossSession
-from exportloss.runtime.artifacts import read_artifact
-from exportloss.runtime.manifest import Manifest, check_tiers, describe_file
+from exportloss.runtime.artifact.check import read_artifact
+from exportloss.runtime.artifact.manifest import Manifest, check_tiers, describe_file
 from tests.manifests import edit_manifest, read_values
 from tests.small_losses import LAYOUTS, MAX_TARGETS, export_small_loss
 from tests.tiny_detector import IMAGE, make_loss

@@ -13,7 +13,7 @@ from torch import Tensor
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.loss.levels import HeadOutput, PermutedMap
 from exportloss.loss.map_gradient import map_gradient
-from exportloss.runtime.manifest import LossProvider
+from exportloss.runtime.artifact.manifest import LossProvider
 from tests.portable_loss import open_session
 
 SHAPES = st.tuples(*(st.integers(1, most) for most in (3, 3, 5, 7)))  # B, na, H, W

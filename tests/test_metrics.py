@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.metrics import ClassMetrics, MetricsAccumulator
-from exportloss.runtime.scores import METRICS, Scores
+from exportloss.runtime.evaluation.metrics import ClassMetrics, MetricsAccumulator
+from exportloss.runtime.evaluation.scores import METRICS, Scores
 from tests.coco_numbers import coco_precision
 
 NONE = np.zeros((0, 6))

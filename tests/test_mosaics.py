@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exportloss.runtime.draw import class_color
-from exportloss.runtime.images import letterbox, load_image
-from exportloss.runtime.loader import Batch
-from exportloss.runtime.mosaics import draw_batch, surest, write_batch
+from exportloss.runtime.data.loader import Batch
+from exportloss.runtime.drawing.draw import class_color
+from exportloss.runtime.drawing.mosaics import draw_batch, surest, write_batch
+from exportloss.runtime.images.load import letterbox, load_image
 
 
 def make_batch(count, height, width):

@@ -10,10 +10,10 @@ import pytest
 from exportloss import ArtifactError
 from exportloss.models import read_checkpoint, save_state_dict, yolov5
 from exportloss.runtime import Manifest, TrainSession
-from exportloss.runtime.file_format import FileFormat
-from exportloss.runtime.manifest import describe_file
-from exportloss.runtime.state import load_state, save_state
-from exportloss.runtime.tensor_file import read_tensor_file, write_tensors
+from exportloss.runtime.artifact.file_format import FileFormat
+from exportloss.runtime.artifact.manifest import describe_file
+from exportloss.runtime.artifact.state import load_state, save_state
+from exportloss.runtime.artifact.tensor_file import read_tensor_file, write_tensors
 from tests.manifests import edit_manifest, read_values
 from tests.old_folders import unpack
 
@@ -110,7 +110,7 @@ def later_state(path: Path, monkeypatch) -> Path:
     state = load_state(path)
     later = FileFormat(family="exportloss-state", newest=2, expected="")
     with monkeypatch.context() as patch:
-        patch.setattr("exportloss.runtime.state._FORMAT", later)
+        patch.setattr("exportloss.runtime.artifact.state._FORMAT", later)
         save_state(path, state)
     return path
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.nms import non_max_suppression
+from exportloss.runtime.evaluation.nms import non_max_suppression
 
 
 def reference(

@@ -15,12 +15,12 @@ from exportloss.cli import main
 from exportloss.cli.quantize import write_int8
 from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.detection_files import write_json
-from exportloss.runtime.epoch import evaluate_start
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.nms import check_predictions, non_max_suppression
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.evaluation.detection_files import write_json
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression
+from exportloss.runtime.training.epoch import evaluate_start
 from tests.bright_detector import make_spots, spot_picture
 from tests.hostile_graphs import graph_of
 

@@ -17,7 +17,7 @@ from exportloss.export.step.optimizers import UPDATES, Update
 from exportloss.export.verify.report import Bounds
 from exportloss.export.verify.verify import verify
 from exportloss.runtime import Manifest, TrainSession
-from exportloss.runtime.optimizers import (
+from exportloss.runtime.optimizers.table import (
     OPTIMIZERS,
     Hyperparameters,
     OptimizerName,

@@ -14,8 +14,8 @@ from PIL import Image
 
 from exportloss.cli import main, train_pictures, val
 from exportloss.cli.outputs import dataset_trees
-from exportloss.runtime.dataset import read_data_yaml
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.data.dataset import read_data_yaml
+from exportloss.runtime.evaluation.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 
 NAMES = {0: "green", 1: "blue"}

@@ -5,13 +5,13 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.augment import Augmentation, draw_recipe, make_picture
-from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import Letterbox, letterbox, load_image, load_picture
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.nms import non_max_suppression
-from exportloss.runtime.resize import resize_area, resize_linear
+from exportloss.runtime.data.augment import Augmentation, draw_recipe, make_picture
+from exportloss.runtime.data.dataset import Dataset
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.evaluation.nms import non_max_suppression
+from exportloss.runtime.images.load import Letterbox, letterbox, load_image, load_picture
+from exportloss.runtime.images.resize import resize_area, resize_linear
 from tests.bright_detector import write_bright_detector
 
 cv2 = pytest.importorskip("cv2")

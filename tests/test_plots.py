@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import ArtifactError, InstallationError
-from exportloss.runtime import figures, plots
-from exportloss.runtime.confusion import ConfusionMatrix
-from exportloss.runtime.figures import matplotlib_missing
-from exportloss.runtime.images import load_image
-from exportloss.runtime.plots import (
+from exportloss.runtime.drawing import figures, plots
+from exportloss.runtime.drawing.figures import matplotlib_missing
+from exportloss.runtime.drawing.plots import (
     plot_confusion_matrix,
     plot_curves,
     plot_labels,
     plot_results,
 )
+from exportloss.runtime.evaluation.confusion import ConfusionMatrix
+from exportloss.runtime.images.load import load_image
 from tests.test_metrics import accumulate, random_pictures
 
 AWKWARD = (r"$\frac$", "_hidden", "<&>")

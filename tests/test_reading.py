@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError, DataError, ExportLossError, excerpt
 from exportloss.reading import read_bounded, read_yaml_mapping
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.hyp import read_hyp
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.training.hyp import read_hyp
 
 
 def write(folder: Path, content: str | bytes, name: str = "a.yaml") -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.evaluation.inference import Detector
 from tests.old_folders import unpack
 
 

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from exportloss.cli import main
-from exportloss.runtime.history import current_run, list_runs
-from exportloss.runtime.origin import file_digest, read_origin
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.run_log import read_start
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.training.history import current_run, list_runs
+from exportloss.runtime.training.origin import file_digest, read_origin
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.run_log import read_start
 from tests.test_cli_train import command
 from tests.tiny_runs import make_tiny_shapes
 from tests.training_runs import assert_same_run

@@ -12,9 +12,9 @@ import yaml
 from exportloss.cli import main
 from exportloss.cli.run_paths import graph_file, verified_folder
 from exportloss.errors import ArtifactError
-from exportloss.runtime.history import current_run
-from exportloss.runtime.origin import file_digest, read_origin
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.training.history import current_run
+from exportloss.runtime.training.origin import file_digest, read_origin
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import assert_same_run
 
 QUICK = ("--epochs", "2", "--threads", "1", "--workers", "1", "--batch-size", "2", "--noplots")

@@ -14,9 +14,9 @@ from exportloss.cli.export import add_parser
 from exportloss.cli.export_from_run import fill_from_run
 from exportloss.config import LossConfig
 from exportloss.runtime import Manifest
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.training.hyp import TrainingConfig
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import assert_same_run
 
 # Every key of YOLOv5's hyperparameter files but `anchors`, which is a comment there.

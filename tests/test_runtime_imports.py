@@ -27,4 +27,4 @@ def test_the_runtime_imports_neither_torch_nor_onnx():
     )
     assert done.returncode == 0, done.stderr
     names = done.stdout.split()
-    assert {"exportloss.runtime.loader", "exportloss.runtime.nms"} <= set(names)
+    assert {"exportloss.runtime.data.loader", "exportloss.runtime.evaluation.nms"} <= set(names)

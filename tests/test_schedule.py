@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.hyp import TrainingConfig, read_hyp, unused_keys
-from exportloss.runtime.schedule import PlannedStep, Schedule
+from exportloss.runtime.training.hyp import TrainingConfig, read_hyp, unused_keys
+from exportloss.runtime.training.schedule import PlannedStep, Schedule
 
 CONFIG = TrainingConfig()
 

@@ -9,10 +9,11 @@ from exportloss import DeviceError
 from exportloss.cli import main
 from exportloss.cli import train as train_command
 from exportloss.export import export_train_step, export_training_artifacts
-from exportloss.runtime import LossSession, TrainSession, loss_session, portable_step
-from exportloss.runtime import inference as detectors
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.self_check import check_training
+from exportloss.runtime import LossSession, TrainSession
+from exportloss.runtime.evaluation import inference as detectors
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.sessions import loss_session, portable_step
+from exportloss.runtime.sessions.self_check import check_training
 from tests import tiny_detector as tiny
 from tests.pretended_gpu import CUDA, PretendedGpu
 

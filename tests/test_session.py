@@ -240,7 +240,7 @@ def test_damaged_state_is_refused(session, tmp_path):
 
 
 def test_state_of_another_model_is_refused(session, tmp_path):
-    from exportloss.runtime.state import save_state
+    from exportloss.runtime.artifact.state import save_state
 
     state = session.state()
     short = dict(list(state.model.items())[1:])

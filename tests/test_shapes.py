@@ -7,8 +7,8 @@ from PIL import Image
 from exportloss.demo import dataset as shapes
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes, render
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.check import check_dataset
-from exportloss.runtime.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.dataset_check import check_dataset
 
 SMALL = {"train": 3, "val": 2, "size": 64}
 

@@ -20,7 +20,7 @@ from exportloss.loss.shared_cells import SharedCells, write_equals
 from exportloss.models import yolov5
 from exportloss.models.layers import Detect
 from exportloss.runtime import TrainSession
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.state import load_state
 from tests.gpu_graphs import assert_runs_on_gpus
 from tests.portable_loss import open_session
 from tests.tiny_detector import ANCHORS, CLASSES, IMAGE, STRIDES, make_detector, make_loss

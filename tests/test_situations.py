@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from exportloss.cli import main
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.evaluation.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector
 
 SECONDS = 60

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import DataError
-from exportloss.runtime.sources import find_pictures, unique_stems
+from exportloss.runtime.data.sources import find_pictures, unique_stems
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.export import export_train_step
 from exportloss.runtime import TrainSession
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.results import COLUMNS, read_results
-from exportloss.runtime.run_log import append_to_log, read_log, read_start
-from exportloss.runtime.state import load_state
-from exportloss.runtime.validate import validate
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.evaluation.validate import validate
+from exportloss.runtime.training.hyp import TrainingConfig
+from exportloss.runtime.training.results import COLUMNS, read_results
+from exportloss.runtime.training.run_log import append_to_log, read_log, read_start
 from tests.tiny_detector import make_detector, make_loss
 from tests.training_runs import Recorder, assert_same_state, make_run
 

@@ -14,8 +14,8 @@ import pytest
 
 from exportloss.errors import ArtifactError, ConfigError, TrainingError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.state import TrainState, save_state
+from exportloss.runtime.artifact.state import TrainState, save_state
+from exportloss.runtime.training.hyp import TrainingConfig
 from tests.old_folders import make_batch, unpack
 
 KINDS = ("step", "ort")

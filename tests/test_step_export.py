@@ -14,8 +14,8 @@ import torch
 from exportloss import ArtifactError, YoloLoss
 from exportloss.export.step.export import export_train_step
 from exportloss.models import freeze, yolov5
-from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.artifact.state import load_state
 from tests.gpu_graphs import assert_detects_on_gpus, assert_runs_on_gpus
 from tests.manifests import read_values
 from tests.tiny_detector import IMAGE, make_batch, make_detector, make_loss

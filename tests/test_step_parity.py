@@ -17,7 +17,7 @@ from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
-from exportloss.runtime.optimizers import OPTIMIZERS, OptimizerName
+from exportloss.runtime.optimizers.table import OPTIMIZERS, OptimizerName
 from tests.gpu_graphs import assert_runs_on_gpus
 from tests.portable_loss import open_session
 from tests.tiny_detector import CLASSES, IMAGE, TinyDetector, make_batch, make_detector, make_loss

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from exportloss.runtime.step_results import Items, PendingStepResult, StepResult
+from exportloss.runtime.sessions.step_results import Items, PendingStepResult, StepResult
 
 OUTPUTS = {
     "loss": np.array(6.0, np.float32),

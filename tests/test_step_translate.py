@@ -17,7 +17,7 @@ from torch.nn import functional
 from exportloss.errors import ExportError
 from exportloss.export.aten import convolution as aten_convolution
 from exportloss.export.aten.to_onnx import to_onnx
-from exportloss.runtime.manifest import LossProvider
+from exportloss.runtime.artifact.manifest import LossProvider
 from tests.portable_loss import open_session
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))

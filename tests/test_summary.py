@@ -1,9 +1,9 @@
 import pytest
 
 from exportloss.errors import DataError
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.summary import refuse_nothing_to_learn, summarize
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.data.summary import refuse_nothing_to_learn, summarize
 from tests.test_cli_train import main
 from tests.tiny_runs import make_tiny_shapes
 

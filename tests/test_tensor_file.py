@@ -16,8 +16,12 @@ from safetensors.numpy import load, save
 
 from exportloss.errors import ArtifactError
 from exportloss.models import read_checkpoint
-from exportloss.runtime.state import TrainState, load_state, save_state
-from exportloss.runtime.tensor_file import parse_tensor_file, read_tensor_file, write_tensors
+from exportloss.runtime.artifact.state import TrainState, load_state, save_state
+from exportloss.runtime.artifact.tensor_file import (
+    parse_tensor_file,
+    read_tensor_file,
+    write_tensors,
+)
 from fuzzing.differences import read_tensors_twice
 from fuzzing.mutations import mutated
 from fuzzing.targets import SEEDS

@@ -9,10 +9,10 @@ import pytest
 from exportloss.cli.tensorboard import WithEvents
 from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.event_file import EventFile, crc32c
-from exportloss.runtime.protobuf import fields
-from exportloss.runtime.results import EpochResult, as_row
-from exportloss.runtime.session import Items
+from exportloss.runtime.artifact.protobuf import fields
+from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.training.event_file import EventFile, crc32c
+from exportloss.runtime.training.results import EpochResult, as_row
 from tests.training_runs import Recorder, make_run
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from exportloss.cli import main
 from exportloss.cli.detectors import open_detector
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.state import load_state
 from tests.test_cli_train import command
 
 

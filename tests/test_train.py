@@ -7,16 +7,16 @@ import pytest
 
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError, TrainingError
 from exportloss.runtime import Manifest, TrainSession
-from exportloss.runtime.augment import Augmentation
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.installation import import_onnxruntime
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.ort_training import OrtTrainSession
-from exportloss.runtime.results import EpochResult, Scores, best_epoch, read_results
-from exportloss.runtime.room import check_batches, check_room, drops_boxes
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.session import Items
-from exportloss.runtime.trainer import is_exhausted
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.data.capacity import check_batches, check_room, drops_boxes
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.sessions.installation import import_onnxruntime
+from exportloss.runtime.sessions.ort_training import OrtTrainSession
+from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.training.hyp import TrainingConfig
+from exportloss.runtime.training.results import EpochResult, Scores, best_epoch, read_results
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.trainer import is_exhausted
 from tests.training_runs import EPOCHS, Recorder, assert_same_run, assert_same_state, make_run
 
 
@@ -86,7 +86,7 @@ def test_the_validation_loss_is_that_of_the_saved_state(session, new_session, ru
 
 def test_a_moving_average_is_what_is_validated_and_kept(ort_artifact, run, monkeypatch):
     # YOLOv5's decay begins near 0: in so short a run the average would be the weights themselves.
-    monkeypatch.setattr("exportloss.runtime.session.decay_after", lambda updates: 0.9)
+    monkeypatch.setattr("exportloss.runtime.sessions.session.decay_after", lambda updates: 0.9)
     manifest = dataclasses.replace(Manifest.read(ort_artifact), ema=True)  # the graphs are the same
     session = OrtTrainSession(ort_artifact, manifest, threads=1)
     result = run.train(session)

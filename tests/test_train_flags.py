@@ -7,12 +7,12 @@ import yaml
 
 from exportloss.cli import main, make_parser
 from exportloss.runtime import Manifest, TrainSession
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.optimizers import OPTIMIZERS
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.optimizers.table import OPTIMIZERS
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import Recorder, assert_same_run, assert_same_state, make_run
 
 

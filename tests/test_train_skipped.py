@@ -9,8 +9,8 @@ from exportloss.cli.progress import Lines
 from exportloss.cli.terminal import Terminal
 from exportloss.errors import ConfigError, TrainingError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import Recorder, assert_same_run, make_run
 
 

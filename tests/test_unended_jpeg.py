@@ -11,10 +11,10 @@ from PIL import Image
 
 from exportloss.cli.data_report import print_split
 from exportloss.errors import DataError
-from exportloss.runtime.dataset import Dataset
-from exportloss.runtime.images import examine_picture, load_image
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.unended_jpeg import endings
+from exportloss.runtime.data.dataset import Dataset
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.images.load import examine_picture, load_image
+from exportloss.runtime.images.unended_jpeg import endings
 
 KINDS: dict[str, dict[str, Any]] = {
     "baseline": {},
@@ -98,6 +98,6 @@ def test_they_are_counted_and_said_now_and_on_later_starts(tmp_path, capsys):
 def test_a_file_too_large_to_complete_stays_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(encode(pattern())[:-2])
-    monkeypatch.setattr("exportloss.runtime.images.MAX_JPEG_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr("exportloss.runtime.images.load.MAX_JPEG_BYTES", path.stat().st_size - 1)
     with pytest.raises(DataError, match=r"a\.jpg: .*truncated"):
         load_image(path)

@@ -4,11 +4,11 @@ from PIL import Image
 
 from exportloss.errors import ConfigError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.boxes import box_iou, to_centres, to_corners
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.session import Evaluation, Items
-from exportloss.runtime.validate import true_boxes, validate
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.evaluation.boxes import box_iou, to_centres, to_corners
+from exportloss.runtime.evaluation.validate import true_boxes, validate
+from exportloss.runtime.sessions.session import Evaluation, Items
 
 SIZES = [(60, 90), (200, 40), (64, 64), (31, 57), (90, 60)]
 

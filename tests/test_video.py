@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from exportloss.errors import ConfigError, DataError, ExportLossError, InstallationError
-from exportloss.runtime import child, video_reader
-from exportloss.runtime.frames import MAX_FRAME_PIXELS, Frame, Timeline, check_frame_size
-from exportloss.runtime.video import open_video
-from exportloss.runtime.video_reader import open_reader
+from exportloss.runtime.processes import child
+from exportloss.runtime.video import reader as video_reader
+from exportloss.runtime.video.frames import MAX_FRAME_PIXELS, Frame, Timeline, check_frame_size
+from exportloss.runtime.video.reader import open_reader
+from exportloss.runtime.video.video import open_video
 from tests.videos import hostile_files, noise, write_audio, write_video
 
 

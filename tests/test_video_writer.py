@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from exportloss.errors import ArtifactError, DataError, InstallationError
-from exportloss.runtime import cameras, video_writer
-from exportloss.runtime.cameras import open_camera
-from exportloss.runtime.video_reader import open_reader
-from exportloss.runtime.video_writer import VideoWriter
+from exportloss.runtime.video import cameras
+from exportloss.runtime.video import writer as video_writer
+from exportloss.runtime.video.cameras import open_camera
+from exportloss.runtime.video.reader import open_reader
+from exportloss.runtime.video.writer import VideoWriter
 from tests.videos import noise, write_video
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 150, 30), (128, 128, 128)]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from exportloss.runtime import TrainSession
-from exportloss.runtime.augment import Augmentation
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.state import load_state
-from exportloss.runtime.trainer import TrainResult, train
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.training.hyp import TrainingConfig
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.schedule import Schedule
+from exportloss.runtime.training.trainer import TrainResult, train
 
 # High enough for every update to leave traces in so short a run.
 CONFIG = TrainingConfig(lr0=0.05)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exportloss.export.aten import gpu_layout
-from exportloss.runtime.manifest import LossProvider
+from exportloss.runtime.artifact.manifest import LossProvider
 
 __all__ = ["Builder", "Operand", "Scalar", "dtype_of", "shape_of"]
 

@@ -25,7 +25,7 @@ from exportloss.export.aten import shapes as aten_shapes
 from exportloss.export.aten.registry import TRANSLATIONS, Translator, onnx_dtype
 from exportloss.export.aten.tracing import MODULE, trace
 from exportloss.export.torch_export import OPSET
-from exportloss.runtime.manifest import LossProvider
+from exportloss.runtime.artifact.manifest import LossProvider
 
 __all__ = ["IR_VERSION", "to_onnx", "translate"]
 

@@ -15,7 +15,7 @@ from exportloss.errors import ExportError
 from exportloss.export.detector.wrapper import Detector
 from exportloss.export.torch_export import OPSET
 from exportloss.loss.yolo_loss import YoloLoss
-from exportloss.runtime.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
+from exportloss.runtime.artifact.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
 
 __all__ = [
     "anchors_in_pixels",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from exportloss.errors import ConfigError, ExportError
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.loss.yolo_loss import YoloLoss
-from exportloss.runtime.manifest import Head
+from exportloss.runtime.artifact.manifest import Head
 
 __all__ = ["HeadChoice", "choose_head"]
 

@@ -16,8 +16,8 @@ from exportloss.export.detector.nms import NmsSettings, append_nms
 from exportloss.export.detector.wrapper import STATISTICS
 from exportloss.export.torch_export import Signature, trace_to_onnx
 from exportloss.models import YoloV5
-from exportloss.runtime.files import new_file
-from exportloss.runtime.seal import seal_model
+from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.storage.files import new_file
 
 __all__ = ["export_inference"]
 

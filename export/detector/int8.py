@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.files import new_file
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.seal import seal_model
+from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.storage.files import new_file
 
 __all__ = ["CALIBRATION_IMAGES", "quantize_detector"]
 

@@ -17,7 +17,7 @@ from exportloss.export.detector.head_choice import HeadChoice, choose_head
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import ParameterGroups, YoloV5, freeze, parameter_groups
-from exportloss.runtime.manifest import BatchNormStatistics, Head
+from exportloss.runtime.artifact.manifest import BatchNormStatistics, Head
 
 __all__ = ["Detector", "DetectorGraph", "ImageLoss", "prepare"]
 

@@ -20,9 +20,9 @@ from exportloss.export.providers.rules import RULES, Verdict, remedy_for
 from exportloss.export.providers.tables import PROVIDERS, ProviderName, provider_table
 from exportloss.export.providers.tensorrt_parser import TENSORRT_NAMES, installed, why_not_asked
 from exportloss.reading import read_bounded
-from exportloss.runtime.limits import MAX_MODEL_BYTES
-from exportloss.runtime.onnx_file import parse_onnx
-from exportloss.runtime.seal import model_is_whole
+from exportloss.runtime.artifact.checksum import model_is_whole
+from exportloss.runtime.artifact.limits import MAX_MODEL_BYTES
+from exportloss.runtime.artifact.onnx_file import parse_onnx
 
 __all__ = ["check"]
 

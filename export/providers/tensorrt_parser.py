@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from exportloss.errors import ArtifactError, ConfigError, InstallationError, excerpt
-from exportloss.runtime.files import new_file
+from exportloss.runtime.storage.files import new_file
 
 __all__ = ["TENSORRT_NAMES", "Engine", "ParserAnswer", "Refusal", "TensorRT", "installed"]
 

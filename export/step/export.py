@@ -18,11 +18,11 @@ from exportloss.export.detector.wrapper import Detector, prepare
 from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
 from exportloss.loss.yolo_loss import YoloLoss
-from exportloss.runtime.files import new_folder, write_artifact
-from exportloss.runtime.flat_layout import StateLayout
-from exportloss.runtime.manifest import Manifest, OptimizerName, Precision
-from exportloss.runtime.optimizers import OPTIMIZERS
-from exportloss.runtime.state import TrainState, save_state
+from exportloss.runtime.artifact.flat_layout import StateLayout
+from exportloss.runtime.artifact.manifest import Manifest, OptimizerName, Precision
+from exportloss.runtime.artifact.state import TrainState, save_state
+from exportloss.runtime.optimizers.table import OPTIMIZERS
+from exportloss.runtime.storage.files import new_folder, write_artifact
 
 __all__ = ["export_train_step"]
 
@@ -75,7 +75,7 @@ def export_train_step(
     bit, where the loss, the L2 norm of the summed gradients, a new statistic, a target or a
     setting is not finite, or `max_norm` is not above 0. An update moves the averages:
     ema += (1 - ema_decay) * (value - ema). YOLOv5's decay is
-    `exportloss.runtime.ema.decay_after`.
+    `exportloss.runtime.optimizers.ema.decay_after`.
 
     `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` and gives
     `loss`, `items` and, where the model has a `decode`, `output0`. `inference.onnx`, in that case

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from exportloss.export.aten.tracing import region
-from exportloss.runtime.flat_layout import FlatLayout
+from exportloss.runtime.artifact.flat_layout import FlatLayout
 
 __all__ = ["flatten", "lay_out", "unflatten"]
 

@@ -16,9 +16,9 @@ from exportloss.export.step.batch_statistics import BatchStatistics
 from exportloss.export.step.flat_state import flatten, lay_out, unflatten
 from exportloss.export.step.half_precision import HalfPrecision
 from exportloss.export.step.optimizers import UPDATES, Update, clip, l2_norm, spread
-from exportloss.runtime.flat_layout import FlatLayout
-from exportloss.runtime.manifest import OptimizerName, Precision
-from exportloss.runtime.optimizers import LOSS_SCALE, OPTIMIZERS
+from exportloss.runtime.artifact.flat_layout import FlatLayout
+from exportloss.runtime.artifact.manifest import OptimizerName, Precision
+from exportloss.runtime.optimizers.table import LOSS_SCALE, OPTIMIZERS
 
 __all__ = ["Step"]
 

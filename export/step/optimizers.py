@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from exportloss.runtime.optimizers import (
+from exportloss.runtime.optimizers.table import (
     ADAM_BETA2,
     ADAM_EPS,
     RMSPROP_ALPHA,

@@ -18,13 +18,13 @@ from exportloss.eager import ComputeLoss
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import yolov5
-from exportloss.runtime.files import new_file
-from exportloss.runtime.manifest import Manifest, ParameterGroupNames
-from exportloss.runtime.optimizer_spec import OptimizerSpec, StateTensor
-from exportloss.runtime.optimizers import OPTIMIZERS, Hyperparameters
-from exportloss.runtime.seal import seal_model
-from exportloss.runtime.session import Evaluation, Images, Items, StepResult, TrainSession
-from exportloss.runtime.state import TrainState
+from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.manifest import Manifest, ParameterGroupNames
+from exportloss.runtime.artifact.state import TrainState
+from exportloss.runtime.optimizers.spec import OptimizerSpec, StateTensor
+from exportloss.runtime.optimizers.table import OPTIMIZERS, Hyperparameters
+from exportloss.runtime.sessions.session import Evaluation, Images, Items, StepResult, TrainSession
+from exportloss.runtime.storage.files import new_file
 
 __all__ = ["EagerTrainSession", "torch_threads"]
 

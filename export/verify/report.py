@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from exportloss.export.verify.differences import Difference, largest
-from exportloss.runtime.manifest import Manifest, OptimizerName
-from exportloss.runtime.optimizers import OPTIMIZERS
+from exportloss.runtime.artifact.manifest import Manifest, OptimizerName
+from exportloss.runtime.optimizers.table import OPTIMIZERS
 
 __all__ = ["FREE_STEPS", "QUANTITIES", "Bounds", "StepDifferences", "Verification"]
 

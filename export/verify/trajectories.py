@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from exportloss.export.verify.differences import Difference, largest, relative, whole_l2, worst_l2
 from exportloss.export.verify.report import StepDifferences
-from exportloss.runtime.session import StepResult
-from exportloss.runtime.state import TrainState
+from exportloss.runtime.artifact.state import TrainState
+from exportloss.runtime.sessions.session import StepResult
 
 __all__ = ["Step", "compare"]
 

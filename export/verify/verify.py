@@ -18,9 +18,9 @@ from exportloss.export.verify.eager_session import EagerTrainSession, torch_thre
 from exportloss.export.verify.report import Bounds, StepDifferences, Verification
 from exportloss.export.verify.trajectories import Step, compare
 from exportloss.random_batches import draw_images, draw_targets
-from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.session import StepResult, TrainSession
-from exportloss.runtime.state import TrainState
+from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.artifact.state import TrainState
+from exportloss.runtime.sessions.session import StepResult, TrainSession
 
 __all__ = ["verify", "verify_all"]
 

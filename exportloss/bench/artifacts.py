@@ -8,8 +8,8 @@ from typing import Any
 
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ArtifactError
-from exportloss.runtime.kinds import KINDS, ArtifactKind
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest, Precision
+from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest, Precision
 
 __all__ = ["EXPORTERS", "find_or_export"]
 

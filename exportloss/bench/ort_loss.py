@@ -12,9 +12,9 @@ import numpy as np
 from exportloss.bench.rivals import Prepared
 from exportloss.bench.scenario import Scenario, make_head, make_maps, make_targets
 from exportloss.errors import ConfigError
-from exportloss.runtime.devices import Device
-from exportloss.runtime.installation import import_onnxruntime
-from exportloss.runtime.loss_session import LossSession
+from exportloss.runtime.sessions.devices import Device
+from exportloss.runtime.sessions.installation import import_onnxruntime
+from exportloss.runtime.sessions.loss_session import LossSession
 
 __all__ = ["portable"]
 

@@ -16,7 +16,7 @@ from exportloss.bench.scenario import (
     make_targets,
 )
 from exportloss.errors import ConfigError
-from exportloss.runtime.session import TrainSession
+from exportloss.runtime.sessions.session import TrainSession
 
 __all__ = ["captured", "openvino", "session"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from exportloss.bench.growth import Growth
 from exportloss.bench.results import BenchResult
-from exportloss.runtime.figures import BLUE, DARK, GREY, ORANGE, figure_file, tidy
+from exportloss.runtime.drawing.figures import BLUE, DARK, GREY, ORANGE, figure_file, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from exportloss.bounds import at_least
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.random_batches import draw_images, draw_targets
-from exportloss.runtime.devices import Device
-from exportloss.runtime.manifest import Layout
+from exportloss.runtime.artifact.manifest import Layout
+from exportloss.runtime.sessions.devices import Device
 from exportloss.targets import pad_targets
 
 __all__ = [

@@ -31,7 +31,7 @@ from exportloss.bench.scenario import (
 from exportloss.errors import ConfigError
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.models import YoloV5, freeze, parameter_groups
-from exportloss.runtime.optimizers import LOSS_SCALE
+from exportloss.runtime.optimizers.table import LOSS_SCALE
 
 __all__ = [
     "compiled",

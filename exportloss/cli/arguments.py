@@ -12,8 +12,14 @@ from exportloss.bounds import at_least
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
-from exportloss.runtime.anchors import Anchors, read_anchors
-from exportloss.runtime.manifest import Layout, LossProvider, OptimizerName, Precision, check_tiers
+from exportloss.runtime.artifact.manifest import (
+    Layout,
+    LossProvider,
+    OptimizerName,
+    Precision,
+    check_tiers,
+)
+from exportloss.runtime.data.anchors import Anchors, read_anchors
 
 __all__ = ["ExportSettings", "add_export_arguments", "image_size", "smooth_labels"]
 

@@ -30,7 +30,7 @@ from exportloss.cli.bench_options import (
 from exportloss.cli.bench_tables import print_growth, print_result
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, InstallationError
-from exportloss.runtime.figures import matplotlib_missing
+from exportloss.runtime.drawing.figures import matplotlib_missing
 
 __all__ = ["add_parser"]
 

@@ -13,7 +13,7 @@ from exportloss.bench.scenario import Arithmetic
 from exportloss.cli.arguments import image_size
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError
-from exportloss.runtime.manifest import Layout
+from exportloss.runtime.artifact.manifest import Layout
 
 __all__ = [
     "add_growth_arguments",

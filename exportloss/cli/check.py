@@ -12,7 +12,7 @@ from rich.table import Table
 from exportloss.cli.run_paths import graph_file
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
-from exportloss.runtime.installation import how_to_install
+from exportloss.runtime.sessions.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.export.providers.result import CheckResult

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from exportloss.cli.terminal import say
 from exportloss.errors import InstallationError
-from exportloss.runtime.installation import how_to_install
+from exportloss.runtime.sessions.installation import how_to_install
 
 __all__ = ["add_parser", "run"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from exportloss.cli.terminal import say
 from exportloss.errors import excerpt, listed
-from exportloss.runtime.anchors import LEAST_RECALL
-from exportloss.runtime.fonts import drawable_names
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.summary import SplitSummary, summarize
-from exportloss.runtime.walking import describe_skipped
+from exportloss.runtime.data.anchors import LEAST_RECALL
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.data.summary import SplitSummary, summarize
+from exportloss.runtime.data.walking import describe_skipped
+from exportloss.runtime.drawing.fonts import drawable_names
 
 __all__ = ["print_recall", "print_skipped", "print_split", "print_undrawable"]
 

@@ -14,7 +14,7 @@ from exportloss.cli.progress import report
 from exportloss.cli.terminal import Terminal, say
 from exportloss.cli.verify import print_verification
 from exportloss.errors import InstallationError
-from exportloss.runtime.installation import how_to_install, import_onnxruntime_training
+from exportloss.runtime.sessions.installation import how_to_install, import_onnxruntime_training
 
 if TYPE_CHECKING:
     from exportloss.demo.run import DemoResult

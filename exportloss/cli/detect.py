@@ -21,16 +21,16 @@ from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.stopping import Stopping
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, DataError, excerpt, printable
-from exportloss.runtime.cameras import Camera, open_camera
-from exportloss.runtime.dataset import label_path, read_data_yaml
-from exportloss.runtime.draw import class_name
-from exportloss.runtime.frames import import_av
-from exportloss.runtime.images import ImageArray, load_image
-from exportloss.runtime.inference import Boxes, Detector
-from exportloss.runtime.nms import check_classes, check_thresholds
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.sources import find_pictures, is_video, unique_stems
-from exportloss.runtime.video import Video, open_video
+from exportloss.runtime.data.dataset import label_path, read_data_yaml
+from exportloss.runtime.data.sources import find_pictures, is_video, unique_stems
+from exportloss.runtime.drawing.draw import class_name
+from exportloss.runtime.evaluation.inference import Boxes, Detector
+from exportloss.runtime.evaluation.nms import check_classes, check_thresholds
+from exportloss.runtime.images.load import ImageArray, load_image
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.video.cameras import Camera, open_camera
+from exportloss.runtime.video.frames import import_av
+from exportloss.runtime.video.video import Video, open_video
 
 __all__ = ["add_parser", "run"]
 

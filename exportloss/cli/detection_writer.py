@@ -8,14 +8,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from exportloss.runtime.detection_files import JsonList, crop, write_labels, write_picture
-from exportloss.runtime.draw import class_name, draw_boxes
-from exportloss.runtime.files import fit_name
-from exportloss.runtime.frames import Frame
-from exportloss.runtime.images import ImageArray
-from exportloss.runtime.inference import Boxes
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.video_writer import VideoWriter
+from exportloss.runtime.drawing.draw import class_name, draw_boxes
+from exportloss.runtime.evaluation.detection_files import (
+    JsonList,
+    crop,
+    write_labels,
+    write_picture,
+)
+from exportloss.runtime.evaluation.inference import Boxes
+from exportloss.runtime.images.load import ImageArray
+from exportloss.runtime.storage.files import fit_name
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.video.frames import Frame
+from exportloss.runtime.video.writer import VideoWriter
 
 __all__ = ["DetectionWriter"]
 

@@ -10,12 +10,12 @@ from typing import Any
 from exportloss.cli.device_options import add_device_arguments
 from exportloss.cli.torch_detector import WEIGHTS_SUFFIXES, open_weights
 from exportloss.errors import ArtifactError
-from exportloss.runtime.contained import TIME_LIMIT
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.manifest import MANIFEST_NAME
-from exportloss.runtime.replacing import recover_folder
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.session import TrainSession
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME
+from exportloss.runtime.evaluation.contained import TIME_LIMIT
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.storage.replacing import recover_folder
+from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = [
     "Opened",

@@ -20,11 +20,11 @@ from exportloss.cli.unused_options import refuse_unused_options
 from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
-from exportloss.runtime.dataset import read_data_yaml
-from exportloss.runtime.files import check_place
-from exportloss.runtime.hyp import read_hyp
-from exportloss.runtime.kinds import KINDS_BY_FORMAT, formats_taking
-from exportloss.runtime.manifest import MANIFEST_NAME, Layout, LossProvider, Manifest
+from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT, formats_taking
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Layout, LossProvider, Manifest
+from exportloss.runtime.data.dataset import read_data_yaml
+from exportloss.runtime.storage.files import check_place
+from exportloss.runtime.training.hyp import read_hyp
 
 if TYPE_CHECKING:
     from exportloss.export import NmsSettings

@@ -11,8 +11,8 @@ from typing import Any
 from exportloss.cli.run_paths import artifacts_of, find_run
 from exportloss.cli.terminal import say
 from exportloss.errors import ArtifactError
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
-from exportloss.runtime.run_folder import RunFolder, read_yaml
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.training.run_folder import RunFolder, read_yaml
 
 __all__ = ["fill_from_run"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exportloss.cli.arguments import ExportSettings
-from exportloss.runtime.kinds import KINDS, ArtifactKind
-from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
+from exportloss.runtime.artifact.manifest import Manifest
 
 if TYPE_CHECKING:
     from exportloss.cli.weights import LoadedDetector

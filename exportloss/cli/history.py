@@ -12,18 +12,18 @@ from rich.table import Table
 from exportloss.cli.run_paths import run_at
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, excerpt
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.history import (
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.evaluation.validate import validate
+from exportloss.runtime.training.history import (
     RunSummary,
     current_run,
     find_damage,
     list_runs,
     make_current,
 )
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.results import EpochResult
-from exportloss.runtime.validate import validate
+from exportloss.runtime.training.results import EpochResult
 
 __all__ = ["add_parser", "run_list", "run_rollback"]
 

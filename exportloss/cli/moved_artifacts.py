@@ -6,10 +6,10 @@ from pathlib import Path
 
 from exportloss.cli.terminal import say
 from exportloss.errors import ArtifactError, ConfigError
-from exportloss.runtime.manifest import MANIFEST_NAME
-from exportloss.runtime.origin import file_digest, read_origin
-from exportloss.runtime.replacing import recover_folder
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME
+from exportloss.runtime.storage.replacing import recover_folder
+from exportloss.runtime.training.origin import file_digest, read_origin
+from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = ["artifacts_to_resume"]
 

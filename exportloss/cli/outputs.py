@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.dataset import DataConfig, Dataset, Split, label_path
+from exportloss.runtime.data.dataset import DataConfig, Dataset, Split, label_path
 
 __all__ = [
     "check_outputs",

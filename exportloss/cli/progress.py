@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from exportloss.cli.terminal import Terminal
-from exportloss.runtime.epoch import Reporter
-from exportloss.runtime.results import EpochResult
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.session import Items
+from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.training.epoch import Reporter
+from exportloss.runtime.training.results import EpochResult
+from exportloss.runtime.training.schedule import Schedule
 from exportloss.system import resident_bytes
 
 __all__ = ["report"]

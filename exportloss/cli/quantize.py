@@ -10,12 +10,12 @@ from pathlib import Path
 
 from exportloss.cli.terminal import say
 from exportloss.errors import ArtifactError, ConfigError, DataError, InstallationError
-from exportloss.runtime.dataset import DataConfig, Dataset, read_data_yaml
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.installation import how_to_install
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.nms import check_predictions
-from exportloss.runtime.validate import Predict, validate
+from exportloss.runtime.data.dataset import DataConfig, Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.evaluation.nms import check_predictions
+from exportloss.runtime.evaluation.validate import Predict, validate
+from exportloss.runtime.sessions.installation import how_to_install
 
 __all__ = ["check_int8", "int8_path", "write_int8"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from exportloss.errors import ArtifactError
-from exportloss.runtime.manifest import MANIFEST_NAME
-from exportloss.runtime.run_folder import RunFolder, read_yaml
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME
+from exportloss.runtime.training.run_folder import RunFolder, read_yaml
 
 __all__ = ["artifacts_of", "find_run", "graph_file", "run_at", "verified_folder"]
 

@@ -7,15 +7,15 @@ from exportloss.cli.data_report import print_recall, print_skipped
 from exportloss.cli.terminal import say
 from exportloss.cli.weights import LoadedDetector
 from exportloss.errors import DataError
-from exportloss.runtime.anchors import (
+from exportloss.runtime.data.anchors import (
     Anchors,
     as_anchors,
     best_possible_recall,
     box_sides,
     improve_anchors,
 )
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.loader import Batches
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
 
 __all__ = ["suit_anchors", "training_images"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from exportloss.runtime.epoch import Reporter
-from exportloss.runtime.event_file import EventFile
-from exportloss.runtime.results import EpochResult
-from exportloss.runtime.session import Items
+from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.training.epoch import Reporter
+from exportloss.runtime.training.event_file import EventFile
+from exportloss.runtime.training.results import EpochResult
 
 __all__ = ["WithEvents"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import InstallationError
-from exportloss.runtime.images import ImageArray
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.installation import how_to_install
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.images.load import ImageArray
+from exportloss.runtime.sessions.installation import how_to_install
 
 __all__ = ["WEIGHTS_SUFFIXES", "open_weights"]
 

@@ -25,24 +25,24 @@ from exportloss.cli.train_resume import check_resumed, run_to_resume, update_opt
 from exportloss.cli.train_source import Source, find_source
 from exportloss.cli.weights import LoadedDetector, load_detector
 from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
-from exportloss.runtime.anchors import best_possible_recall, box_sides
-from exportloss.runtime.dataset import DataConfig, Dataset, Split, read_data_yaml
-from exportloss.runtime.devices import Device, check_device, import_engine
-from exportloss.runtime.event_file import EventFile
-from exportloss.runtime.history import make_current
-from exportloss.runtime.hyp import TrainingConfig, read_hyp
-from exportloss.runtime.installation import import_onnxruntime_training
-from exportloss.runtime.kinds import KINDS_BY_FORMAT
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
-from exportloss.runtime.origin import Origin, data_digest, write_origin
-from exportloss.runtime.results import read_results
-from exportloss.runtime.room import check_batches, check_room
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.session import TrainSession
-from exportloss.runtime.summary import refuse_nothing_to_learn, summarize
-from exportloss.runtime.trainer import RunCompleteError, TrainResult, train
+from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.data.anchors import best_possible_recall, box_sides
+from exportloss.runtime.data.capacity import check_batches, check_room
+from exportloss.runtime.data.dataset import DataConfig, Dataset, Split, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.data.summary import refuse_nothing_to_learn, summarize
+from exportloss.runtime.sessions.devices import Device, check_device, import_engine
+from exportloss.runtime.sessions.installation import import_onnxruntime_training
+from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.training.event_file import EventFile
+from exportloss.runtime.training.history import make_current
+from exportloss.runtime.training.hyp import TrainingConfig, read_hyp
+from exportloss.runtime.training.origin import Origin, data_digest, write_origin
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.schedule import Schedule
+from exportloss.runtime.training.trainer import RunCompleteError, TrainResult, train
 
 __all__ = ["add_parser", "run"]
 

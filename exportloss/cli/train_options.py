@@ -11,14 +11,14 @@ from exportloss.cli.arguments import add_export_arguments
 from exportloss.cli.device_options import add_device_arguments
 from exportloss.cli.moved_artifacts import artifacts_to_resume
 from exportloss.errors import ArtifactError, ConfigError, excerpt
-from exportloss.runtime.hyp import every_key
-from exportloss.runtime.kinds import KINDS
-from exportloss.runtime.loader import Cache
-from exportloss.runtime.room import Overflow
-from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.session import TrainSession
-from exportloss.runtime.skipped import MAX_SKIPPED
+from exportloss.runtime.artifact.kinds import KINDS
+from exportloss.runtime.data.capacity import Overflow
+from exportloss.runtime.data.loader import Cache
+from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.training.hyp import every_key
+from exportloss.runtime.training.run_folder import RunFolder, read_yaml, write_yaml
+from exportloss.runtime.training.schedule import Schedule
+from exportloss.runtime.training.skipped import MAX_SKIPPED
 
 __all__ = ["CHANGED_ON_RESUME", "add_train_arguments", "fill_options", "write_options"]
 

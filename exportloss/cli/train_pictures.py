@@ -10,13 +10,13 @@ from pathlib import Path
 
 from exportloss.cli.data_report import print_undrawable
 from exportloss.cli.terminal import say
-from exportloss.runtime.correlogram import plot_label_correlogram
-from exportloss.runtime.figures import matplotlib_missing
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.mosaics import write_batch
-from exportloss.runtime.plots import plot_labels, plot_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.validate import true_boxes
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.drawing.correlogram import plot_label_correlogram
+from exportloss.runtime.drawing.figures import matplotlib_missing
+from exportloss.runtime.drawing.mosaics import write_batch
+from exportloss.runtime.drawing.plots import plot_labels, plot_results
+from exportloss.runtime.evaluation.validate import true_boxes
+from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = ["draw_data", "draw_results", "has_results"]
 

@@ -9,12 +9,12 @@ from typing import Any
 from exportloss.cli.data_report import print_split
 from exportloss.cli.terminal import say
 from exportloss.errors import listed
-from exportloss.runtime.hyp import unused_keys
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.results import best_epoch
-from exportloss.runtime.room import drops_boxes
-from exportloss.runtime.schedule import MIN_WARMUP, Schedule
-from exportloss.runtime.trainer import TrainResult
+from exportloss.runtime.data.capacity import drops_boxes
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.training.hyp import unused_keys
+from exportloss.runtime.training.results import best_epoch
+from exportloss.runtime.training.schedule import MIN_WARMUP, Schedule
+from exportloss.runtime.training.trainer import TrainResult
 
 __all__ = ["Plan", "print_data", "print_plan", "print_result"]
 

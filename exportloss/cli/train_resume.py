@@ -8,10 +8,10 @@ from pathlib import Path
 from exportloss.cli.terminal import say
 from exportloss.cli.train_options import CHANGED_ON_RESUME
 from exportloss.errors import ConfigError
-from exportloss.runtime.history import latest_run
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.origin import data_digest, read_origin
-from exportloss.runtime.run_folder import RunFolder, read_yaml, write_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.training.history import latest_run
+from exportloss.runtime.training.origin import data_digest, read_origin
+from exportloss.runtime.training.run_folder import RunFolder, read_yaml, write_yaml
 
 __all__ = ["check_resumed", "run_to_resume", "update_options"]
 

@@ -12,10 +12,10 @@ from exportloss.cli.arguments import ExportSettings, image_size
 from exportloss.cli.run_paths import artifacts_of, find_run
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
-from exportloss.runtime.dataset import DataConfig
-from exportloss.runtime.manifest import MANIFEST_NAME, Manifest
-from exportloss.runtime.replacing import recover_folder
-from exportloss.runtime.run_folder import RunFolder
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.data.dataset import DataConfig
+from exportloss.runtime.storage.replacing import recover_folder
+from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = ["Source", "find_source"]
 

@@ -21,27 +21,32 @@ from exportloss.cli.detectors import (
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, excerpt, printable
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.detection_files import Boxes, coco_results, write_json, write_labels
-from exportloss.runtime.figures import matplotlib_missing
-from exportloss.runtime.files import fit_name
-from exportloss.runtime.loader import Batch, Batches
-from exportloss.runtime.metrics import Metrics
-from exportloss.runtime.mosaics import surest, write_batch
-from exportloss.runtime.nms import check_thresholds
-from exportloss.runtime.plots import plot_confusion_matrix, plot_curves
-from exportloss.runtime.room import fit_targets
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.scores import METRICS
-from exportloss.runtime.session import Evaluation
-from exportloss.runtime.sources import unique_stems
-from exportloss.runtime.validate import (
+from exportloss.runtime.data.capacity import fit_targets
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batch, Batches
+from exportloss.runtime.data.sources import unique_stems
+from exportloss.runtime.drawing.figures import matplotlib_missing
+from exportloss.runtime.drawing.mosaics import surest, write_batch
+from exportloss.runtime.drawing.plots import plot_confusion_matrix, plot_curves
+from exportloss.runtime.evaluation.detection_files import (
+    Boxes,
+    coco_results,
+    write_json,
+    write_labels,
+)
+from exportloss.runtime.evaluation.metrics import Metrics
+from exportloss.runtime.evaluation.nms import check_thresholds
+from exportloss.runtime.evaluation.scores import METRICS
+from exportloss.runtime.evaluation.validate import (
     BatchDetections,
     Predict,
     Validation,
     true_boxes,
     validate,
 )
+from exportloss.runtime.sessions.session import Evaluation
+from exportloss.runtime.storage.files import fit_name
+from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = ["add_parser", "print_metrics", "run"]
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
-from exportloss.runtime.installation import how_to_install
+from exportloss.runtime.sessions.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.export.verify.report import Verification

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from exportloss.cli.arguments import ExportSettings
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
-from exportloss.runtime.installation import how_to_install
+from exportloss.runtime.sessions.installation import how_to_install
 
 if TYPE_CHECKING:
     from exportloss.models import YoloV5

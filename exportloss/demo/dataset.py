@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from exportloss.bounds import at_least
 from exportloss.errors import DataError
-from exportloss.runtime.images import ImageArray
-from exportloss.runtime.labels import LabelArray
+from exportloss.runtime.data.labels import LabelArray
+from exportloss.runtime.images.load import ImageArray
 
 __all__ = ["SHAPE_NAMES", "make_shapes", "render"]
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.runtime.confusion import ConfusionMatrix
-from exportloss.runtime.loader import Batch
-from exportloss.runtime.nms import check_predictions, non_max_suppression
-from exportloss.runtime.session import TrainSession
-from exportloss.runtime.validate import true_boxes
+from exportloss.runtime.data.loader import Batch
+from exportloss.runtime.evaluation.confusion import ConfusionMatrix
+from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression
+from exportloss.runtime.evaluation.validate import true_boxes
+from exportloss.runtime.sessions.session import TrainSession
 
 __all__ = ["Detected", "detect", "find"]
 

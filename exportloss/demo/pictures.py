@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from exportloss.runtime.draw import draw_boxes, grid
-from exportloss.runtime.figures import BLUE, ORANGE, figure_file, tidy
-from exportloss.runtime.files import new_file
-from exportloss.runtime.images import ImageArray
-from exportloss.runtime.results import EpochResult
-from exportloss.runtime.session import Items
+from exportloss.runtime.drawing.draw import draw_boxes, grid
+from exportloss.runtime.drawing.figures import BLUE, ORANGE, figure_file, tidy
+from exportloss.runtime.images.load import ImageArray
+from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.storage.files import new_file
+from exportloss.runtime.training.results import EpochResult
 
 __all__ = ["plot_losses", "relative_gap", "show_predictions", "total"]
 

@@ -23,16 +23,16 @@ from exportloss.export.verify.report import Verification
 from exportloss.export.verify.verify import verify_all
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import read_checkpoint, transfer, yolov5
-from exportloss.runtime.augment import Augmentation
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.epoch import Reporter
-from exportloss.runtime.hyp import TrainingConfig
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.manifest import Manifest
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.schedule import Schedule
-from exportloss.runtime.session import TrainSession
-from exportloss.runtime.trainer import TrainResult, train
+from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.training.epoch import Reporter
+from exportloss.runtime.training.hyp import TrainingConfig
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.schedule import Schedule
+from exportloss.runtime.training.trainer import TrainResult, train
 
 __all__ = ["TITLES", "DemoResult", "DemoSettings", "Engine", "Reporting", "Run", "demo"]
 

@@ -33,8 +33,8 @@ from exportloss.export.step.export import export_train_step
 from exportloss.export.verify.eager_session import EagerTrainSession
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
-from exportloss.runtime.files import write_artifact
-from exportloss.runtime.manifest import Manifest
+from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.storage.files import write_artifact
 from tests import tiny_detector as tiny
 from tests.bright_detector import make_spots, write_bright_detector
 from tests.golden_cases import load

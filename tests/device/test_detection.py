@@ -10,10 +10,10 @@ import pytest
 
 from exportloss.cli import main
 from exportloss.runtime import TrainSession
-from exportloss.runtime.dataset import Dataset, read_data_yaml
-from exportloss.runtime.inference import Detector
-from exportloss.runtime.loader import Batches
-from exportloss.runtime.validate import validate
+from exportloss.runtime.data.dataset import Dataset, read_data_yaml
+from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.evaluation.validate import validate
 
 
 @pytest.fixture

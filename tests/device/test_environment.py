@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from exportloss import InstallationError
-from exportloss.runtime.installation import import_onnxruntime_training
+from exportloss.runtime.sessions.installation import import_onnxruntime_training
 
 TIMED = """
 import time

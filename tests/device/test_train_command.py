@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from exportloss.cli import main
-from exportloss.runtime import trainer
-from exportloss.runtime.results import read_results
-from exportloss.runtime.run_folder import RunFolder
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.state import load_state
+from exportloss.runtime.training import trainer
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
 
 
 def run(*arguments: object) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from exportloss import ArtifactError, DataError, TargetError, TooManyTargetsError
 from exportloss.runtime import TrainSession, TrainState
-from exportloss.runtime.state import load_state
+from exportloss.runtime.artifact.state import load_state
 
 CASES = ["sgd", "adamw", "frozen"]
 STEPS = 5

@@ -19,8 +19,8 @@ import torch
 from safetensors.numpy import load_file
 
 from exportloss import InstallationError
-from exportloss.runtime.devices import Device, check_device
-from exportloss.runtime.installation import import_onnxruntime
+from exportloss.runtime.sessions.devices import Device, check_device
+from exportloss.runtime.sessions.installation import import_onnxruntime
 
 DEVICE = os.environ.get("EXPORTLOSS_GPU", "cuda")
 ARTIFACTS = Path(__file__).parents[2] / "build" / "gpu"

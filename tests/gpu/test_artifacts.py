@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from exportloss.runtime import LossSession, TrainSession
-from exportloss.runtime.devices import Device, captures_safely
-from exportloss.runtime.graph_session import node_counts, open_graph
-from exportloss.runtime.installation import import_onnxruntime
-from exportloss.runtime.state import TrainState, load_state
+from exportloss.runtime.artifact.state import TrainState, load_state
+from exportloss.runtime.sessions.devices import Device, captures_safely
+from exportloss.runtime.sessions.graph_session import node_counts, open_graph
+from exportloss.runtime.sessions.installation import import_onnxruntime
 from tests.gpu.conftest import DEVICE
 
 CASES = ["yolov5n", "yolov5s"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from exportloss.runtime import TrainSession
-from exportloss.runtime.portable_step import PortableTrainSession
+from exportloss.runtime.sessions.portable_step import PortableTrainSession
 
 __all__ = [
     "CASES",

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from exportloss import DeviceError, InstallationError
 from exportloss.cli import main
 from exportloss.runtime import LossSession, TrainSession
-from exportloss.runtime.inference import Detector
+from exportloss.runtime.evaluation.inference import Detector
 from tests.device.engines.steps import (
     CASES,
     assert_golden,

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from exportloss.runtime import TrainSession
-from exportloss.runtime.portable_step import PortableTrainSession
+from exportloss.runtime.sessions.portable_step import PortableTrainSession
 from tests.device.engines.steps import (
     CASES,
     assert_golden,

@@ -1,0 +1,1 @@
+"""Files of artifacts, states and detectors, read and checked without the onnx package."""

@@ -1,0 +1,297 @@
+"""An artifacts folder checked against its manifest, before any session is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from exportloss.errors import ArtifactError, excerpt
+from exportloss.runtime.artifact.flat_layout import FlatLayout, StateLayout
+from exportloss.runtime.artifact.kinds import KINDS, Kind
+from exportloss.runtime.artifact.loss_signature import loss_inputs, loss_outputs
+from exportloss.runtime.artifact.manifest import STATE_NAME, Manifest
+from exportloss.runtime.artifact.onnx_file import (
+    BOOL,
+    FLOAT,
+    UINT8,
+    OnnxFile,
+    OnnxValue,
+    parse_onnx,
+)
+from exportloss.runtime.artifact.tensor_file import parse_tensor_file
+from exportloss.runtime.optimizers.table import OPTIMIZERS
+
+__all__ = ["Artifact", "open_artifact", "read_artifact"]
+
+_LOSS = {"loss": OnnxValue(FLOAT, ()), "items": OnnxValue(FLOAT, (3,))}
+_ANY = OnnxValue(0)  # an input or output that need only be there
+
+Values = Mapping[str, OnnxValue]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Graph:
+    """A graph that a session runs.
+
+    Attributes:
+        inputs: Inputs by name.
+        outputs: Outputs by name; the graph may have more.
+        optional: Whether the folder may lack it.
+        has_more: Whether the graph may have other inputs, too.
+    """
+
+    inputs: Values
+    outputs: Values
+    optional: bool = False
+    has_more: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What must be in the files of a folder, by the manifest.
+
+    Attributes:
+        graphs: Graphs by file.
+        tensors: Shapes of tensors by name, by file.
+    """
+
+    graphs: Mapping[str, _Graph]
+    tensors: Mapping[str, Mapping[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """An artifacts folder that was checked.
+
+    Attributes:
+        manifest: description of the folder.
+        files: content of every file that the manifest names, by name: what was checked, whatever
+            becomes of the folder.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+
+def read_artifact(folder: str | Path) -> Manifest:
+    """Read a folder's manifest and check the rest of the folder against it: see `open_artifact`."""
+    return open_artifact(folder).manifest
+
+
+def open_artifact(folder: str | Path) -> Artifact:
+    """Read a folder, each file once, and check all of it.
+
+    Every file is there, a regular file of the right sha256; every graph is complete, refers to no
+    other file, and has inputs and outputs of the types and shapes that follow from the manifest;
+    the newest opset of them is the manifest's; the layout of the portable step covers its flat
+    vectors without gap or overlap; and the state has a tensor of the right shape for each entry.
+
+    Raises:
+        ArtifactError: names what is wrong, and in which file.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    files = manifest.read_files(folder)
+    try:
+        contents = _CONTENTS[manifest.kind](manifest)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise ArtifactError(
+            f"{folder}: the manifest's layout is damaged: {excerpt(repr(error), 200)}"
+        ) from error
+    graphs = (name for name, graph in contents.graphs.items() if not graph.optional)
+    required = dict.fromkeys((*KINDS[manifest.kind].files, *graphs))
+    if missing := [name for name in required if name not in manifest.files]:
+        raise ArtifactError(f"{folder} is damaged: its manifest names no {missing[0]}")
+    opsets = {}
+    sizes: dict[str, int] = {}
+    for name in manifest.files:
+        if name.endswith(".onnx"):
+            graph = _read_graph(folder / name, files[name])
+            if name in contents.graphs:
+                _check_graph(folder / name, graph, contents.graphs[name], sizes)
+                opsets[graph.opset] = name
+    if (newest := max(opsets)) != manifest.opset:
+        raise ArtifactError(
+            f"{folder / opsets[newest]} has opset {newest}, the manifest says {manifest.opset}; "
+            "export again"
+        )
+    for name, shapes in contents.tensors.items():
+        _check_tensors(folder / name, files[name], shapes)
+    return Artifact(manifest=manifest, files=files)
+
+
+def _read_graph(path: Path, content: bytes) -> OnnxFile:
+    try:
+        return parse_onnx(content)
+    except ValueError as error:
+        raise ArtifactError(f"{path} is no graph that can be used: {error}") from error
+
+
+def _check_graph(
+    path: Path,
+    graph: OnnxFile,
+    expected: _Graph,
+    sizes: dict[str, int],
+) -> None:
+    _check_values(path, "input", expected.inputs, graph.inputs, sizes)
+    _check_values(path, "output", expected.outputs, graph.outputs, sizes)
+    surplus = graph.inputs.keys() - expected.inputs.keys()
+    if surplus and not expected.has_more:
+        raise ArtifactError(f"{path} has an input {min(surplus)!r} that nothing here gives it")
+
+
+def _check_values(
+    path: Path, what: str, expected: Values, found: Values, sizes: dict[str, int]
+) -> None:
+    for name, value in expected.items():
+        if name not in found:
+            raise ArtifactError(f"{path} has no {what} {name!r}, which the manifest asks for")
+        if value is not _ANY and found[name] != (sized := _with_sizes(value, found[name], sizes)):
+            raise ArtifactError(
+                f"{path}: {what} {name!r} is {found[name]}; from the manifest follows {sized}"
+            )
+
+
+def _with_sizes(expected: OnnxValue, found: OnnxValue, sizes: dict[str, int]) -> OnnxValue:
+    """Put in the sizes that have a name: what was found first, in all graphs of the folder."""
+    shape = expected.shape or ()
+    for size, there in zip(shape, found.shape or (), strict=False):
+        if isinstance(size, str) and isinstance(there, int):
+            sizes.setdefault(size, max(there, 1))
+    numbers = tuple(size if isinstance(size, int) else sizes.get(size, 0) for size in shape)
+    return OnnxValue(expected.type, numbers)
+
+
+def _batch(manifest: Manifest) -> dict[str, OnnxValue]:
+    return {
+        "targets": OnnxValue(FLOAT, (manifest.max_targets, 6)),
+        "balance": OnnxValue(FLOAT, (len(manifest.strides),)),
+    }
+
+
+def _images(manifest: Manifest, dtype: int) -> dict[str, OnnxValue]:
+    return {"images": OnnxValue(dtype, (manifest.batch_size, 3, *manifest.image_size))}
+
+
+def _step_contents(manifest: Manifest) -> _Contents:
+    """The portable step; its initial state is a file of tensors."""
+    batch = _batch(manifest) | _images(manifest, UINT8)
+    vectors = _vectors(manifest)
+    detector = {name: vectors[name] for name in ("parameters", "statistics") if name in vectors}
+    new = {f"new_{name}": value for name, value in vectors.items()}
+    new["new_balance"] = batch["balance"]
+    inputs = batch | _settings(manifest) | vectors
+    graphs = {
+        "train_step.onnx": _Graph(inputs=inputs, outputs=_LOSS | new),
+        "eval_step.onnx": _Graph(inputs=batch | detector, outputs=_LOSS),
+        "inference.onnx": _Graph(
+            inputs={"images": _ANY} | detector, outputs={"output0": _ANY}, optional=True
+        ),
+    }
+    return _Contents(graphs=graphs, tensors={STATE_NAME: _state_shapes(manifest)})
+
+
+def _training_contents(manifest: Manifest) -> _Contents:
+    """ONNX Runtime training artifacts; frozen tensors are inputs of their graphs, too."""
+    trained = dict.fromkeys(manifest.trained, _ANY)
+    inputs = _batch(manifest) | _images(manifest, FLOAT) | trained
+    outputs = _LOSS | {"new_balance": inputs["balance"]}
+    gradients = {f"{name}_grad.accumulation.out": _ANY for name in manifest.groups.all}
+    graphs = {
+        "training_model.onnx": _Graph(inputs=inputs, outputs=outputs | gradients, has_more=True),
+        "eval_model.onnx": _Graph(inputs=inputs, outputs=outputs, has_more=True),
+        "inference.onnx": _Graph(
+            inputs={"images": _ANY} | trained,
+            outputs={"output0": _ANY},
+            optional=True,
+            has_more=True,
+        ),
+    }
+    return _Contents(graphs=graphs)
+
+
+def _loss_contents(manifest: Manifest) -> _Contents:
+    """A loss alone, with a graph per number of target rows."""
+    inputs, outputs = loss_inputs(manifest) | _batch(manifest), loss_outputs(manifest)
+    graphs = {
+        name: _Graph(inputs=inputs | {"targets": OnnxValue(FLOAT, (slots, 6))}, outputs=outputs)
+        for slots, name in manifest.loss_graphs.items()
+    }
+    return _Contents(graphs=graphs)
+
+
+_CONTENTS: Mapping[Kind, Callable[[Manifest], _Contents]] = {
+    "train-step": _step_contents,
+    "ort-training": _training_contents,
+    "loss": _loss_contents,
+}
+
+
+def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
+    scalars = ["momentum", "weight_decay", "max_norm"]
+    scalars += ["ema_decay"] if manifest.ema else []
+    scalars += ["loss_scale"] if manifest.precision == "float16" else []
+    return {
+        "learning_rates": OnnxValue(FLOAT, (3,)),
+        "update": OnnxValue(BOOL, ()),
+        **{name: OnnxValue(FLOAT, ()) for name in scalars},
+    }
+
+
+def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
+    """Return the flat vectors of the portable step, but `balance`, which is no less a state."""
+    layout = _layout(manifest)
+    flat = {"parameters": _covered(layout.parameters, manifest.groups.all)}
+    if statistics := manifest.trained[len(manifest.groups.all) :]:
+        flat["statistics"] = _covered(layout.statistics, statistics)
+    averages = {f"ema_{name}": size for name, size in flat.items()} if manifest.ema else {}
+    memories = {f"optimizer_{name}": flat["parameters"] for name in _memories(manifest)}
+    sizes = flat | averages | memories | {"gradients": flat["parameters"]}
+    return {name: OnnxValue(FLOAT, (size,)) for name, size in sizes.items()} | {
+        "updates": OnnxValue(FLOAT, ())
+    }
+
+
+def _memories(manifest: Manifest) -> list[str]:
+    memories, optimizer = list(_layout(manifest).memories), manifest.optimizer
+    if optimizer is None or memories != list(OPTIMIZERS[optimizer].state_names):
+        raise ValueError(f"{optimizer} does not remember {memories}")
+    return memories
+
+
+def _layout(manifest: Manifest) -> StateLayout:
+    if manifest.layout is None:
+        raise ValueError("it lacks 'parameters'")
+    return manifest.layout
+
+
+def _covered(layout: FlatLayout, names: tuple[str, ...]) -> int:
+    """Return the size of a flat vector that has these tensors and no others."""
+    if set(layout.names) != set(names) or len(layout.names) != len(names):
+        raise ValueError(
+            f"it places {len(layout.names)} tensors, others than the {len(names)} trained"
+        )
+    return layout.size
+
+
+def _check_tensors(path: Path, content: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    tensors = parse_tensor_file(content, path).tensors
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    for name, shape in shapes.items():
+        if found.get(name) != shape:
+            raise ArtifactError(
+                f"{path}: {name!r} has shape {found.get(name)}; the manifest says {shape}"
+            )
+
+
+def _state_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    layout = _layout(manifest)
+    parameters = layout.parameters.by_name
+    trained = parameters | layout.statistics.by_name
+    shapes = {"balance": (len(manifest.strides),), **trained}
+    if manifest.ema:
+        shapes |= {f"ema/{name}": shape for name, shape in trained.items()}
+    for memory in _memories(manifest):
+        shapes |= {f"optimizer/{memory}/{name}": shape for name, shape in parameters.items()}
+    return shapes

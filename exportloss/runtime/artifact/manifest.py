@@ -1,0 +1,298 @@
+"""`Manifest`: what an artifacts folder is, and the hashes that tell whether it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from exportloss.class_names import bad_name
+from exportloss.config import Criterion, LossConfig
+from exportloss.errors import ArtifactError, excerpt
+from exportloss.runtime.artifact.file_format import written_by_newer
+from exportloss.runtime.artifact.flat_layout import StateLayout
+from exportloss.runtime.artifact.kinds import KINDS, Kind
+from exportloss.runtime.artifact.limits import (
+    MAX_ARTIFACT_FILES,
+    MAX_CLASSES,
+    MAX_IMAGE_SIDE,
+    MAX_ROWS,
+)
+from exportloss.runtime.artifact.listed_files import (
+    STATE_NAME,
+    FileEntry,
+    describe_file,
+    read_listed_files,
+)
+from exportloss.runtime.artifact.manifest_file import (
+    MANIFEST_NAME,
+    format_manifest,
+    read_manifest_file,
+)
+from exportloss.runtime.optimizers.table import OptimizerName
+from exportloss.runtime.optimizers.trained_tensors import BatchNormStatistics, ParameterGroupNames
+
+__all__ = [
+    "MANIFEST_NAME",
+    "STATE_NAME",
+    "BatchNormStatistics",
+    "FileEntry",
+    "Head",
+    "Kind",
+    "Layout",
+    "LossProvider",
+    "Manifest",
+    "OptimizerName",
+    "ParameterGroupNames",
+    "Precision",
+    "check_tiers",
+    "describe_file",
+]
+
+Precision = Literal["float32", "float16", "bfloat16"]
+Head = Literal["dense", "sparse"]
+Layout = Literal["permuted", "head-output", "head-input"]
+LossProvider = Literal["any", "cpu", "gpu"]
+
+# Values of the fields that are one word of several.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "kind": tuple(KINDS),
+    "optimizer": get_args(OptimizerName),
+    "precision": get_args(Precision),
+    "head": get_args(Head),
+    "loss_layout": get_args(Layout),
+    "provider": get_args(LossProvider),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Description of an artifacts folder.
+
+    Attributes:
+        kind: kind of artifact.
+        model: name of the detector, such as `yolov5n`; empty for a loss alone.
+        names: nc class names, in class order.
+        anchors: (nl, na, 2) width and height in input pixels.
+        strides: (nl,) input pixels per cell.
+        image_size: height and width of the images in pixels.
+        batch_size: images per batch.
+        max_targets: most target rows per batch.
+        tiers: smaller numbers of target rows that have a graph of their own, for a loss alone.
+        loss: options of the loss.
+        gradients: whether the graph of a loss alone gives the gradients of the predictions.
+        loss_layout: inputs of the graph of a loss alone; see `export_loss`.
+        provider: target of the graphs: "any" runtime; ONNX Runtime's "cpu" provider,
+            which alone can run them; or a "gpu", whose writes have no order.
+        optimizer: update rule that the artifact is made for; None for a loss alone.
+        ema: whether a moving average of the weights is kept beside them.
+        precision: element type of the network in training; weights, statistics, loss and
+            optimizer are float32.
+        groups: trainable parameters.
+        statistics: BatchNorm layers whose statistics are trained.
+        head: where the detector's head is evaluated in training: everywhere, or where the loss
+            looks.
+        layout: for the portable step, places of the tensors in its flat state.
+        opset: the newest of the graphs, `ai.onnx`.
+        versions: of the packages that wrote the folder.
+        files: every file but the manifest.
+    """
+
+    kind: Kind
+    model: str = ""
+    names: tuple[str, ...]
+    anchors: tuple[tuple[tuple[float, float], ...], ...]
+    strides: tuple[float, ...]
+    image_size: tuple[int, int]
+    batch_size: int
+    max_targets: int
+    tiers: tuple[int, ...] = ()
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    gradients: bool = False
+    loss_layout: Layout = "permuted"
+    provider: LossProvider = "any"
+    optimizer: OptimizerName | None = None
+    ema: bool = False
+    precision: Precision = "float32"
+    groups: ParameterGroupNames = dataclasses.field(default_factory=ParameterGroupNames)
+    statistics: tuple[BatchNormStatistics, ...] = ()
+    head: Head = "dense"
+    layout: StateLayout | None = None
+    opset: int
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, FileEntry] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the tensors that a step changes: trainable parameters, then statistics."""
+        statistics = (name for norm in self.statistics for name in (norm.mean, norm.var))
+        return (*self.groups.all, *statistics)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Names of the tensors that have a moving average: all that are trained, or none."""
+        return self.trained if self.ema else ()
+
+    @property
+    def loss_graphs(self) -> dict[int, str]:
+        """Files of a loss alone by their number of target rows, the fewest first."""
+        return {slots: f"loss-{slots}.onnx" for slots in self.tiers} | {
+            self.max_targets: "loss.onnx"
+        }
+
+    def to_json(self) -> str:
+        """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""
+        values = dataclasses.asdict(self)
+        values["layout"] = {} if self.layout is None else self.layout.to_values()
+        return format_manifest(values)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """Read and check a folder's manifest; the files themselves are not read.
+
+        Args:
+            folder: artifacts folder.
+
+        Raises:
+            ArtifactError: the folder is no artifact, is damaged, or was written by a later version
+                that this one does not know.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        values, is_sealed = read_manifest_file(folder)
+        try:
+            if is_sealed:
+                _refuse_newer(values, path)
+            return _from_values(values)
+        except ArtifactError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            problem = excerpt(repr(error), 200)
+            raise ArtifactError(f"{path} is damaged: {problem}; export again") from error
+
+    def verify_files(self, folder: str | Path) -> None:
+        """Compare every file's size and sha256 with the manifest; errors as for `read_files`."""
+        for _ in read_listed_files(folder, self.files):
+            pass
+
+    def read_files(self, folder: str | Path) -> dict[str, bytes]:
+        """Return the content of every file, by name, once it is known to be what was exported.
+
+        Raises:
+            ArtifactError: a file is missing, is a link, or is not the one that was exported.
+        """
+        return dict(read_listed_files(folder, self.files))
+
+
+def check_tiers(
+    tiers: Sequence[int], max_targets: int, *, error: type[Exception] = ValueError
+) -> None:
+    """See that these are numbers of target rows that can have graphs beside that of the most.
+
+    Raises:
+        error: they are not ascending, below 1, not below `max_targets`, or more than a folder has.
+    """
+    steps = (0, *tiers, max_targets)
+    if any(less >= more for less, more in pairwise(steps)) or len(tiers) >= MAX_ARTIFACT_FILES:
+        raise error(
+            f"tiers are {excerpt(tuple(tiers))}; expected fewer than {MAX_ARTIFACT_FILES}, "
+            f"ascending, each at least 1 and below max_targets, {max_targets}"
+        )
+
+
+def _refuse_newer(values: dict[str, Any], path: Path) -> None:
+    """Refuse words and keys that are not known, in a manifest that its sha256 says is whole."""
+    criteria = values["loss"].get("criterion"), get_args(Criterion)
+    words = {key: (values.get(key), known) for key, known in _WORDS.items()}
+    for key, (said, known) in {**words, "criterion": criteria}.items():
+        if isinstance(said, str) and said not in known:
+            found = f"{key} {excerpt(repr(said))}"
+            raise written_by_newer(path, found, ", ".join(known), exported=True)
+    for key, cls in (("loss", LossConfig), ("groups", ParameterGroupNames)):
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(values[key].keys() - fields):
+            found = f"{key} key {excerpt(repr(unknown[0]))}"
+            raise written_by_newer(path, found, ", ".join(sorted(fields)), exported=True)
+
+
+def _word(values: dict[str, Any], key: str, default: str | None = None) -> Any:
+    value = values[key] if default is None else values.get(key, default)
+    if value not in _WORDS[key]:
+        raise ValueError(f"{key} is {value!r}, expected one of {_WORDS[key]}")
+    return value
+
+
+def _from_values(values: dict[str, Any]) -> Manifest:
+    manifest = Manifest(
+        kind=_word(values, "kind"),
+        model=str(values["model"]),
+        names=tuple(str(name) for name in values["names"]),
+        anchors=tuple(tuple((float(w), float(h)) for w, h in level) for level in values["anchors"]),
+        strides=tuple(float(stride) for stride in values["strides"]),
+        image_size=_pair(values["image_size"]),
+        batch_size=int(values["batch_size"]),
+        max_targets=int(values["max_targets"]),
+        loss=LossConfig(**values["loss"]),
+        # Folders of 0.1 may lack these.
+        tiers=tuple(int(slots) for slots in values.get("tiers", ())),
+        head=_word(values, "head", "dense"),
+        loss_layout=_word(values, "loss_layout", "permuted"),
+        provider=_word(values, "provider", "any"),
+        gradients=bool(values.get("gradients", False)),
+        ema=bool(values.get("ema", False)),
+        precision=_word(values, "precision", "float32"),
+        optimizer=None if values["optimizer"] is None else _word(values, "optimizer"),
+        groups=ParameterGroupNames(
+            **{group: tuple(map(str, names)) for group, names in values["groups"].items()}
+        ),
+        statistics=tuple(
+            BatchNormStatistics(
+                mean=str(entry["mean"]),
+                var=str(entry["var"]),
+                count=int(entry["count"]),
+                momentum=float(entry["momentum"]),
+            )
+            for entry in values["statistics"]
+        ),
+        layout=StateLayout.from_values(values["layout"]) if values["layout"] else None,
+        opset=int(values["opset"]),
+        versions=dict(values["versions"]),
+        files={
+            str(name): FileEntry(sha256=str(entry["sha256"]), size=int(entry["size"]))
+            for name, entry in values["files"].items()
+        },
+    )
+    _check_ranges(manifest)
+    return manifest
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)
+
+
+def _check_ranges(manifest: Manifest) -> None:
+    for name, sizes, most in (
+        ("image_size", manifest.image_size, MAX_IMAGE_SIDE),
+        ("batch_size", (manifest.batch_size,), MAX_ROWS),
+        ("max_targets", (manifest.max_targets,), MAX_ROWS),
+        ("names", (len(manifest.names),), MAX_CLASSES),
+    ):
+        if wrong := [size for size in sizes if not 1 <= size <= most]:
+            raise ValueError(f"{name}: {wrong[0]}, expected 1 to {most}")
+    if (bad := bad_name(manifest.names)) is not None:
+        raise ValueError(f"name {bad} of a class is {excerpt(repr(manifest.names[bad]))}")
+    check_tiers(manifest.tiers, manifest.max_targets)
+    anchors = (side for level in manifest.anchors for pair in level for side in pair)
+    pixels = (*manifest.strides, *anchors)
+    if not all(math.isfinite(size) and size > 0 for size in pixels):
+        raise ValueError("an anchor or stride is no number of pixels")
+    if not 1 <= len(manifest.strides) == len(manifest.anchors):
+        raise ValueError(f"{len(manifest.strides)} strides, {len(manifest.anchors)} anchors")

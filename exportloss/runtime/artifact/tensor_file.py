@@ -1,0 +1,207 @@
+"""Files of safetensors, read from one buffer and written the same every time.
+
+The format: eight bytes say how long the header is; the header, JSON, says of each tensor its type,
+its shape and where its values lie among the bytes that follow; under `__metadata__` it has texts.
+
+The safetensors package opens files by their path, once to check and once to read, maps them, so
+that a file cut short meanwhile ends the process, and writes metadata in a new order every time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ArtifactError, excerpt
+from exportloss.reading import read_bounded
+from exportloss.runtime.artifact.limits import MAX_HEADER_BYTES, MAX_STATE_BYTES, MAX_TENSORS
+
+__all__ = ["StoredTensor", "TensorFile", "parse_tensor_file", "read_tensor_file", "write_tensors"]
+
+_LENGTH = 8  # bytes that say how long the header is; the values begin at a multiple of it
+_METADATA = "__metadata__"
+_MOST_DIMENSIONS = 32
+_SIZES = {  # bytes of a value
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+}
+_KINDS = {"F": "f", "I": "i", "U": "u"}  # of numpy
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file.
+
+    Attributes:
+        dtype: type of a value, such as `F32`.
+        shape: sides.
+        content: values, little-endian, in row-major order.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    content: memoryview
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Return the values where they are: in a file's content.
+
+        Raises:
+            ValueError: numpy has no such type.
+        """
+        if self.dtype == "BF16":
+            raise ValueError("its tensors are bfloat16, which numpy has not")
+        is_bool = self.dtype == "BOOL"
+        code = "?" if is_bool else f"<{_KINDS[self.dtype[0]]}{_SIZES[self.dtype]}"
+        return np.frombuffer(self.content, code).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFile:
+    """What a file holds.
+
+    Attributes:
+        about: texts of its metadata.
+        tensors: tensors by name, in the file's order.
+    """
+
+    about: Mapping[str, str]
+    tensors: Mapping[str, StoredTensor]
+
+
+def read_tensor_file(path: str | Path) -> TensorFile:
+    """Read a whole file, into memory of its own: the tensors may be written to.
+
+    Raises:
+        ArtifactError: it is missing, too large, or is no such file.
+    """
+    path = Path(path)
+    try:
+        content = read_bounded(path, MAX_STATE_BYTES, error=ArtifactError)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; expected a .safetensors file") from error
+    return parse_tensor_file(bytearray(content), path)
+
+
+def parse_tensor_file(content: bytes | bytearray, path: str | Path) -> TensorFile:
+    """Take the content of a file apart; `path` is for the messages.
+
+    Raises:
+        ArtifactError: it is no such file.
+    """
+    try:
+        return _parse(memoryview(content))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is no readable training state or weights: {excerpt(error, 300)}; copy the "
+            "file again"
+        ) from error
+
+
+def write_tensors(
+    file: IO[bytes], tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, str]
+) -> None:
+    """Write tensors, in the order of their names, and texts."""
+    header: dict[str, Any] = {_METADATA: dict(sorted(about.items()))}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _dtype_name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    file.write(len(text).to_bytes(_LENGTH, "little") + text)
+    for _, tensor in sorted(tensors.items()):
+        file.write(np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).data)
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    letters = {kind: letter for letter, kind in _KINDS.items()}
+    return "BOOL" if dtype == np.bool_ else f"{letters[dtype.kind]}{8 * dtype.itemsize}"
+
+
+def _parse(content: memoryview) -> TensorFile:
+    if len(content) < _LENGTH:
+        raise ValueError(
+            f"it is truncated: it has {len(content)} bytes, expected at least {_LENGTH}"
+        )
+    length = int.from_bytes(content[:_LENGTH], "little")
+    start = _LENGTH + length
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"it says that {length} bytes come before the tensors; {MAX_HEADER_BYTES} is the most"
+        )
+    if start > len(content):
+        raise ValueError(
+            f"it is truncated: it has {len(content)} bytes, expected more than the {start} of its "
+            "header"
+        )
+    header = json.loads(bytes(content[_LENGTH:start]), object_pairs_hook=_once)
+    if not isinstance(header, dict):
+        raise TypeError("its header is no dictionary")
+    about = header.pop(_METADATA, {})
+    if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+        raise TypeError("its metadata are no texts")
+    for text in (*header, *about, *about.values()):
+        text.encode()  # half a surrogate pair is no text
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"it has {len(header)} tensors; {MAX_TENSORS} is the most")
+    values = content[start:]
+    return TensorFile(
+        about,
+        {name: _stored(values, entry) for name, entry in _covered(header, start, len(values))},
+    )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what is there twice: readers differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header has a name twice")
+    return found
+
+
+def _covered(header: dict[str, Any], start: int, size: int) -> list[tuple[str, dict[str, Any]]]:
+    """Return the entries, once their tensors are known to cover the values without gap.
+
+    Args:
+        header: Entries by name.
+        start: Bytes before the values.
+        size: Bytes of the values.
+    """
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+        first, after = entry["data_offsets"]
+        if first != end or after < first:
+            raise ValueError(f"{excerpt(repr(name))} does not begin where the one before it ends")
+        end = after
+    if end > size:
+        raise ValueError(
+            f"it is truncated: it has {start + size} bytes, expected {start + end} by its header"
+        )
+    if end < size:
+        raise ValueError(f"it has {start + size} bytes, expected {start + end} by its header")
+    return list(header.items())
+
+
+def _stored(values: memoryview, entry: dict[str, Any]) -> StoredTensor:
+    dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    numbers = (*shape, start, end)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a shape or place in it is no whole number")
+    if len(entry) != 3 or len(shape) > _MOST_DIMENSIONS or dtype not in _SIZES:
+        raise ValueError(f"a tensor in it is {excerpt(repr(dtype))}, or has too many dimensions")
+    if math.prod(shape) * _SIZES[dtype] != end - start:
+        raise ValueError(f"a tensor of shape {excerpt(shape)} has {end - start} bytes")
+    return StoredTensor(dtype, tuple(shape), values[start:end])

@@ -1,0 +1,231 @@
+"""Augmentation by YOLOv5's hyperparameters, in two halves.
+
+`draw_recipe` draws every random number that a picture needs; `make_picture` makes the pixels of a
+recipe and `make_labels` its labels. So one can be had without the other, and both depend on the
+recipe alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from exportloss.runtime.data.geometry import (
+    Matrix,
+    clip_boxes,
+    corners_from_shares,
+    is_worth_keeping,
+    move_boxes,
+    shares_from_corners,
+    warp,
+)
+from exportloss.runtime.data.labels import LabelArray
+from exportloss.runtime.data.transforms import (
+    COLOURS,
+    TRANSFORMS,
+    Colours,
+    Edit,
+    FlipLeftRight,
+    FlipUpDown,
+    MixUp,
+    Mosaic,
+    Warp,
+)
+from exportloss.runtime.images.load import PADDING, Letterbox
+from exportloss.runtime.images.resize import resize_linear
+
+__all__ = ["Augmentation", "Recipe", "draw_recipe", "make_labels", "make_picture"]
+
+_MIXUP_SHARE = 32.0  # both parameters of the beta distribution
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation(MixUp, Mosaic, FlipLeftRight, FlipUpDown, Warp, Colours):
+    """What images are put through, under the names of YOLOv5's hyperparameters.
+
+    By default nothing; what YOLOv5 does by default is `TrainingConfig().augmentation`. The
+    attributes are those of the bases, each of which is one augmentation.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    @property
+    def most_pictures(self) -> int:
+        """How many pictures can come together in one."""
+        return 1 if not self.mosaic else 8 if self.mixup else 4
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tile:
+    picture: int  # index in the data set
+    scaled: tuple[int, int]  # (height, width), pixels
+    left: int  # on the scene; may be negative
+    top: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Scene:
+    """One or four pictures laid out on grey, and the transform to the canvas."""
+
+    tiles: tuple[_Tile, ...]
+    size: tuple[int, int]  # (height, width), pixels
+    matrix: Matrix | None  # None where nothing moves
+    factor: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Recipe:
+    """How one picture is made.
+
+    Attributes:
+        size: (height, width) of the canvas, pixels.
+        scenes: one, or two to blend.
+        share: of the first of two scenes, in (0, 1).
+        edits: what is done to the composed image, in this order.
+    """
+
+    size: tuple[int, int]
+    scenes: tuple[_Scene, ...]
+    share: float
+    edits: tuple[Edit, ...]
+
+
+def draw_recipe(
+    picture: int,
+    sources: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    augment: Augmentation,
+    rng: np.random.Generator,
+    *,
+    pool: Sequence[int] | None = None,
+) -> Recipe:
+    """Draw how a picture is made.
+
+    Args:
+        picture: index of the picture, the first in a mosaic.
+        sources: (height, width) of every picture of the data set, pixels.
+        size: (height, width) of the canvas, pixels.
+        augment: what to do.
+        rng: nothing else is random.
+        pool: indices that the other images of a mosaic are drawn from; None for all.
+    """
+    pool = range(len(sources)) if pool is None else pool
+    if rng.random() < augment.mosaic:
+        scenes = [_mosaic(picture, sources, size, augment, rng, pool=pool)]
+        if rng.random() < augment.mixup:
+            other = pool[int(rng.integers(len(pool)))]
+            scenes.append(_mosaic(other, sources, size, augment, rng, pool=pool))
+    else:
+        # As in YOLOv5 the picture is read a pixel short at times, and then enlarged by it.
+        loaded = Letterbox.fit(sources[picture], size, truncate=True).scaled
+        box = Letterbox.fit(loaded, size)
+        tile = _Tile(picture, box.scaled, box.pad[1], box.pad[0])
+        scenes = [_transformed((tile,), size, size, augment, rng)]
+    edits = [kind.draw(augment, rng) for kind in COLOURS]
+    share = float(rng.beta(_MIXUP_SHARE, _MIXUP_SHARE))
+    edits += [kind.draw(augment, rng) for kind in TRANSFORMS]
+    return Recipe(
+        size=size,
+        scenes=tuple(scenes),
+        share=share,
+        edits=tuple(edit for edit in edits if edit is not None),
+    )
+
+
+def make_picture(recipe: Recipe, load: Callable[[int], Image.Image]) -> Image.Image:
+    """Make the picture of a recipe.
+
+    Args:
+        recipe: how.
+        load: gives the picture of an index in RGB, scaled as by `load_picture`.
+
+    Returns:
+        RGB, of the canvas's size.
+    """
+    picture, *others = (_draw(scene, recipe.size, load) for scene in recipe.scenes)
+    for other in others:
+        picture = Image.blend(other, picture, recipe.share)
+    for edit in recipe.edits:
+        picture = edit.edit_image(picture)
+    return picture
+
+
+def make_labels(recipe: Recipe, labels: Sequence[LabelArray]) -> LabelArray:
+    """Make the labels of a recipe: boxes moved, clipped, and those kept that are still of use.
+
+    Args:
+        recipe: how.
+        labels: (n, 5) rows of every picture of the data set, as from `read_labels`.
+
+    Returns:
+        (m, 5) rows, as shares of the canvas.
+    """
+    rows = np.concatenate([_scene_labels(scene, recipe.size, labels) for scene in recipe.scenes])
+    for edit in recipe.edits:
+        rows = edit.edit_labels(rows)
+    return rows
+
+
+def _mosaic(
+    first: int,
+    sources: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    augment: Augmentation,
+    rng: np.random.Generator,
+    *,
+    pool: Sequence[int],
+) -> _Scene:
+    """Lay out four pictures around a random point of a scene twice the canvas's size."""
+    others = [pool[index] for index in rng.integers(len(pool), size=3).tolist()]
+    pictures = rng.permutation([first, *others]).tolist()
+    y, x = (round(side * share) for side, share in zip(size, rng.uniform(0.5, 1.5, 2), strict=True))
+    tiles = []
+    for picture, (is_right, is_below) in zip(
+        pictures, ((0, 0), (1, 0), (0, 1), (1, 1)), strict=True
+    ):
+        height, width = Letterbox.fit(sources[picture], size, truncate=True).scaled
+        left, top = x - width * (1 - is_right), y - height * (1 - is_below)
+        tiles.append(_Tile(picture, (height, width), left, top))
+    return _transformed(tuple(tiles), (2 * size[0], 2 * size[1]), size, augment, rng)
+
+
+def _transformed(
+    tiles: tuple[_Tile, ...],
+    scene: tuple[int, int],
+    size: tuple[int, int],
+    augment: Augmentation,
+    rng: np.random.Generator,
+) -> _Scene:
+    matrix, factor = augment.draw_matrix(rng, scene, size)
+    is_needed = augment.moves or scene != size
+    return _Scene(tiles, scene, matrix if is_needed else None, factor)
+
+
+def _draw(scene: _Scene, size: tuple[int, int], load: Callable[[int], Image.Image]) -> Image.Image:
+    picture = Image.new("RGB", scene.size[::-1], (PADDING,) * 3)
+    for tile in scene.tiles:
+        pixels = load(tile.picture)
+        if pixels.size != tile.scaled[::-1]:
+            pixels = Image.fromarray(resize_linear(np.asarray(pixels), tile.scaled))
+        picture.paste(pixels, (tile.left, tile.top))
+    return picture if scene.matrix is None else warp(picture, scene.matrix, size, PADDING)
+
+
+def _scene_labels(scene: _Scene, size: tuple[int, int], labels: Sequence[LabelArray]) -> LabelArray:
+    classes = np.concatenate([labels[tile.picture][:, 0] for tile in scene.tiles])
+    boxes = np.concatenate(
+        [
+            corners_from_shares(labels[tile.picture], tile.scaled, tile.left, tile.top)
+            for tile in scene.tiles
+        ]
+    )
+    boxes = clip_boxes(boxes, scene.size)
+    if scene.matrix is not None:
+        before, boxes = boxes, clip_boxes(move_boxes(boxes, scene.matrix), size)
+        kept = is_worth_keeping(before * scene.factor, boxes)
+        classes, boxes = classes[kept], boxes[kept]
+    return shares_from_corners(classes, boxes, size)

@@ -1,0 +1,1 @@
+"""Data sets whose boxes are in a COCO file."""

@@ -1,0 +1,1 @@
+"""Detectors at work: inference, suppression, metrics."""

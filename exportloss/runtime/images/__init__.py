@@ -1,0 +1,1 @@
+"""Images from files, resized to OpenCV's pixels."""

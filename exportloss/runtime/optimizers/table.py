@@ -1,0 +1,247 @@
+"""The table of optimizers, with each one's update over numpy arrays.
+
+An entry of `OPTIMIZERS` holds what exporter, runtime, verification and command line need to know
+of an optimizer. Its update as a function that torch traces is in `export/step/optimizers.py`.
+
+There are three parameter groups as in YOLOv5: weights (decayed), norms, biases. The arithmetic is
+torch's, operation for operation, so that the results agree to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.runtime.optimizers.spec import HostUpdate, OptimizerSpec, StateTensor
+from exportloss.runtime.optimizers.trained_tensors import ParameterGroupNames
+
+__all__ = [
+    "ADAM_BETA2",
+    "ADAM_EPS",
+    "LOSS_SCALE",
+    "MAX_RATE",
+    "OPTIMIZERS",
+    "RMSPROP_ALPHA",
+    "RMSPROP_EPS",
+    "Hyperparameters",
+    "Optimizer",
+    "OptimizerName",
+    "make_optimizer",
+]
+
+Array = npt.NDArray[np.float32]
+
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
+
+# Of float16 steps. The objectness of one cell among many thousands has a gradient of about 1e-7,
+# which this lifts above float16's smallest normal number, 6e-5; and a gradient of 60 still fits.
+LOSS_SCALE = 1024.0
+
+# Learning rates and weight decay above it lead nowhere but to infinite weights.
+MAX_RATE = 1000.0
+
+# Torch's defaults.
+ADAM_BETA2 = 0.999
+ADAM_EPS = 1e-8
+RMSPROP_ALPHA = 0.99
+RMSPROP_EPS = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """What may change from step to step.
+
+    Attributes:
+        lr: learning rates of the groups weights, norms, biases.
+        momentum: momentum, or the first beta of Adam and AdamW.
+        weight_decay: decay of the weights, added to the gradient; AdamW shrinks them instead.
+        max_norm: the gradient is scaled down to this L2 norm; infinity leaves it as it is.
+        ema_decay: share of the moving average of the weights that stays, where one is kept.
+        loss_scale: what a float16 step multiplies the loss by and divides the gradients by.
+    """
+
+    lr: tuple[float, float, float]
+    momentum: float = 0.937
+    weight_decay: float = 5e-4
+    max_norm: float = math.inf
+    ema_decay: float = 0.0
+    loss_scale: float = LOSS_SCALE
+
+
+class Optimizer:
+    """State and updates of a set of parameters on the host.
+
+    Args:
+        spec: entry of the table.
+        groups: trainable parameters.
+        parameters: name -> array; their shapes are taken.
+
+    Attributes:
+        memory: state tensors by name and parameter.
+        updates: updates done.
+    """
+
+    def __init__(
+        self, spec: OptimizerSpec, groups: ParameterGroupNames, parameters: Mapping[str, Array]
+    ) -> None:
+        self._spec = spec
+        self._groups = groups
+        self.updates = 0
+        self.memory: dict[str, dict[str, Array]] = {
+            tensor.name: {
+                name: np.full_like(parameters[name], tensor.initial) for name in groups.all
+            }
+            for tensor in spec.state
+        }
+
+    def step(
+        self,
+        parameters: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        hyper: Hyperparameters,
+    ) -> None:
+        """Update the parameters in place; the gradients are used up."""
+        clip_gradients(gradients, hyper.max_norm)
+        self.updates += 1
+        groups = (self._groups.weights, self._groups.norms, self._groups.biases)
+        for names, rate, decay in zip(
+            groups, hyper.lr, (hyper.weight_decay, 0.0, 0.0), strict=True
+        ):
+            for name in names:
+                self._spec.update(
+                    HostUpdate(
+                        parameter=parameters[name],
+                        gradient=gradients[name],
+                        state={key: entries[name] for key, entries in self.memory.items()},
+                        rate=rate,
+                        decay=decay,
+                        momentum=hyper.momentum,
+                        updates=self.updates,
+                    )
+                )
+
+
+def make_optimizer(
+    name: OptimizerName, groups: ParameterGroupNames, parameters: Mapping[str, Array]
+) -> Optimizer:
+    """Build the optimizer that a manifest names."""
+    return Optimizer(OPTIMIZERS[name], groups, parameters)
+
+
+def clip_gradients(gradients: Mapping[str, Array], max_norm: float) -> None:
+    """Scale gradients in place to an L2 norm of at most `max_norm`, as `clip_grad_norm_` does."""
+    if math.isinf(max_norm):
+        return
+    # Sums in float64: numpy's float32 dot of a long vector would lose what torch keeps.
+    squares = sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values())
+    factor = max_norm / (math.sqrt(squares) + 1e-6)
+    if factor < 1:
+        for gradient in gradients.values():
+            np.multiply(gradient, np.float32(factor), out=gradient)
+
+
+def _decay_in_gradient(update: HostUpdate) -> None:
+    if update.decay:
+        np.add(update.gradient, np.float32(update.decay) * update.parameter, out=update.gradient)
+
+
+def _sgd(update: HostUpdate) -> None:
+    """SGD with Nesterov momentum and decay in the gradient, as `torch.optim.SGD`."""
+    gradient, buffer = update.gradient, update.state["momentum"]
+    _decay_in_gradient(update)
+    buffer *= np.float32(update.momentum)
+    buffer += gradient
+    gradient += np.float32(update.momentum) * buffer  # Nesterov
+    gradient *= np.float32(update.rate)
+    np.subtract(update.parameter, gradient, out=update.parameter)
+
+
+def _adam(update: HostUpdate) -> None:
+    """Adam (Kingma and Ba, arXiv 1412.6980), as `torch.optim.Adam`: decay in the gradient."""
+    _decay_in_gradient(update)
+    _adam_step(update)
+
+
+def _adamw(update: HostUpdate) -> None:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), as `torch.optim.AdamW`."""
+    parameter = update.parameter
+    if update.decay:
+        parameter *= np.float32(1 - update.rate * update.decay)
+    _adam_step(update)
+
+
+def _adam_step(update: HostUpdate) -> None:
+    gradient, momentum = update.gradient, update.momentum
+    mean, square = update.state["exp_avg"], update.state["exp_avg_sq"]
+    mean += np.float32(1 - momentum) * (gradient - mean)
+    square *= np.float32(ADAM_BETA2)
+    gradient *= gradient
+    gradient *= np.float32(1 - ADAM_BETA2)
+    square += gradient
+    root = np.sqrt(square)
+    root /= np.float32(math.sqrt(1 - ADAM_BETA2**update.updates))
+    root += np.float32(ADAM_EPS)
+    np.divide(mean, root, out=root)
+    root *= np.float32(update.rate / (1 - momentum**update.updates))
+    np.subtract(update.parameter, root, out=update.parameter)
+
+
+def _rmsprop(update: HostUpdate) -> None:
+    """RMSProp (Hinton, lecture 6e of 2012) with momentum, as `torch.optim.RMSprop`."""
+    gradient, square = update.gradient, update.state["square_avg"]
+    buffer = update.state["momentum"]
+    _decay_in_gradient(update)
+    square *= np.float32(RMSPROP_ALPHA)
+    square += np.float32(1 - RMSPROP_ALPHA) * gradient * gradient
+    root = np.sqrt(square)
+    root += np.float32(RMSPROP_EPS)
+    gradient /= root
+    buffer *= np.float32(update.momentum)
+    buffer += gradient
+    np.subtract(update.parameter, np.float32(update.rate) * buffer, out=update.parameter)
+
+
+# Adam divides a gradient by its own size, at first to its sign: an element next to rounding becomes
+# an update of full size. Its second state tensor is a square, which doubles a relative difference.
+_ADAM = OptimizerSpec(
+    state=(
+        StateTensor(name="exp_avg", torch_name="exp_avg"),
+        StateTensor(name="exp_avg_sq", torch_name="exp_avg_sq", is_square=True),
+    ),
+    update=_adam,
+    torch_class="Adam",
+    torch_options=lambda momentum: {"betas": (momentum, ADAM_BETA2), "eps": ADAM_EPS},
+    bounds={"parameters": 1e-4, "memory": 4e-4, "ema": 1e-4, "free_loss": 1e-3},
+)
+
+# A name of `OptimizerName` each; CONTRIBUTING.md tells how to add one.
+OPTIMIZERS: Mapping[OptimizerName, OptimizerSpec] = {
+    "sgd": OptimizerSpec(
+        state=(StateTensor(name="momentum", torch_name="momentum_buffer"),),
+        update=_sgd,
+        torch_class="SGD",
+        torch_options=lambda momentum: {"momentum": momentum, "nesterov": True},
+        ort_type="SGD",
+    ),
+    "adam": _ADAM,
+    "adamw": dataclasses.replace(_ADAM, update=_adamw, torch_class="AdamW", ort_type="AdamW"),
+    "rmsprop": OptimizerSpec(
+        state=(
+            StateTensor(name="square_avg", torch_name="square_avg", is_square=True),
+            StateTensor(name="momentum", torch_name="momentum_buffer"),
+        ),
+        update=_rmsprop,
+        torch_class="RMSprop",
+        torch_options=lambda momentum: {
+            "momentum": momentum,
+            "alpha": RMSPROP_ALPHA,
+            "eps": RMSPROP_EPS,
+        },
+        bounds=_ADAM.bounds,  # it divides by the gradient's size, too
+    ),
+}

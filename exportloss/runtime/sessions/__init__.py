@@ -1,0 +1,1 @@
+"""Sessions: what runs a graph, on which device."""

@@ -1,0 +1,138 @@
+"""What is installed, and how to install what is not.
+
+Several distributions of ONNX Runtime install the same import package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import exportloss
+from exportloss.errors import InstallationError
+from exportloss.runtime.artifact.kinds import KINDS
+
+__all__ = ["how_to_install", "import_onnxruntime", "import_onnxruntime_training"]
+
+_NAME = "exportloss"
+
+_DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+    "onnxruntime-training",
+    "onnxruntime-training-cpu",
+)
+
+
+# Read when onnxruntime is loaded: releases from 1.29 on report to their maker without it.
+_SILENCE = ("ORT_DISABLE_TELEMETRY", "1")
+
+
+def how_to_install(extra: str) -> str:
+    """Return the pip command that adds an extra to this installation of exportloss.
+
+    The package is installed again from where it came from: a checkout, a file, a repository or an
+    index. A checkout that is gone is any checkout, in which the command is to be run.
+
+    Args:
+        extra: Name of a group of optional dependencies, such as `export`.
+    """
+    try:
+        distribution = metadata.distribution(_NAME)
+        content = json.loads(distribution.read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, OSError, ValueError):
+        # Run from its sources, by PYTHONPATH: one folder above the package.
+        root = Path(exportloss.__file__).parents[1]
+        content = {"url": root.as_uri(), "dir_info": {}} if _is_checkout(root) else {}
+    return f"pip install {_requirement(content if isinstance(content, dict) else {}, extra)}"
+
+
+def _requirement(origin: dict[str, Any], extra: str) -> str:
+    """Return what pip takes for the package with an extra, quoted for a shell.
+
+    Args:
+        origin: Content of `direct_url.json`; empty for what an index gave.
+        extra: Name of the extra.
+    """
+    url = str(origin.get("url", ""))
+    if isinstance(version := origin.get("vcs_info"), dict):
+        revision = f"@{version['commit_id']}" if "commit_id" in version else ""
+        return shlex.quote(f"{_NAME}[{extra}] @ {version.get('vcs', 'git')}+{url}{revision}")
+    if "dir_info" not in origin:
+        return shlex.quote(f"{_NAME}[{extra}]{f' @ {url}' if url else ''}")
+    root = Path(url2pathname(urlsplit(url).path))
+    if not _is_checkout(root):
+        return f"'.[{extra}]' in a checkout of {_NAME}"
+    details = origin["dir_info"]
+    is_editable = isinstance(details, dict) and bool(details.get("editable"))
+    return f"{'-e ' * is_editable}{shlex.quote(f'{root}[{extra}]')}"
+
+
+def _is_checkout(root: Path) -> bool:
+    return (root / "pyproject.toml").is_file() and (root / _NAME).is_dir()
+
+
+def import_onnxruntime() -> ModuleType:
+    """Return the `onnxruntime` package, which sends nothing to its maker.
+
+    Raises:
+        InstallationError: none of its distributions is installed, or two are.
+    """
+    installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
+    if len(installed) > 1:
+        raise InstallationError(
+            f"{' and '.join(installed)} are installed together; they overwrite each other's "
+            f"files. Uninstall all of them (pip uninstall {' '.join(installed)}), then install "
+            "the one you need"
+        )
+    os.environ.setdefault(*_SILENCE)
+    try:
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise InstallationError(f"onnxruntime is not installed; {_list_extras()}") from error
+
+
+def import_onnxruntime_training() -> ModuleType:
+    """Return the C classes of ONNX Runtime's training API, which need neither torch nor onnx.
+
+    Raises:
+        InstallationError: the installed distribution has no training API.
+    """
+    import_onnxruntime()
+    bindings = import_module("onnxruntime.capi._pybind_state")
+    if not hasattr(bindings, "Module"):
+        raise InstallationError(
+            "the installed onnxruntime has no training API; training artifacts need "
+            "onnxruntime-training-cpu 1.19.2 and Python 3.11: in an environment of its own, "
+            f"{how_to_install('training')}"
+        )
+    return bindings
+
+
+def _list_extras() -> str:
+    """List the extras that bring an engine, each with the formats of artifacts that it runs."""
+    formats: dict[str, list[str]] = {}
+    for kind in KINDS.values():
+        for extra in kind.extras:
+            formats.setdefault(extra, []).append(kind.format)
+    return ", or ".join(
+        f"{how_to_install(extra)} (for format {' and '.join(names)})"
+        for extra, names in formats.items()
+    )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,315 @@
+"""`LossSession`: the loss alone and its gradients, where another engine runs the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.balance import initial_balance
+from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.runtime.artifact.check import Artifact, open_artifact
+from exportloss.runtime.artifact.kinds import KINDS
+from exportloss.runtime.artifact.limits import check_threads
+from exportloss.runtime.artifact.loss_signature import gradient_name, loss_inputs, loss_outputs
+from exportloss.runtime.artifact.onnx_file import OnnxValue, parse_onnx
+from exportloss.runtime.sessions.devices import (
+    Device,
+    describe_engine,
+    import_engine,
+    wants_capture,
+)
+from exportloss.runtime.sessions.exclusive import exclusive
+from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options, open_graph
+from exportloss.runtime.sessions.self_check import check_outputs
+from exportloss.runtime.sessions.step_results import Items
+from exportloss.targets import pad_targets
+
+__all__ = ["LossResult", "LossSession"]
+
+# Captured CUDA graphs per session: one for each set of addresses that its inputs come from.
+_MOST_GRAPHS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossResult:
+    """The loss of a batch.
+
+    Attributes:
+        loss: scalar, (box + objectness + class) * batch size.
+        items: its terms, before * batch size.
+        balance: (nl,) objectness weights for the next batch; only autobalance changes them.
+        gradients: d loss / d input, each in its input's shape, as `OrtValue`s in the device's
+            memory: `gradient_0`, ... of the predictions or features; of the head's input also
+            `weight_gradient_0`, ... and `bias_gradient_0`, ... Empty where the artifact was
+            exported without. The session's next batch overwrites them.
+        slots: number of target rows of the graph that computed it.
+    """
+
+    loss: float
+    items: Items
+    balance: npt.NDArray[np.float32]
+    gradients: Mapping[str, Any]
+    slots: int
+
+
+class LossSession:
+    """A loss alone (`exportloss export --format loss`) on this device.
+
+    Open one with `LossSession.open(folder)`. The folder has graphs for several numbers of target
+    rows; each batch goes to the smallest with capacity for it, which is opened when it is first
+    needed. All of them write into the same memory.
+
+    On CUDA the kernels of a graph are captured and replayed for inputs that come from the same
+    memory again: hand in the same `OrtValue`s every time, or numpy arrays.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        artifact: Artifact,
+        *,
+        device: Device,
+        threads: int,
+        capture: bool,
+        self_check: bool = True,
+    ) -> None:
+        self._lock = threading.RLock()
+        self.folder = folder
+        self.manifest = manifest = artifact.manifest
+        self._files = artifact.files
+        self._engine = import_engine(device)
+        self._device = device
+        self._self_check = self_check and device.kind != "cpu"
+        self._threads = threads
+        self._capture = capture
+        self._copies: dict[tuple[str, tuple[int, ...]], Any] = {}  # of arrays, on the device
+        self._graphs: dict[tuple[int, ...], int] = {}  # number of each, by slots and addresses
+        self._uncaptured: set[int | None] = set()
+        self._sessions: dict[int, Any] = {}  # by slots
+        graph = parse_onnx(self._files[manifest.loss_graphs[manifest.max_targets]])
+        self._shapes = {name: _sizes(graph.inputs[name]) for name in loss_inputs(manifest)}
+        self._outputs = {
+            name: device.empty(self._engine, _sizes(graph.outputs[name]), np.float32)
+            for name in loss_outputs(manifest)
+        }
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        cuda_graph: bool | None = None,
+        self_check: bool = True,
+    ) -> LossSession:
+        """Open an artifacts folder, once all of it has been checked against its manifest.
+
+        Args:
+            folder: folder that `exportloss export --format loss` wrote.
+            device: device's name, as for `TrainSession.open`.
+            threads: threads of the engine within an operator, up to 1,024; 0 takes every core.
+            cuda_graph: as for `TrainSession.open`, except that None captures where it is safe.
+            self_check: whether to compare the first batch of each graph with ONNX Runtime's CPU
+                provider, on anything but the CPU; engines were found that err and say nothing.
+
+        Raises:
+            ArtifactError: the folder is no artifact, is damaged, or is of a detector.
+            ConfigError: the device is unknown, or a GPU for a loss that was exported for a CPU, or
+                the number of threads is negative or too large.
+            InstallationError: the installed engine cannot run it, or not on that device: nothing
+                ever runs on the CPU instead.
+        """
+        where = Device.parse(device)
+        if threads != 0:
+            check_threads("threads", threads)
+        folder = Path(folder)
+        artifact = open_artifact(folder)
+        manifest = artifact.manifest
+        kind = KINDS[manifest.kind]
+        if kind.opener != "LossSession":
+            raise ArtifactError(
+                f"{folder} holds a {kind.name!r} artifact, not a loss alone; open it with "
+                f"{kind.opener}, or export in format 'loss'"
+            )
+        if manifest.provider == "cpu" and where.kind != "cpu":
+            raise ConfigError(
+                f"device is {device}, but {folder} was exported for a CPU alone; export without "
+                "--for cpu, or use --device cpu"
+            )
+        return cls(
+            folder,
+            artifact,
+            device=where,
+            threads=threads or os.cpu_count() or 1,
+            capture=wants_capture(import_engine(where), where, cuda_graph),
+            self_check=self_check,
+        )
+
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What `compute` takes as `inputs`."""
+        return dict(self._shapes)
+
+    @exclusive
+    def compute(
+        self,
+        inputs: Mapping[str, Any],
+        targets: npt.ArrayLike,
+        *,
+        balance: npt.ArrayLike | None = None,
+    ) -> LossResult:
+        """Compute the loss of a batch and, where the artifact has them, its gradients.
+
+        Args:
+            inputs: float32, by the names and of the shapes in `input_shapes`: numpy arrays (on the
+                CPU read in place, where they are contiguous) or `OrtValue`s. Which there are
+                depends on `--layout`, see `exportloss.export.export_loss`.
+            targets: (n, 6) rows image, class, x, y, width, height, normalised, at most the
+                manifest's `max_targets`; rows of zeros at the end cost nothing.
+            balance: (nl,) objectness weights of the levels; default YOLOv5's first.
+
+        Returns:
+            Numbers of this batch, and gradients that stay until the next call.
+
+        Raises:
+            DataError: an input is missing, unknown, or of another type or shape.
+            TargetError: a target row cannot be trained on.
+            TooManyTargetsError: there are more rows than the largest graph has.
+            DeviceError: the device computes another loss than the CPU; see `self_check`.
+        """
+        manifest = self.manifest
+        padded = pad_targets(
+            targets,
+            manifest.max_targets,
+            batch_size=manifest.batch_size,
+            num_classes=manifest.num_classes,
+        )
+        slots = min(slots for slots in manifest.loss_graphs if slots >= _filled(padded))
+        values = self._checked(inputs)
+        values["targets"] = padded[:slots]
+        values["balance"] = self._balance(balance)
+        self._run(slots, values)
+        found = self._outputs
+        return LossResult(
+            loss=float(found["loss"].numpy()),
+            items=Items(*found["items"].numpy().tolist()),
+            balance=np.array(found["new_balance"].numpy()),
+            gradients={
+                name: found[name] for name in map(gradient_name, self._shapes) if name in found
+            },
+            slots=slots,
+        )
+
+    def _run(self, slots: int, inputs: Mapping[str, Any]) -> None:
+        if slots in self._sessions:
+            self._run_on(slots, self._sessions[slots], inputs)
+            return
+        name = self.manifest.loss_graphs[slots]
+        # With an arena of its own, each would keep the most that it ever took.
+        session = open_graph(
+            self._engine,
+            self.folder / name,
+            self._device,
+            threads=self._threads,
+            capture=self._capture,
+            shared=bool(self.manifest.tiers),
+            content=self._files[name],
+        )
+        self._run_on(slots, session, inputs)
+        if self._self_check:
+            check_outputs(
+                self.folder / name,
+                self._files[name],
+                {name: _on_host(value) for name, value in inputs.items()},
+                {name: _on_host(value) for name, value in self._outputs.items()},
+                what="a loss",
+                device=str(self._device),
+                engine=describe_engine(self._engine, self._device),
+            )
+        self._sessions[slots] = session
+
+    def _run_on(self, slots: int, session: Any, inputs: Mapping[str, Any]) -> None:
+        binding = session.io_binding()  # a new one, which keeps no input longer than it is needed
+        values = {name: self._on_device(name, value) for name, value in inputs.items()}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        graph = self._graph_of(slots, values)
+        if graph in self._uncaptured:  # memory is allocated now: during a capture it must not be
+            session.run_with_iobinding(binding, graph_options(self._engine, UNCAPTURED))
+            self._uncaptured.remove(graph)
+        session.run_with_iobinding(binding, graph_options(self._engine, graph))
+
+    def _graph_of(self, slots: int, values: Mapping[str, Any]) -> int | None:
+        """Return the number of a graph; inputs that keep coming from elsewhere are not captured."""
+        if not self._capture:
+            return None
+        addresses = (slots, *(value.data_ptr() for value in values.values()))
+        if addresses not in self._graphs and len(self._graphs) < _MOST_GRAPHS:
+            self._graphs[addresses] = len(self._graphs) + 1
+            self._uncaptured.add(self._graphs[addresses])
+        return self._graphs.get(addresses, UNCAPTURED)
+
+    def _on_device(self, name: str, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        if self._device.kind == "cpu":
+            return self._engine.OrtValue.ortvalue_from_numpy(value, *self._device.memory)
+        copy = self._copies.get((name, value.shape))
+        if copy is None:
+            copy = self._device.empty(self._engine, value.shape, value.dtype)
+            self._copies[name, value.shape] = copy
+        copy.update_inplace(np.ascontiguousarray(value))
+        return copy
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        if inputs.keys() != self._shapes.keys():
+            raise DataError(
+                f"inputs are {', '.join(map(str, inputs)) or 'none'}; this loss starts from "
+                f"{', '.join(self._shapes)}"
+            )
+        for name, shape in self._shapes.items():
+            if (found := self._describe(inputs[name])) != ("float32", shape):
+                raise DataError(
+                    f"{name} is {found[0]} {found[1]}; the graph was exported for float32 {shape}: "
+                    "numpy arrays or OrtValues"
+                )
+        return dict(inputs)
+
+    def _describe(self, value: Any) -> tuple[str, tuple[int, ...]]:
+        if isinstance(value, np.ndarray):
+            return str(value.dtype), value.shape
+        if isinstance(value, self._engine.OrtValue) and value.is_tensor():
+            kind = value.data_type()
+            return "float32" if kind == "tensor(float)" else kind, tuple(value.shape())
+        return type(value).__name__, tuple(getattr(value, "shape", ()))
+
+    def _balance(self, given: npt.ArrayLike | None) -> npt.NDArray[np.float32]:
+        levels = len(self.manifest.strides)
+        balance = np.array(initial_balance(levels) if given is None else given, np.float32)
+        if balance.shape != (levels,):
+            raise DataError(f"balance has shape {balance.shape}; expected ({levels},)")
+        return balance
+
+
+def _on_host(value: Any) -> npt.NDArray[Any]:
+    return value if isinstance(value, np.ndarray) else value.numpy()
+
+
+def _sizes(value: OnnxValue) -> tuple[int, ...]:
+    return tuple(int(size) for size in value.shape or ())  # none has a name, as was checked
+
+
+def _filled(padded: npt.NDArray[np.float32]) -> int:
+    """Count the rows up to the last that is not zero: those after it match nothing."""
+    rows = np.flatnonzero(padded.any(axis=1))
+    return int(rows[-1]) + 1 if rows.size else 0

@@ -1,0 +1,221 @@
+"""Training with the portable step: one graph of standard operators, on any onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ArtifactError, DataError
+from exportloss.runtime.artifact.baked_model import with_initializers
+from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.flat_layout import FlatLayout
+from exportloss.runtime.artifact.manifest import STATE_NAME, Manifest
+from exportloss.runtime.artifact.state import TrainState, take_state
+from exportloss.runtime.artifact.state_checks import check_values
+from exportloss.runtime.artifact.tensor_file import parse_tensor_file
+from exportloss.runtime.optimizers.table import Hyperparameters
+from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
+from exportloss.runtime.sessions.exclusive import exclusive
+from exportloss.runtime.sessions.graph_session import node_counts, open_graph
+from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.sessions.step_loop import StepLoop
+from exportloss.runtime.sessions.step_results import (
+    Evaluation,
+    Images,
+    Items,
+    PendingStepResult,
+    StepResult,
+)
+from exportloss.runtime.storage.files import new_file
+
+__all__ = ["PortableTrainSession"]
+
+Array = npt.NDArray[np.float32]
+_OPTIMIZER = "optimizer_"
+_EMA = "ema_"
+
+
+class PortableTrainSession(TrainSession):
+    """Runs `train_step.onnx`; the state stays in the device's memory, see `StepLoop`.
+
+    Args:
+        folder: the artifact.
+        manifest: its own.
+        device: where to train.
+        threads: of ONNX Runtime within an operator.
+        capture: whether to capture CUDA graphs.
+        tf32: whether CUDA may compute products with 10 of float32's 23 bits.
+        files: content of the folder's files; default read and compared with the manifest. The
+            folder may be replaced while a training goes on, so that nothing of it is read later.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        device: Device,
+        threads: int,
+        capture: bool,
+        tf32: bool = False,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        super().__init__(folder, manifest)
+        files = manifest.read_files(folder) if files is None else files
+        self._graphs = {name: content for name, content in files.items() if name != STATE_NAME}
+        self._engine = import_engine(device)
+        self._device = device
+        self._threads = threads
+        self._tf32 = tf32
+        self._train = self._open("train_step.onnx", capture=capture)
+        self._loop = StepLoop(self._engine, self._train, device, capture=capture)
+        self._evaluation: Any = None  # opened when first needed: not every device evaluates
+        layout = manifest.layout
+        assert layout is not None  # as was checked with the folder
+        self._parameters = layout.parameters
+        self._flat = {"parameters": layout.parameters}
+        if layout.statistics.size:
+            self._flat["statistics"] = layout.statistics
+        self._memories = layout.memories
+        self._constants: dict[str, Array] = {}
+        path = folder / STATE_NAME
+        start = take_state(parse_tensor_file(files[STATE_NAME], path), path)
+        check_values(start, str(path))
+        self._load_state(start)
+
+    @property
+    def engine(self) -> str:
+        """What computes the steps, with its version."""
+        return describe_engine(self._engine, self._device)
+
+    @property
+    def node_counts(self) -> dict[str, int]:
+        """Nodes of the training step that each provider of ONNX Runtime runs; {} if unknown."""
+        return node_counts(self._train)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps done."""
+        return int(self._loop.read("updates"))
+
+    @exclusive
+    def gradients(self) -> Mapping[str, Array]:
+        """Copy the gradients added up by steps that did not update, by parameter."""
+        views = self._parameters.split(self._loop.read("gradients"))
+        return {name: view.copy() for name, view in views.items()}
+
+    @exclusive
+    def state(self) -> TrainState:
+        """Return a copy of the state."""
+        read = self._loop.read
+
+        def tensors(flat: FlatLayout, vector: str) -> dict[str, Array]:
+            return {name: tensor.copy() for name, tensor in flat.split(read(vector)).items()}
+
+        def trained(prefix: str = "") -> dict[str, Array]:
+            return {
+                name: tensor
+                for what, flat in self._flat.items()
+                for name, tensor in tensors(flat, prefix + what).items()
+            }
+
+        return TrainState(
+            model=self._constants | trained(),
+            optimizer={
+                memory: tensors(self._parameters, _OPTIMIZER + memory) for memory in self._memories
+            },
+            balance=read("balance"),
+            updates=self.updates,
+            skipped=self.skipped,
+            ema=trained(_EMA) if self.manifest.ema else {},
+        )
+
+    def _load_state(self, state: TrainState) -> None:
+        vectors = {
+            **{what: flat.join(state.model) for what, flat in self._flat.items()},
+            "balance": np.array(state.balance, np.float32),
+            "updates": np.array(state.updates, np.float32),
+            "gradients": np.zeros(self._parameters.size, np.float32),
+        }
+        if self.manifest.ema:
+            vectors |= {_EMA + what: flat.join(state.ema) for what, flat in self._flat.items()}
+        for memory in self._memories:
+            vectors[_OPTIMIZER + memory] = self._parameters.join(state.optimizer[memory])
+        self._due = state.updates + state.skipped
+        trained = {name for flat in self._flat.values() for name in flat.names}
+        self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
+        for name, vector in vectors.items():
+            self._loop.write(name, vector)
+
+    @exclusive
+    def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
+        """Write the detector as a plain ONNX model: `images` in, `output0` out."""
+        self._check_ema(ema)
+        if "inference.onnx" not in self._graphs:
+            raise ArtifactError(
+                f"{self.folder} has no inference.onnx: its model has no `decode` to make boxes of"
+            )
+        weights = {what: value.numpy() for what, value in self._weights(ema=ema).items()}
+        with new_file(path) as temporary:
+            model = with_initializers(self._graphs["inference.onnx"], weights)
+            temporary.write_bytes(seal_model(model))
+
+    def _images(self, images: Images) -> Images:
+        """Check pictures; the graph divides by 255 itself."""
+        self._check_image_shape(images)
+        if images.dtype != np.uint8:
+            raise DataError(f"images are {images.dtype}; the portable step takes uint8 (0 to 255)")
+        return np.ascontiguousarray(images)
+
+    def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
+        settings = hyper or Hyperparameters(lr=(0.0, 0.0, 0.0))
+        inputs = {
+            "images": images,
+            "targets": targets,
+            "learning_rates": np.array(settings.lr, np.float32),
+            "momentum": np.array(settings.momentum, np.float32),
+            "weight_decay": np.array(settings.weight_decay, np.float32),
+            "max_norm": np.array(settings.max_norm, np.float32),
+            "update": np.array(hyper is not None),
+        }
+        if self.manifest.precision == "float16":
+            inputs["loss_scale"] = np.array(settings.loss_scale, np.float32)
+        if self.manifest.ema:
+            inputs["ema_decay"] = np.array(settings.ema_decay, np.float32)
+        return PendingStepResult(self._loop.run(inputs).read)
+
+    def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
+        if self._evaluation is None:
+            self._evaluation = self._open("eval_step.onnx")
+        binding = self._evaluation.io_binding()
+        binding.bind_cpu_input("images", images)
+        binding.bind_cpu_input("targets", targets)
+        state = self._weights(ema=ema) | {"balance": self._loop.value("balance")}
+        for name, value in state.items():
+            binding.bind_ortvalue_input(name, value)
+        for output in self._evaluation.get_outputs():
+            binding.bind_output(output.name)
+        self._evaluation.run_with_iobinding(binding)
+        loss, items, *decoded = binding.copy_outputs_to_cpu()
+        predictions = decoded[0] if decoded else self._no_boxes()
+        return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+
+    def _weights(self, *, ema: bool) -> dict[str, Any]:
+        """The vectors that a detector is made of, under the names that the graphs give them."""
+        prefix = _EMA if ema else ""
+        return {what: self._loop.value(prefix + what) for what in self._flat}
+
+    def _open(self, name: str, *, capture: bool = False) -> Any:
+        return open_graph(
+            self._engine,
+            self.folder / name,
+            self._device,
+            threads=self._threads,
+            capture=capture,
+            tf32=self._tf32,
+            content=self._graphs[name],
+        )

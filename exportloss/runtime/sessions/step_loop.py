@@ -1,0 +1,160 @@
+"""A graph run over and over, each time on what it gave before, in the device's own memory."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.runtime.sessions.devices import Device
+from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options
+
+__all__ = ["Outputs", "StepLoop"]
+
+_NEW = "new_"
+# ONNX Runtime frees what it had copied from pinned memory only in runs that it waits for, so now
+# and then it does; and until a graph is captured, since memory for it cannot be had meanwhile.
+_RUNS_AT_ONCE = 32
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_}
+
+
+class Outputs:
+    """What a run gave beside the state; it comes to the host when it is first looked at."""
+
+    def __init__(self, loop: StepLoop) -> None:
+        self._loop = loop
+        self._arrays: dict[str, npt.NDArray[Any]] | None = None
+
+    def read(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs by name; waits for the run the first time."""
+        with self._loop.lock:
+            if self._arrays is None:
+                self._arrays = self._loop.fetch_outputs()
+            return self._arrays
+
+
+class StepLoop:
+    """Runs a session whose outputs `new_...` are inputs of its next run.
+
+    Each tensor of the state has two buffers. A run reads one set and writes the other, so nothing
+    is copied, and a run that fails has changed nothing. In place would be wrong, too: before ONNX
+    Runtime captures a CUDA graph it runs a few times, and each run would move the state on
+    (onnxruntime issue 32243). All other tensors have one buffer. So every address is fixed, and a
+    graph is captured for each of the two directions.
+
+    On a GPU a run returns when the device has its work, and whoever reads a tensor waits for it:
+    the host makes the next batch ready meanwhile.
+
+    Args:
+        ort: the onnxruntime package, or what `import_engine` gives in its place.
+        session: of static shapes.
+        device: that the session runs on.
+        capture: whether the session was opened to capture CUDA graphs.
+
+    Attributes:
+        lock: held while outputs are read or buffers exchanged, by whichever thread.
+    """
+
+    def __init__(self, ort: Any, session: Any, device: Device, *, capture: bool) -> None:
+        self.lock = threading.RLock()
+        self._session = session
+        self._in_place = device.in_place
+        inputs = {value.name: value for value in session.get_inputs()}
+        outputs = {value.name: value for value in session.get_outputs()}
+        state = [name for name in inputs if f"{_NEW}{name}" in outputs]
+
+        def buffers(names: Sequence[str], tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                name: device.empty(ort, tensors[name].shape, _DTYPES[tensors[name].type])
+                for name in names
+            }
+
+        self._inputs = buffers([name for name in inputs if name not in state], inputs)
+        self._outputs = buffers([name for name in outputs if not name.startswith(_NEW)], outputs)
+        self._state = buffers(state, inputs)
+        self._spare = buffers(state, inputs)
+        self._ort = ort
+        self._directions = [
+            (self._bind(self._state, self._spare), 1 if capture else None),
+            (self._bind(self._spare, self._state), 2 if capture else None),
+        ]
+        self._runs = 0
+        self._uncaptured: set[int | None] = {graph for _, graph in self._directions} - {None}
+        self._running: Any = None  # the binding of a run that nobody has waited for yet
+        self._last: weakref.ref[Outputs] | None = None
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
+        """Run once, with all inputs that are no state."""
+        with self.lock:
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
+        self._settle()
+        for name, array in inputs.items():
+            self._inputs[name].update_inplace(array)
+        binding, graph = self._directions[0]
+        if not self._in_place:
+            self._bind_inputs(binding, self._state)
+        is_first = graph in self._uncaptured
+        if is_first:  # memory is allocated now: during a capture it must not be
+            self._session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
+            self._uncaptured.remove(graph)
+        options = graph_options(self._ort, graph)
+        self._runs += 1
+        has_room = not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE)
+        if self._in_place and has_room:
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._session.run_with_iobinding(binding, options)
+        self._directions.reverse()
+        self._state, self._spare = self._spare, self._state
+        self._running = binding
+        outputs = Outputs(self)
+        self._last = weakref.ref(outputs)
+        return outputs
+
+    def value(self, name: str) -> Any:
+        """Return a tensor of the state where it is, an `OrtValue`; valid until the next run."""
+        self._wait()
+        return self._state[name]
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Copy a tensor of the state to the host."""
+        return np.array(self.value(name).numpy())
+
+    def write(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Set a tensor of the state."""
+        self.value(name).update_inplace(array)
+
+    def fetch_outputs(self) -> dict[str, npt.NDArray[Any]]:
+        """Copy what the last run gave beside the state to the host."""
+        self._wait()
+        return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
+
+    def _settle(self) -> None:
+        """Free the buffers for the next run: what somebody may still look at is read now."""
+        outputs = None if self._last is None else self._last()
+        if outputs is not None:
+            outputs.read()
+        self._wait()
+
+    def _wait(self) -> None:
+        if self._running is not None:
+            self._running.synchronize_outputs()
+            self._running = None
+
+    def _bind(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
+        binding = self._session.io_binding()
+        self._bind_inputs(binding, old)
+        for name, value in self._outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        for name, value in new.items():
+            binding.bind_ortvalue_output(f"{_NEW}{name}", value)
+        return binding
+
+    def _bind_inputs(self, binding: Any, old: Mapping[str, Any]) -> None:
+        for name, value in (self._inputs | dict(old)).items():
+            binding.bind_ortvalue_input(name, value)

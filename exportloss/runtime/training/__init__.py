@@ -1,0 +1,1 @@
+"""The training loop, its schedule, and the folder of a run."""

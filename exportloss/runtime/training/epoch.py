@@ -1,0 +1,215 @@
+"""One epoch: steps on every batch, then what the detector is worth."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from exportloss.errors import TrainingError
+from exportloss.runtime.data.capacity import Overflow, fit_targets
+from exportloss.runtime.data.image_weights import class_map_of
+from exportloss.runtime.data.loader import Batch, Batches
+from exportloss.runtime.evaluation.scores import scores_of
+from exportloss.runtime.evaluation.validate import validate
+from exportloss.runtime.sessions.session import Evaluation, Items, StepResult, TrainSession
+from exportloss.runtime.training.results import START, EpochResult
+from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.schedule import PlannedStep, Schedule
+from exportloss.runtime.training.skipped import SkippedSteps, name_pictures
+
+__all__ = ["Reporter", "evaluate_start", "run_epoch"]
+
+_Entry = TypeVar("_Entry")
+
+MAX_NORM = 10.0  # of the gradient, as in YOLOv5
+
+
+class Reporter(Protocol):
+    """Who is told how a run goes."""
+
+    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+        """Take note of a batch: how many of the epoch are done, the mean losses so far, a rate."""
+
+    def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
+        """Take note of a batch that changed nothing, before `batch_done`: its loss and pictures."""
+
+    def start_done(self, result: EpochResult) -> None:
+        """Take note of what the detector is worth before the first epoch."""
+
+    def epoch_done(self, result: EpochResult, is_best: bool) -> None:
+        """Take note of an epoch, which is saved by then."""
+
+
+def run_epoch(
+    session: TrainSession,
+    train_batches: Batches,
+    val_batches: Batches | None,
+    schedule: Schedule,
+    epoch: int,
+    *,
+    folder: RunFolder,
+    overflow: Overflow,
+    skipped: SkippedSteps,
+    reporter: Reporter,
+    class_map: Sequence[float] | None,
+) -> EpochResult:
+    """Train on every batch once, and validate where there is something to validate on.
+
+    Args:
+        session: which is trained.
+        train_batches: as for `train`, like the rest.
+        val_batches: see there.
+        schedule: see there.
+        epoch: counted from 0.
+        folder: see there.
+        overflow: see there.
+        skipped: counts steps that changed nothing, and gives up.
+        reporter: see there.
+        class_map: (nc,) mAP50-95 of each class at the last validation; None before.
+
+    Raises:
+        ArtifactError: the folder was removed or replaced meanwhile.
+        DataError: a picture cannot be decoded.
+        TrainingError: too many steps were skipped, or a loss is not finite.
+    """
+    started = time.monotonic()
+    result = _train_epoch(
+        session,
+        train_batches,
+        schedule,
+        epoch,
+        folder=folder,
+        overflow=overflow,
+        skipped=skipped,
+        reporter=reporter,
+        class_map=class_map,
+    )
+    if val_batches is not None:
+        result = _validate(session, val_batches, result, overflow)
+    return dataclasses.replace(result, seconds=time.monotonic() - started)
+
+
+def evaluate_start(session: TrainSession, batches: Batches, overflow: Overflow) -> EpochResult:
+    """Validate a detector before it is trained.
+
+    Raises:
+        DataError: a picture cannot be decoded.
+        TrainingError: a loss is not finite.
+    """
+    started = time.monotonic()
+    untrained = Items(math.nan, math.nan, math.nan)
+    start = EpochResult(epoch=START, train=untrained, val=None, lr=(0.0, 0.0, 0.0))
+    start = _validate(session, batches, start, overflow)
+    return dataclasses.replace(start, seconds=time.monotonic() - started)
+
+
+def _train_epoch(
+    session: TrainSession,
+    batches: Batches,
+    schedule: Schedule,
+    epoch: int,
+    *,
+    folder: RunFolder,
+    overflow: Overflow,
+    skipped: SkippedSteps,
+    reporter: Reporter,
+    class_map: Sequence[float] | None,
+) -> EpochResult:
+    """Train on every batch once."""
+    total, left_out, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
+
+    def run() -> Generator[tuple[PlannedStep, Batch, int, StepResult], None, None]:
+        with contextlib.closing(batches.epoch(epoch, class_map=class_map)) as stream:
+            for step, batch in zip(schedule.steps(epoch), stream, strict=True):
+                targets, dropped = fit_targets(batch, session.manifest, overflow)
+                result = session.step(
+                    batch.images,
+                    targets,
+                    lr=step.lr,
+                    momentum=step.momentum,
+                    weight_decay=schedule.weight_decay,
+                    max_norm=MAX_NORM,
+                    update=step.update,
+                )
+                yield step, batch, dropped, result
+
+    with contextlib.closing(run()) as steps:
+        for done, (step, batch, dropped, result) in enumerate(_one_behind(steps), 1):
+            folder.check_held()  # noticed now rather than when the epoch is to be saved
+            where = f"epoch {epoch}, batch {done} of {len(batches)}"
+            if result.skipped:
+                reporter.batch_skipped(epoch, done, result.loss, batch.paths)
+            skipped.note(result, batch, where)
+            if not result.skipped:
+                _check_finite(result.loss, where, batch)  # artifacts of 0.1 do not skip
+                total += dataclasses.astuple(result.items)
+                trained += 1
+            left_out += dropped
+            waited += batch.waited
+            items = Items(*(total / max(trained, 1)).tolist())
+            reporter.batch_done(epoch, done, items, step.lr[0])
+    if result.skipped:
+        # The last update is due in the last step. Without it a sum of gradients may be left, which
+        # a saved state does not have: it is dropped here too, so that a resumed run is the same.
+        session.load_state(session.state())
+    return EpochResult(
+        epoch=epoch,
+        train=items,
+        val=None,
+        lr=step.lr,
+        left_out=left_out,
+        skipped=len(batches) - trained,
+        waiting=waited / (time.monotonic() - started),
+    )
+
+
+def _one_behind(entries: Iterable[_Entry]) -> Iterator[_Entry]:
+    """Yield each entry when the next is there: a GPU need not wait while a result is looked at."""
+    waiting: list[_Entry] = []
+    for entry in entries:
+        yield from waiting
+        waiting = [entry]
+    yield from waiting
+
+
+def _validate(
+    session: TrainSession, batches: Batches, result: EpochResult, overflow: Overflow
+) -> EpochResult:
+    """Add what the detector, with its running statistics, makes of the validation pictures."""
+    manifest, left_out = session.manifest, 0
+    after = "before the first epoch" if result.is_start else f"after epoch {result.epoch}"
+    where = f"validation {after}"
+
+    def evaluate(batch: Batch) -> Evaluation:
+        nonlocal left_out
+        targets, dropped = fit_targets(batch, manifest, overflow)
+        left_out += dropped
+        evaluation = session.evaluate(batch.images, targets, ema=manifest.ema)
+        _check_finite(evaluation.loss, where, batch)
+        return evaluation
+
+    with contextlib.closing(batches.epoch(0)) as stream:
+        validation = validate(evaluate, stream, num_classes=manifest.num_classes)
+    metrics = validation.metrics
+    return dataclasses.replace(
+        result,
+        val=validation.items,
+        scores=scores_of(metrics),
+        left_out=result.left_out + left_out,
+        class_map=class_map_of(metrics, manifest.num_classes),
+    )
+
+
+def _check_finite(loss: float, where: str, batch: Batch) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in {where} ({name_pictures(batch)}); train with a lower "
+            "lr0 or a longer warm-up. What was saved after earlier epochs stays"
+        )

@@ -1,0 +1,138 @@
+"""The keys of YOLOv5's hyperparameter files that concern training; others are `LossConfig`'s."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exportloss.config import LossConfig
+from exportloss.errors import ConfigError, excerpt
+from exportloss.reading import read_yaml_mapping
+from exportloss.runtime.data.augment import Augmentation
+from exportloss.runtime.optimizers.table import MAX_RATE
+
+__all__ = ["TRAINING_KEYS", "TrainingConfig", "every_key", "read_hyp", "unused_keys"]
+
+# `copy_paste` needs outlines of objects; `anchors` is for YOLOv5's own search for anchors.
+_RATES = frozenset({"lr0", "lrf", "weight_decay", "warmup_bias_lr"})
+_UNUSED = frozenset({"anchors", "copy_paste"})
+
+# Keys that YOLOv5 does not start without, with the values of its `hyp.scratch-low.yaml`, and that
+# nothing here depends on: no part of the loss reads `iou_t`, there as here.
+_UNUSED_DEFAULTS = {"iou_t": 0.2, "copy_paste": 0.0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train; the defaults are those of YOLOv5's `hyp.scratch-low.yaml`.
+
+    Attributes:
+        lr0: learning rate at the start, in [0, 1000] as all rates and the decay.
+        lrf: learning rate at the end as a share of `lr0`, >= 0.
+        momentum: of SGD, first beta of AdamW, in [0, 1).
+        weight_decay: of the weights, at the nominal batch, >= 0.
+        warmup_epochs: epochs of warm-up, >= 0; it lasts 100 batches at least.
+        warmup_momentum: momentum at the start of warm-up, in [0, 1).
+        warmup_bias_lr: learning rate of the biases at the start of warm-up, >= 0.
+        hsv_h, hsv_s, hsv_v, degrees, translate, scale, shear, perspective, flipud, fliplr,
+            mosaic, mixup: as in `Augmentation`.
+
+    Raises:
+        ConfigError: a value is no number or out of range.
+    """
+
+    lr0: float = 0.01
+    lrf: float = 0.01
+    momentum: float = 0.937
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 3.0
+    warmup_momentum: float = 0.8
+    warmup_bias_lr: float = 0.1
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    flipud: float = 0.0
+    fliplr: float = 0.5
+    mosaic: float = 1.0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(f"{name} is {excerpt(repr(value))}; expected a number")
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
+            if name in _RATES and value > MAX_RATE:
+                raise ConfigError(f"{name} is {value}; expected at most {MAX_RATE:g}")
+            if name in ("momentum", "warmup_momentum") and value >= 1:
+                raise ConfigError(f"{name} is {value}; expected a number below 1")
+        _ = self.augmentation  # which checks its own values
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What pictures are put through."""
+        names = (field.name for field in dataclasses.fields(Augmentation))
+        return Augmentation(**{name: getattr(self, name) for name in names})
+
+    @classmethod
+    def from_mapping(
+        cls, values: Mapping[str, Any], *, source: str = "the mapping"
+    ) -> TrainingConfig:
+        """Take the training keys out of a YOLOv5 `hyp` mapping; its loss keys are passed over.
+
+        Raises:
+            ConfigError: a key is unknown to YOLOv5, or a value is out of range.
+        """
+        LossConfig.from_mapping(values, source=source)  # refuses unknown keys
+        own = {field.name for field in dataclasses.fields(cls)}
+        try:
+            return cls(**{key: value for key, value in values.items() if key in own})
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+
+
+# Every key that a file may hold beside those of the loss.
+TRAINING_KEYS = frozenset(
+    {*(field.name for field in dataclasses.fields(TrainingConfig)), *_UNUSED, *_UNUSED_DEFAULTS}
+)
+
+
+def every_key(config: TrainingConfig, loss: LossConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with every key of YOLOv5's files, so that YOLOv5 can use it too.
+
+    Args:
+        config: how to train.
+        loss: with the gains before scaling.
+        given: hyperparameters as read, for the keys that are not used here.
+    """
+    unused = {key: given.get(key, default) for key, default in _UNUSED_DEFAULTS.items()}
+    return {**dataclasses.asdict(config), **dataclasses.asdict(loss), **unused}
+
+
+def read_hyp(path: str | Path | None) -> dict[str, Any]:
+    """Read a YOLOv5 hyperparameter file; None is an empty one.
+
+    Raises:
+        ConfigError: the file cannot be read, is no mapping, or holds an unknown key.
+    """
+    if path is None:
+        return {}
+    read = read_yaml_mapping(Path(path), expected="`key: value` lines", error=ConfigError)
+    for key, value in read.values.items():
+        if key != "criterion":  # which cannot be judged alone
+            TrainingConfig.from_mapping({key: value}, source=read.where(key))
+    TrainingConfig.from_mapping(read.values, source=str(path))
+    return dict(read.values)
+
+
+def unused_keys(values: Mapping[str, Any]) -> list[str]:
+    """Name the settings of a hyperparameter file that are in use there but not here."""
+    return [key for key, value in values.items() if key in _UNUSED and value]

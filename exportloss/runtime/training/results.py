@@ -1,0 +1,183 @@
+"""`results.csv`: what every epoch came to, under YOLOv5's column names."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from exportloss.errors import ArtifactError, excerpt
+from exportloss.reading import read_bounded
+from exportloss.runtime.artifact.limits import MAX_RESULTS_BYTES
+from exportloss.runtime.evaluation.scores import METRICS, Scores
+from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.storage.files import new_file
+
+__all__ = [
+    "COLUMNS",
+    "START",
+    "EpochResult",
+    "Scores",
+    "as_row",
+    "best_epoch",
+    "from_row",
+    "read_results",
+    "read_rows",
+    "write_results",
+]
+
+START = -1  # the number of what was before the first epoch
+
+_TERMS = ("box", "obj", "cls")
+COLUMNS = (
+    "epoch",
+    *(f"train/{term}_loss" for term in _TERMS),
+    *(metric.column for metric in METRICS),
+    *(f"val/{term}_loss" for term in _TERMS),
+    *("x/lr0", "x/lr1", "x/lr2"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """One epoch.
+
+    Attributes:
+        epoch: counted from 0, as YOLOv5 does; `START` is before any training.
+        train: mean terms of the loss over the training batches, while they were trained on; NaN for
+            the start.
+        val: mean terms over the validation batches at the end; None without a validation split.
+        scores: on the validation pictures; None without a validation split, or boxes.
+        lr: learning rates of the weights, norms and biases in the last batch.
+        left_out: target rows that did not fit into `max_targets`; not in the file.
+        skipped: batches that changed nothing, since their loss or gradients were not finite; not in
+            the file, nor in the mean terms.
+        waiting: share of the time of training that was spent waiting for pictures, in [0, 1]; not
+            in the file.
+        seconds: how long it took; not in the file.
+        class_map: (nc,) mAP50-95 of each class, classes without objects with the mean; None
+            without a validation; in `results.jsonl` only.
+    """
+
+    epoch: int
+    train: Items
+    val: Items | None
+    scores: Scores | None = None
+    lr: tuple[float, float, float]
+    left_out: int = 0
+    skipped: int = 0
+    waiting: float = 0.0
+    seconds: float = 0.0
+    class_map: tuple[float, ...] | None = None
+
+    @property
+    def is_start(self) -> bool:
+        """Whether this is what the detector was worth before any training."""
+        return self.epoch == START
+
+    @property
+    def loss(self) -> float:
+        """Box + objectness + class, of validation if any."""
+        items = self.val or self.train
+        return items.box + items.objectness + items.category
+
+    @property
+    def fitness(self) -> float:
+        """What is best where it is highest; 0 without scores."""
+        return 0.0 if self.scores is None else self.scores.fitness
+
+
+def best_epoch(results: Sequence[EpochResult]) -> EpochResult:
+    """Return the epoch of the highest fitness; of equal ones that of the lowest loss.
+
+    Where some were validated, the others do not count.
+
+    Args:
+        results: at least one.
+    """
+    judged = [result for result in results if result.scores is not None] or results
+    return min(judged, key=lambda result: (-result.fitness, result.loss, result.epoch))
+
+
+def write_results(path: Path, results: Sequence[EpochResult]) -> None:
+    """Write all epochs to a file, atomically, in full precision.
+
+    YOLOv5's `x/lr0` is the rate of the biases, `x/lr1` of the weights, `x/lr2` of the norms.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for result in results:
+            writer.writerow("" if value is None else value for value in as_row(result).values())
+
+
+def as_row(result: EpochResult) -> dict[str, int | float | None]:
+    """Return the columns of an epoch; None stands for what is not known."""
+    weights, norms, biases = result.lr
+    val = (None,) * len(_TERMS) if result.val is None else dataclasses.astuple(result.val)
+    scores = [
+        None if result.scores is None else getattr(result.scores, metric.name) for metric in METRICS
+    ]
+    train = dataclasses.astuple(result.train)
+    values = (result.epoch, *train, *scores, *val, biases, weights, norms)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def from_row(row: Mapping[str, str]) -> EpochResult:
+    """Return the epoch of a row of the file, whose empty columns are not known.
+
+    Raises:
+        KeyError, TypeError, ValueError: a column is missing, or holds no number.
+    """
+    train, val = ([row[f"{split}/{term}_loss"] for term in _TERMS] for split in ("train", "val"))
+    scores = {metric.name: row[metric.column] for metric in METRICS}
+    biases, weights, norms = (float(row[f"x/lr{group}"]) for group in range(3))
+    return EpochResult(
+        epoch=int(row["epoch"]),
+        train=Items(*map(float, train)),
+        val=Items(*map(float, val)) if any(val) else None,
+        scores=Scores(**{name: float(score or "nan") for name, score in scores.items()})
+        if any(scores.values())
+        else None,
+        lr=(weights, norms, biases),
+    )
+
+
+def read_results(path: Path) -> list[EpochResult]:
+    """Read what `write_results` wrote; a file that is not there holds no epoch.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    try:
+        return list(map(from_row, read_rows(path)))
+    except FileNotFoundError:
+        return []
+    except ArtifactError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the lines of a `results.csv` by its column names, spaces around these left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ArtifactError: it is no regular file, larger than `MAX_RESULTS_BYTES`, or damaged.
+    """
+    content = read_bounded(path, MAX_RESULTS_BYTES, error=ArtifactError)
+    try:
+        rows = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        return [{str(key).strip(): cell for key, cell in row.items()} for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} is no readable results file: {excerpt(repr(error))}")

@@ -1,0 +1,145 @@
+"""YOLOv5's training schedule (v6.2, v7.0): rates, momentum and accumulation of every batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from exportloss.bounds import at_least
+from exportloss.runtime.optimizers.table import OPTIMIZERS, OptimizerName
+from exportloss.runtime.training.hyp import TrainingConfig
+
+__all__ = ["MIN_WARMUP", "PlannedStep", "Schedule"]
+
+MIN_WARMUP = 100  # batches, however short the run is
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """Settings of one batch.
+
+    Attributes:
+        lr: learning rates of the weights, norms and biases.
+        momentum: momentum, or the first beta of Adam and AdamW.
+        accumulate: batches whose gradients YOLOv5 would add up before it updates, >= 1.
+        update: whether the parameters are updated after this batch.
+    """
+
+    lr: tuple[float, float, float]
+    momentum: float
+    accumulate: int
+    update: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What YOLOv5 would train each batch with.
+
+    Learning rates fall from `lr0` towards `lr0 * lrf` over the epochs, in a line or along a cosine.
+    In the first `warmup_epochs`, or 100 batches where those are more, the rates of weights and
+    norms rise from 0, that of the biases falls from `warmup_bias_lr`, the momentum rises from
+    `warmup_momentum` (not of Adam and AdamW) and the accumulation grows from 1.
+
+    Warm-up aims at `factor(epoch)`. After it YOLOv5's scheduler sets the rates, one epoch late: it
+    steps when an epoch ends, so that epoch e trains with `factor(e - 1)`. The epoch in which
+    warm-up ends keeps what warm-up aimed at.
+
+    Gradients are added up until about `nominal_batch` pictures were seen. One thing differs from
+    YOLOv5: what is left at the end of an epoch is applied there and not carried into the next
+    one, so that a state saved between epochs is complete and a resumed run is the same run.
+
+    As in YOLOv5 the 100 batches hold for runs that are shorter, which then never leave warm-up;
+    `warmup_covers_run` tells.
+
+    Attributes:
+        epochs: epochs of the run, >= 1.
+        batches: batches an epoch, >= 1.
+        batch_size: pictures a batch, >= 1.
+        config: rates, momentum, decay and warm-up.
+        optimizer: optimizer of the run; Adam and AdamW keep their betas through warm-up.
+        cosine: a cosine (arXiv 1812.01187) instead of a line.
+        nominal_batch: pictures an update, >= 1; YOLOv5's is 64.
+
+    Raises:
+        ConfigError: a number is below 1.
+    """
+
+    epochs: int
+    batches: int
+    batch_size: int
+    config: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    optimizer: OptimizerName = "sgd"
+    cosine: bool = False
+    nominal_batch: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batches", "batch_size", "nominal_batch"):
+            at_least(1, **{name: getattr(self, name)})
+
+    @property
+    def warmup_batches(self) -> int:
+        """Batches of warm-up, >= 100."""
+        return max(round(self.config.warmup_epochs * self.batches), MIN_WARMUP)
+
+    @property
+    def warmup_covers_run(self) -> bool:
+        """Whether the run ends before warm-up does."""
+        return self.epochs * self.batches <= self.warmup_batches
+
+    @property
+    def accumulate(self) -> int:
+        """Batches an update after warm-up, >= 1."""
+        return max(round(self.nominal_batch / self.batch_size), 1)
+
+    @property
+    def weight_decay(self) -> float:
+        """Decay of the weights, scaled to the pictures that an update really takes."""
+        return self.config.weight_decay * self.batch_size * self.accumulate / self.nominal_batch
+
+    def factor(self, epoch: int) -> float:
+        """Share of `lr0` that the line or cosine has reached after so many epochs."""
+        lrf, done = self.config.lrf, epoch / self.epochs
+        if self.cosine:
+            return (1 - math.cos(math.pi * done)) / 2 * (lrf - 1) + 1
+        return (1 - done) * (1 - lrf) + lrf
+
+    def steps(self, epoch: int) -> tuple[PlannedStep, ...]:
+        """Plan the batches of an epoch, counted from 0; the last one always updates."""
+        planned = []
+        waiting = 0  # batches whose gradients wait for an update
+        for index in range(self.batches):
+            step = self._step(epoch, index)
+            waiting += 1
+            if waiting >= step.accumulate or index == self.batches - 1:
+                step = dataclasses.replace(step, update=True)
+                waiting = 0
+            planned.append(step)
+        return tuple(planned)
+
+    def epochs_done(self, updates: int) -> int | None:
+        """Return after how many epochs a run has made `updates`, or None if between two."""
+        made = 0
+        for epoch in range(self.epochs + 1):
+            if made >= updates:
+                return epoch if made == updates else None
+            made += sum(step.update for step in self.steps(epoch))
+        return None
+
+    def _step(self, epoch: int, index: int) -> PlannedStep:
+        config = self.config
+        warms_up = epoch * self.batches <= self.warmup_batches  # the first batch of the epoch
+        lr = bias_lr = config.lr0 * self.factor(epoch if warms_up else epoch - 1)
+        momentum, accumulate = config.momentum, self.accumulate
+        if (iteration := epoch * self.batches + index) <= self.warmup_batches:
+            warm_up = functools.partial(np.interp, iteration, (0, self.warmup_batches))
+            bias_lr = float(warm_up((config.warmup_bias_lr, lr)))
+            lr = float(warm_up((0.0, lr)))
+            if OPTIMIZERS[self.optimizer].warms_up_momentum:
+                momentum = float(warm_up((config.warmup_momentum, momentum)))
+            accumulate = max(round(warm_up((1.0, self.nominal_batch / self.batch_size))), 1)
+        return PlannedStep(
+            lr=(lr, lr, bias_lr), momentum=momentum, accumulate=accumulate, update=False
+        )

@@ -1,0 +1,65 @@
+"""Training steps that were skipped: counted, named, and the end of a run where they go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from exportloss.bounds import at_least
+from exportloss.errors import TrainingError
+from exportloss.runtime.data.loader import Batch
+from exportloss.runtime.sessions.session import StepResult
+from exportloss.runtime.storage.files import new_file
+
+__all__ = ["MAX_SKIPPED", "SkippedSteps"]
+
+MAX_SKIPPED = 10
+
+
+class SkippedSteps:
+    """Counts skipped steps in a row.
+
+    Args:
+        path: where the batch is kept that ends the run.
+        most: steps in a row that end it, >= 1.
+
+    Raises:
+        ConfigError: `most` is below 1.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        at_least(1, max_skipped=most)
+        self._path = path
+        self._most = most
+        self._in_a_row = 0
+
+    def note(self, result: StepResult, batch: Batch, where: str) -> None:
+        """Take note of a step.
+
+        Args:
+            result: of the step.
+            batch: what it was to train on.
+            where: the batch's place in the run, in words.
+
+        Raises:
+            TrainingError: it is one skipped step too many; the batch is named, and kept as numpy's
+                `.npz`: `images`, `targets` and `paths` as in `Batch`.
+        """
+        self._in_a_row = self._in_a_row + 1 if result.skipped else 0
+        if self._in_a_row < self._most:
+            return
+        with new_file(self._path) as temporary, temporary.open("wb") as file:
+            paths = np.array([str(path) for path in batch.paths])
+            np.savez(file, images=batch.images, targets=batch.targets, paths=paths)
+        raise TrainingError(
+            f"{self._in_a_row} steps in a row were skipped, since their loss or gradients are not "
+            f"finite; the last is {where} (loss {result.loss}; {name_pictures(batch)}), kept in "
+            f"{self._path}. Train with a lower lr0 or a longer warm-up. What was saved after "
+            "earlier epochs stays"
+        )
+
+
+def name_pictures(batch: Batch) -> str:
+    """The picture files of a batch, with commas."""
+    return ", ".join(map(str, batch.paths))

@@ -1,0 +1,137 @@
+"""Frames of a video or camera: PyAV, found when it is needed, and its frames as images."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from exportloss.errors import DataError, InstallationError
+from exportloss.runtime.images.load import ImageArray
+
+__all__ = ["MAX_FRAME_PIXELS", "Frame", "Images", "Timeline", "check_frame_size", "import_av"]
+
+MAX_FRAME_PIXELS = 1 << 25  # 8K (7680 x 4320) has 33.2 million; a decoder keeps up to 16 frames
+
+_USUAL_RATE = Fraction(25)  # frames per second, of a source that does not say
+_SLOWEST, _FASTEST = Fraction(1, 100), Fraction(1000)
+_MATRIX_BYTES = 9 * 4
+_LONGEST_GAP = Fraction(24 * 3600)  # seconds between two frames; more is a damaged time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One frame.
+
+    Attributes:
+        image: (H, W, 3) RGB in [0, 255], upright, as from `load_image`.
+        number: place in the source, from 1.
+        time: seconds after the first frame; higher for each later frame.
+    """
+
+    image: ImageArray
+    number: int
+    time: Fraction
+
+
+class Timeline:
+    """Turns the times that a source gives its frames into times that only rise.
+
+    Args:
+        base: seconds per unit of the source's times; None where it has none.
+        rate: frames per second, of those without a usable time; None where it does not say.
+
+    Attributes:
+        rate: frames per second.
+    """
+
+    def __init__(self, base: Fraction | None, rate: Fraction | None) -> None:
+        usable = rate is not None and _SLOWEST <= rate <= _FASTEST
+        self.rate = rate if usable and rate is not None else _USUAL_RATE
+        self._base = base if base is not None and base > 0 else None
+        self._shift: Fraction | None = None
+        self._last: Fraction | None = None
+
+    def place(self, pts: int | None) -> Fraction:
+        """Return the time of the next frame, seconds after the first."""
+        given = None if pts is None or self._base is None else pts * self._base
+        if self._last is None:
+            self._shift, self._last = given, Fraction(0)
+            return self._last
+        time = None if given is None or self._shift is None else given - self._shift
+        if time is None or not self._last < time <= self._last + _LONGEST_GAP:
+            time = self._last + 1 / self.rate
+            self._shift = None if given is None else given - time
+        self._last = time
+        return time
+
+
+def import_av() -> ModuleType:
+    """Return PyAV.
+
+    Raises:
+        InstallationError: it is not installed, or cannot be loaded.
+    """
+    try:
+        return import_module("av")
+    except ImportError as error:
+        raise InstallationError(
+            f"videos and cameras need PyAV, which cannot be imported ({error}); install "
+            "exportloss[video]"
+        ) from error
+
+
+def check_frame_size(what: object, width: int, height: int) -> None:
+    """Check the size that a source says its frames have.
+
+    Raises:
+        DataError: they have no pixel, or more than `MAX_FRAME_PIXELS`.
+    """
+    if width < 1 or height < 1:
+        raise DataError(f"{what}: frames of {width} x {height} pixels; is it damaged?")
+    if width * height > MAX_FRAME_PIXELS:
+        raise DataError(
+            f"{what}: frames of {width} x {height} pixels are too large; expected at most "
+            f"{MAX_FRAME_PIXELS} pixels: make it smaller"
+        )
+
+
+class Images:
+    """Turns a source's frames, PyAV's, into images as they are meant to be seen.
+
+    What FFmpeg needs to convert pixels, threads among it, is made once, not per frame.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = import_av().video.reformatter.VideoReformatter()
+        self._rotation: int | None = None
+        self._matrix: list[int] | None = None
+
+    def convert(self, frame: Any) -> ImageArray:
+        """Return a frame as (H, W, 3) RGB, rotated and mirrored."""
+        # What `side_data` gives keeps the frame alive until garbage is collected, so it is not
+        # read of every frame. A matrix is the file's, or changes with the rotation.
+        if frame.rotation != self._rotation:
+            self._rotation = frame.rotation
+            given = frame.side_data.get("DISPLAYMATRIX")
+            usable = given is not None and given.buffer_size >= _MATRIX_BYTES
+            self._matrix = np.frombuffer(bytes(given), np.int32, 9).tolist() if usable else None
+        image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        return np.ascontiguousarray(image if self._matrix is None else _turn(image, self._matrix))
+
+
+def _turn(image: ImageArray, matrix: list[int]) -> ImageArray:
+    """Apply a display matrix: x' = a x + c y, y' = b x + d y; ignored unless by right angles."""
+    a, b, _, c, d, *_ = matrix
+    if a == d == 0 and b and c:
+        image = image.transpose(1, 0, 2)
+        down, right = b, c
+    elif b == c == 0 and a and d:
+        down, right = d, a
+    else:
+        return image
+    return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
