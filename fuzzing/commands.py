@@ -43,11 +43,11 @@ WORDS = (
 # What takes more than a moment, and is fuzzed or tested elsewhere: building a model, training,
 # measuring, looking through a camera.
 _SLOW = (
-    "exportloss.cli.detect.open_camera",
-    "exportloss.cli.export.load_detector",
-    "exportloss.cli.train.load_detector",
-    "exportloss.cli.train.train",
-    "exportloss.cli.bench._measure",
+    "exportloss.cli.detection.detect.open_camera",
+    "exportloss.cli.export.command.load_detector",
+    "exportloss.cli.train.command.load_detector",
+    "exportloss.cli.train.command.train",
+    "exportloss.cli.bench.command._measure",
     "exportloss.demo.run.demo",
     "exportloss.export.verify.verify.verify_all",
 )

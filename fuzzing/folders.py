@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exportloss.cli import make_parser
 from exportloss.cli.outputs import check_outputs
-from exportloss.cli.train_options import fill_options
+from exportloss.cli.train.options import fill_options
 from exportloss.errors import ExportLossError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.artifact.state import load_state

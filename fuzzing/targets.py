@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from exportloss.cli import make_parser
-from exportloss.cli.train_options import fill_options
+from exportloss.cli.train.options import fill_options
 from exportloss.config import LossConfig
 from exportloss.errors import ExportLossError
 from exportloss.export import check

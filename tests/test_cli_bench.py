@@ -10,8 +10,8 @@ import torch
 
 from exportloss.bench import BENCHES, BenchResult, Row
 from exportloss.bench.statistics import Timing
-from exportloss.cli import bench as command
 from exportloss.cli import main
+from exportloss.cli.bench import command
 from exportloss.errors import BenchmarkError
 
 TINY = ["--imgsz", "64", "--batch-size", "1", "--nc", "2", "--max-targets", "8", "--threads", "1"]

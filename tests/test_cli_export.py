@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from exportloss.cli import main
 from exportloss.cli.arguments import ExportSettings
-from exportloss.cli.export import add_parser
-from exportloss.cli.formats import FILES, FOLDERS
-from exportloss.cli.unused_options import USED_BY
-from exportloss.cli.weights import load_detector
+from exportloss.cli.export.command import add_parser
+from exportloss.cli.export.formats import FILES, FOLDERS
+from exportloss.cli.export.unused_options import USED_BY
+from exportloss.cli.export.weights import load_detector
 from exportloss.demo.dataset import SHAPE_NAMES
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.models import yolov5

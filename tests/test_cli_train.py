@@ -9,7 +9,7 @@ import yaml
 
 import exportloss
 from exportloss.cli import main
-from exportloss.cli.progress import _waiting
+from exportloss.cli.train.progress import _waiting
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
 from tests.training_runs import assert_same_run

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exportloss.cli.weights import is_file_name
+from exportloss.cli.export.weights import is_file_name
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.export import export_inference
 from exportloss.models import YoloV5, freeze, parameter_groups, read_checkpoint, transfer, yolov5

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from exportloss.cli import main
-from exportloss.cli.quantize import write_int8
+from exportloss.cli.export.quantize import write_int8
 from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml

@@ -12,8 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from exportloss.cli import main, train_pictures, val
+from exportloss.cli import main
+from exportloss.cli.detection import val
 from exportloss.cli.outputs import dataset_trees
+from exportloss.cli.train import pictures as train_pictures
 from exportloss.runtime.data.dataset import read_data_yaml
 from exportloss.runtime.evaluation.inference import Detector
 from tests.bright_detector import make_spots, spot_picture, write_bright_detector

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from exportloss.cli import main
-from exportloss.cli.export import add_parser
-from exportloss.cli.export_from_run import fill_from_run
+from exportloss.cli.export.command import add_parser
+from exportloss.cli.export.from_run import fill_from_run
 from exportloss.config import LossConfig
 from exportloss.runtime import Manifest
 from exportloss.runtime.evaluation.inference import Detector

@@ -7,7 +7,7 @@ import pytest
 
 from exportloss import DeviceError
 from exportloss.cli import main
-from exportloss.cli import train as train_command
+from exportloss.cli.train import command as train_command
 from exportloss.export import export_train_step, export_training_artifacts
 from exportloss.runtime import LossSession, TrainSession
 from exportloss.runtime.evaluation import inference as detectors

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from exportloss.cli.tensorboard import WithEvents
+from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.protobuf import fields

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exportloss.cli import main
-from exportloss.cli.detectors import open_detector
+from exportloss.cli.detection.detectors import open_detector
 from exportloss.runtime.artifact.state import load_state
 from tests.test_cli_train import command
 

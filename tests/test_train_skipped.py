@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from exportloss.cli.progress import Lines
 from exportloss.cli.terminal import Terminal
+from exportloss.cli.train.progress import Lines
 from exportloss.errors import ConfigError, TrainingError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.training.results import read_results

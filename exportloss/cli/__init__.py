@@ -10,19 +10,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import exportloss
-from exportloss.cli import (
-    bench,
-    check,
-    completion,
-    demo,
-    detect,
-    export,
-    history,
-    train,
-    val,
-    verify,
-)
+from exportloss.cli import check, completion, demo, history, verify
+from exportloss.cli.bench import command as bench
+from exportloss.cli.detection import detect, val
+from exportloss.cli.export import command as export
 from exportloss.cli.terminal import say
+from exportloss.cli.train import command as train
 from exportloss.cli.unknown_flags import explain
 from exportloss.errors import ExportLossError, excerpt, printable
 

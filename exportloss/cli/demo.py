@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from exportloss.cli.outputs import check_outputs
-from exportloss.cli.progress import report
 from exportloss.cli.terminal import Terminal, say
+from exportloss.cli.train.progress import report
 from exportloss.cli.verify import print_verification
 from exportloss.errors import InstallationError
 from exportloss.runtime.sessions.installation import how_to_install, import_onnxruntime_training

@@ -20,14 +20,14 @@ from exportloss.bench import (
     run_bench,
 )
 from exportloss.bench.plot import plot
-from exportloss.cli.bench_options import (
+from exportloss.cli.bench.options import (
     add_growth_arguments,
     add_measuring_arguments,
     add_output_arguments,
     add_size_arguments,
     make_setting,
 )
-from exportloss.cli.bench_tables import print_growth, print_result
+from exportloss.cli.bench.tables import print_growth, print_result
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, InstallationError
 from exportloss.runtime.drawing.figures import matplotlib_missing

@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from exportloss.cli.detection.torch_detector import WEIGHTS_SUFFIXES, open_weights
 from exportloss.cli.device_options import add_device_arguments
-from exportloss.cli.torch_detector import WEIGHTS_SUFFIXES, open_weights
 from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.evaluation.contained import TIME_LIMIT

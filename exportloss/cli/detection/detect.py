@@ -15,10 +15,14 @@ from typing import Any
 from exportloss.bounds import at_least
 from exportloss.cli.arguments import image_size
 from exportloss.cli.data_report import print_skipped, print_undrawable
-from exportloss.cli.detection_writer import DetectionWriter
-from exportloss.cli.detectors import add_detector_arguments, add_folder_arguments, open_chosen
+from exportloss.cli.detection.detectors import (
+    add_detector_arguments,
+    add_folder_arguments,
+    open_chosen,
+)
+from exportloss.cli.detection.stopping import Stopping
+from exportloss.cli.detection.writer import DetectionWriter
 from exportloss.cli.outputs import check_run_folder
-from exportloss.cli.stopping import Stopping
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, DataError, excerpt, printable
 from exportloss.runtime.data.dataset import label_path, read_data_yaml

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from exportloss.cli.arguments import ExportSettings
 from exportloss.cli.data_report import print_recall, print_skipped
+from exportloss.cli.export.weights import LoadedDetector
 from exportloss.cli.terminal import say
-from exportloss.cli.weights import LoadedDetector
 from exportloss.errors import DataError
 from exportloss.runtime.data.anchors import (
     Anchors,

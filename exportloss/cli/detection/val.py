@@ -12,7 +12,7 @@ from rich.progress import track
 
 from exportloss.cli.arguments import image_size
 from exportloss.cli.data_report import print_split, print_undrawable
-from exportloss.cli.detectors import (
+from exportloss.cli.detection.detectors import (
     Opened,
     add_detector_arguments,
     add_folder_arguments,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, get_args
 
 from exportloss.bounds import at_least
 from exportloss.cli.arguments import ExportSettings, add_export_arguments, smooth_labels
-from exportloss.cli.export_from_run import fill_from_run
-from exportloss.cli.formats import FILES, FOLDERS, about_formats
+from exportloss.cli.export.formats import FILES, FOLDERS, about_formats
+from exportloss.cli.export.from_run import fill_from_run
+from exportloss.cli.export.quantize import check_int8, write_int8
+from exportloss.cli.export.suiting import suit_anchors, training_images
+from exportloss.cli.export.unused_options import refuse_unused_options
+from exportloss.cli.export.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.cli.outputs import check_outputs
-from exportloss.cli.quantize import check_int8, write_int8
-from exportloss.cli.suiting import suit_anchors, training_images
 from exportloss.cli.terminal import say
-from exportloss.cli.unused_options import refuse_unused_options
-from exportloss.cli.weights import LoadedDetector, is_file_name, load_detector
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT, formats_taking

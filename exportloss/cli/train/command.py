@@ -12,18 +12,18 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, smooth_labels
 from exportloss.cli.data_report import print_recall
-from exportloss.cli.export import export_artifacts
+from exportloss.cli.export.command import export_artifacts
+from exportloss.cli.export.suiting import suit_anchors
+from exportloss.cli.export.weights import LoadedDetector, load_detector
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
-from exportloss.cli.progress import report
-from exportloss.cli.suiting import suit_anchors
-from exportloss.cli.tensorboard import WithEvents
 from exportloss.cli.terminal import say
-from exportloss.cli.train_options import add_train_arguments, fill_options, write_options
-from exportloss.cli.train_pictures import draw_data, draw_results, has_results
-from exportloss.cli.train_report import Plan, print_data, print_plan, print_result
-from exportloss.cli.train_resume import check_resumed, run_to_resume, update_options
-from exportloss.cli.train_source import Source, find_source
-from exportloss.cli.weights import LoadedDetector, load_detector
+from exportloss.cli.train.options import add_train_arguments, fill_options, write_options
+from exportloss.cli.train.pictures import draw_data, draw_results, has_results
+from exportloss.cli.train.progress import report
+from exportloss.cli.train.report import Plan, print_data, print_plan, print_result
+from exportloss.cli.train.resume import check_resumed, run_to_resume, update_options
+from exportloss.cli.train.source import Source, find_source
+from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest

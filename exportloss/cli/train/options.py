@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from exportloss.cli.arguments import add_export_arguments
 from exportloss.cli.device_options import add_device_arguments
-from exportloss.cli.moved_artifacts import artifacts_to_resume
+from exportloss.cli.train.moved_artifacts import artifacts_to_resume
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.artifact.kinds import KINDS
 from exportloss.runtime.data.capacity import Overflow

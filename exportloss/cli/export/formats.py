@@ -12,7 +12,7 @@ from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
 from exportloss.runtime.artifact.manifest import Manifest
 
 if TYPE_CHECKING:
-    from exportloss.cli.weights import LoadedDetector
+    from exportloss.cli.export.weights import LoadedDetector
     from exportloss.export import NmsSettings
     from exportloss.loss.yolo_loss import YoloLoss
 

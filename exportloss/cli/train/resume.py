@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from exportloss.cli.terminal import say
-from exportloss.cli.train_options import CHANGED_ON_RESUME
+from exportloss.cli.train.options import CHANGED_ON_RESUME
 from exportloss.errors import ConfigError
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.training.history import latest_run

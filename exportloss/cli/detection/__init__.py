@@ -1,0 +1,1 @@
+"""`exportloss val` and `exportloss detect`."""

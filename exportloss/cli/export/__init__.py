@@ -1,0 +1,1 @@
+"""`exportloss export`."""
