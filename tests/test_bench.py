@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from exportloss import BenchmarkError, ConfigError
 from exportloss.bench import Scenario
-from exportloss.bench.limits import count_multiply_adds
+from exportloss.bench.implementations.implementation import Rival
+from exportloss.bench.machine.limits import count_multiply_adds
 from exportloss.bench.measuring import check_agreement, measure
 from exportloss.bench.process import RivalProcess, Unavailable
-from exportloss.bench.rivals import Rival
 from exportloss.bench.scenario import make_head, make_maps, make_padded_targets, make_targets
 from exportloss.bench.statistics import Timing, fitted_exponent, fitted_slope
 

@@ -4,9 +4,9 @@ Imports neither torch nor onnx: those are loaded by the processes that need them
 """
 
 from exportloss.bench.growth import AXES, Growth, measure_growth
-from exportloss.bench.registry import BENCHES
+from exportloss.bench.implementations.implementation import Bench, Prepared, Rival
+from exportloss.bench.implementations.registry import BENCHES
 from exportloss.bench.results import BenchResult, Row
-from exportloss.bench.rivals import Bench, Prepared, Rival
 from exportloss.bench.running import measure_memory, run_bench
 from exportloss.bench.scenario import Scenario
 from exportloss.bench.starting import Setting

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from exportloss.bench.artifacts import EXPORTERS
-from exportloss.bench.detector import configure_torch
-from exportloss.bench.rivals import Prepared
+from exportloss.bench.implementations.artifacts import EXPORTERS
+from exportloss.bench.implementations.detector import configure_torch
+from exportloss.bench.implementations.implementation import Prepared
 from exportloss.bench.scenario import Scenario
 
 __all__ = ["loss", "ort_training", "portable"]

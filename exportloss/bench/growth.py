@@ -48,7 +48,7 @@ class Axis:
 
 
 def _multiply_adds(scenario: Scenario) -> float:
-    from exportloss.bench.limits import count_multiply_adds
+    from exportloss.bench.machine.limits import count_multiply_adds
 
     return count_multiply_adds(scenario)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import exportloss
-from exportloss.bench.rivals import Rival
+from exportloss.bench.implementations.implementation import Rival
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import BenchmarkError
 

@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from exportloss.bench.machine import describe_machine
+from exportloss.bench.implementations.implementation import Bench, Rival
+from exportloss.bench.machine.description import describe_machine
 from exportloss.bench.measuring import check_agreement, measure
 from exportloss.bench.process import Unavailable
 from exportloss.bench.results import BenchResult, Limit, Row
-from exportloss.bench.rivals import Bench, Rival
 from exportloss.bench.starting import Setting, Started, check_device, started
 from exportloss.bench.statistics import Timing
 from exportloss.bounds import at_least

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from exportloss.bench.artifacts import find_or_export
+from exportloss.bench.implementations.artifacts import find_or_export
+from exportloss.bench.implementations.implementation import Rival
 from exportloss.bench.process import Ready, RivalProcess, Unavailable
-from exportloss.bench.rivals import Rival
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ArtifactError, ConfigError, ExportLossError, InstallationError
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import exportloss
-from exportloss.bench.memory import device_mb, peak_mb, resident_mb
-from exportloss.bench.rivals import Prepared, Rival
+from exportloss.bench.implementations.implementation import Prepared, Rival
+from exportloss.bench.machine.memory import device_mb, peak_mb, resident_mb
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ExportLossError
 

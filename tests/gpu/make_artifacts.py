@@ -24,7 +24,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.gpu import RUNS, sizes_of
-from exportloss.bench.artifacts import find_or_export
+from exportloss.bench.implementations.artifacts import find_or_export
 from exportloss.bench.scenario import Scenario
 from exportloss.export import export_loss, export_train_step
 from tests.device.make_artifacts import SETTINGS, draw_batches, export_case, make_case

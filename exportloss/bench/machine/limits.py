@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exportloss.bench.detector import configure_torch, make_model, make_torch_maps
-from exportloss.bench.rivals import Prepared
+from exportloss.bench.implementations.detector import configure_torch, make_model, make_torch_maps
+from exportloss.bench.implementations.implementation import Prepared
 from exportloss.bench.scenario import Scenario
 from exportloss.models import YoloV5, freeze
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from exportloss.bench.rivals import Prepared
+from exportloss.bench.implementations.implementation import Prepared
 from exportloss.bench.scenario import (
     LEARNING_RATE,
     MAX_NORM,

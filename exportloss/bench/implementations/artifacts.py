@@ -61,7 +61,7 @@ def _exporter(kind: ArtifactKind) -> Exporter:
     """Make the exporter of a kind, which passes on what of the scenario it has an option for."""
 
     def export(scenario: Scenario, path: Path) -> None:
-        from exportloss.bench.detector import make_loss, make_model
+        from exportloss.bench.implementations.detector import make_loss, make_model
 
         model = make_model(scenario)
         loss = make_loss(model, scenario)

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exportloss.bench.compiling import captured, compiled_function
-from exportloss.bench.detector import (
+from exportloss.bench.implementations.compiling import captured, compiled_function
+from exportloss.bench.implementations.detector import (
     configure_torch,
     make_eager_loss,
     make_loss,
     make_model,
     with_one_thread,
 )
-from exportloss.bench.rivals import Prepared
+from exportloss.bench.implementations.implementation import Prepared
 from exportloss.bench.scenario import (
     LEARNING_RATE,
     MAX_NORM,

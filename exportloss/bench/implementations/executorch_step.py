@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exportloss.bench.detector import configure_torch, make_loss, make_model
-from exportloss.bench.rivals import Prepared
+from exportloss.bench.implementations.detector import configure_torch, make_loss, make_model
+from exportloss.bench.implementations.implementation import Prepared
 from exportloss.bench.scenario import (
     LEARNING_RATE,
     MOMENTUM,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exportloss.bench.rivals import Bench, Rival
+from exportloss.bench.implementations.implementation import Bench, Rival
 
 __all__ = ["BENCHES"]
 
 
 def _torch(bench: str, name: str, about: str) -> Rival:
     function = name.replace("-", "_")
-    prepare = f"exportloss.bench.torch_{bench}:{function}"
+    prepare = f"exportloss.bench.implementations.torch_{bench}:{function}"
     return Rival(name=name, about=about, prepare=prepare)
 
 
@@ -19,7 +19,7 @@ def _ort(module: str, name: str, about: str, artifact: str) -> Rival:
     return Rival(
         name=name,
         about=about,
-        prepare=f"exportloss.bench.{module}",
+        prepare=f"exportloss.bench.implementations.{module}",
         libraries=("onnxruntime", "numpy"),
         artifact=artifact,
         portable=name == "portable",
@@ -38,7 +38,7 @@ def _export(name: str, about: str) -> Rival:
 
 def _limit(name: str, about: str) -> Rival:
     function = name.replace("-", "_")
-    return Rival(name=name, about=about, prepare=f"exportloss.bench.limits:{function}")
+    return Rival(name=name, about=about, prepare=f"exportloss.bench.machine.limits:{function}")
 
 
 _LOSS = Bench(
@@ -74,7 +74,7 @@ _STEP = Bench(
         Rival(
             name="openvino",
             about="the portable step in OpenVINO, where it is installed",
-            prepare="exportloss.bench.ort_step:openvino",
+            prepare="exportloss.bench.implementations.ort_step:openvino",
             libraries=("openvino", "numpy"),
             artifact="step",
             portable=True,
@@ -82,7 +82,7 @@ _STEP = Bench(
         Rival(
             name="executorch",
             about="ExecuTorch's training module, where it is installed",
-            prepare="exportloss.bench.executorch_step:executorch",
+            prepare="exportloss.bench.implementations.executorch_step:executorch",
             libraries=("torch", "executorch.extension.training"),
         ),
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from exportloss.bench.rivals import Prepared
+from exportloss.bench.implementations.implementation import Prepared
 from exportloss.bench.scenario import Scenario, make_head, make_maps, make_targets
 from exportloss.errors import ConfigError
 from exportloss.runtime.sessions.devices import Device

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exportloss.bench.compiling import captured, compiled_function
-from exportloss.bench.detector import (
+from exportloss.bench.implementations.compiling import captured, compiled_function
+from exportloss.bench.implementations.detector import (
     configure_torch,
     make_eager_loss,
     make_loss,
@@ -18,7 +18,7 @@ from exportloss.bench.detector import (
     make_torch_maps,
     with_one_thread,
 )
-from exportloss.bench.rivals import Prepared
+from exportloss.bench.implementations.implementation import Prepared
 from exportloss.bench.scenario import Scenario, make_padded_targets, make_targets
 from exportloss.errors import ConfigError
 from exportloss.loss.sparse_head import SparseHeadLoss
