@@ -107,7 +107,7 @@ $(AUDIT)/.ready $(DOCS)/.ready: .venv-%/.ready: requirements-%.lock
 	$(@D)/bin/python -m pip check
 	touch $@
 
-build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/bright_detector.py $(SOURCES)
+build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/support/bright_detector.py $(SOURCES)
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
 build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)

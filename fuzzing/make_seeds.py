@@ -27,7 +27,7 @@ from exportloss.runtime.training.run_log import append_to_log
 from fuzzing.commands import encode_words
 from fuzzing.folders import encode
 from fuzzing.targets import SEEDS
-from tests.yolov5_files import save_checkpoint, yolov5_classes
+from tests.support.yolov5_files import save_checkpoint, yolov5_classes
 
 _NAMES = ("cat", "dog", "ünïcode")
 _TEXTS = {

@@ -12,7 +12,7 @@ import torch
 from exportloss import YoloLoss
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.models import yolov5
-from tests.golden_cases import GoldenCase, find_cases, load
+from tests.support.golden_cases import GoldenCase, find_cases, load
 
 # Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -103,7 +103,7 @@ def step_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The portable step of a detector whose steps take milliseconds, for `tiny_shapes`."""
-    from tests.tiny_runs import export_tiny
+    from tests.support.tiny_runs import export_tiny
 
     return export_tiny(tmp_path_factory.mktemp("export") / "tiny")
 
@@ -111,7 +111,7 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data.yaml` of the drawn shapes in the three classes of the tiny detector."""
-    from tests.tiny_runs import make_tiny_shapes
+    from tests.support.tiny_runs import make_tiny_shapes
 
     return make_tiny_shapes(tmp_path_factory.mktemp("data") / "tiny")
 
@@ -119,7 +119,7 @@ def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts of the loss alone with gradients and tiers, by layout; to be read only."""
-    from tests.small_losses import LAYOUTS, export_small_loss
+    from tests.support.small_losses import LAYOUTS, export_small_loss
 
     folder = tmp_path_factory.mktemp("losses")
     return {layout: export_small_loss(folder / layout, layout) for layout in LAYOUTS}

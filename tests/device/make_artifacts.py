@@ -35,9 +35,9 @@ from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.storage.files import write_artifact
-from tests import tiny_detector as tiny
-from tests.bright_detector import make_spots, write_bright_detector
-from tests.golden_cases import load
+from tests.support import tiny_detector as tiny
+from tests.support.bright_detector import make_spots, write_bright_detector
+from tests.support.golden_cases import load
 
 CASES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
@@ -175,7 +175,7 @@ def make_golden(folder: Path, *names: str) -> None:
 
 def make_detections(folder: Path) -> dict[str, float]:
     """Write a detector and a data set, and return what pycocotools says of the detections."""
-    from tests.coco_numbers import coco_map  # a machine with a GPU may lack pycocotools
+    from tests.support.coco_numbers import coco_map  # a machine with a GPU may lack pycocotools
 
     shutil.rmtree(folder / "spots", ignore_errors=True)
     data = make_spots(folder / "spots")

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # pytest imports the tests of a device by files
 
-from tests.system_calls import trace, why_no_trace
+from tests.support.hostile.system_calls import trace, why_no_trace
 
 why = why_no_trace()
 needs_strace = pytest.mark.skipif(why is not None, reason=f"system calls are not seen: {why}")

@@ -28,7 +28,7 @@ from exportloss.bench.implementations.artifacts import find_or_export
 from exportloss.bench.scenario import Scenario
 from exportloss.export import export_loss, export_train_step
 from tests.device.make_artifacts import SETTINGS, draw_batches, export_case, make_case
-from tests.golden_cases import find_cases, load
+from tests.support.golden_cases import find_cases, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = ("yolov5n", "yolov5s")

@@ -23,10 +23,10 @@ import torch
 from exportloss import YoloLoss
 from exportloss.export import export_loss, export_train_step
 from exportloss.models import yolov5
-from tests.golden_cases import find_cases, load
-from tests.small_losses import LAYOUTS, export_small_loss
-from tests.test_step_operators import LOSSES
-from tests.tiny_detector import IMAGE, make_detector, make_loss
+from tests.export.step.test_operators import LOSSES
+from tests.support.golden_cases import find_cases, load
+from tests.support.small_losses import LAYOUTS, export_small_loss
+from tests.support.tiny_detector import IMAGE, make_detector, make_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES = 2
