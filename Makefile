@@ -16,7 +16,7 @@ ENGINES := .venv-engines
 TENSORRT := .venv-tensorrt
 # What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-SOURCES := $(wildcard export/*.py models/*.py exportloss/*.py exportloss/runtime/*.py)
+SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportloss/*.py -name '*.py')
 
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60

@@ -50,12 +50,12 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_holds_every_module_under_our_name_only(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "exportloss/export/kernels_cuda.yaml" in names
+    assert "exportloss/export/providers/kernels_cuda.yaml" in names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"exportloss", f"exportloss-{exportloss.__version__}.dist-info"}
     for package, folder in (("export", "export"), ("models", "models")):
-        for module in (ROOT / folder).glob("*.py"):
-            assert f"exportloss/{package}/{module.name}" in names
+        for module in (ROOT / folder).rglob("*.py"):
+            assert f"exportloss/{package}/{module.relative_to(ROOT / folder)}" in names
     assert "exportloss/py.typed" in names
 
 

@@ -1,4 +1,4 @@
-"""A device that trains for long: `python -m tests.support.long_run ARTIFACT STEPS EVERY` prints JSON.
+"""A long training: `python -m tests.support.long_run ARTIFACT STEPS EVERY` prints JSON.
 
 It trains STEPS steps in one session and in sessions that are saved, closed and opened again EVERY
 steps. `memory` is the resident memory after each EVERY steps of the first, in bytes; `differences`

@@ -53,7 +53,7 @@ class CheckedDataset:
 def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2) -> CheckedDataset:
     """Read the labels of every picture, and decode every picture once.
 
-    What was good is remembered in the user's cache folder (see `exportloss.runtime.data.label_cache`), so
+    What was good is remembered in the user's cache folder (see `label_cache`), so
     that only new and changed files are looked into the next time.
 
     Args:

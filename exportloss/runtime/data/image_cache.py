@@ -1,8 +1,8 @@
 """Decoded images as files in the user's cache folder, for data sets larger than the memory.
 
-An entry is found by what it was made from: the image file (as in `exportloss.runtime.data.label_cache`), the
-size and interpolation, and the libraries that decoded it. It is used if its length and checksum are
-right, and made anew otherwise. Entries that cannot be written are done without.
+An entry is found by what it was made from: the image file (as in
+`exportloss.runtime.data.label_cache`), the size and
+interpolation, and the libraries that decoded it. It is used if its length and checksum are right, and made anew otherwise. Entries that cannot be written are done without.
 """
 
 from __future__ import annotations

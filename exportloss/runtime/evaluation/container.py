@@ -1,4 +1,4 @@
-"""The child of `exportloss.runtime.evaluation.contained`: opens one detector and runs it, within limits."""
+"""The child of `contained`: opens one detector and runs it, within limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child of `exportloss.runtime.processes.child` may spend, and how it tells what goes wrong."""
+"""Limits of a child process, and how it reports what goes wrong."""
 
 from __future__ import annotations
 

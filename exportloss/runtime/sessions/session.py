@@ -97,8 +97,8 @@ class TrainSession(abc.ABC):
             update: whether to update the weights. False only adds to the gradients; the next step
                 that updates uses the sum. A skipped step adds nothing to it, and leaves it for the
                 next update.
-            ema_decay: fraction of the moving average that an update leaves, in [0, 1]; None is
-                YOLOv5's, `exportloss.runtime.optimizers.ema.decay_after`. For artifacts that keep an average.
+            ema_decay: fraction of the moving average that an update leaves, in [0, 1]; None
+                is YOLOv5's (`optimizers.ema.decay_after`). For artifacts that keep an average.
             loss_scale: factor for float16 artifacts, > 0: the loss is multiplied by it, so that
                 small gradients are not 0, and the gradients divided. After a skipped step, use a
                 smaller one.

@@ -131,8 +131,8 @@ def test_an_artifact_of_weights_that_are_no_numbers_is_refused(tmp_path, monkeyp
     """Hashes that are right do not make them so."""
     session = TrainSession.open(unpack("0.1", tmp_path) / kind, threads=1)
     wrong = with_weight(poked(math.nan))(session.state())
-    module = {"step": "portable_step.take_state", "ort": "ort_training.OrtTrainSession.state"}
-    monkeypatch.setattr(f"exportloss.runtime.{module[kind]}", lambda *_: wrong)
+    name = {"step": "portable_step.take_state", "ort": "ort_training.OrtTrainSession.state"}[kind]
+    monkeypatch.setattr(f"exportloss.runtime.sessions.{name}", lambda *_: wrong)
     with pytest.raises(ArtifactError, match=r"not finite"):
         TrainSession.open(session.folder, threads=1)
 
