@@ -30,6 +30,7 @@ PICTURES, EPOCHS = 100, 1
 
 
 def draw_pictures(folder: Path) -> Dataset:
+    """Draw a data set of JPEG files."""
     for index in range(PICTURES):
         image, rows = render(np.random.default_rng(index), 480)
         picture = Image.fromarray(image).resize((640, 480))
@@ -42,10 +43,13 @@ def draw_pictures(folder: Path) -> Dataset:
 
 
 class Steps:
+    """Training steps on a folder of artifacts."""
+
     def __init__(self, folder: Path) -> None:
         self.session = TrainSession.open(folder)
 
     def __call__(self, batch: Batch) -> None:
+        """Train on a batch."""
         manifest = self.session.manifest
         targets, _ = pad_targets(
             batch.targets,
@@ -58,6 +62,7 @@ class Steps:
 
 
 def measure(name: str, batches: Batches, step: Steps | None) -> None:
+    """Print how long steps take, and how long they wait for their images."""
     list(batches.epoch(0))  # fills the memory of `cache="ram"`
     spent = waited = 0.0
     slowest = []
@@ -77,6 +82,7 @@ def measure(name: str, batches: Batches, step: Steps | None) -> None:
 
 
 def main(artifacts: Path) -> None:
+    """Measure the loader with and without training."""
     step = Steps(artifacts)
     manifest = step.session.manifest
     with tempfile.TemporaryDirectory() as temporary:

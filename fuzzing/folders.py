@@ -12,11 +12,12 @@ from exportloss.cli import make_parser
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.train.options import fill_options
 from exportloss.errors import ExportLossError
+from exportloss.runtime.artifact.folder import new_folder
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.data.label_cache import Index
 from exportloss.runtime.data.sources import find_pictures
-from exportloss.runtime.storage.files import new_file, new_folder
+from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.event_file import EventFile
 from exportloss.runtime.training.history import list_runs
 from exportloss.runtime.training.origin import read_origin

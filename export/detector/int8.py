@@ -113,7 +113,7 @@ class _Reader:
                 return
 
 
-class _quiet:  # noqa: N801 - a context manager
+class _quiet:
     """Keep the quantiser's advice, which is about models of others, off the terminal."""
 
     def __enter__(self) -> None:

@@ -25,9 +25,9 @@ from exportloss.export.torch_export import OPSET
 from exportloss.loss.levels import HeadInput
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.loss_signature import gradient_name
 from exportloss.runtime.artifact.manifest import Layout, LossProvider, Manifest, check_tiers
-from exportloss.runtime.storage.files import new_folder, write_artifact
 
 __all__ = ["export_loss"]
 

@@ -21,10 +21,10 @@ from exportloss.export.detector.wrapper import Detector, DetectorGraph, prepare
 from exportloss.export.step.functions import Step
 from exportloss.export.torch_export import Signature, trace_to_onnx
 from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.manifest import Manifest, OptimizerName
 from exportloss.runtime.optimizers.table import ADAM_EPS, OPTIMIZERS
 from exportloss.runtime.sessions.installation import import_onnxruntime_training
-from exportloss.runtime.storage.files import new_folder, write_artifact
 
 __all__ = ["export_training_artifacts"]
 

@@ -19,10 +19,10 @@ from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.artifact.flat_layout import StateLayout
+from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.manifest import Manifest, OptimizerName, Precision
 from exportloss.runtime.artifact.state import TrainState, save_state
 from exportloss.runtime.optimizers.table import OPTIMIZERS
-from exportloss.runtime.storage.files import new_folder, write_artifact
 
 __all__ = ["export_train_step"]
 

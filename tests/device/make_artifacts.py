@@ -33,8 +33,8 @@ from exportloss.export.step.export import export_train_step
 from exportloss.export.verify.eager_session import EagerTrainSession
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
+from exportloss.runtime.artifact.folder import write_artifact
 from exportloss.runtime.artifact.manifest import Manifest
-from exportloss.runtime.storage.files import write_artifact
 from tests.support import tiny_detector as tiny
 from tests.support.bright_detector import make_spots, write_bright_detector
 from tests.support.golden_cases import load

@@ -20,7 +20,8 @@ from exportloss.runtime.data.label_cache import Index
 from exportloss.runtime.data.sources import find_pictures, unique_stems
 from exportloss.runtime.data.walking import files_below, find_matches
 from exportloss.runtime.drawing.draw import draw_boxes
-from exportloss.runtime.storage.files import fit_name, new_file
+from exportloss.runtime.storage.files import new_file
+from exportloss.runtime.storage.names import fit_name
 from exportloss.runtime.training import results
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder

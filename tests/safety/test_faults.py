@@ -18,10 +18,11 @@ import pytest
 
 from exportloss import ArtifactError, DataError
 from exportloss.runtime import TrainSession
+from exportloss.runtime.artifact.folder import new_folder
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.storage import replacing
-from exportloss.runtime.storage.files import new_file, new_folder
+from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.run_folder import RunFolder
 from tests.support.manifests import edit_manifest
 from tests.support.old_folders import unpack

@@ -73,7 +73,7 @@ class PretendedGpu:
     def preload_dlls(self) -> None:
         print(self._said)
 
-    def InferenceSession(  # noqa: N802 - onnxruntime's name
+    def InferenceSession(
         self,
         path: str,
         options: _Options,

@@ -45,7 +45,7 @@ from exportloss.runtime.evaluation.validate import (
     validate,
 )
 from exportloss.runtime.sessions.session import Evaluation
-from exportloss.runtime.storage.files import fit_name
+from exportloss.runtime.storage.names import fit_name
 from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = ["add_parser", "print_metrics", "run"]

@@ -17,7 +17,7 @@ from exportloss.runtime.evaluation.detection_files import (
 )
 from exportloss.runtime.evaluation.inference import Boxes
 from exportloss.runtime.images.load import ImageArray
-from exportloss.runtime.storage.files import fit_name
+from exportloss.runtime.storage.names import fit_name
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.video.frames import Frame
 from exportloss.runtime.video.writer import VideoWriter

@@ -20,10 +20,10 @@ from exportloss.cli.outputs import check_outputs
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
+from exportloss.runtime.artifact.folder import check_place
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT, formats_taking
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Layout, LossProvider, Manifest
 from exportloss.runtime.data.dataset import read_data_yaml
-from exportloss.runtime.storage.files import check_place
 from exportloss.runtime.training.hyp import read_hyp
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Decoded images as files in the user's cache folder, for data sets larger than the memory.
 
-An entry is found by what it was made from: the image file (as in
-`exportloss.runtime.data.label_cache`), the size and
-interpolation, and the libraries that decoded it. It is used if its length and checksum are right, and made anew otherwise. Entries that cannot be written are done without.
+An entry is found by what it was made from: the image file (as in `label_cache`), the size and the
+interpolation, and the libraries that decoded it. It is used if its length and checksum are right,
+and made anew otherwise. Entries that cannot be written are done without.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ class ImageCache:
                 with os.fdopen(number, "wb") as file:
                     file.write(_checksum(key, content))
                     file.write(content)
-                os.replace(temporary, path)  # noqa: PTH105
+                os.replace(temporary, path)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(temporary)  # noqa: PTH108
+                    os.unlink(temporary)
                 raise
         except OSError as error:
             self._give_up(str(error))

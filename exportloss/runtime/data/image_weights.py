@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from exportloss.errors import ConfigError
 from exportloss.runtime.data.labels import LabelArray
-from exportloss.runtime.evaluation.metrics import Metrics
 
-__all__ = ["ImageWeights", "class_map_of"]
+__all__ = ["ImageWeights"]
 
 Weights = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -97,11 +96,3 @@ class ImageWeights:
         # A product that is rounded up to the whole sum is in the last image with a weight.
         chosen: Indices = np.minimum(drawn, np.searchsorted(sums, sums[-1]))
         return chosen
-
-
-def class_map_of(metrics: Metrics, num_classes: int) -> tuple[float, ...]:
-    """Return the mAP50-95 of every class; classes without objects have the mean of the others."""
-    values = [metrics.map50_95] * num_classes
-    for one in metrics.classes:
-        values[one.index] = one.ap50_95
-    return tuple(values)

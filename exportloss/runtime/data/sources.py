@@ -11,7 +11,7 @@ from exportloss.errors import DataError, excerpt
 from exportloss.runtime.data.dataset import IMAGE_SUFFIXES
 from exportloss.runtime.data.image_list import read_image_list
 from exportloss.runtime.data.walking import describe_skipped, find_matches, is_irregular
-from exportloss.runtime.storage.files import fit_name
+from exportloss.runtime.storage.names import fit_name
 
 __all__ = ["VIDEO_SUFFIXES", "find_pictures", "is_video", "unique_stems"]
 
@@ -59,7 +59,7 @@ def find_pictures(
     """
     path, skipped = Path(source), list[Path]()
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
-    if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
+    if os.path.isdir(path):
         try:
             entries = [one for one in path.iterdir() if not one.name.startswith(".")]
         except OSError as error:
@@ -69,7 +69,7 @@ def find_pictures(
         skipped += sorted(filter(is_irregular, entries))
         pictures = sorted(one for one in entries if _is_one(one, suffixes))
         hint = f"; for its subfolders say '{path}/**/*.jpg'"
-    elif os.path.isfile(path):  # noqa: PTH113
+    elif os.path.isfile(path):
         is_list = path.suffix.lower() == ".txt"
         pictures = read_image_list(path, suffixes=suffixes) if is_list else [path]
         hint = ""
@@ -131,7 +131,7 @@ def _is_frame_of(stem: str, clips: Set[str]) -> bool:
 
 def _is_one(path: Path, suffixes: Set[str]) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in suffixes and not hidden and os.path.isfile(path)  # noqa: PTH113
+    return path.suffix.lower() in suffixes and not hidden and os.path.isfile(path)
 
 
 def _refuse_streams(source: str) -> None:

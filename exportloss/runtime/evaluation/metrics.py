@@ -18,7 +18,14 @@ from exportloss.errors import ConfigError
 from exportloss.runtime.evaluation.boxes import box_iou
 from exportloss.runtime.evaluation.scores import METRICS, Scores
 
-__all__ = ["IOU_THRESHOLDS", "ClassMetrics", "Curves", "Metrics", "MetricsAccumulator"]
+__all__ = [
+    "IOU_THRESHOLDS",
+    "ClassMetrics",
+    "Curves",
+    "Metrics",
+    "MetricsAccumulator",
+    "class_map_of",
+]
 
 Array = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
@@ -293,3 +300,11 @@ def _stack(rows: list[Array], columns: int) -> Array:
 
 def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else 0.0
+
+
+def class_map_of(metrics: Metrics, num_classes: int) -> tuple[float, ...]:
+    """Return the mAP50-95 of every class; classes without objects have the mean of the others."""
+    values = [metrics.map50_95] * num_classes
+    for one in metrics.classes:
+        values[one.index] = one.ap50_95
+    return tuple(values)

@@ -14,8 +14,8 @@ import numpy as np
 
 from exportloss.errors import TrainingError
 from exportloss.runtime.data.capacity import Overflow, fit_targets
-from exportloss.runtime.data.image_weights import class_map_of
 from exportloss.runtime.data.loader import Batch, Batches
+from exportloss.runtime.evaluation.metrics import class_map_of
 from exportloss.runtime.evaluation.scores import scores_of
 from exportloss.runtime.evaluation.validate import validate
 from exportloss.runtime.sessions.session import Evaluation, Items, StepResult, TrainSession

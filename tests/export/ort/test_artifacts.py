@@ -16,7 +16,8 @@ from torch import nn
 from exportloss import ArtifactError, ConfigError, ExportError, YoloLoss
 from exportloss.export import export_loss, export_training_artifacts
 from exportloss.runtime import Manifest, TrainSession
-from exportloss.runtime.storage.files import new_file, new_folder
+from exportloss.runtime.artifact.folder import new_folder
+from exportloss.runtime.storage.files import new_file
 from tests.support.manifests import edit_manifest, read_values
 
 # Every operator that the graphs may use. A new one is a decision: can every runtime that is

@@ -14,8 +14,9 @@ from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.data.augment import Augmentation, draw_recipe
 from exportloss.runtime.data.capacity import check_room
-from exportloss.runtime.data.image_weights import ImageWeights, class_map_of
+from exportloss.runtime.data.image_weights import ImageWeights
 from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.evaluation.metrics import class_map_of
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.run_log import read_class_map
 from tests.support.training_runs import EPOCHS, Recorder, assert_same_run, make_run

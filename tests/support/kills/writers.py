@@ -29,11 +29,11 @@ import numpy as np
 from exportloss.errors import ExportLossError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.check import read_artifact
+from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import TrainState, load_state, save_state
 from exportloss.runtime.storage import replacing
-from exportloss.runtime.storage.files import new_folder, write_artifact
 from exportloss.runtime.training.results import EpochResult, read_results
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.schedule import Schedule

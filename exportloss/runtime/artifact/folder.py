@@ -1,0 +1,104 @@
+"""Artifacts folders that are complete or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from exportloss.errors import ArtifactError, listed
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest, describe_file
+from exportloss.runtime.storage.replacing import recover_folder, replace_folder
+from exportloss.runtime.storage.temporary import as_artifact_error, sync, temporary_beside, umask
+
+__all__ = ["check_place", "new_folder", "write_artifact"]
+
+_LISTED = 3
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | Path, *, exist_ok: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder` that takes its place at the end.
+
+    A folder that is replaced stays whole until then; after a crash there is the old one or the new
+    one, on systems that cannot exchange two folders at the latest when it is next read or written.
+
+    Args:
+        folder: the folder to make.
+        exist_ok: replace an artifacts folder that is there already, see `check_place`.
+
+    Raises:
+        ArtifactError: something is in the way, or the place cannot be written to.
+    """
+    folder = check_place(folder, exist_ok=exist_ok)
+    with as_artifact_error(folder), temporary_beside(folder, folder=True) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~umask())
+        for path in temporary.iterdir():
+            sync(path)
+        sync(temporary)
+        _check_vacant(folder, exist_ok)
+        replace_folder(temporary, folder)
+        sync(folder.parent)
+
+
+def write_artifact(temporary: Path, manifest: Manifest) -> Manifest:
+    """Hash the files of a folder and write its manifest, which is returned with the hashes."""
+    files = {path.name: describe_file(path) for path in sorted(temporary.iterdir())}
+    complete = dataclasses.replace(manifest, files=files)
+    (temporary / MANIFEST_NAME).write_text(complete.to_json(), encoding="utf-8")
+    return complete
+
+
+def check_place(folder: str | Path, *, exist_ok: bool = False) -> Path:
+    """Check that an artifacts folder can be made here; return where that is, links resolved.
+
+    Args:
+        folder: the folder to make. Where there is one, nothing may lie in it but the files that its
+            manifest names: whatever else somebody keeps there is not ours to remove.
+        exist_ok: whether such a folder may be replaced.
+
+    Raises:
+        ArtifactError: something is in the way.
+    """
+    folder = Path(folder)
+    with as_artifact_error(folder):
+        if folder.is_symlink():  # what it leads to is replaced, not the link
+            folder = Path(os.path.realpath(folder))
+        recover_folder(folder)
+        _check_vacant(folder, exist_ok)
+    return folder
+
+
+def _check_vacant(folder: Path, exist_ok: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / MANIFEST_NAME).is_file():
+        raise ArtifactError(
+            f"{folder} exists and is no artifacts folder; choose another output folder"
+        )
+    if not exist_ok:
+        raise ArtifactError(
+            f"{folder} exists already; choose another output folder, or say --exist-ok "
+            "(exist_ok=True) to replace it"
+        )
+    if foreign := _foreign_entries(folder):
+        raise ArtifactError(
+            f"{folder} holds {listed(foreign, _LISTED)}, which its {MANIFEST_NAME} does "
+            "not name and which would be lost; move it elsewhere, or choose another output folder"
+        )
+
+
+def _foreign_entries(folder: Path) -> list[str]:
+    """Return the names in an artifacts folder that no export wrote; of a damaged one, all."""
+    try:
+        own = Manifest.read(folder).files.keys() | {MANIFEST_NAME}
+    except ArtifactError:
+        own = {MANIFEST_NAME}
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name not in own or entry.is_dir(follow_symlinks=False)
+    )
