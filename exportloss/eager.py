@@ -45,7 +45,7 @@ def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     return 1.0 - 0.5 * eps, 0.5 * eps
 
 
-def bbox_iou(
+def bbox_iou(  # noqa: PLR0917 - the original's signature
     box1: Tensor,
     box2: Tensor,
     xywh: bool = True,

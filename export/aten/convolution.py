@@ -5,6 +5,7 @@ the fastest in ONNX Runtime. Written for x (B, C, H, W), weight (O, C / g, kh, k
 (B, O, Ho, Wo).
 """
 
+# ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
 
 import dataclasses

@@ -4,6 +4,7 @@ Scatters are ScatterElements throughout: ONNX Runtime's ScatterND with a reducti
 duplicate indices when it has more than one thread, and TensorRT's takes no reduction.
 """
 
+# ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
 
 import math

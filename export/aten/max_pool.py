@@ -3,6 +3,7 @@
 TensorRT's MaxPool gives none, and ONNX Runtime's backward pass would need a scatter.
 """
 
+# ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
 
 import dataclasses

@@ -4,6 +4,7 @@ ONNX's BatchNormalization in training mode is neither torch's (its running varia
 known to every runtime.
 """
 
+# ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
 
 import math

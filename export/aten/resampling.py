@@ -4,6 +4,7 @@ All of them are linear and separable: out = R x C^T with constant matrices R, fo
 columns; the gradient with respect to x is R^T gradient C.
 """
 
+# ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
 
 from collections.abc import Sequence

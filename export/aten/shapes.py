@@ -1,5 +1,6 @@
 """ATen's views, joins, cuts and constants in ONNX."""
 
+# ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -113,7 +113,7 @@ class _Reader:
                 return
 
 
-class _quiet:
+class _quiet:  # noqa: N801 - a context manager
     """Keep the quantiser's advice, which is about models of others, off the terminal."""
 
     def __enter__(self) -> None:

@@ -1,5 +1,6 @@
 """BatchNorm with its running statistics as values instead of a side effect."""
 
+# ruff: noqa: PLR0917 - a signature is torch's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -22,7 +22,7 @@ _SHOWN_LINES = 12
 _SECONDS_TO_END = 5
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818 - an answer rather than an error
     """A rival cannot take part here; the message says why."""
 
 
@@ -57,7 +57,7 @@ class RivalProcess:
 
     def __init__(self, rival: Rival, *, python: str = sys.executable) -> None:
         self.rival = rival
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [python, "-m", "exportloss.bench.worker"],
             stdin=subprocess.PIPE,

@@ -151,13 +151,13 @@ def _holders(inputs: Iterable[Path]) -> dict[Path, Path]:
     """Return the folders that hold inputs, links resolved, each with one of them."""
     holders: dict[str, Path] = {}
     for one in inputs:
-        path = os.path.abspath(one)
-        if os.path.isdir(path):
+        path = os.path.abspath(one)  # noqa: PTH100 - keeps links
+        if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
             holders.setdefault(path, one)
             continue
-        holders.setdefault(os.path.dirname(path), one)
-        if os.path.islink(path):
-            holders.setdefault(os.path.dirname(os.path.realpath(path)), one)
+        holders.setdefault(os.path.dirname(path), one)  # noqa: PTH120
+        if os.path.islink(path):  # noqa: PTH114
+            holders.setdefault(os.path.dirname(os.path.realpath(path)), one)  # noqa: PTH120
     return {Path(os.path.realpath(holder)): one for holder, one in holders.items()}
 
 

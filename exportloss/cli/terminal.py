@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console  # noqa: TID251 - what it is made of
 from rich.text import Text
 
 from exportloss.errors import printable
@@ -32,7 +32,7 @@ class Terminal(Console):
 
     def on_broken_pipe(self) -> None:
         """Leave it to `main`, whether the output is rich's or not."""
-        raise
+        raise  # noqa: PLE0704 - rich calls this while it handles the BrokenPipeError
 
 
 def say(text: object = "", *, error: bool = False) -> None:

@@ -83,9 +83,9 @@ def deep(path: str, depth: int) -> Callable[[], None]:
 
 # Something in the place of what a command writes.
 IN_THE_WAY: dict[str, Callable[[str], Callable[[], None]]] = {
-    "a link to a file": lambda path: link(path, os.path.abspath("mine/thesis.txt")),
-    "a link to a folder": lambda path: link(path, os.path.abspath("mine")),
-    "a link to nothing": lambda path: link(path, os.path.abspath("mine/new")),
+    "a link to a file": lambda path: link(path, os.path.abspath("mine/thesis.txt")),  # noqa: PTH100
+    "a link to a folder": lambda path: link(path, os.path.abspath("mine")),  # noqa: PTH100
+    "a link to nothing": lambda path: link(path, os.path.abspath("mine/new")),  # noqa: PTH100
     "a link to itself": lambda path: link(path, Path(path).name),
     "a link to a device": lambda path: link(path, "/dev/zero"),
     "a pipe": pipe,

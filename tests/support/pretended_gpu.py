@@ -73,7 +73,7 @@ class PretendedGpu:
     def preload_dlls(self) -> None:
         print(self._said)
 
-    def InferenceSession(
+    def InferenceSession(  # noqa: N802 - onnxruntime's name
         self,
         path: str,
         options: _Options,

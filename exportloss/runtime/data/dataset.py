@@ -237,7 +237,7 @@ def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfi
 
 def _absolute(path: Path) -> Path:
     """Return an absolute path that keeps links."""
-    return Path(os.path.abspath(path))
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
@@ -317,9 +317,9 @@ def _names(read: YamlMapping, splits: Mapping[str, tuple[Path, ...]]) -> tuple[s
 
 def _images(source: Path, split: str, config: DataConfig, irregular: list[Path]) -> Iterator[Path]:
     """Yield the images of a source; `irregular` gathers the entries that are skipped."""
-    if os.path.isdir(source):
+    if os.path.isdir(source):  # noqa: PTH112 - unlike Path's, these never raise
         yield from _images_below(source, split, config, irregular)
-    elif os.path.isfile(source):
+    elif os.path.isfile(source):  # noqa: PTH113
         yield from map(_absolute, read_image_list(source))
     else:
         what = describe_entry(source) if os.path.lexists(source) else "no such file or folder"

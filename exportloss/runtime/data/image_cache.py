@@ -103,10 +103,10 @@ class ImageCache:
                 with os.fdopen(number, "wb") as file:
                     file.write(_checksum(key, content))
                     file.write(content)
-                os.replace(temporary, path)
+                os.replace(temporary, path)  # noqa: PTH105
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(temporary)
+                    os.unlink(temporary)  # noqa: PTH108
                 raise
         except OSError as error:
             self._give_up(str(error))

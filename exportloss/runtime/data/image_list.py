@@ -49,7 +49,7 @@ def read_image_list(source: Path, *, suffixes: Set[str] = frozenset(FORMATS)) ->
             problems.append(
                 f"{source}:{number}: {excerpt(entry)!r} is no picture of a known format"
             )
-        elif not os.path.isfile(image):
+        elif not os.path.isfile(image):  # noqa: PTH113
             problems.append(f"{source}:{number}: {excerpt(image, 200)} {describe_entry(image)}")
         images.append(Path(os.path.normpath(image)))
     if problems:
@@ -62,4 +62,4 @@ def read_image_list(source: Path, *, suffixes: Set[str] = frozenset(FORMATS)) ->
 
 def first_existing(path: Path, *others: Path) -> Path:
     """Return the first path that exists, or else the first."""
-    return next((each for each in (path, *others) if os.path.exists(each)), path)
+    return next((each for each in (path, *others) if os.path.exists(each)), path)  # noqa: PTH110

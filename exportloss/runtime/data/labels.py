@@ -71,7 +71,7 @@ def read_label_file(path: Path) -> bytes | None:
     try:
         return read_bounded(path, MAX_LABEL_BYTES, error=DataError)
     except FileNotFoundError as error:
-        if os.path.islink(path):
+        if os.path.islink(path):  # noqa: PTH114 - whoever made it meant labels, not their absence
             raise DataError(f"{path}: {describe_entry(path)}; mend or remove it") from error
         return None
 

@@ -59,7 +59,7 @@ def find_pictures(
     """
     path, skipped = Path(source), list[Path]()
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
-    if os.path.isdir(path):
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path's, these never raise
         try:
             entries = [one for one in path.iterdir() if not one.name.startswith(".")]
         except OSError as error:
@@ -69,7 +69,7 @@ def find_pictures(
         skipped += sorted(filter(is_irregular, entries))
         pictures = sorted(one for one in entries if _is_one(one, suffixes))
         hint = f"; for its subfolders say '{path}/**/*.jpg'"
-    elif os.path.isfile(path):
+    elif os.path.isfile(path):  # noqa: PTH113
         is_list = path.suffix.lower() == ".txt"
         pictures = read_image_list(path, suffixes=suffixes) if is_list else [path]
         hint = ""
@@ -131,7 +131,7 @@ def _is_frame_of(stem: str, clips: Set[str]) -> bool:
 
 def _is_one(path: Path, suffixes: Set[str]) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in suffixes and not hidden and os.path.isfile(path)
+    return path.suffix.lower() in suffixes and not hidden and os.path.isfile(path)  # noqa: PTH113
 
 
 def _refuse_streams(source: str) -> None:

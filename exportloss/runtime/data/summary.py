@@ -97,7 +97,7 @@ def _orphans(batches: Batches) -> tuple[Path, ...]:
         label.parent: image.parent
         for label, image in zip(dataset.labels, dataset.images, strict=True)
     }
-    lists = {os.path.abspath(source) for source in dataset.sources}
+    lists = {os.path.abspath(source) for source in dataset.sources}  # noqa: PTH100
     orphans = []
     for labels, images in folders.items():
         stems = {path.stem for path in _files(images) if path.suffix.lower() in IMAGE_SUFFIXES}

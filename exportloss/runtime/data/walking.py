@@ -46,7 +46,7 @@ def files_below(
         while waiting:
             name = waiting.pop()
             try:
-                status = os.stat(name)
+                status = os.stat(name)  # noqa: PTH116 - of millions of folders
                 if (identity := (status.st_dev, status.st_ino)) in visited:
                     continue
                 visited.add(identity)
@@ -78,16 +78,20 @@ def _is(kind: Callable[[], bool]) -> bool:
 
 def is_irregular(path: str | Path) -> bool:
     """Return whether a path is neither file nor folder: a broken link, pipe, socket or device."""
-    return os.path.lexists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return (
+        os.path.lexists(path)
+        and not os.path.isfile(path)  # noqa: PTH113 - unlike Path's, these never raise
+        and not os.path.isdir(path)  # noqa: PTH112
+    )
 
 
 def describe_entry(path: str | Path) -> str:
     """Return what lies at a path that is no regular file, such as "is a pipe"."""
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(path).st_mode  # noqa: PTH116 - never opens
     except OSError as error:
-        if os.path.islink(path):
-            return f"is a broken link to {os.readlink(path)}"
+        if os.path.islink(path):  # noqa: PTH114
+            return f"is a broken link to {os.readlink(path)}"  # noqa: PTH115
         missing = isinstance(error, FileNotFoundError)
         return "does not exist" if missing else f"cannot be reached: {error.strerror}"
     if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
@@ -112,14 +116,14 @@ def find_matches(pattern: str, *, onskip: Callable[[Path], None] | None = None) 
     tell = onskip or (lambda path: None)
     parts = Path(pattern).parts
     if _ANY_FOLDERS not in parts:
-        for path in map(Path, glob.iglob(pattern)):
+        for path in map(Path, glob.iglob(pattern)):  # noqa: PTH207 - takes absolute patterns
             if is_irregular(path):
                 tell(path)
             else:
                 yield path
         return
     first = parts.index(_ANY_FOLDERS)
-    for folder in glob.iglob(str(Path(*parts[:first]))):
+    for folder in glob.iglob(str(Path(*parts[:first]))):  # noqa: PTH207
         skipped: list[Path] = []
         for path in files_below(folder, onerror=_folder_to(tell), onskip=skipped.append):
             if _fits(path.relative_to(folder).parts, parts[first:]):

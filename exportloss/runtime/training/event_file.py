@@ -98,7 +98,7 @@ def _table() -> list[int]:
     table = []
     for entry in range(256):
         for _ in range(8):
-            entry = entry >> 1 ^ (_POLYNOMIAL if entry & 1 else 0)
+            entry = entry >> 1 ^ (_POLYNOMIAL if entry & 1 else 0)  # noqa: PLW2901 - eight shifts
         table.append(entry)
     return table
 

@@ -248,7 +248,7 @@ def test_saved_states_say_what_the_weights_are(
         assert json.loads(about["anchors"]) == ANCHORS
         assert json.loads(about["strides"]) == STRIDES
     with safe_open(path, framework="numpy") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert {name.removeprefix("ema/") for name in tensors if name.startswith("ema/")} == set(
         session.manifest.averaged
     )

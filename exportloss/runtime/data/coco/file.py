@@ -89,7 +89,7 @@ def read_coco(path: Path) -> CocoFile:
     """
     identity: tuple[int, ...] = ()
     try:
-        status = os.stat(path)
+        status = os.stat(path)  # noqa: PTH116 - raises ValueError for a NUL
         identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
     except (OSError, ValueError):
         pass  # the reader says what is wrong
