@@ -66,6 +66,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	@if $(MAKE) --no-print-directory --silent $(AUDIT)/.ready >/dev/null 2>&1; \
 		then $(AUDIT)/bin/python scripts/audit.py; \
 		else echo "known faults: not asked for, since pip-audit cannot be had here"; fi

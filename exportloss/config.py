@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from exportloss.errors import ConfigError, excerpt, listed
+from exportloss.hyp_keys import TRAINING_KEYS
 
 __all__ = ["Criterion", "LossConfig"]
 
@@ -153,8 +154,6 @@ class LossConfig:
             ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
                 out of range.
         """
-        from exportloss.runtime.training.hyp import TRAINING_KEYS  # which needs this module
-
         own = {field.name for field in dataclasses.fields(cls)}
         if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
             raise ConfigError(f"{source}: unknown key {_with_suggestions(unknown, sorted(own))}")

@@ -23,17 +23,7 @@ from exportloss.runtime.data.geometry import (
     warp,
 )
 from exportloss.runtime.data.labels import LabelArray
-from exportloss.runtime.data.transforms import (
-    COLOURS,
-    TRANSFORMS,
-    Colours,
-    Edit,
-    FlipLeftRight,
-    FlipUpDown,
-    MixUp,
-    Mosaic,
-    Warp,
-)
+from exportloss.runtime.data.transforms import COLOURS, TRANSFORMS, AllTransforms, Edit
 from exportloss.runtime.images.load import PADDING, Letterbox
 from exportloss.runtime.images.resize import resize_linear
 
@@ -43,7 +33,7 @@ _MIXUP_SHARE = 32.0  # both parameters of the beta distribution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation(MixUp, Mosaic, FlipLeftRight, FlipUpDown, Warp, Colours):
+class Augmentation(AllTransforms):
     """What images are put through, under the names of YOLOv5's hyperparameters.
 
     By default nothing; what YOLOv5 does by default is `TrainingConfig().augmentation`. The

@@ -21,6 +21,7 @@ from exportloss.runtime.data.labels import LabelArray
 __all__ = [
     "COLOURS",
     "TRANSFORMS",
+    "AllTransforms",
     "Colours",
     "Edit",
     "Flip",
@@ -235,3 +236,8 @@ class MixUp(Strengths):
 # lists: with another order, a seed would give other images than it did.
 COLOURS: tuple[type[_Transform], ...] = (Colours,)
 TRANSFORMS: tuple[type[_Transform], ...] = (FlipUpDown, FlipLeftRight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllTransforms(MixUp, Mosaic, FlipLeftRight, FlipUpDown, Warp, Colours):
+    """The hyperparameters of every augmentation; by default none does anything."""

@@ -14,14 +14,13 @@ from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.optimizers.table import MAX_RATE
 
-__all__ = ["TRAINING_KEYS", "TrainingConfig", "every_key", "read_hyp", "unused_keys"]
+__all__ = ["TrainingConfig", "every_key", "read_hyp", "unused_keys"]
 
-# `copy_paste` needs outlines of objects; `anchors` is for YOLOv5's own search for anchors.
 _RATES = frozenset({"lr0", "lrf", "weight_decay", "warmup_bias_lr"})
-_UNUSED = frozenset({"anchors", "copy_paste"})
+_IN_USE_THERE = frozenset({"anchors", "copy_paste"})
 
-# Keys that YOLOv5 does not start without, with the values of its `hyp.scratch-low.yaml`, and that
-# nothing here depends on: no part of the loss reads `iou_t`, there as here.
+# Of the keys that nothing here depends on, those that YOLOv5 does not start without, with the
+# values of its `hyp.scratch-low.yaml`.
 _UNUSED_DEFAULTS = {"iou_t": 0.2, "copy_paste": 0.0}
 
 
@@ -99,12 +98,6 @@ class TrainingConfig:
             raise ConfigError(f"{source}: {error}") from error
 
 
-# Every key that a file may hold beside those of the loss.
-TRAINING_KEYS = frozenset(
-    {*(field.name for field in dataclasses.fields(TrainingConfig)), *_UNUSED, *_UNUSED_DEFAULTS}
-)
-
-
 def every_key(config: TrainingConfig, loss: LossConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a mapping with every key of YOLOv5's files, so that YOLOv5 can use it too.
 
@@ -135,4 +128,4 @@ def read_hyp(path: str | Path | None) -> dict[str, Any]:
 
 def unused_keys(values: Mapping[str, Any]) -> list[str]:
     """Name the settings of a hyperparameter file that are in use there but not here."""
-    return [key for key, value in values.items() if key in _UNUSED and value]
+    return [key for key, value in values.items() if key in _IN_USE_THERE and value]

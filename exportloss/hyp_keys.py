@@ -1,0 +1,24 @@
+"""Names of the keys of YOLOv5's hyperparameter files that are not the loss's.
+
+`exportloss.runtime.training.hyp` has their meaning, defaults and ranges. The names are here
+so that `LossConfig` can tell a training key from a misspelt one.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TRAINING_KEYS", "UNUSED_KEYS"]
+
+# `copy_paste` needs outlines of objects, `anchors` is for YOLOv5's own search for anchors, and no
+# part of the loss reads `iou_t`, there as here.
+UNUSED_KEYS = frozenset({"anchors", "copy_paste", "iou_t"})
+
+_SCHEDULE = (
+    *("lr0", "lrf", "momentum", "weight_decay"),
+    *("warmup_epochs", "warmup_momentum", "warmup_bias_lr"),
+)
+_AUGMENTATION = (
+    *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective"),
+    *("flipud", "fliplr", "mosaic", "mixup"),
+)
+
+TRAINING_KEYS = frozenset({*_SCHEDULE, *_AUGMENTATION, *UNUSED_KEYS})
