@@ -33,8 +33,8 @@ def draw_pictures(folder: Path) -> Dataset:
     """Draw a data set of JPEG files."""
     for index in range(PICTURES):
         image, rows = render(np.random.default_rng(index), 480)
-        picture = Image.fromarray(image).resize((640, 480))
-        picture.save(folder / f"{index:03d}.jpg", quality=90)
+        drawn = Image.fromarray(image).resize((640, 480))
+        drawn.save(folder / f"{index:03d}.jpg", quality=90)
         lines = (f"{int(row[0])} {' '.join(map(str, row[1:]))}\n" for row in rows)
         (folder / f"{index:03d}.txt").write_text("".join(lines))
     images = tuple(sorted(folder.glob("*.jpg")))

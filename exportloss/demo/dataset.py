@@ -71,10 +71,10 @@ def make_shapes(
                     continue
                 rng = np.random.default_rng(np.random.SeedSequence([seed, number, index]))
                 image, rows = render(rng, size)
-                picture = images / f"{index:05d}.png"
-                for path in (picture, label):  # a link, which would be written through
+                file = images / f"{index:05d}.png"
+                for path in (file, label):  # a link, which would be written through
                     path.unlink(missing_ok=True)
-                Image.fromarray(image).save(picture, compress_level=3)
+                Image.fromarray(image).save(file, compress_level=3)
                 lines = (f"{int(row[0])} {' '.join(f'{v:.6f}' for v in row[1:])}\n" for row in rows)
                 label.write_text("".join(lines), encoding="utf-8")
     except OSError as error:

@@ -119,9 +119,9 @@ def show_predictions(
         for boxes, caption in zip(both, ("before", "after"), strict=True):
             cells.append(_drawn(image, boxes, names))
             captions.append(caption)
-    picture = grid(cells, columns=2 * pairs_a_row, captions=captions)
+    sheet = grid(cells, columns=2 * pairs_a_row, captions=captions)
     with new_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="png", optimize=True)
+        Image.fromarray(sheet).save(temporary, format="png", optimize=True)
 
 
 def _drawn(image: ImageArray, boxes: Boxes, names: Sequence[str]) -> ImageArray:

@@ -28,9 +28,9 @@ def main() -> None:
     about, content = receive(requests)
     size, is_cpu = len(content), about["device"] == "cpu"
 
-    def limit(pictures: int) -> None:
+    def limit(count: int) -> None:
         if is_cpu:  # drivers of GPUs reserve more than there is
-            limit_memory(_BASE + _TIMES_MODEL * size + _TIMES_INPUT * 4 * pictures)
+            limit_memory(_BASE + _TIMES_MODEL * size + _TIMES_INPUT * 4 * count)
 
     telling = partial(
         told,

@@ -60,16 +60,16 @@ def test_boxes_are_kept_as_they_are_where_nothing_moves():
     np.testing.assert_allclose(make_labels(recipe, small), small[0])
 
 
-@given(seed=st.integers(0, 2**32), picture=st.integers(0, 4))
-def test_boxes_of_a_mosaic_are_where_its_pictures_are(seed, picture):
+@given(seed=st.integers(0, 2**32), own=st.integers(0, 4))
+def test_boxes_of_a_mosaic_are_where_its_pictures_are(seed, own):
     augment = Augmentation(mosaic=1, scale=0.5, translate=0.1)
-    recipe = draw_recipe(picture, SOURCES, SIZE, augment, np.random.default_rng(seed))
+    recipe = draw_recipe(own, SOURCES, SIZE, augment, np.random.default_rng(seed))
     image, labels = np.asarray(make_picture(recipe, load)), make_labels(recipe, WHOLE)
-    pictures = [tile.picture for tile in recipe.scenes[0].tiles]
+    tiles = [tile.picture for tile in recipe.scenes[0].tiles]
     for label in labels:
         index = int(label[0])
-        assert index in pictures
-        if pictures.count(index) == 1:
+        assert index in tiles
+        if tiles.count(index) == 1:
             # Less the pixels that blend with the neighbour.
             np.testing.assert_allclose(corners(label), box(image, COLORS[index]), atol=2)
 

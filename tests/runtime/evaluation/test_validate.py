@@ -32,10 +32,10 @@ def perfect(batch):
     """Rows that say where the objects are, and one row that says nothing."""
     height, width = batch.images.shape[2:]
     rows = np.zeros((len(batch.images), 4, 8), np.float32)
-    for picture, (image, label, *box) in zip(
+    for row, (image, label, *box) in zip(
         np.arange(len(batch.targets)), batch.targets, strict=True
     ):
-        slot = int(image), int(np.sum(batch.targets[:picture, 0] == image))
+        slot = int(image), int(np.sum(batch.targets[:row, 0] == image))
         rows[slot][:4] = np.array(box) * (width, height, width, height)
         rows[slot][4:6] = 0.9, 0
         rows[slot][5 + int(label)] = 1

@@ -99,13 +99,13 @@ def test_training_sees_the_original_pixels(tmp_path, seed):
     image, side = random_image(rng), int(32 * rng.integers(1, 15))
     Image.fromarray(image).save(tmp_path / "a.png")
     loaded = read_by_opencv(image, side, augment=True)
-    picture = load_picture(tmp_path / "a.png", (side, side), linear=True)
-    assert_within_a_level(np.asarray(picture), loaded)
+    scaled = load_picture(tmp_path / "a.png", (side, side), linear=True)
+    assert_within_a_level(np.asarray(scaled), loaded)
 
     recipe = draw_recipe(0, [image.shape[:2]], (side, side), Augmentation(), rng)
-    whole = make_picture(recipe, lambda _: picture)
+    whole = make_picture(recipe, lambda _: scaled)
     # The second enlargement, of a picture that was read a pixel short, is of what was read here.
-    expected = letterbox_by_opencv(np.asarray(picture), (side, side))
+    expected = letterbox_by_opencv(np.asarray(scaled), (side, side))
     assert_within_a_level(np.asarray(whole), expected)
 
 
