@@ -1,4 +1,4 @@
-"""Measure how long a training step waits for its pictures.
+"""Measure how long a training step waits for its images.
 
     exportloss export --weights yolov5n --nc 4 --format step --imgsz 320 --batch-size 4 \
         --max-targets 128 --output build/step
@@ -29,7 +29,7 @@ from exportloss.targets import pad_targets
 PICTURES, EPOCHS = 100, 1
 
 
-def draw_pictures(folder: Path) -> Dataset:
+def draw_images(folder: Path) -> Dataset:
     """Draw a data set of JPEG files."""
     for index in range(PICTURES):
         image, rows = render(np.random.default_rng(index), 480)
@@ -86,7 +86,7 @@ def main(artifacts: Path) -> None:
     step = Steps(artifacts)
     manifest = step.session.manifest
     with tempfile.TemporaryDirectory() as temporary:
-        dataset = draw_pictures(Path(temporary))
+        dataset = draw_images(Path(temporary))
         default = TrainingConfig().augmentation
 
         def batches(augment: Augmentation | None = default, **options) -> Batches:

@@ -137,5 +137,5 @@ def _problem(row: npt.NDArray[np.float64], batch_size: int, num_classes: int) ->
                 return f"{column} is {int(value)}; expected 0 to {limit - 1}"
         elif not 0 <= value <= 1:
             kind = "negative" if value < 0 else "over 1"
-            return f"{column} is {value:g}, {kind}; expected a share of the picture, 0 to 1"
+            return f"{column} is {value:g}, {kind}; expected a share of the image, 0 to 1"
     raise AssertionError("unreachable: _is_bad and _problem disagree")

@@ -16,7 +16,7 @@ from exportloss.runtime.artifact.folder import new_folder
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.data.label_cache import Index
-from exportloss.runtime.data.sources import find_pictures
+from exportloss.runtime.data.sources import find_images
 from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.event_file import EventFile
 from exportloss.runtime.training.history import list_runs
@@ -99,8 +99,8 @@ def _acts(run: RunFolder) -> tuple[Callable[[], object], ...]:
         lambda: list_runs(run.path.parent),
         lambda: run.subfolder("labels"),
         lambda: Manifest.read(run.artifacts).verify_files(run.artifacts),
-        lambda: find_pictures(run.path),
-        lambda: find_pictures(run.path / "**" / "*.png"),
+        lambda: find_images(run.path),
+        lambda: find_images(run.path / "**" / "*.png"),
         lambda: check_outputs([run.best_onnx, run.path / "a"], [run.path], trees=[run.artifacts]),
         lambda: Index.load(run.path / "index.npz"),
         lambda: Index().save(run.path / "index.npz"),

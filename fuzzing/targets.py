@@ -23,9 +23,9 @@ from exportloss.runtime.data.coco import file as coco_file
 from exportloss.runtime.data.coco.split import coco_names, coco_rows
 from exportloss.runtime.data.dataset import DataConfig, Dataset, read_data_yaml
 from exportloss.runtime.data.labels import read_labels
-from exportloss.runtime.data.sources import find_pictures
+from exportloss.runtime.data.sources import find_images
 from exportloss.runtime.evaluation.inference import Detector
-from exportloss.runtime.images.load import inspect_picture, load_image, load_picture
+from exportloss.runtime.images.load import inspect_image, load_image, load_scaled
 from exportloss.runtime.training.hyp import read_hyp
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
@@ -95,10 +95,10 @@ def _read_options(path: Path) -> None:
     fill_options(_RESUME, RunFolder(path.parent))
 
 
-def _read_picture_list(path: Path) -> None:
+def _read_image_list(path: Path) -> None:
     config = DataConfig(source=path, root=path.parent, train=(path,), val=(), names=("a",))
     Dataset.open(config, "train")
-    find_pictures(path)
+    find_images(path)
 
 
 def _read_coco(path: Path) -> None:
@@ -117,10 +117,10 @@ def _read_coco(path: Path) -> None:
         coco_rows(dataset.coco, image, dataset.coco.images[image].size or (32, 48))
 
 
-def _read_picture(path: Path) -> None:
+def _read_image(path: Path) -> None:
     load_image(path)
-    inspect_picture(path)
-    load_picture(path, (32, 32), linear=True)
+    inspect_image(path)
+    load_scaled(path, (32, 32), linear=True)
 
 
 def _read_manifest(path: Path) -> None:
@@ -200,8 +200,8 @@ TARGETS = {
     "labels": Target(
         file_name="a.txt", read=lambda path: read_labels(path, 80), tokens=(*_NUMBERS, b"\r\n")
     ),
-    "picture_list": Target(
-        file_name="a.txt", read=_read_picture_list, tokens=(b"./a.jpg", b"\0.png", b"../", b"\n")
+    "image_list": Target(
+        file_name="a.txt", read=_read_image_list, tokens=(b"./a.jpg", b"\0.png", b"../", b"\n")
     ),
     "coco": Target(
         file_name="a.json",
@@ -211,7 +211,7 @@ TARGETS = {
             *b'"images" "annotations" "categories" "id" "image_id" "bbox" "file_name"'.split(),
         ),
     ),
-    "picture": Target(file_name="a.jpg", read=_read_picture),
+    "image": Target(file_name="a.jpg", read=_read_image),
     "data_yaml": Target(
         file_name="data.yaml",
         read=read_data_yaml,

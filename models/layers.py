@@ -176,7 +176,7 @@ class Detect(nn.Module):
     @torch.no_grad()
     def _initialise_biases(self) -> None:
         # Priors, so that the first steps need not learn that most cells are empty (Lin et al.,
-        # arXiv 1708.02002, section 3.3): about 8 objects in a picture of 640 pixels, and each
+        # arXiv 1708.02002, section 3.3): about 8 objects in an image of 640 pixels, and each
         # class about equally likely.
         for conv, stride in zip(self.m, self.strides, strict=True):
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None

@@ -1,6 +1,6 @@
 """The detectors of YOLOv5, layer for layer under YOLOv5's indices.
 
-All are one plan: a backbone that halves the picture at every stage, a way down from the coarsest
+All are one plan: a backbone that halves the image at every stage, a way down from the coarsest
 stage to stride 8 (FPN, arXiv 1612.03144) and a way back up (PAN, arXiv 1803.01534). P5 and P6
 differ in the number of stages, the sizes in width and depth. Ten are those of v6.0 to v7.0; eight
 those of v5.0, which begin and end the backbone in another way.

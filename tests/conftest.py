@@ -76,7 +76,7 @@ def golden_case(request: pytest.FixtureRequest) -> GoldenCase:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`data.yaml` of a data set of drawn shapes: 8 pictures for training, 3 for validation."""
+    """`data.yaml` of a data set of drawn shapes: 8 images for training, 3 for validation."""
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, val=3, size=64)
 
 

@@ -30,7 +30,7 @@ __all__: list[str] = []
 
 aten = torch.ops.aten
 
-_FEW_CHANNELS = 4  # of a picture, with an alpha channel even
+_FEW_CHANNELS = 4  # of an image, with an alpha channel even
 _MANY_CELLS = 6400  # of a map whose weight gradient a GPU rather computes row by row
 
 
@@ -87,7 +87,7 @@ def _over_phases(
 ) -> ir.Value:
     """The same with a stride of 1 over phases, which the gradient of the weight needs anyway.
 
-    Of a picture, whose channels are few, that is the faster.
+    Of an image, whose channels are few, that is the faster.
     """
     outputs, channels = shape_of(weight)[:2]
     (s_y, s_x), (k_y, k_x) = geometry.stride, geometry.steps
@@ -226,7 +226,7 @@ def _by_phases(
 def _phases(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]) -> ir.Value:
     """Turn the cells between two windows into channels; then the stride is 1.
 
-    With a stride of 2, say, rows and columns are even or odd: four phases of the picture. Only for
+    With a stride of 2, say, rows and columns are even or odd: four phases of the image. Only for
     kernels of whole strides: others would grow.
 
     Args:
@@ -302,7 +302,7 @@ def _whole_fours(places: int) -> list[int]:
 def _products(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
     """Every channel of the gradient (B, ..., O, L) times every one of x (B, ..., C, L).
 
-    Summed over pictures and cells: (..., O, C).
+    Summed over images and cells: (..., O, C).
     """
     if shape_of(gradient)[-2] < shape_of(x)[-2]:
         # ONNX Runtime shares out the longer side of a product among threads. Where that is the

@@ -52,7 +52,7 @@ def export_inference(
     model = copy.deepcopy(model).cpu().float().eval()
     state = [name for name, _ in model.named_parameters()]
     state += [name for name, _ in model.named_buffers() if name.endswith(STATISTICS)]
-    # Two pictures: a dimension of 1 would be taken for a constant.
+    # Two images: a dimension of 1 would be taken for a constant.
     images = torch.zeros(2, 3, *image_size)
     graph = trace_to_onnx(
         _Inference(model),

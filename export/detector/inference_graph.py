@@ -1,4 +1,4 @@
-"""The detector alone as a graph, for any number of pictures where no more than shapes needs it."""
+"""The detector alone as a graph, for any number of images where no more than shapes needs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exportloss.export.aten.to_onnx import to_onnx
 
 __all__ = ["inference_graph"]
 
-# Numbers of pictures to trace with: primes that no other size is.
+# Numbers of images to trace with: primes that no other size is.
 _PRIMES = (7919, 7907)
 
 
@@ -26,7 +26,7 @@ def inference_graph(
 ) -> ir.Model:
     """Write a function of `images` and weights as a graph.
 
-    The number of pictures is free where it is nothing but the first size of tensors and of what
+    The number of images is free where it is nothing but the first size of tensors and of what
     Reshape makes of them, as in YOLOv5. Elsewhere it is that of the example.
     """
 
@@ -35,23 +35,23 @@ def inference_graph(
         return to_onnx(function, given, name="inference", modules=modules, repeatable=False)
 
     free = []
-    for pictures in _PRIMES:
-        many = example["images"][:1].expand(pictures, -1, -1, -1)  # takes no memory
-        free.append(_with_free_size(write(example | {"images": many}), pictures))
+    for images in _PRIMES:
+        many = example["images"][:1].expand(images, -1, -1, -1)  # takes no memory
+        free.append(_with_free_size(write(example | {"images": many}), images))
     # What hangs on the number in any other way makes them differ.
     one, other = (ir.to_proto(graph).SerializeToString() for graph in free)
     return free[0] if one == other else write(example)
 
 
-def _with_free_size(model: ir.Model, pictures: int) -> ir.Model:
-    """Free the first size of tensors where it is the number of pictures, and Reshape keeps it."""
+def _with_free_size(model: ir.Model, images: int) -> ir.Model:
+    """Free the first size of tensors where it is the number of images, and Reshape keeps it."""
     graph = model.graph
     for node in graph:
         if node.op_type == "Reshape":
             data, sizes = node.inputs
             assert data is not None and sizes is not None and sizes.const_value is not None
             wanted = sizes.const_value.numpy()
-            if shape_of(data)[:1] == tuple(wanted[:1]) == (pictures,):
+            if shape_of(data)[:1] == tuple(wanted[:1]) == (images,):
                 kept = np.array([0, *wanted[1:]], np.int64)  # 0: as it comes in
                 name = f"shape_{'_'.join(map(str, kept))}"
                 if name not in graph.initializers:
@@ -60,7 +60,7 @@ def _with_free_size(model: ir.Model, pictures: int) -> ir.Model:
     passes.RemoveUnusedNodesPass()(model)  # and constants
     for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
         first, *others = shape_of(value) or (0,)
-        if first == pictures:
+        if first == images:
             value.shape = ir.Shape(["batch", *others])
     return model
 

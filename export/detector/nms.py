@@ -41,7 +41,7 @@ class NmsSettings:
 
 # A row takes part with its best class only: all its other scores are 0. So each row is selected
 # once at most, and the scores of those that were go back to their places, with 0 elsewhere. TopK
-# then orders and cuts them by picture; of equal ones it takes the earlier row first.
+# then orders and cuts them by image; of equal ones it takes the earlier row first.
 _NMS = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 nms (float[batch, {rows}, {outputs}] output0) => (float[found, 7] detections)
@@ -100,8 +100,8 @@ def append_nms(model: onnx.ModelProto, settings: NmsSettings) -> onnx.ModelProto
         settings: thresholds.
 
     Returns:
-        The model with the output `detections` instead, (n, 7): picture in the batch, x1, y1, x2,
-        y2 in pixels, confidence, class; by picture, the most confident first.
+        The model with the output `detections` instead, (n, 7): image in the batch, x1, y1, x2,
+        y2 in pixels, confidence, class; by image, the most confident first.
     """
     (output,) = model.graph.output
     _, rows, outputs = (dimension.dim_value for dimension in output.type.tensor_type.shape.dim)

@@ -121,14 +121,14 @@ def prepare(
         model: forward takes (B, 3, H, W) in [0, 1] and returns the raw maps of the levels.
         loss: for the same classes, anchors and levels.
         image_size: height and width in pixels.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         max_targets: target rows in a batch.
         frozen: layers to freeze, as `exportloss.models.freeze` takes them.
         head: where to evaluate the head in training; "auto" is what `choose_head` says.
 
     Raises:
         ExportError: model and loss do not fit, or a batch would be too small to normalise.
-        ConfigError: the layers to freeze do not exist, or the picture size does not suit.
+        ConfigError: the layers to freeze do not exist, or the image size does not suit.
     """
     at_least(1, ExportError, batch_size=batch_size, max_targets=max_targets)
     model = copy.deepcopy(model).cpu().float().eval()

@@ -256,7 +256,7 @@ class _NotBuiltError(Exception):
 
 
 def _check_place(path: Path) -> None:
-    """Check that an engine would replace no graph or picture, say.
+    """Check that an engine would replace no graph or image, say.
 
     Raises:
         ArtifactError: something else than an engine lies there.

@@ -47,7 +47,7 @@ def verify(
     device: str = "cpu",
     model: nn.Module | None = None,
 ) -> Verification:
-    """Train a few steps on random pictures and targets, with the artifact and in eager torch.
+    """Train a few steps on random images and targets, with the artifact and in eager torch.
 
     The reference is eager torch in float64, with the loss's original dynamic shapes: what is
     measured is the artifact's own error and not the sum of two.
@@ -68,7 +68,7 @@ def verify(
         folder: an artifacts folder that trains; the weights are those it was exported with.
         steps: how many, >= 1.
         lr: learning rate of all groups, >= 0.
-        seed: of pictures and targets, >= 0.
+        seed: of images and targets, >= 0.
         threads: of both engines; None leaves each at its default.
         device: where the artifact trains, as for `TrainSession.open`.
         model: what was exported, where it is none of `exportloss.models`.

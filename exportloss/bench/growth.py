@@ -61,7 +61,7 @@ AXES: Mapping[str, Axis] = {
         size=lambda scenario: scenario.batch_size,
     ),
     "imgsz": Axis(
-        about="side of the pictures in pixels",
+        about="side of the images in pixels",
         usual=("160", "320", "480", "640"),
         fields=("image_size",),
         parse=lambda text: (int(text),) * 2,

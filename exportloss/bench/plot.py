@@ -1,4 +1,4 @@
-"""A picture of a benchmark, where matplotlib is installed."""
+"""An image of a benchmark, where matplotlib is installed."""
 
 from __future__ import annotations
 

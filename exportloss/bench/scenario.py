@@ -47,8 +47,8 @@ class Scenario:
     Attributes:
         model: size of the detector, such as `yolov5n`; its weights are random.
         num_classes: classes, >= 1.
-        image_size: height and width of the pictures, pixels.
-        batch_size: pictures in a batch, >= 1.
+        image_size: height and width of the images, pixels.
+        batch_size: images in a batch, >= 1.
         max_targets: slots, target rows that a batch can have, >= 1.
         targets: boxes that the batch has, 0 to `max_targets`.
         threads: of each rival within an operator, >= 1.
@@ -60,7 +60,7 @@ class Scenario:
             which that convolution takes, (B, C, H, W): then the head is measured with the loss.
         precision: what the network computes in when it trains, in every implementation; the loss
             is float32. On the CPU float32 alone.
-        seed: of weights, pictures, boxes and maps.
+        seed: of weights, images, boxes and maps.
 
     Raises:
         ConfigError: a number is out of range.
@@ -119,7 +119,7 @@ class Scenario:
         return "cpu" if device.kind == "cpu" else f"cuda:{device.index}"
 
     def loss_config(self, levels: int) -> LossConfig:
-        """Return YOLOv5's gains, scaled to the model's levels, classes and picture size."""
+        """Return YOLOv5's gains, scaled to the model's levels, classes and image size."""
         return LossConfig().scaled(
             levels=levels, num_classes=self.num_classes, image_size=self.image_size
         )

@@ -35,7 +35,7 @@ class ExportSettings:
         num_classes: number of classes; None takes the file's.
         loss: options of the loss.
         image_size: height and width, pixels.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         max_targets: target rows in a batch.
         tiers: of a loss alone, smaller numbers of target rows with a graph each; None chooses.
         optimizer: which memory a session keeps.
@@ -44,7 +44,7 @@ class ExportSettings:
         layout: what a loss alone starts from.
         provider: what the portable step or the loss alone is to run on.
         seed: of random weights.
-        scale_gains: scale the loss's gains to the model and picture size, as YOLOv5 does.
+        scale_gains: scale the loss's gains to the model and image size, as YOLOv5 does.
         ema: keep a moving average of weights and statistics.
         precision: what the network of a portable step computes in.
         head: where to evaluate the head in training.
@@ -130,14 +130,14 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="height and width of the pictures in pixels, one number for both: multiples of 32, "
+        help="height and width of the images in pixels, one number for both: multiples of 32, "
         "of 64 for the P6 sizes (default 320)",
     )
     parser.add_argument(
         *("--batch-size", "--batch"),
         type=int,
         metavar="N",
-        help="pictures in a batch, fixed in the graph (default 4)",
+        help="images in a batch, fixed in the graph (default 4)",
     )
     parser.add_argument(
         "--max-targets",
@@ -149,7 +149,7 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         "--scale-gains",
         action=argparse.BooleanOptionalAction,
         help="scale the gains box, cls and obj to the model's levels and classes and to the "
-        "picture size, as YOLOv5's train.py does (default), or take them as they are written",
+        "image size, as YOLOv5's train.py does (default), or take them as they are written",
     )
     parser.add_argument(
         "--ema",

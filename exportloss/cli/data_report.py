@@ -75,7 +75,7 @@ def print_undrawable(names: tuple[str, ...]) -> None:
         if name != drawn:
             say(
                 f"note: no font that is installed has the letters of {excerpt(repr(name))}; in "
-                "pictures such classes are their numbers"
+                "images such classes are their numbers"
             )
             return
 

@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo",
         help="draw a data set, train YOLOv5n on it in ONNX Runtime, compare with eager torch",
         description="Draw a small data set of shapes, export YOLOv5n for it, train it from random "
-        "weights in ONNX Runtime and in eager torch, verify, and write a picture of the loss "
+        "weights in ONNX Runtime and in eager torch, verify, and write an image of the loss "
         "curves and one of the boxes found before and after. Takes a few minutes on two cores.",
     )
     parser.add_argument(
@@ -39,10 +39,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     for names, kind, metavar, about in (
         (("--epochs",), int, "N", "of training"),
-        (("--imgsz", "--img", "--img-size"), int, "N", "side of the pictures, a multiple of 32"),
-        (("--batch-size", "--batch"), int, "N", "pictures a step"),
+        (("--imgsz", "--img", "--img-size"), int, "N", "side of the images, a multiple of 32"),
+        (("--batch-size", "--batch"), int, "N", "images a step"),
         (("--lr",), float, "RATE", "learning rate after warm-up, the highest"),
-        (("--seed",), int, "N", "of pictures, weights and order"),
+        (("--seed",), int, "N", "of images, weights and order"),
     ):
         name = names[0].removeprefix("--").replace("-", "_")
         parser.add_argument(
@@ -129,7 +129,7 @@ def _print_figures(result: DemoResult, seconds: float) -> None:
     say(
         f"""
 from eager torch: largest difference of the training loss in any epoch; eager torch has one thread
-mAP50, objects found: in the validation pictures; found at confidence 0.25 and IoU 0.5
+mAP50, objects found: in the validation images; found at confidence 0.25 and IoU 0.5
 
 seconds      {seconds:.0f} in all
 loss curves  {result.losses}

@@ -37,7 +37,7 @@ def check_run_folder(
     Args:
         options: of the command.
         inputs: files and folders that the command reads.
-        searched: folders in which it looks for pictures, with their subfolders.
+        searched: folders in which it looks for images, with their subfolders.
         kept: folders of a data set, see `check_outputs`.
         folders: names of subfolders that it writes files into.
         trees: names of subfolders that it writes files into and below.
@@ -98,7 +98,7 @@ def check_outputs(
         real = Path(os.path.realpath(folder))
         if place := _first(places, map(_identity, (real, *real.parents))):
             raise ConfigError(
-                f"{folder} lies in {place}, where pictures are looked for: results written there "
+                f"{folder} lies in {place}, where images are looked for: results written there "
                 "would be taken for some; choose another folder"
             )
         if place := _first(closed, map(_identity, (real, *real.parents))):
@@ -109,7 +109,7 @@ def check_outputs(
 
 
 def dataset_files(config: DataConfig) -> Iterator[Path]:
-    """Yield the yaml of a data set, and every picture and label file of all splits that exist."""
+    """Yield the yaml of a data set, and every image and label file of all splits that exist."""
     yield config.source
     for split in get_args(Split):
         yield from getattr(config, split)
@@ -119,7 +119,7 @@ def dataset_files(config: DataConfig) -> Iterator[Path]:
 
 
 def dataset_folders(config: DataConfig) -> Iterator[Path]:
-    """Yield the folders that a data set's pictures are looked for in."""
+    """Yield the folders that a data set's images are looked for in."""
     for split in get_args(Split):
         yield from filter(os.path.isdir, getattr(config, split))
 

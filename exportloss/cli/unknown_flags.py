@@ -38,7 +38,7 @@ _ANSWERS = {
         "--view-img": "nothing is shown; look at what is written to runs/detect",
         "--save-csv": "--save-json writes the same and more",
         "--augment": "no augmentation at test time; leave it out",
-        "--visualize": "no pictures of features; leave it out",
+        "--visualize": "no images of features; leave it out",
         "--update": "weights are not changed; leave it out",
         "--half": _PRECISION,
         "--dnn": "ONNX Runtime runs the file; leave it out",

@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "verify",
         help="train a few steps beside eager torch and compare every number",
-        description="Train a few steps on random pictures, with the artifact and in eager torch "
+        description="Train a few steps on random images, with the artifact and in eager torch "
         "from the same state, and compare loss, gradients, parameters, statistics and optimizer "
         "memory. The exit status is 1 where a bound is broken.",
     )
@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--lr", type=float, default=5e-4, metavar="RATE", help="default %(default)s"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of pictures and boxes (default 0)"
+        "--seed", type=int, default=0, metavar="N", help="of images and boxes (default 0)"
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of both engines (default: their own choice)"

@@ -23,7 +23,7 @@ _Floats = npt.NDArray[np.float64]
 
 _OVERSAMPLING = 4  # shapes are drawn this much larger and averaged down: smooth edges
 _MOST_SHAPES = 6
-_RADIUS = 0.08, 0.2  # of the circle around a shape, as a share of the picture
+_RADIUS = 0.08, 0.2  # of the circle around a shape, as a share of the image
 _LEAST_VISIBLE = 0.65  # of a shape, after all that is drawn over it
 
 
@@ -32,14 +32,14 @@ def make_shapes(
 ) -> Path:
     """Write the data set: `images/` and `labels/` with `train/` and `val/`, and `data.yaml`.
 
-    The same arguments give the same pictures. A folder that already holds this very data set is
+    The same arguments give the same images. A folder that already holds this very data set is
     left alone, and completed where an interrupted run left it short.
 
     Args:
         folder: missing or empty, or an earlier result of the same arguments.
-        train: pictures of the training split, >= 1.
-        val: pictures of the validation split, >= 1.
-        size: side of the square pictures, pixels, >= 32.
+        train: images of the training split, >= 1.
+        val: images of the validation split, >= 1.
+        size: side of the square images, pixels, >= 32.
         seed: of everything drawn, >= 0.
 
     Returns:
@@ -66,7 +66,7 @@ def make_shapes(
                     raise DataError(f"{place} leads elsewhere by a link; remove it first")
                 place.mkdir(parents=True, exist_ok=True)
             for index in range(count):
-                # The label file is written last: where it is, the picture is whole.
+                # The label file is written last: where it is, the image is whole.
                 if (label := labels / f"{index:05d}.txt").is_file():
                     continue
                 rng = np.random.default_rng(np.random.SeedSequence([seed, number, index]))
@@ -95,11 +95,11 @@ def _claim(root: Path, recipe: Path, text: str) -> None:
 
 
 def render(rng: np.random.Generator, size: int) -> tuple[ImageArray, LabelArray]:
-    """Draw one picture with one to six shapes, partly over each other.
+    """Draw one image with one to six shapes, partly over each other.
 
     Returns:
-        The picture (size, size, 3) and its labels (n, 5): class, x, y, width, height as shares of
-        the picture; each box is tight around the whole shape, the covered part included.
+        The image (size, size, 3) and its labels (n, 5): class, x, y, width, height as shares of
+        the image; each box is tight around the whole shape, the covered part included.
     """
     canvas = _background(rng, size)
     labels = []
@@ -146,7 +146,7 @@ def _shape_mask(
     if SHAPE_NAMES[kind] == "star":
         reach[1::2] *= 0.45
     points = np.array(centre) + reach[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
-    # Pillow counts from the middle of a pixel, the mask from the corner of the picture.
+    # Pillow counts from the middle of a pixel, the mask from the corner of the image.
     flat = (points * _OVERSAMPLING - 0.5).ravel().tolist()
     ImageDraw.Draw(large).polygon(flat, fill=255)
     return np.asarray(large.reduce(_OVERSAMPLING), dtype=np.float64) / 255

@@ -1,4 +1,4 @@
-"""What a detector in training finds in pictures, and how much of it is right."""
+"""What a detector in training finds in images, and how much of it is right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MIN_IOU = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detected:
-    """Counts over pictures: a box is right with the class of an object and an IoU over 0.5 with it.
+    """Counts over images: a box is right with the class of an object and an IoU over 0.5 with it.
 
     Attributes:
         objects: true objects.
@@ -39,7 +39,7 @@ class Detected:
 def detect(
     session: TrainSession, batches: Iterable[Batch], *, conf_thres: float = 0.25
 ) -> list[Boxes]:
-    """Return (n, 6) x1, y1, x2, y2 in pixels, confidence, class for each real picture."""
+    """Return (n, 6) x1, y1, x2, y2 in pixels, confidence, class for each real image."""
     return [
         boxes
         for batch in batches
@@ -50,7 +50,7 @@ def detect(
 
 
 def find(detections: Sequence[Boxes], batches: Iterable[Batch], *, num_classes: int) -> Detected:
-    """Count what was found of the targets of the same pictures."""
+    """Count what was found of the targets of the same images."""
     truths = [truth for batch in batches for truth in true_boxes(batch)]
     confusion = ConfusionMatrix(num_classes, conf_thres=0, iou_thres=_MIN_IOU)
     for boxes, truth in zip(detections, truths, strict=True):

@@ -15,7 +15,7 @@ from torch import nn
 from exportloss.config import LossConfig
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.demo.detections import Detected, detect, find
-from exportloss.demo.pictures import plot_losses, relative_gap, show_predictions, total
+from exportloss.demo.images import plot_losses, relative_gap, show_predictions, total
 from exportloss.export.ort.export import export_training_artifacts
 from exportloss.export.step.export import export_train_step
 from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
@@ -48,12 +48,12 @@ TITLES: Mapping[Engine, str] = {
 Reporting = Callable[[Schedule], AbstractContextManager[Reporter]]
 
 _MODEL = "yolov5n"
-_MOST_SHAPES = 6  # on a picture
+_MOST_SHAPES = 6  # on an image
 
 # YOLOv5's 0.03 is for long runs: here the statistics would lag behind the weights for epochs.
 _BATCHNORM_MOMENTUM = 0.1
 
-_SHOWN = 8  # pictures
+_SHOWN = 8  # images
 _VERIFIED_STEPS = 3
 
 
@@ -63,12 +63,12 @@ class DemoSettings:
 
     Attributes:
         epochs: of training, >= 1.
-        image_size: side of the pictures in pixels, a multiple of 32.
-        batch_size: pictures a step, >= 1.
-        train: pictures of the training split, >= 1.
-        val: pictures of the validation split, >= 1.
+        image_size: side of the images in pixels, a multiple of 32.
+        batch_size: images a step, >= 1.
+        train: images of the training split, >= 1.
+        val: images of the validation split, >= 1.
         lr: learning rate after warm-up, the highest.
-        seed: of pictures, weights and order, >= 0.
+        seed: of images, weights and order, >= 0.
         weights: a file to start from, as `read_checkpoint` takes it; None for random weights.
         float64: train in eager torch in double precision, too: where it leaves float32, so does
             every engine.
@@ -94,7 +94,7 @@ class Run:
     Attributes:
         result: what it wrote, and its losses.
         seconds: of training and validation.
-        after: objects found in the validation pictures.
+        after: objects found in the validation images.
     """
 
     result: TrainResult
@@ -116,8 +116,8 @@ class DemoResult:
         runs: the same training in the portable step, in ONNX Runtime's training artifacts, in
             eager torch and, if asked for, there in float64.
         verifications: of both artifacts.
-        before: objects found in the validation pictures before training.
-        losses, predictions: the pictures written.
+        before: objects found in the validation images before training.
+        losses, predictions: the images written.
     """
 
     runs: Mapping[Engine, Run]
@@ -162,7 +162,7 @@ def demo(
             missing.
     """
     folder, size = Path(folder), settings.image_size
-    say(f"data set: {settings.train} + {settings.val} pictures of shapes, {size} px")
+    say(f"data set: {settings.train} + {settings.val} images of shapes, {size} px")
     config = read_data_yaml(
         make_shapes(
             folder / f"shapes-{settings.train}-{settings.val}-{size}px-seed{settings.seed}",
@@ -195,9 +195,9 @@ def demo(
     for engine, dtype in dtypes.items():
         sessions[engine] = EagerTrainSession(portable.folder, portable.manifest, dtype=dtype)
         sessions[engine].load_state(portable.state())
-    pictures = list(val_batches)
-    untrained = detect(portable, pictures)
-    before = find(untrained, pictures, num_classes=len(SHAPE_NAMES))
+    images = list(val_batches)
+    untrained = detect(portable, images)
+    before = find(untrained, images, num_classes=len(SHAPE_NAMES))
 
     runs: dict[Engine, Run] = {}
     for engine, session in sessions.items():
@@ -214,7 +214,7 @@ def demo(
                 reporter=reporter,
             )
         seconds = time.monotonic() - started
-        after = find(detect(session, pictures), pictures, num_classes=len(SHAPE_NAMES))
+        after = find(detect(session, images), images, num_classes=len(SHAPE_NAMES))
         runs[engine] = Run(result=result, seconds=seconds, after=after)
 
     say("verification: the same steps in eager torch, in float64")
@@ -236,11 +236,11 @@ def demo(
     shown = slice(_SHOWN)
     show_predictions(
         predictions,
-        [image.transpose(1, 2, 0) for batch in pictures for image in batch.images[: batch.count]][
+        [image.transpose(1, 2, 0) for batch in images for image in batch.images[: batch.count]][
             shown
         ],
         untrained[shown],
-        detect(portable, pictures)[shown],
+        detect(portable, images)[shown],
         SHAPE_NAMES,
     )
     return DemoResult(

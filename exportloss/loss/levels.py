@@ -24,7 +24,7 @@ __all__ = ["OBJECTNESS", "HeadInput", "HeadOutput", "Level", "PermutedMap", "box
 
 @dataclasses.dataclass(frozen=True)
 class Level(abc.ABC):
-    """Raw predictions of a level: B pictures, H x W cells, na boxes a cell.
+    """Raw predictions of a level: B images, H x W cells, na boxes a cell.
 
     Attributes:
         source: what they are read from; its dimensions begin with B, any, H, W.
@@ -54,7 +54,7 @@ class Level(abc.ABC):
         """Return what the loss looks at.
 
         Args:
-            image: (M,) int64, index of the picture of each target row.
+            image: (M,) int64, index of the image of each target row.
             cell: (S, M) int64, index among the H * W cells.
             shared: which of them are the same, to add up their gradients pair by pair; None
                 scatters sums.

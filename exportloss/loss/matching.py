@@ -23,7 +23,7 @@ class Slots:
     then truncates back to the own cell. Three slots with multiplicities are the same rows.
 
     Attributes:
-        image: (M,) int64, index of the picture.
+        image: (M,) int64, index of the image.
         cell: (nl, S, M) int64, index of the cell among the level's H * W.
         weight: (nl, na, S, M) float, how many of YOLOv5's rows the slot stands for; 0 is no match.
         order: (nl, 1, S, M) int64 >= 1, place of the slot's last row in YOLOv5's order of rows.
@@ -54,9 +54,9 @@ def match(
     so zero rows are padding; neither does a row that `pad_targets` would refuse.
 
     Args:
-        targets: (M, 6) image, class, x, y, width, height; the last four as shares of the picture.
+        targets: (M, 6) image, class, x, y, width, height; the last four as shares of the image.
         anchors: (nl, na, 2) width and height in cells of their level.
-        batch_size: pictures in the batch.
+        batch_size: images in the batch.
         grids: rows and columns of cells, (H, W), of each level.
         num_classes: classes of the model.
         anchor_t: largest ratio between a target's and an anchor's side, exclusive.
@@ -114,7 +114,7 @@ def _column(like: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def _chosen_neighbours(position: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether the neighbour before and behind is trained too; none outside the picture."""
+    """Whether the neighbour before and behind is trained too; none outside the image."""
     from_far_edge = cells - position
     before = (position - torch.floor(position) < _NEIGHBOUR_BIAS) & (position > 1)
     behind = (from_far_edge - torch.floor(from_far_edge) < _NEIGHBOUR_BIAS) & (from_far_edge > 1)

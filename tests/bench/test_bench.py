@@ -117,7 +117,7 @@ def test_multiply_adds_follow_what_is_trained():
     def count(side: int, **more) -> int:
         return count_multiply_adds(Scenario(image_size=(side, side), batch_size=1, **more))
 
-    # Three times the forward pass, without the gradient of the pictures: 3 channels to 16, 6 x 6.
+    # Three times the forward pass, without the gradient of the images: 3 channels to 16, 6 x 6.
     stem = 3 * 16 * 6 * 6 * 32 * 32
     forward = (count(64) + stem) / 3
     # YOLOv5 publishes 4.5 GFLOPs, two a multiply-add, at 640 px.

@@ -9,7 +9,7 @@ from exportloss.runtime.data.labels import read_labels
 from exportloss.runtime.drawing.draw import class_color
 from exportloss.runtime.images.load import load_image
 from tests.cli.test_train import command
-from tests.support.bright_detector import spot_picture, write_bright_detector
+from tests.support.bright_detector import spot_image, write_bright_detector
 
 ESCAPING = {0: "../up", 1: "dog"}
 
@@ -19,9 +19,9 @@ def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     folder.mkdir()
-    two = spot_picture(128, 128, (0, 16, 32, 32, 48), (1, 64, 64, 80, 80))
+    two = spot_image(128, 128, (0, 16, 32, 32, 48), (1, 64, 64, 80, 80))
     Image.fromarray(two).save(folder / "two.png")
-    Image.fromarray(spot_picture(64, 64)).save(folder / "none.png")
+    Image.fromarray(spot_image(64, 64)).save(folder / "none.png")
     return folder
 
 
@@ -75,19 +75,19 @@ def test_artifacts_detect(step_artifact, photos, tmp_path):
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_a_damaged_picture_is_named_and_passed_over(photos, weights, tmp_path, capsys):
+def test_a_damaged_image_is_named_and_passed_over(photos, weights, tmp_path, capsys):
     (photos / "bad.png").write_bytes((photos / "two.png").read_bytes()[:60])
     arguments = ["--weights", str(weights), "--source", str(photos), "--save-txt", "--hide-conf"]
     assert main(["detect", *arguments]) == 1
     errors = capsys.readouterr().err
-    assert f"image 1/3 {photos}/bad.png: {photos}/bad.png: the picture cannot be decoded" in errors
-    assert "1 of 3 pictures could not be decoded" in errors
+    assert f"image 1/3 {photos}/bad.png: {photos}/bad.png: the image cannot be decoded" in errors
+    assert "1 of 3 images could not be decoded" in errors
     folder = tmp_path / "runs" / "detect" / "exp"
     assert len(read_labels(folder / "labels" / "two.txt", 2)) == 2
     assert sorted(path.name for path in folder.glob("*.png")) == ["none.png", "two.png"]
 
 
-def test_pictures_of_the_same_name_do_not_replace_each_other(photos, weights, tmp_path):
+def test_images_of_the_same_name_do_not_replace_each_other(photos, weights, tmp_path):
     (photos / "more").mkdir()
     (photos / "two.png").rename(photos / "more" / "none.png")
     assert main(["detect", "--weights", str(weights), "--source", f"{photos}/**/*"]) == 0

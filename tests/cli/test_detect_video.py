@@ -18,7 +18,7 @@ from exportloss.cli import main
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.video import cameras
 from exportloss.runtime.video.reader import open_reader
-from tests.support.bright_detector import spot_picture, write_bright_detector
+from tests.support.bright_detector import spot_image, write_bright_detector
 from tests.support.hostile.system_calls import trace, why_no_trace
 from tests.support.videos import hostile_files, noise, write_audio, write_video
 
@@ -28,7 +28,7 @@ SAVE = ("--save-txt", "--save-conf", "--save-crop", "--save-json")
 
 def spots() -> list[np.ndarray]:
     """Frames with a spot that wanders, none in the second."""
-    images = [spot_picture(96, 128, (n % 2, 16 * n, 16, 16 * n + 16, 32)) for n in range(6)]
+    images = [spot_image(96, 128, (n % 2, 16 * n, 16, 16 * n + 16, 32)) for n in range(6)]
     images[1][:] = 0
     return images
 

@@ -25,7 +25,7 @@ from exportloss.cli import main
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import ConfigError, printable
 from tests.safety.test_faults import ordinary_user
-from tests.support.bright_detector import make_spots, spot_picture, write_bright_detector
+from tests.support.bright_detector import make_spots, spot_image, write_bright_detector
 
 ROOT = Path(__file__).parents[2]
 RED = "\x1b[31m"
@@ -76,7 +76,7 @@ def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     folder.mkdir()
-    Image.fromarray(spot_picture(64, 64, (0, 0, 16, 8, 24))).save(folder / "a.png")
+    Image.fromarray(spot_image(64, 64, (0, 0, 16, 8, 24))).save(folder / "a.png")
     write_bright_detector(
         tmp_path / "a.onnx",
         names={0: HOSTILE.replace("\udcff", "猫"), 1: "b"},
@@ -231,7 +231,7 @@ def test_folders_without_permissions(tiny_artifact, mode, closed, monkeypatch, c
         folder.chmod(0o777)
         for each in ("photos", "models", "out"):
             (folder / each).mkdir()
-        Image.fromarray(spot_picture(64, 64)).save(folder / "photos/a.png")
+        Image.fromarray(spot_image(64, 64)).save(folder / "photos/a.png")
         # Ours, which runs in this process: of another one, nobody may start Python everywhere.
         shutil.copytree(tiny_artifact, folder / "models" / "tiny")
         (folder / "models" / "tiny").chmod(0o755)

@@ -51,7 +51,7 @@ def device_run(ort_artifact, shapes, tmp_path_factory):
 def test_the_command_trains_without_torch_and_onnx(device_run, ort_artifact, shapes):
     done, folder = device_run
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("8 pictures to train on, 3 to validate; 2 epochs of 4 batches")
+    assert lines[0].startswith("8 images to train on, 3 to validate; 2 epochs of 4 batches")
     assert "warm-up takes 100 batches" in lines[1]
     assert "augmentations that this version does not do: copy_paste" in lines[2]
     assert lines[3].startswith("train: 8 images, ")
@@ -60,7 +60,7 @@ def test_the_command_trains_without_torch_and_onnx(device_run, ort_artifact, sha
     assert lines[6].startswith("best possible recall of the anchors: ")
     epochs = [line for line in lines if line.startswith(("start  ", "epoch "))]
     assert [line[:9] for line in epochs] == ["start  va", "epoch 0/1", "epoch 1/1"]
-    assert "pictures/s" in epochs[1]
+    assert "images/s" in epochs[1]
     assert "  runs/train/exp/weights/best.onnx" in lines
     # It ends with what `exportloss val` says of the best detector.
     assert "mAP50-95" in done.stdout
@@ -98,7 +98,7 @@ def test_a_device_cannot_export(shapes, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_pictures_are_left_out_on_request(ort_artifact, shapes, tmp_path, monkeypatch, capsys):
+def test_bad_images_are_left_out_on_request(ort_artifact, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     root = shutil.copytree(shapes.parent, tmp_path / "shapes")
     bad = min((root / "labels" / "train").iterdir())
@@ -109,13 +109,13 @@ def test_bad_pictures_are_left_out_on_request(ort_artifact, shapes, tmp_path, mo
     assert f"{bad}:1: 4 columns" in capsys.readouterr().err
     assert main([*options, "--skip-bad"]) == 0
     printed = capsys.readouterr().out
-    assert "7 pictures to train on" in printed
-    assert f"warning: bad pictures left out: 1\n  {bad}:1: 4 columns" in printed
+    assert "7 images to train on" in printed
+    assert f"warning: bad images left out: 1\n  {bad}:1: 4 columns" in printed
 
 
-def test_waiting_for_pictures_is_said():
+def test_waiting_for_images_is_said():
     assert _waiting(0.05) == ""
-    assert _waiting(0.12).startswith("waited 12% of the time for pictures")
+    assert _waiting(0.12).startswith("waited 12% of the time for images")
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def words(ort_artifact, shapes, tmp_path, monkeypatch):
         ("--weights ART --data DATA --device tpu", "device is 'tpu'"),
         ("--weights ART --data DATA --hyp HYP", "has box 0.1: the artifacts in"),
         ("--weights ART --data OTHER", "class 0 is 'circles' in the data set and 'circle'"),
-        ("--weights ART --data NOVAL", "no picture found"),
+        ("--weights ART --data NOVAL", "no image found"),
         ("--resume EMPTY", "is no training run: opt.yaml is not readable"),
     ],
 )

@@ -40,9 +40,9 @@ def test_depends_on_the_seed_alone(tmp_path):
     assert one == contents(make_shapes(tmp_path / "two", **SMALL).parent)
     other = contents(make_shapes(tmp_path / "three", seed=1, **SMALL).parent)
     assert all(one[name] != other[name] for name in one if name.endswith("png"))
-    pictures = [data for name, data in one.items() if name.endswith("png")]
-    assert len(set(pictures)) == 5
-    # More pictures leave the first ones as they were.
+    images = [data for name, data in one.items() if name.endswith("png")]
+    assert len(set(images)) == 5
+    # More images leave the first ones as they were.
     more = contents(make_shapes(tmp_path / "more", **SMALL | {"train": 4}).parent)
     assert all(more[name] == data for name, data in one.items() if name != "data.yaml")
 
@@ -120,7 +120,7 @@ def test_labels_lie_on_the_painted_shapes(monkeypatch, seed):
     assert (colored & ~covered).sum() <= 0.01 * colored.sum() + 4
 
 
-def test_pictures_vary():
+def test_images_vary():
     renders = [render(np.random.default_rng(seed), 64) for seed in range(40)]
     counts = [len(labels) for _, labels in renders]
     assert set(counts) == {1, 2, 3, 4, 5, 6}

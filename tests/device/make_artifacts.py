@@ -47,7 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 SETTINGS = {"lr": 2e-4, "momentum": 0.937, "weight_decay": 5e-4, "max_norm": 10.0}
 CLASSES = ("circle", "square", "triangle")
-# BatchNorm over the few cells of a smaller picture amplifies rounding.
+# BatchNorm over the few cells of a smaller image amplifies rounding.
 SIZE, BATCH, TARGETS, MAX_TARGETS, STEPS = 128, 2, 12, 16, 5
 LOSS_TIER = 4  # slots of the smaller graph of the loss alone
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -52,9 +52,9 @@ def test_val_of_a_run(device, run, tmp_path, capsys):
     assert [line.split()[0] for line in lines[:5]] == ["val:", "Class", "all", "green", "blue"]
     assert "no plots: matplotlib is not installed; pip install matplotlib" in lines
     folder = tmp_path / "runs" / "val" / "exp"
-    pictures = {f"val_batch0_{kind}.jpg" for kind in ("labels", "pred")}
+    images = {f"val_batch0_{kind}.jpg" for kind in ("labels", "pred")}
     assert {path.name for path in folder.iterdir()} == {
-        *pictures,
+        *images,
         *("labels", "best_predictions.json"),
     }
 

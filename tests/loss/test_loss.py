@@ -56,7 +56,7 @@ def run_static(config, predictions, rows, *, slots=None, classes=CLASSES):
     return value, items, balance, torch.autograd.grad(value, predictions)
 
 
-# Centres on and beside cell borders and corners, on the picture's edge, and anywhere.
+# Centres on and beside cell borders and corners, on the image's edge, and anywhere.
 _cells = st.integers(0, 24).map(lambda k: k / 24)
 _coordinate = st.one_of(_cells, st.sampled_from([0.0, 1.0]), st.floats(0, 1, width=32))
 _side = st.one_of(st.sampled_from([0.0, 1.0, 0.25]), st.floats(1 / 64, 1, width=32))

@@ -16,7 +16,7 @@ from tests.support.portable_loss import open_session
 
 Arrays = list[npt.NDArray[np.float32]]
 
-# A case is a picture with its logits and boxes. Those of a batch share a loss, in which what is not
+# A case is an image with its logits and boxes. Those of a batch share a loss, in which what is not
 # finite in one of them cannot hide.
 CASES, PICTURES = 10_000, 50
 CLASSES, ANCHORS, STRIDES, SIZE = 3, [[[2, 3], [16, 30]], [[30, 61], [62, 45]]], [8, 16], (16, 32)

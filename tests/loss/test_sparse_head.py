@@ -55,7 +55,7 @@ def make_features() -> list[Tensor]:
 
 
 def make_targets(rows: int = 12, classes: int = CLASSES) -> Tensor:
-    """Boxes in one corner of both pictures: many share a cell."""
+    """Boxes in one corner of both images: many share a cell."""
     generator = torch.Generator().manual_seed(2)
     sizes = 0.1 + 0.3 * torch.rand(rows, 2, generator=generator)
     centres = 0.3 + 0.2 * torch.rand(rows, 2, generator=generator)

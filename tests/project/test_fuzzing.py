@@ -30,7 +30,7 @@ def test_seeds_are_read_or_refused(name, tmp_path):
         for seed, content in seeds_of(name).items()
         if read_made_up(TARGETS[name], content, tmp_path)
     ]
-    refused = name in ("picture_list", "torch_file", "manifest")  # they name what is not there
+    refused = name in ("image_list", "torch_file", "manifest")  # they name what is not there
     assert refused or any(not seed.startswith("found-") for seed in accepted)
 
 

@@ -17,7 +17,7 @@ from exportloss.runtime.artifact import limits
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.dataset_check import check_dataset
 from exportloss.runtime.data.label_cache import Index
-from exportloss.runtime.data.sources import find_pictures, unique_stems
+from exportloss.runtime.data.sources import find_images, unique_stems
 from exportloss.runtime.data.walking import files_below, find_matches
 from exportloss.runtime.drawing.draw import draw_boxes
 from exportloss.runtime.storage.files import new_file
@@ -26,12 +26,12 @@ from exportloss.runtime.training import results
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
 from tests.cli.test_train import command
-from tests.support.bright_detector import spot_picture, write_bright_detector
+from tests.support.bright_detector import spot_image, write_bright_detector
 
 
 @pytest.fixture
 def linked(tmp_path) -> Path:
-    """A folder whose links lead to each other and back: 2 ** 24 ways to one picture."""
+    """A folder whose links lead to each other and back: 2 ** 24 ways to one image."""
     root = tmp_path / "images"
     for number in range(12):
         folder = root / str(number)
@@ -43,7 +43,7 @@ def linked(tmp_path) -> Path:
     (root / "itself").symlink_to("itself")
     (root / ".hidden").mkdir()
     for folder in ("0", "12", ".hidden"):
-        Image.fromarray(spot_picture(8, 8)).save(root / folder / "a.png")
+        Image.fromarray(spot_image(8, 8)).save(root / folder / "a.png")
     return root
 
 
@@ -52,7 +52,7 @@ def test_a_folder_is_searched_once_whatever_leads_to_it(linked, tmp_path):
     assert tuple(files_below(linked)) == expected
     (tmp_path / "data.yaml").write_text("train: images\nnames: [a]\n")
     assert Dataset.open(read_data_yaml(tmp_path / "data.yaml"), "train").images == expected
-    assert find_pictures(linked / "**" / "*.png") == expected
+    assert find_images(linked / "**" / "*.png") == expected
     link = tmp_path / "link"
     link.symlink_to(linked / "12")
     assert tuple(files_below(link)) == (link / "a.png", link / "back/0/a.png")
@@ -62,7 +62,7 @@ def test_what_only_a_link_leads_to_is_found(tmp_path):
     elsewhere, root = tmp_path / "elsewhere", tmp_path / "images"
     for folder in (elsewhere, root):
         folder.mkdir()
-        Image.fromarray(spot_picture(8, 8)).save(folder / "a.png")
+        Image.fromarray(spot_image(8, 8)).save(folder / "a.png")
     (root / "link").symlink_to(elsewhere)
     assert tuple(files_below(root)) == (root / "a.png", root / "link/a.png")
 
@@ -138,7 +138,7 @@ def test_an_index_that_is_no_file_is_done_without(tmp_path, tiny_shapes, monkeyp
     check_dataset(dataset)
 
 
-def test_a_line_is_no_thicker_than_its_picture():
+def test_a_line_is_no_thicker_than_its_image():
     boxes = np.array([[8, 8, 24, 24, 0.9, 0]], np.float32)
     image = np.zeros((32, 32, 3), np.uint8)
     drawn = [
@@ -188,13 +188,13 @@ def test_a_file_of_any_name_is_written_and_cleaned_up_after(tmp_path, length):
     assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {path.name: "new"}
 
 
-def test_pictures_with_long_names_are_detected_in(tmp_path, monkeypatch, capsys):
+def test_images_with_long_names_are_detected_in(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "more"):
         Path(folder).mkdir()
         for length in (1, 249, 251):
-            picture = Image.fromarray(spot_picture(64, 64, (0, 0, 16, 8, 24)))
-            picture.save(f"{folder}/{'a' * length}.png")
+            image = Image.fromarray(spot_image(64, 64, (0, 0, 16, 8, 24)))
+            image.save(f"{folder}/{'a' * length}.png")
     weights = write_bright_detector(
         tmp_path / f"{'w' * 250}.onnx", names={0: "b" * 300, 1: "c"}, shape=(1, 3, 64, 64)
     )

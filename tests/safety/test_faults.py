@@ -132,7 +132,7 @@ def test_a_data_set_that_goes_half_way_is_named(open_session, tiny_shapes, tmp_p
     whole.train(open_session())
     images, aside = data.parent / "images", tmp_path / "aside"
     fault = Fault(1, lambda: images.rename(aside))
-    with pytest.raises(DataError, match=r"images/train/\d+\.png: no such picture"):
+    with pytest.raises(DataError, match=r"images/train/\d+\.png: no such image"):
         run.train(open_session(), reporter=fault)
     assert len(fault.epochs) == 2
     aside.rename(images)

@@ -52,7 +52,7 @@ FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
     ("options_yaml", b"a: &a [x]\nb: *a", ArtifactError, "aliases are not supported"),
     ("hyp_yaml", b"criterion: " + b"x" * 100_000, ConfigError, r"criterion is 'x+\.\.\.;"),
     ("hyp_yaml", b"? " + b"x" * 500_000 + b"\n: 1", ConfigError, "unknown key 'x"),
-    ("picture_list", b"x" * 100_000 + b".jpg", DataError, r"x\.\.\."),
+    ("image_list", b"x" * 100_000 + b".jpg", DataError, r"x\.\.\."),
     ("class_names", b"{0: '\xed\xa0\x80'}", ArtifactError, "no text"),
     ("onnx", _ONNX.replace(b"Reshape", b"\xffeshape"), ArtifactError, "no valid ONNX"),
     *(

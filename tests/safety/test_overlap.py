@@ -15,10 +15,10 @@ from PIL import Image
 from exportloss.cli import main
 from exportloss.cli.detection import val
 from exportloss.cli.outputs import dataset_trees
-from exportloss.cli.train import pictures as train_pictures
+from exportloss.cli.train import images as train_images
 from exportloss.runtime.data.dataset import read_data_yaml
 from exportloss.runtime.evaluation.inference import Detector
-from tests.support.bright_detector import make_spots, spot_picture, write_bright_detector
+from tests.support.bright_detector import make_spots, spot_image, write_bright_detector
 
 NAMES = {0: "green", 1: "blue"}
 SAVE = ("--save-txt", "--save-conf", "--save-json")
@@ -70,7 +70,7 @@ def tree(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
     )
     for name in ("photos", "photos/labels", "photos/crops/blue", "lists", "models"):
         (root / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(spot_picture(64, 64, (1, 0, 16, 8, 24))).save(root / name / "0.png")
+        Image.fromarray(spot_image(64, 64, (1, 0, 16, 8, 24))).save(root / name / "0.png")
     (root / "photos/labels/0.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (root / "photos/crops/blue/0-1.jpg").write_bytes((root / "photos/0.png").read_bytes())
     (root / "lists/all.txt").write_text("../photos/0.png\n../flat/000.png\n")
@@ -91,7 +91,7 @@ def tree(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
         return open_it(path, **options | {"contained": False})  # a process each time is slow
 
     monkeypatch.setattr(Detector, "open", classmethod(open_here))
-    for module in (val, train_pictures):  # the plots are slow, and written like all else
+    for module in (val, train_images):  # the plots are slow, and written like all else
         monkeypatch.setattr(module, "matplotlib_missing", lambda: "none")
     return root
 
@@ -129,7 +129,7 @@ def test_no_input_is_changed_wherever_results_go(tree, name, exist_ok, tmp_path)
     done, before = 0, files(tree)
     # Without --exist-ok nothing at all is replaced.
     read = [path for path in before if not exist_ok or path.startswith(inputs_of(name))]
-    # One picture more, or a label file that was not there, changes a data set as well.
+    # One image more, or a label file that was not there, changes a data set as well.
     data = "shapes/" if "tiny.yaml" in COMMANDS[name] else ""
     watched = (*(f"{data}{kind}/val/" for kind in ("images", "labels")), *["flat/"] * (not data))
     spare = Path(shutil.copytree(tree, tmp_path / "spare", symlinks=True))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from exportloss.cli import main
 from exportloss.runtime.evaluation.inference import Detector
-from tests.support.bright_detector import make_spots, spot_picture, write_bright_detector
+from tests.support.bright_detector import make_spots, spot_image, write_bright_detector
 
 SECONDS = 60
 STARTS = ("exportloss: error: ", "image ", "usage: ")
@@ -168,7 +168,7 @@ READ: dict[str, tuple[str, Callable[[], None]]] = {
         *("val --weights models/a.onnx --data z.yaml", folder("z.yaml")),
     ),
     "a label in a pipe": (VAL, pipe("labels/val/z.txt")),
-    "a picture and a label in a pipe": (
+    "an image and a label in a pipe": (
         *(VAL, lambda: (link("images/val/z.png", "000.png")(), pipe("labels/val/z.txt")())),
     ),
     "a label in a device": (
@@ -178,8 +178,8 @@ READ: dict[str, tuple[str, Callable[[], None]]] = {
     "a label that is a folder": (
         *(VAL, lambda: (link("images/val/z.png", "000.png")(), folder("labels/val/z.txt")())),
     ),
-    "a picture that leads out": (VAL, link("images/val/z.png", "../../mine/thesis.txt")),
-    "pictures that lead round": (VAL, link("images/val/z", "..")),
+    "an image that leads out": (VAL, link("images/val/z.png", "../../mine/thesis.txt")),
+    "images that lead round": (VAL, link("images/val/z", "..")),
     "hyperparameters in a pipe": (f"{TRAIN} --hyp z.yaml", pipe("z.yaml")),
     "hyperparameters in a device": (f"{TRAIN} --hyp z.yaml", link("z.yaml", "/dev/zero")),
     "a checkpoint in a pipe": ("export --weights z.pt", pipe("z.pt")),
@@ -257,7 +257,7 @@ def place(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
         (tmp_path / name).mkdir()
     for name in ("thesis.txt", "best.onnx", "last.safetensors", "0.png", "0.txt"):
         (tmp_path / "mine" / name).write_bytes(b"kept")
-    Image.fromarray(spot_picture(64, 64, (1, 0, 16, 8, 24))).save(tmp_path / "photos/0.png")
+    Image.fromarray(spot_image(64, 64, (1, 0, 16, 8, 24))).save(tmp_path / "photos/0.png")
     write_bright_detector(
         tmp_path / "models/a.onnx", names={0: "green", 1: "blue"}, shape=(1, 3, 64, 64)
     )

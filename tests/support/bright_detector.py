@@ -69,7 +69,7 @@ def write_bright_detector(
 def make_spots(folder: Path, count: int = 6) -> Path:
     """Write a data set of bright spots on black, and return its `data.yaml`.
 
-    Pictures are of 64 x 64 or 128 x 96 pixels, for a canvas of 64 x 64. Of each four spots one has
+    Images are of 64 x 64 or 128 x 96 pixels, for a canvas of 64 x 64. Of each four spots one has
     no label, one a label of the other class, and one a label that is a little off.
     """
     rng = np.random.default_rng(0)
@@ -87,15 +87,15 @@ def make_spots(folder: Path, count: int = 6) -> Path:
             if number:
                 true = label ^ (number == 1)
                 lines.append(f"{true} {centre[0]} {centre[1]} {1 / columns} {1 / 8}\n")
-        image = spot_picture(64 * scale, columns * CELL * scale, *spots)
+        image = spot_image(64 * scale, columns * CELL * scale, *spots)
         Image.fromarray(image).save(folder / f"images/val/{index:03d}.png")
         (folder / f"labels/val/{index:03d}.txt").write_text("".join(lines))
     (folder / "data.yaml").write_text("path: .\nval: images/val\nnames: [green, blue]\n")
     return folder / "data.yaml"
 
 
-def spot_picture(height: int, width: int, *spots: tuple[int, int, int, int, int]) -> np.ndarray:
-    """Return a black picture with bright rectangles (class, x1, y1, x2, y2)."""
+def spot_image(height: int, width: int, *spots: tuple[int, int, int, int, int]) -> np.ndarray:
+    """Return a black image with bright rectangles (class, x1, y1, x2, y2)."""
     image = np.zeros((height, width, 3), np.uint8)
     for label, x1, y1, x2, y2 in spots:
         image[y1:y2, x1:x2, 0] = 255

@@ -23,10 +23,10 @@ def coco_precision(
     """(10, 101, C) precision, -1 for a class without objects; all areas, no crowds.
 
     Args:
-        labels: (n, 5) class, x1, y1, x2, y2, of picture 0, 1, ...
+        labels: (n, 5) class, x1, y1, x2, y2, of image 0, 1, ...
         results: in COCO's format, or a file of them.
         classes: number of classes.
-        max_det: most detections a picture and class.
+        max_det: most detections an image and class.
     """
     annotations = []
     for image, rows in enumerate(labels):
@@ -57,7 +57,7 @@ def coco_precision(
 def coco_map(data: Path, results: Path) -> tuple[float, float]:
     """mAP50 and mAP50-95 of a file that `val --save-json` wrote, from the label files.
 
-    The pictures of the split `val` are called 0, 1, ... in order.
+    The images of the split `val` are called 0, 1, ... in order.
     """
     dataset = Dataset.open(read_data_yaml(data), "val")
     labels = []

@@ -35,7 +35,7 @@ def assert_runs_on_gpus(
 
 
 def assert_detects_on_gpus(path: Path) -> None:
-    """The same of a detector alone, but that it takes any number of pictures."""
+    """The same of a detector alone, but that it takes any number of images."""
     result = check(path, provider="cuda")
     assert (result.fallbacks, result.unsupported) == (0, 0), result.troubles
     assert {trouble.name for trouble in result.troubles} == {"dynamic shapes"}

@@ -31,7 +31,7 @@ def export_tiny(folder: Path) -> Path:
 
 
 def make_tiny_shapes(folder: Path, *, seed: int = 0) -> Path:
-    """Draw 8 pictures for training and 3 for validation; leave out what the detector lacks."""
+    """Draw 8 images for training and 3 for validation; leave out what the detector lacks."""
     recipe = make_shapes(folder, train=8, val=3, size=IMAGE, seed=seed)
     for label in folder.glob("labels/*/*.txt"):
         rows = [row for row in label.read_text().splitlines() if int(row.split()[0]) < CLASSES]

@@ -25,7 +25,7 @@ __all__ = [
 
 _NUMBERS = (
     (("--nc", "--num-classes"), "num_classes", "classes"),
-    (("--batch-size", "--batch"), "batch_size", "pictures in a batch"),
+    (("--batch-size", "--batch"), "batch_size", "images in a batch"),
     (("--max-targets",), "max_targets", "slots for boxes in a batch"),
 )
 

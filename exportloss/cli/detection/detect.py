@@ -26,7 +26,7 @@ from exportloss.cli.outputs import check_run_folder
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, DataError, excerpt, printable
 from exportloss.runtime.data.dataset import label_path, read_data_yaml
-from exportloss.runtime.data.sources import find_pictures, is_video, unique_stems
+from exportloss.runtime.data.sources import find_images, is_video, unique_stems
 from exportloss.runtime.drawing.draw import class_name
 from exportloss.runtime.evaluation.inference import Boxes, Detector
 from exportloss.runtime.evaluation.nms import check_classes, check_thresholds
@@ -85,7 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="of videos and cameras take every Nth frame (default 1)",
     )
-    add("--line-thickness", type=int, metavar="N", help="of boxes, pixels (default: by picture)")
+    add("--line-thickness", type=int, metavar="N", help="of boxes, pixels (default: by image)")
     add("--hide-labels", action="store_true", help="draw boxes without class and confidence")
     add("--hide-conf", action="store_true", help="draw boxes without confidence")
     add_folder_arguments(parser, "runs/detect")
@@ -102,13 +102,13 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--classes has {least}; expected class numbers from 0 on")
     camera = int(options.source) if _CAMERA.fullmatch(options.source) else None
     skipped: list[Path] = []
-    pictures = (
+    images = (
         ()
         if camera is not None
-        else find_pictures(options.source, videos=True, onskip=skipped.append)
+        else find_images(options.source, videos=True, onskip=skipped.append)
     )
     print_skipped(skipped)
-    if camera is not None or any(map(is_video, pictures)):
+    if camera is not None or any(map(is_video, images)):
         import_av()
     opened = open_chosen(options)
     detector = opened.detector
@@ -118,11 +118,11 @@ def run(options: argparse.Namespace) -> int:
         check_classes(options.classes, len(detector.names))
     source = Path(options.source)
     # They are not read here, but somebody has drawn them.
-    labels = filter(os.path.isfile, map(label_path, pictures))
+    labels = filter(os.path.isfile, map(label_path, images))
     is_list = camera is None and source.is_file()
     check_run_folder(
         options,
-        [*pictures, *labels, opened.path, *([source] if is_list else [])],
+        [*images, *labels, opened.path, *([source] if is_list else [])],
         folders=["labels"] if options.save_txt else [],
         trees=["crops"] if options.save_crop else [],
     )
@@ -138,8 +138,8 @@ def run(options: argparse.Namespace) -> int:
         alone: Video | Camera | None = None  # opened before a folder is made
         if camera is not None:
             alone = stack.enter_context(open_camera(camera, stride=options.vid_stride))
-        elif len(pictures) == 1 and is_video(pictures[0]):
-            alone = stack.enter_context(open_video(pictures[0], stride=options.vid_stride))
+        elif len(images) == 1 and is_video(images[0]):
+            alone = stack.enter_context(open_video(images[0], stride=options.vid_stride))
         if not options.nosave or options.save_txt or options.save_crop or options.save_json:
             folder = RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
             job.writer = DetectionWriter(folder, detector.names, options)
@@ -149,26 +149,26 @@ def run(options: argparse.Namespace) -> int:
                 failed = job.camera(alone, stopping)
                 job.finish()
         else:
-            failed = _detect_all(job, pictures, alone)
+            failed = _detect_all(job, images, alone)
             job.finish()
     if failed:
-        kind, ending = "pictures", ""
-        if camera is not None or any(map(is_video, pictures)):
+        kind, ending = "images", ""
+        if camera is not None or any(map(is_video, images)):
             kind, ending = "sources", ", or not to their end"
-        total = max(len(pictures), 1)
+        total = max(len(images), 1)
         say(f"{failed} of {total} {kind} could not be decoded{ending}", error=True)
     return _SOME_LEFT_OUT if failed else 0
 
 
-def _detect_all(job: _Job, pictures: tuple[Path, ...], alone: Video | None) -> int:
+def _detect_all(job: _Job, images: tuple[Path, ...], alone: Video | None) -> int:
     """Detect in every image and video; return how many could not be decoded, or not wholly.
 
     Raises:
         DataError: the only source is a video, `alone`, and no frame of it can be decoded.
     """
     failed = 0
-    for number, (path, stem) in enumerate(zip(pictures, unique_stems(pictures), strict=True), 1):
-        place = f"{number}/{len(pictures)}"
+    for number, (path, stem) in enumerate(zip(images, unique_stems(images), strict=True), 1):
+        place = f"{number}/{len(images)}"
         try:
             if alone is not None:
                 complete = job.video(alone, stem, place)

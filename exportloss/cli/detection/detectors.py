@@ -53,7 +53,7 @@ def add_detector_arguments(
         type=int,
         nargs="+",
         metavar="N",
-        help="height and width to letterbox pictures to, one number for both, where the file takes "
+        help="height and width to letterbox images to, one number for both, where the file takes "
         "any (default: the file's, or 640)",
     )
     add(
@@ -75,7 +75,7 @@ def add_detector_arguments(
         type=int,
         default=max_det,
         metavar="N",
-        help="most detections a picture (default %(default)s)",
+        help="most detections an image (default %(default)s)",
     )
     add_device_arguments(parser)
     add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
@@ -84,7 +84,7 @@ def add_detector_arguments(
         type=float,
         default=TIME_LIMIT,
         metavar="SECONDS",
-        help="what an .onnx file may take to be opened, and for each picture (default %(default)g)",
+        help="what an .onnx file may take to be opened, and for each image (default %(default)g)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`exportloss val`: how good is a detector on labelled pictures?"""
+"""`exportloss val`: how good is a detector on labelled images?"""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="precision, recall and mAP of a detector",
         description="Run a detector over a split of a data set and print precision, recall, mAP50 "
         "and mAP50-95 for each class: pycocotools' numbers. Writes a confusion matrix, curves "
-        "(with matplotlib) and pictures. Needs neither torch nor onnx.",
+        "(with matplotlib) and images. Needs neither torch nor onnx.",
         epilog="example: exportloss val --weights runs/train/exp --data data.yaml",
     )
     parser.add_argument("--data", required=True, metavar="YAML", help="data set, as for train")
@@ -77,7 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         *("--batch-size", "--batch"),
         type=int,
         metavar="N",
-        help=f"pictures at a time, where the file takes any number (default {_BATCH_SIZE})",
+        help=f"images at a time, where the file takes any number (default {_BATCH_SIZE})",
     )
     parser.add_argument(
         "--workers", type=int, default=2, metavar="N", help="threads that decode (default 2)"
@@ -85,10 +85,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out pictures that are damaged or have bad labels, instead of refusing",
+        help="leave out images that are damaged or have bad labels, instead of refusing",
     )
     parser.add_argument(
-        "--save-txt", action="store_true", help="write a YOLO label file a picture, into labels/"
+        "--save-txt", action="store_true", help="write a YOLO label file an image, into labels/"
     )
     parser.add_argument(
         "--save-conf", action="store_true", help="with the confidence at the end of its lines"
@@ -102,7 +102,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--single-cls", action="store_true", help="treat all classes as one, called item"
     )
-    parser.add_argument("--noplots", action="store_true", help="draw no pictures and plots")
+    parser.add_argument("--noplots", action="store_true", help="draw no images and plots")
     parser.add_argument(
         "--verbose", action="store_true", help="list the classes even if there are 50 or more"
     )
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
         on_bad="skip" if options.skip_bad else "raise",
     )
     if batches.skipped:
-        say(f"warning: {batches.skipped} bad pictures are left out")
+        say(f"warning: {batches.skipped} bad images are left out")
     print_split(options.task, batches)
     print_undrawable(config.names)
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
@@ -177,7 +177,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Writer:
-    """Writes label files and pictures as batches come, and keeps COCO's results."""
+    """Writes label files and images as batches come, and keeps COCO's results."""
 
     def __init__(self, folder: RunFolder, dataset: Dataset, options: argparse.Namespace) -> None:
         self.results: list[dict[str, Any]] = []
@@ -194,8 +194,8 @@ class _Writer:
             write_batch(path, batch, true_boxes(batch), self._names, show_confidence=False)
             sure = list(map(surest, found.on_canvas))
             write_batch(path.with_stem(f"val_batch{number}_pred"), batch, sure, self._names)
-        pictures = zip(found.on_picture, batch.letterboxes, batch.paths, strict=False)
-        for boxes, letterbox, path in pictures:
+        images = zip(found.on_image, batch.letterboxes, batch.paths, strict=False)
+        for boxes, letterbox, path in images:
             stem = next(self._stems)
             if self._options.save_txt and len(boxes):
                 write_labels(
@@ -266,14 +266,14 @@ def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = Tru
 
     row(
         "all",
-        (metrics.pictures, metrics.objects),
+        (metrics.images, metrics.objects),
         *(getattr(metrics, metric.name) for metric in METRICS),
     )
     if verbose and len(names) > 1:
         for one in metrics.classes:
             row(
                 shown[one.index],
-                (one.pictures, one.objects),
+                (one.images, one.objects),
                 *(getattr(one, metric.of_class) for metric in METRICS),
             )
 
@@ -286,6 +286,6 @@ def _print_more(validation: Validation, left_out: int) -> None:
             f"{dropped}"
         )
     say(
-        f"a picture took {validation.inference_ms:.1f} ms in the detector, "
+        f"an image took {validation.inference_ms:.1f} ms in the detector, "
         f"{validation.nms_ms:.1f} ms in non-maximum suppression"
     )

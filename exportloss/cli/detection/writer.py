@@ -12,8 +12,8 @@ from exportloss.runtime.drawing.draw import class_name, draw_boxes
 from exportloss.runtime.evaluation.detection_files import (
     JsonList,
     crop,
+    write_image,
     write_labels,
-    write_picture,
 )
 from exportloss.runtime.evaluation.inference import Boxes
 from exportloss.runtime.images.load import ImageArray
@@ -49,7 +49,7 @@ class DetectionWriter:
     def image(self, path: Path, stem: str, image: ImageArray, boxes: Boxes) -> None:
         """Write what was found in an image."""
         if not self._options.nosave:
-            write_picture(self.run.path / f"{stem}{path.suffix}", self._drawn(image, boxes))
+            write_image(self.run.path / f"{stem}{path.suffix}", self._drawn(image, boxes))
         self._details(stem, image, boxes, {"image": str(path)})
 
     def begin_video(self, stem: str, *, rate: Fraction, time_base: Fraction) -> None:
@@ -110,7 +110,7 @@ class DetectionWriter:
                 name = re.sub(r"[^\w -]", "_", class_name(self._names, int(box[5])))
                 ending = f"-{number}.jpg"
                 folder = self.run.subfolder("crops", fit_name(name, ""))
-                write_picture(folder / f"{fit_name(stem, ending)}{ending}", crop(image, box))
+                write_image(folder / f"{fit_name(stem, ending)}{ending}", crop(image, box))
         if self._entries is not None:
             found = [self._entry(box) for box in boxes.tolist()]
             size = {"height": height, "width": width}

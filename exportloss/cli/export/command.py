@@ -114,7 +114,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     nms.add_argument(
         "--nms",
         action="store_true",
-        help="append non-maximum suppression: the output is detections (n, 7), picture, x1, y1, "
+        help="append non-maximum suppression: the output is detections (n, 7), image, x1, y1, "
         "x2, y2, confidence, class",
     )
     nms.add_argument(
@@ -127,7 +127,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--conf-thres", type=float, metavar="P", help="least confidence (default 0.25)"
     )
     nms.add_argument("--iou-thres", type=float, metavar="P", help="most overlap (default 0.45)")
-    nms.add_argument("--max-det", type=int, metavar="N", help="most boxes a picture (default 300)")
+    nms.add_argument("--max-det", type=int, metavar="N", help="most boxes an image (default 300)")
     parser.set_defaults(run=run)
 
 
@@ -214,12 +214,12 @@ def export_artifacts(
         )
     loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, config)
     height, width = settings.image_size
-    about = f"{model.name}: {model.num_classes} classes, pictures of {height} x {width}"
+    about = f"{model.name}: {model.num_classes} classes, images of {height} x {width}"
     if folders:
         about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
     say(f"{about}\nweights: {detector.about}")
     if folders:
-        scaled = ", scaled to model and picture size" if settings.scale_gains else ""
+        scaled = ", scaled to model and image size" if settings.scale_gains else ""
         say(f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}{scaled}")
     for name, path in (files or {}).items():
         started = time.monotonic()

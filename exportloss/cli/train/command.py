@@ -17,8 +17,8 @@ from exportloss.cli.export.suiting import suit_anchors
 from exportloss.cli.export.weights import LoadedDetector, load_detector
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.terminal import say
+from exportloss.cli.train.images import draw_data, draw_results, has_results
 from exportloss.cli.train.options import add_train_arguments, fill_options, write_options
-from exportloss.cli.train.pictures import draw_data, draw_results, has_results
 from exportloss.cli.train.progress import report
 from exportloss.cli.train.report import Plan, print_data, print_plan, print_result
 from exportloss.cli.train.resume import check_resumed, run_to_resume, update_options

@@ -135,7 +135,7 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
     _add_flag(
         group,
         "--skip-bad",
-        "leave out pictures that are damaged or have bad labels, instead of refusing",
+        "leave out images that are damaged or have bad labels, instead of refusing",
     )
 
 
@@ -160,7 +160,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--nominal-batch",
         type=int,
         metavar="N",
-        help="gradients are added up over about so many pictures (default 64, as in YOLOv5)",
+        help="gradients are added up over about so many images (default 64, as in YOLOv5)",
     )
     add("--seed", type=int, metavar="N", help="of all that is random (default 0)")
     _add_flag(
@@ -188,14 +188,14 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="keep weights/epochN.safetensors of every so manyth epoch (default -1: none)",
     )
-    _add_flag(group, "--noplots", "draw no pictures and plots")
+    _add_flag(group, "--noplots", "draw no images and plots")
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add_device_arguments(group, unsaid=True)
     add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
-    add("--workers", type=int, metavar="N", help="threads that decode pictures (default 2)")
+    add("--workers", type=int, metavar="N", help="threads that decode images (default 2)")
     add(
         "--cache",
         nargs="?",

@@ -53,7 +53,7 @@ class Lines:
         """Do nothing: an epoch is a line."""
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
-        """Warn, and name the pictures."""
+        """Warn, and name the images."""
         self._console.print(
             f"warning: epoch {epoch}, batch {done} was skipped: its loss, {loss}, or its gradients "
             f"are not finite ({', '.join(map(str, paths))})",
@@ -70,14 +70,14 @@ class Lines:
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
         """Print the epoch."""
-        pictures = self._schedule.batches * self._schedule.batch_size
+        images = self._schedule.batches * self._schedule.batch_size
         parts = [
             _title(result.epoch, self._schedule),
             _losses(result.train),
             "" if result.val is None else f"val {_losses(result.val)}",
             "" if result.scores is None else result.scores.summary(),
             f"lr {result.lr[0]:.4g}",
-            f"{pictures / max(result.seconds, 1e-9):.1f} pictures/s",
+            f"{images / max(result.seconds, 1e-9):.1f} images/s",
             f"{result.left_out} boxes left out" if result.left_out else "",
             f"{result.skipped} batches skipped" if result.skipped else "",
             _waiting(result.waiting),
@@ -118,7 +118,7 @@ def _title(epoch: int, schedule: Schedule) -> str:
 def _waiting(share: float) -> str:
     if share <= _MOST_WAITING:
         return ""
-    return f"waited {share:.0%} of the time for pictures (--cache ram or more --workers may help)"
+    return f"waited {share:.0%} of the time for images (--cache ram or more --workers may help)"
 
 
 def _memory() -> str:

@@ -38,7 +38,7 @@ def print_plan(plan: Plan, hyp: dict[str, Any]) -> None:
         "no validation split" if plan.val is None else f"{len(plan.val.dataset)} to validate"
     )
     say(
-        f"{len(plan.train.dataset)} pictures to train on, {validation}; {schedule.epochs} epochs "
+        f"{len(plan.train.dataset)} images to train on, {validation}; {schedule.epochs} epochs "
         f"of {schedule.batches} batches of {schedule.batch_size}, an update every "
         f"{min(schedule.accumulate, schedule.batches)} batches"
     )
@@ -60,10 +60,10 @@ def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> Non
         print_split(split, batches)
         if batches.left_out:
             say(
-                f"warning: bad pictures left out: {batches.skipped}\n  "
+                f"warning: bad images left out: {batches.skipped}\n  "
                 + listed(batches.left_out, _LISTED, "\n  ")
             )
-    if plan.train.most_pictures > 1 and drops_boxes(plan.train, options.overflow):
+    if plan.train.most_images > 1 and drops_boxes(plan.train, options.overflow):
         counts = plan.train.target_counts(0, batches=_SAMPLED)
         lost = sum(max(count - max_targets, 0) for count in counts) / max(sum(counts), 1)
         say(

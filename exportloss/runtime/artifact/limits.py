@@ -28,7 +28,7 @@ MAX_TENSORS = 100_000  # of a state
 MAX_CLASSES = 100_000
 MAX_IMAGE_SIDE = 1 << 16  # pixels
 MAX_RESULTS_BYTES = 64 << 20  # of a results.csv: some 300,000 epochs
-MAX_ROWS = 1 << 20  # pictures in a batch, target rows in a batch
+MAX_ROWS = 1 << 20  # images in a batch, target rows in a batch
 MAX_THREADS = 1024
 
 

@@ -1,6 +1,6 @@
 """Augmentation by YOLOv5's hyperparameters, in two halves.
 
-`draw_recipe` draws every random number that a picture needs; `make_picture` makes the pixels of a
+`draw_recipe` draws every random number that an image needs; `make_image` makes the pixels of a
 recipe and `make_labels` its labels. So one can be had without the other, and both depend on the
 recipe alone.
 """
@@ -27,7 +27,7 @@ from exportloss.runtime.data.transforms import COLOURS, TRANSFORMS, AllTransform
 from exportloss.runtime.images.load import PADDING, Letterbox
 from exportloss.runtime.images.resize import resize_linear
 
-__all__ = ["Augmentation", "Recipe", "draw_recipe", "make_labels", "make_picture"]
+__all__ = ["Augmentation", "Recipe", "draw_recipe", "make_image", "make_labels"]
 
 _MIXUP_SHARE = 32.0  # both parameters of the beta distribution
 
@@ -44,14 +44,14 @@ class Augmentation(AllTransforms):
     """
 
     @property
-    def most_pictures(self) -> int:
-        """How many pictures can come together in one."""
+    def most_images(self) -> int:
+        """How many images can come together in one."""
         return 1 if not self.mosaic else 8 if self.mixup else 4
 
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    picture: int  # index in the data set
+    image: int  # index in the data set
     scaled: tuple[int, int]  # (height, width), pixels
     left: int  # on the scene; may be negative
     top: int
@@ -59,7 +59,7 @@ class _Tile:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Scene:
-    """One or four pictures laid out on grey, and the transform to the canvas."""
+    """One or four images laid out on grey, and the transform to the canvas."""
 
     tiles: tuple[_Tile, ...]
     size: tuple[int, int]  # (height, width), pixels
@@ -69,7 +69,7 @@ class _Scene:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
-    """How one picture is made.
+    """How one image is made.
 
     Attributes:
         size: (height, width) of the canvas, pixels.
@@ -85,7 +85,7 @@ class Recipe:
 
 
 def draw_recipe(
-    picture: int,
+    image: int,
     sources: Sequence[tuple[int, int]],
     size: tuple[int, int],
     augment: Augmentation,
@@ -93,11 +93,11 @@ def draw_recipe(
     *,
     pool: Sequence[int] | None = None,
 ) -> Recipe:
-    """Draw how a picture is made.
+    """Draw how an image is made.
 
     Args:
-        picture: index of the picture, the first in a mosaic.
-        sources: (height, width) of every picture of the data set, pixels.
+        image: index of the image, the first in a mosaic.
+        sources: (height, width) of every image of the data set, pixels.
         size: (height, width) of the canvas, pixels.
         augment: what to do.
         rng: nothing else is random.
@@ -105,15 +105,15 @@ def draw_recipe(
     """
     pool = range(len(sources)) if pool is None else pool
     if rng.random() < augment.mosaic:
-        scenes = [_mosaic(picture, sources, size, augment, rng, pool=pool)]
+        scenes = [_mosaic(image, sources, size, augment, rng, pool=pool)]
         if rng.random() < augment.mixup:
             other = pool[int(rng.integers(len(pool)))]
             scenes.append(_mosaic(other, sources, size, augment, rng, pool=pool))
     else:
-        # As in YOLOv5 the picture is read a pixel short at times, and then enlarged by it.
-        loaded = Letterbox.fit(sources[picture], size, truncate=True).scaled
+        # As in YOLOv5 the image is read a pixel short at times, and then enlarged by it.
+        loaded = Letterbox.fit(sources[image], size, truncate=True).scaled
         box = Letterbox.fit(loaded, size)
-        tile = _Tile(picture, box.scaled, box.pad[1], box.pad[0])
+        tile = _Tile(image, box.scaled, box.pad[1], box.pad[0])
         scenes = [_transformed((tile,), size, size, augment, rng)]
     edits = [kind.draw(augment, rng) for kind in COLOURS]
     share = float(rng.beta(_MIXUP_SHARE, _MIXUP_SHARE))
@@ -126,22 +126,22 @@ def draw_recipe(
     )
 
 
-def make_picture(recipe: Recipe, load: Callable[[int], Image.Image]) -> Image.Image:
-    """Make the picture of a recipe.
+def make_image(recipe: Recipe, load: Callable[[int], Image.Image]) -> Image.Image:
+    """Make the image of a recipe.
 
     Args:
         recipe: how.
-        load: gives the picture of an index in RGB, scaled as by `load_picture`.
+        load: gives the image of an index in RGB, scaled as by `load_scaled`.
 
     Returns:
         RGB, of the canvas's size.
     """
-    picture, *others = (_draw(scene, recipe.size, load) for scene in recipe.scenes)
+    image, *others = (_draw(scene, recipe.size, load) for scene in recipe.scenes)
     for other in others:
-        picture = Image.blend(other, picture, recipe.share)
+        image = Image.blend(other, image, recipe.share)
     for edit in recipe.edits:
-        picture = edit.edit_image(picture)
-    return picture
+        image = edit.edit_image(image)
+    return image
 
 
 def make_labels(recipe: Recipe, labels: Sequence[LabelArray]) -> LabelArray:
@@ -149,7 +149,7 @@ def make_labels(recipe: Recipe, labels: Sequence[LabelArray]) -> LabelArray:
 
     Args:
         recipe: how.
-        labels: (n, 5) rows of every picture of the data set, as from `read_labels`.
+        labels: (n, 5) rows of every image of the data set, as from `read_labels`.
 
     Returns:
         (m, 5) rows, as shares of the canvas.
@@ -169,17 +169,15 @@ def _mosaic(
     *,
     pool: Sequence[int],
 ) -> _Scene:
-    """Lay out four pictures around a random point of a scene twice the canvas's size."""
+    """Lay out four images around a random point of a scene twice the canvas's size."""
     others = [pool[index] for index in rng.integers(len(pool), size=3).tolist()]
-    pictures = rng.permutation([first, *others]).tolist()
+    images = rng.permutation([first, *others]).tolist()
     y, x = (round(side * share) for side, share in zip(size, rng.uniform(0.5, 1.5, 2), strict=True))
     tiles = []
-    for picture, (is_right, is_below) in zip(
-        pictures, ((0, 0), (1, 0), (0, 1), (1, 1)), strict=True
-    ):
-        height, width = Letterbox.fit(sources[picture], size, truncate=True).scaled
+    for image, (is_right, is_below) in zip(images, ((0, 0), (1, 0), (0, 1), (1, 1)), strict=True):
+        height, width = Letterbox.fit(sources[image], size, truncate=True).scaled
         left, top = x - width * (1 - is_right), y - height * (1 - is_below)
-        tiles.append(_Tile(picture, (height, width), left, top))
+        tiles.append(_Tile(image, (height, width), left, top))
     return _transformed(tuple(tiles), (2 * size[0], 2 * size[1]), size, augment, rng)
 
 
@@ -196,20 +194,20 @@ def _transformed(
 
 
 def _draw(scene: _Scene, size: tuple[int, int], load: Callable[[int], Image.Image]) -> Image.Image:
-    picture = Image.new("RGB", scene.size[::-1], (PADDING,) * 3)
+    image = Image.new("RGB", scene.size[::-1], (PADDING,) * 3)
     for tile in scene.tiles:
-        pixels = load(tile.picture)
+        pixels = load(tile.image)
         if pixels.size != tile.scaled[::-1]:
             pixels = Image.fromarray(resize_linear(np.asarray(pixels), tile.scaled))
-        picture.paste(pixels, (tile.left, tile.top))
-    return picture if scene.matrix is None else warp(picture, scene.matrix, size, PADDING)
+        image.paste(pixels, (tile.left, tile.top))
+    return image if scene.matrix is None else warp(image, scene.matrix, size, PADDING)
 
 
 def _scene_labels(scene: _Scene, size: tuple[int, int], labels: Sequence[LabelArray]) -> LabelArray:
-    classes = np.concatenate([labels[tile.picture][:, 0] for tile in scene.tiles])
+    classes = np.concatenate([labels[tile.image][:, 0] for tile in scene.tiles])
     boxes = np.concatenate(
         [
-            corners_from_shares(labels[tile.picture], tile.scaled, tile.left, tile.top)
+            corners_from_shares(labels[tile.image], tile.scaled, tile.left, tile.top)
             for tile in scene.tiles
         ]
     )

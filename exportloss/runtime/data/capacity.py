@@ -27,7 +27,7 @@ def check_batches(batches: Batches, manifest: Manifest, overflow: Overflow = "au
     expected = manifest.batch_size, manifest.image_size
     if (batches.batch_size, batches.size) != expected:
         raise ConfigError(
-            f"batches of {batches.batch_size} pictures of {batches.size} pixels; the artifacts "
+            f"batches of {batches.batch_size} images of {batches.size} pixels; the artifacts "
             f"take {expected[0]} of {expected[1]}"
         )
     _check_names(batches.dataset.names, manifest)
@@ -46,14 +46,14 @@ def check_room(batches: Batches, max_targets: int, overflow: Overflow = "auto") 
     counts = sorted((len(rows) for rows in batches.labels), reverse=True)
     if batches.image_weights is not None:  # every image of a batch can be the same one
         counts = counts[:1]
-    # Fewer pictures than a batch has are repeated; the others of a mosaic can be any.
-    others = batches.most_pictures - 1
+    # Fewer images than a batch has are repeated; the others of a mosaic can be any.
+    others = batches.most_images - 1
     fullest = sum(int(count) for count in np.resize(counts, batches.batch_size))
     fullest += batches.batch_size * others * counts[0]
     if fullest > max_targets:
         mosaics = f" in mosaics of {others + 1}" if others else ""
         raise TooManyTargetsError(
-            f"the {batches.batch_size} pictures with the most boxes, if they come in one "
+            f"the {batches.batch_size} images with the most boxes, if they come in one "
             f"batch{mosaics}, have {fullest} targets, the graph has {max_targets} slots; export "
             f"with --max-targets {fullest}, or say --overflow keep-largest to drop the smallest "
             "boxes"
@@ -62,7 +62,7 @@ def check_room(batches: Batches, max_targets: int, overflow: Overflow = "auto") 
 
 def drops_boxes(batches: Batches, overflow: Overflow) -> bool:
     """Say whether boxes that do not fit are dropped and counted, not refused."""
-    return overflow == "keep-largest" or (overflow == "auto" and batches.most_pictures > 1)
+    return overflow == "keep-largest" or (overflow == "auto" and batches.most_images > 1)
 
 
 def _check_names(names: tuple[str, ...], manifest: Manifest) -> None:

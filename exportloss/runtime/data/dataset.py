@@ -1,4 +1,4 @@
-"""A data set on disk: `data.yaml`, pictures, and their boxes in label files or in COCO files."""
+"""A data set on disk: `data.yaml`, images, and their boxes in label files or in COCO files."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class DataConfig:
     Attributes:
         source: the yaml file.
         root: absolute folder that the splits are relative to.
-        train: absolute paths of the training split, each a folder of pictures or a text file of
-            picture paths, or a single COCO file; empty where the file names none.
+        train: absolute paths of the training split, each a folder of images or a text file of
+            image paths, or a single COCO file; empty where the file names none.
         val: the same for the validation split.
         test: the same for the test split.
         label_classes: number of classes in the label files, where all of them are to count as the
@@ -70,14 +70,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The pictures of one split, sorted by path, and where the label file of each one belongs.
+    """The images of one split, sorted by path, and where the label file of each one belongs.
 
     Attributes:
-        images: picture files, at least one.
-        labels: label files, one a picture; one that does not exist means a picture without
-            objects. Of a COCO file, that file for all pictures.
+        images: image files, at least one.
+        labels: label files, one an image; one that does not exist means an image without
+            objects. Of a COCO file, that file for all images.
         names: the classes, in the order of their numbers.
-        sources: the folders and lists that the pictures were found in, where there are such.
+        sources: the folders and lists that the images were found in, where there are such.
         label_classes: as in `DataConfig`.
         irregular: Entries below the sources that are neither file nor folder, such as broken links
             and pipes; they are skipped.
@@ -102,15 +102,15 @@ class Dataset:
 
     @classmethod
     def open(cls, config: DataConfig, split: Split) -> Dataset:
-        """Find the pictures of a split; folders are searched with their subfolders.
+        """Find the images of a split; folders are searched with their subfolders.
 
         Links to folders are followed, but no folder is searched twice; hidden files and folders are
         passed over. The lines of a text file are relative to its folder, or else to the working
         folder, or absolute. The images of a COCO file are those that it lists.
 
         Raises:
-            DataError: the yaml names no such split, a file or folder is missing, a listed picture
-                is missing or of another format, there is no picture, or a COCO file is bad.
+            DataError: the yaml names no such split, a file or folder is missing, a listed image
+                is missing or of another format, there is no image, or a COCO file is bad.
             ConfigError: there can be no split of this name.
         """
         if split not in get_args(Split):
@@ -118,8 +118,8 @@ class Dataset:
         sources: tuple[Path, ...] = getattr(config, split)
         if not sources:
             raise DataError(
-                f"{config.source}: no `{split}:`; add one that names a folder of pictures or a "
-                "text file of picture paths"
+                f"{config.source}: no `{split}:`; add one that names a folder of images or a "
+                "text file of image paths"
             )
         if any(map(is_coco, sources)):
             return cls._open_coco(config, split, sources)
@@ -128,7 +128,7 @@ class Dataset:
         images = tuple(sorted(found, key=Path.as_posix))
         if not images:
             raise DataError(
-                f"{', '.join(map(str, sources))}: no picture found for `{split}:` of "
+                f"{', '.join(map(str, sources))}: no image found for `{split}:` of "
                 f"{config.source}; expected files that end in {' '.join(sorted(IMAGE_SUFFIXES))}"
                 f"{'; ' + describe_skipped(irregular) if irregular else ''}"
             )
@@ -167,10 +167,10 @@ class Dataset:
 
 
 def label_path(image: Path) -> Path:
-    """Where YOLOv5 looks for the labels of a picture.
+    """Where YOLOv5 looks for the labels of an image.
 
     The last folder called `images` becomes `labels` and the suffix `.txt`; without such a folder
-    the label file lies beside the picture.
+    the label file lies beside the image.
     """
     folders = list(image.parent.parts)
     for index in reversed(range(len(folders))):
@@ -188,7 +188,7 @@ def read_data_yaml(path: str | Path, *, single_class: bool = False) -> DataConfi
     was meant exists: a `path` or a split relative to the working folder, and a split that starts
     with a `../` too many. A split may be a COCO file, `train: instances_train.json`, with the
     folder of its images as `train_images`; the classes of a file without `names` are then those of
-    the first such split. Other keys are passed over. Whether the pictures exist is for
+    the first such split. Other keys are passed over. Whether the images exist is for
     `Dataset.open` to say: an export needs the classes only.
 
     Args:
@@ -245,7 +245,7 @@ def _split(read: YamlMapping, key: str, root: Path) -> tuple[Path, ...]:
     if isinstance(value, list) and len(value) > _MOST_SOURCES:
         raise DataError(
             f"{read.where(key)}: `{key}` names {len(value)} folders and files; {_MOST_SOURCES} is "
-            "the most: name a folder above them, or list the pictures in a text file"
+            "the most: name a folder above them, or list the images in a text file"
         )
     paths = []
     for entry in value if isinstance(value, list) else [] if value is None else [value]:
@@ -325,7 +325,7 @@ def _images(source: Path, split: str, config: DataConfig, irregular: list[Path])
         what = describe_entry(source) if os.path.lexists(source) else "no such file or folder"
         raise DataError(
             f"{source}: {what} (`{split}:` of {config.source}, relative to "
-            f"{config.root}); correct `path:` or `{split}:`, or put the pictures there"
+            f"{config.root}); correct `path:` or `{split}:`, or put the images there"
         )
 
 

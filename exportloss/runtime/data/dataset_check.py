@@ -1,4 +1,4 @@
-"""A data set seen through before anything is spent on training: every label, every picture."""
+"""A data set seen through before anything is spent on training: every label, every image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime.data.coco.split import CocoSplit, coco_rows
 from exportloss.runtime.data.dataset import Dataset
-from exportloss.runtime.data.label_cache import Index, hash_labels, hash_picture
+from exportloss.runtime.data.label_cache import Index, hash_image, hash_labels
 from exportloss.runtime.data.labels import LabelArray, parse_labels, read_label_file, refuse
-from exportloss.runtime.images.load import ExaminedImage, examine_picture
+from exportloss.runtime.images.load import ExaminedImage, examine_image
 from exportloss.runtime.storage.cache import cache_folder
 
 __all__ = ["CheckedDataset", "OnBad", "check_dataset"]
@@ -27,17 +27,17 @@ OnBad = Literal["raise", "skip"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedDataset:
-    """Pictures that can be decoded, with labels that can be trained on.
+    """Images that can be decoded, with labels that can be trained on.
 
     Attributes:
         dataset: without what was left out.
-        labels: one array a picture, as from `read_labels`.
-        sizes: (height, width) of every picture as it is meant to be seen, pixels.
-        has_label_file: whether each picture has a label file, be it an empty one; True for the
+        labels: one array an image, as from `read_labels`.
+        sizes: (height, width) of every image as it is meant to be seen, pixels.
+        has_label_file: whether each image has a label file, be it an empty one; True for the
             images of a COCO file.
-        left_out: `file: what` or `file:line: what` of all that is wrong with pictures that were
+        left_out: `file: what` or `file:line: what` of all that is wrong with images that were
             left out; empty where nothing was.
-        skipped: how many pictures were left out.
+        skipped: how many images were left out.
         unended: number of JPEG files without an end marker; they are decoded as if they had one.
     """
 
@@ -51,20 +51,20 @@ class CheckedDataset:
 
 
 def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2) -> CheckedDataset:
-    """Read the labels of every picture, and decode every picture once.
+    """Read the labels of every image, and decode every image once.
 
     What was good is remembered in the user's cache folder (see `label_cache`), so
     that only new and changed files are looked into the next time.
 
     Args:
         dataset: what to check; its files are never changed.
-        on_bad: refuse a data set with bad files, or leave out each picture that is bad or has
+        on_bad: refuse a data set with bad files, or leave out each image that is bad or has
             bad labels.
         workers: threads, >= 1.
 
     Raises:
-        DataError: names the bad lines and pictures of all files in one message, the first twenty
-            in full; or nothing is left; or no picture has a label file, which means that they lie
+        DataError: names the bad lines and images of all files in one message, the first twenty
+            in full; or nothing is left; or no image has a label file, which means that they lie
             elsewhere.
         ConfigError: `on_bad` is neither `"raise"` nor `"skip"`.
     """
@@ -84,9 +84,9 @@ def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2
         refuse(problems)
     if not any(entry.has_labels or entry.problems for entry in entries):
         raise DataError(
-            f"none of {len(dataset)} pictures has a label file; the labels of "
+            f"none of {len(dataset)} images has a label file; the labels of "
             f"{dataset.images[0]} were looked for in {dataset.labels[0]}; put them there (an "
-            "empty file for a picture without objects)"
+            "empty file for an image without objects)"
         )
     return CheckedDataset(
         dataset=dataclasses.replace(
@@ -115,7 +115,7 @@ class _Entry:
 
 
 def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Path], _Entry]:
-    """Return what checks a picture and its label file; `found` gathers what is good."""
+    """Return what checks an image and its label file; `found` gathers what is good."""
 
     def check(image: Path, label: Path) -> _Entry:
         examined, rows, content = ExaminedImage(size=(0, 0)), np.zeros((0, 5), np.float32), None
@@ -138,10 +138,10 @@ def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Pa
         return _Entry(examined, rows, content is not None, tuple(problems))
 
     def examine(image: Path) -> ExaminedImage:
-        key = hash_picture(image)
+        key = hash_image(image)
         size = None if key is None else known.sizes.get(key)
         if key is None or size is None:
-            examined = examine_picture(image)
+            examined = examine_image(image)
         else:
             examined = ExaminedImage(size=size, lacks_end=key in known.unended)
         if key is not None:

@@ -1,4 +1,4 @@
-"""Where pixels and boxes go when a picture is turned, scaled, sheared and moved.
+"""Where pixels and boxes go when an image is turned, scaled, sheared and moved.
 
 Coordinates are continuous: the first pixel reaches from 0 to 1, as boxes have it.
 """
@@ -45,14 +45,14 @@ def random_matrix(
     shear: float,
     perspective: float,
 ) -> tuple[Matrix, float]:
-    """Draw a transform from a picture to a canvas, as YOLOv5 composes it.
+    """Draw a transform from an image to a canvas, as YOLOv5 composes it.
 
-    About the picture's centre: perspective, rotation and scaling, shear; then the centre goes to
+    About the image's centre: perspective, rotation and scaling, shear; then the centre goes to
     the canvas's centre, give or take the translation.
 
     Args:
         rng: gives the eight random numbers, all uniform.
-        source: (height, width) of the picture, pixels.
+        source: (height, width) of the image, pixels.
         size: (height, width) of the canvas, pixels.
         degrees: largest rotation either way.
         translate: largest translation along each axis, as a share of the canvas.
@@ -75,20 +75,20 @@ def random_matrix(
     return to_canvas @ slant @ turn @ bend @ to_origin, factor
 
 
-def warp(picture: Image.Image, matrix: Matrix, size: tuple[int, int], color: int) -> Image.Image:
-    """Draw a transformed picture on a canvas.
+def warp(image: Image.Image, matrix: Matrix, size: tuple[int, int], color: int) -> Image.Image:
+    """Draw a transformed image on a canvas.
 
     Args:
-        picture: RGB.
+        image: RGB.
         matrix: from its pixels to those of the canvas.
         size: (height, width) of the canvas, pixels.
-        color: grey value of what the picture does not cover.
+        color: grey value of what the image does not cover.
     """
     back = np.linalg.inv(matrix)
     back /= back[2, 2]
     coefficients = back.ravel().tolist()
     is_affine = coefficients[6] == coefficients[7] == 0
-    return picture.transform(
+    return image.transform(
         size[::-1],
         Image.Transform.AFFINE if is_affine else Image.Transform.PERSPECTIVE,
         coefficients[: 6 if is_affine else 8],
@@ -140,12 +140,12 @@ def is_worth_keeping(before: Boxes, after: Boxes) -> npt.NDArray[np.bool_]:
 def corners_from_shares(
     labels: LabelArray, scaled: tuple[int, int], left: float, top: float
 ) -> Boxes:
-    """Return the boxes of a picture that lies on a canvas.
+    """Return the boxes of an image that lies on a canvas.
 
     Args:
-        labels: (n, 5) class, x, y, width, height, as shares of the picture.
-        scaled: (height, width) of the picture, canvas pixels.
-        left: of the picture, canvas pixels.
+        labels: (n, 5) class, x, y, width, height, as shares of the image.
+        scaled: (height, width) of the image, canvas pixels.
+        left: of the image, canvas pixels.
         top: the same.
     """
     scale = np.array(scaled[::-1], np.float64)

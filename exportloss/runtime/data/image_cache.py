@@ -22,13 +22,13 @@ from PIL import features
 
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.reading import read_bounded
-from exportloss.runtime.data.label_cache import hash_picture
+from exportloss.runtime.data.label_cache import hash_image
 from exportloss.runtime.images.load import ImageArray
 from exportloss.runtime.storage.cache import cache_folder
 
 __all__ = ["ImageCache"]
 
-# Change it with the pixels that `load_picture` makes of a file.
+# Change it with the pixels that `load_scaled` makes of a file.
 _VERSION = 1
 _FOLDER = "images"
 _DIGEST = hashlib.sha256().digest_size
@@ -43,7 +43,7 @@ class ImageCache:
 
     Args:
         size: (height, width) of the canvas that images are scaled for, pixels.
-        linear: as for `load_picture`.
+        linear: as for `load_scaled`.
 
     Attributes:
         problem: why entries are no longer written; empty while they are.
@@ -78,7 +78,7 @@ class ImageCache:
         Returns:
             (height, width, 3) uint8.
         """
-        if (identity := hash_picture(image)) is None:
+        if (identity := hash_image(image)) is None:
             return make()
         key = hashlib.sha256(identity + self._made_for).digest()
         name = key.hex()

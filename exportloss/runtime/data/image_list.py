@@ -38,7 +38,7 @@ def read_image_list(source: Path, *, suffixes: Set[str] = frozenset(FORMATS)) ->
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{source}:{number}: not readable as a list of picture paths: {error.reason}"
+            f"{source}:{number}: not readable as a list of image paths: {error.reason}"
         ) from error
     images, problems = [], []
     for number, line in enumerate(lines, start=1):
@@ -46,15 +46,13 @@ def read_image_list(source: Path, *, suffixes: Set[str] = frozenset(FORMATS)) ->
             continue
         image = first_existing(source.parent / entry, Path(entry))
         if image.suffix.lower() not in suffixes:
-            problems.append(
-                f"{source}:{number}: {excerpt(entry)!r} is no picture of a known format"
-            )
+            problems.append(f"{source}:{number}: {excerpt(entry)!r} is no image of a known format")
         elif not os.path.isfile(image):  # noqa: PTH113
             problems.append(f"{source}:{number}: {excerpt(image, 200)} {describe_entry(image)}")
         images.append(Path(os.path.normpath(image)))
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(images)} listed pictures cannot be used; correct the list "
+            f"{len(problems)} of {len(images)} listed images cannot be used; correct the list "
             "(paths are relative to its folder):\n" + listed(problems, _LISTED, "\n")
         )
     return images

@@ -1,11 +1,11 @@
 """What was found out about a data set's files, kept from one start to the next.
 
-Parsing all labels and decoding all pictures once takes minutes on a large data set. What came of
+Parsing all labels and decoding all images once takes minutes on a large data set. What came of
 it is kept by content, in the user's cache folder; nothing is ever written beside the data.
 
 - A label file's key is the SHA-256 of its bytes: they are few, and must be read to be trusted.
-- A picture's key is the SHA-256 of its path, size, modification time and first 4 KiB. Hashing all
-  of it would read every byte of the data set, which is what the index is there to save. A picture
+- An image's key is the SHA-256 of its path, size, modification time and first 4 KiB. Hashing all
+  of it would read every byte of the data set, which is what the index is there to save. An image
   that is replaced, cut short or written anew changes one of these; one whose later bytes are
   changed in place with the clock turned back does not, and is met when it is decoded.
 
@@ -28,20 +28,20 @@ from exportloss.reading import open_regular, read_bounded
 from exportloss.runtime.data.labels import LabelArray
 from exportloss.runtime.storage.files import new_file
 
-__all__ = ["Index", "hash_labels", "hash_picture"]
+__all__ = ["Index", "hash_image", "hash_labels"]
 
-# Change it with the rules by which labels are parsed or pictures refused.
+# Change it with the rules by which labels are parsed or images refused.
 _VERSION = 4
 _DIGEST = hashlib.sha256().digest_size
 _HEAD = 4096  # bytes
-_MAX_BYTES = 1 << 30  # some ten million pictures
+_MAX_BYTES = 1 << 30  # some ten million images
 
 
 class Index:
-    """Sizes of pictures and rows of label files, by content.
+    """Sizes of images and rows of label files, by content.
 
     Attributes:
-        sizes: (height, width) of a picture, pixels, by `hash_picture`.
+        sizes: (height, width) of an image, pixels, by `hash_image`.
         unended: keys of the JPEG files that lack their end marker, a subset of those of `sizes`.
         rows: labels by `hash_labels`.
     """
@@ -72,7 +72,7 @@ class Index:
         np.savez(
             packed,
             version=_VERSION,
-            picture_keys=_as_array(self.sizes),
+            image_keys=_as_array(self.sizes),
             sizes=np.array(list(self.sizes.values()), np.int32).reshape(-1, 2),
             unended=_as_array(sorted(self.unended)),
             label_keys=_as_array(self.rows),
@@ -92,7 +92,7 @@ class Index:
             return
         sizes = map(tuple, arrays["sizes"].tolist())
         rows = np.split(arrays["rows"], np.cumsum(arrays["counts"])[:-1])
-        self.sizes = dict(zip(map(bytes, arrays["picture_keys"]), sizes, strict=True))
+        self.sizes = dict(zip(map(bytes, arrays["image_keys"]), sizes, strict=True))
         self.unended = set(map(bytes, arrays["unended"]))
         if len(arrays["counts"]):
             self.rows = dict(zip(map(bytes, arrays["label_keys"]), rows, strict=True))
@@ -103,8 +103,8 @@ def hash_labels(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def hash_picture(path: Path) -> bytes | None:
-    """Return the key of a picture; None if it cannot be read."""
+def hash_image(path: Path) -> bytes | None:
+    """Return the key of an image; None if it cannot be read."""
     try:
         with open_regular(path, error=DataError) as file:
             status = os.fstat(file.fileno())

@@ -32,7 +32,7 @@ MAX_LABEL_LINES = 20_000
 
 _COLUMNS = ("class", "x", "y", "width", "height")
 _LISTED = 20
-_BEYOND = 0.1  # of the picture: tools let outlines reach a little outside, where they are cut off
+_BEYOND = 0.1  # of the image: tools let outlines reach a little outside, where they are cut off
 # A positive size below this is zero, or nearly so, as float32.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -41,16 +41,16 @@ def read_labels(path: str | Path, num_classes: int) -> LabelArray:
     """Read one label file.
 
     A byte order mark, Windows line ends and blank lines are accepted. As in YOLOv5 a polygon,
-    `class x1 y1 x2 y2 x3 y3 ...`, becomes the box around the part of it that is in the picture,
+    `class x1 y1 x2 y2 x3 y3 ...`, becomes the box around the part of it that is in the image,
     a line that is there twice counts once, and values are read as float32, so that 1.00000004 is 1.
 
     Args:
-        path: the label file; a missing or empty one is a picture without objects.
+        path: the label file; a missing or empty one is an image without objects.
         num_classes: classes are whole numbers in [0, num_classes).
 
     Returns:
         (n, 5) rows class, x, y, width, height; x, y the box's centre; all four in [0, 1] as
-        shares of the picture's width and height, sizes above 0.
+        shares of the image's width and height, sizes above 0.
 
     Raises:
         DataError: the file is larger than `MAX_LABEL_BYTES`, or has bad lines: all are named as
@@ -146,7 +146,7 @@ def _check_shares(names: Sequence[str], values: Sequence[float], *, beyond: floa
     """Refuse what is not in [0, 1], give or take `beyond` and the rounding to float32."""
     for name, value in zip(names, values, strict=True):
         if not -beyond <= np.float32(value) <= 1 + beyond:
-            raise ValueError(f"{name} {value:.9g}, expected a share of the picture in [0, 1]")
+            raise ValueError(f"{name} {value:.9g}, expected a share of the image in [0, 1]")
 
 
 def _box_around(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float, float]:

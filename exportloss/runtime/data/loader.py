@@ -23,15 +23,15 @@ from exportloss.runtime.data.augment import (
     Augmentation,
     Recipe,
     draw_recipe,
+    make_image,
     make_labels,
-    make_picture,
 )
 from exportloss.runtime.data.dataset import Dataset
 from exportloss.runtime.data.dataset_check import OnBad, check_dataset
 from exportloss.runtime.data.image_cache import ImageCache
 from exportloss.runtime.data.image_weights import ImageWeights
 from exportloss.runtime.data.labels import LabelArray
-from exportloss.runtime.images.load import ImageArray, Letterbox, load_picture
+from exportloss.runtime.images.load import ImageArray, Letterbox, load_scaled
 from exportloss.system import available_bytes
 
 __all__ = ["Batch", "Batches", "Cache"]
@@ -42,21 +42,21 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 _GIBIBYTE = 1 << 30
-_MOST_OF_MEMORY = 0.8  # of what is free, for pictures
+_MOST_OF_MEMORY = 0.8  # of what is free, for images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Pictures and targets of one step.
+    """Images and targets of one step.
 
     Attributes:
         images: (B, 3, H, W) uint8 RGB, contiguous.
         targets: (n, 6) float32 rows image, class, x, y, width, height; image in [0, B), the
             boxes as shares of H and W, x and y the centre.
-        paths: the B picture files; of a mosaic the first one.
-        letterboxes: where on its canvas each picture lies; empty with augmentation, from which
+        paths: the B image files; of a mosaic the first one.
+        letterboxes: where on its canvas each image lies; empty with augmentation, from which
             there is no way back.
-        count: real pictures, the first ones; the other B - count repeat pictures of the same
+        count: real images, the first ones; the other B - count repeat images of the same
             epoch to fill the batch, with their targets.
         waited: seconds that whoever asked for the batch waited for it.
     """
@@ -71,14 +71,14 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class _Slot:
-    index: int  # of the picture in the data set
+    index: int  # of the image in the data set
     epoch: int
     place: int  # in the epoch
     pool: Sequence[int]  # indices that the other images of a mosaic are drawn from
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picture:
+class _Image:
     image: ImageArray  # (3, H, W)
     labels: LabelArray  # (n, 5)
     path: Path
@@ -86,7 +86,7 @@ class _Picture:
 
 
 class Batches:
-    """The batches of a data set, epoch by epoch; all have exactly `batch_size` pictures.
+    """The batches of a data set, epoch by epoch; all have exactly `batch_size` images.
 
     A graph's shapes are fixed, so the last, incomplete batch of an epoch is filled with the first
     images of the epoch's order: `Batch.count` is the number of those that are not repeated, and an
@@ -94,40 +94,40 @@ class Batches:
     one. `drop_last=True` skips that batch instead, with `shuffle` another part of the data in each
     epoch; a data set smaller than one batch is still repeated to fill one.
 
-    Order and augmentation of epoch e depend on (seed, e) and a picture's place in it alone, so a
+    Order and augmentation of epoch e depend on (seed, e) and an image's place in it alone, so a
     resumed run sees what an uninterrupted one would have, with any number of workers. Where images
     are weighted, the order depends on the class mAPs that `epoch` is given, too.
 
     Args:
-        dataset: the pictures; all are decoded once and all labels read, see `check_dataset`.
-        batch_size: pictures a batch, >= 1.
+        dataset: the images; all are decoded once and all labels read, see `check_dataset`.
+        batch_size: images a batch, >= 1.
         size: (height, width) of the graph's input, pixels.
         shuffle: draw a new order for each epoch.
         seed: of order and augmentation, >= 0.
-        augment: what pictures are put through; None letterboxes them only.
+        augment: what images are put through; None letterboxes them only.
         drop_last: skip the last, incomplete batch, as `exportloss train` once did.
         image_weights: draw the images of an epoch with replacement, by `ImageWeights`; the others
             of a mosaic are then drawn from those of the epoch.
-        workers: threads that decode pictures ahead, >= 1.
-        cache: `"ram"` keeps the decoded pictures, at the size at which they are trained on, in
+        workers: threads that decode images ahead, >= 1.
+        cache: `"ram"` keeps the decoded images, at the size at which they are trained on, in
             memory; `"disk"` keeps them as files in the user's cache folder, see
             `exportloss.runtime.data.image_cache`.
-        on_bad: refuse a data set with bad pictures or labels, or leave those out.
-        tell: told, between two batches, why decoded pictures are no longer kept on the disk; once.
+        on_bad: refuse a data set with bad images or labels, or leave those out.
+        tell: told, between two batches, why decoded images are no longer kept on the disk; once.
 
     Attributes:
         dataset: without what was left out.
-        labels: (n, 5) rows of each picture, as from `read_labels`.
-        sizes: (height, width) of each picture, pixels.
-        has_label_file: whether each picture has a label file, be it an empty one.
-        left_out: what was wrong with the pictures that were left out, each with file and line.
-        skipped: how many pictures were left out.
+        labels: (n, 5) rows of each image, as from `read_labels`.
+        sizes: (height, width) of each image, pixels.
+        has_label_file: whether each image has a label file, be it an empty one.
+        left_out: what was wrong with the images that were left out, each with file and line.
+        skipped: how many images were left out.
         image_weights: weights by which images are drawn; None where every image comes once.
         unended: number of JPEG files without an end marker.
 
     Raises:
-        ConfigError: a setting is out of range, or the pictures do not fit into memory.
-        DataError: pictures or labels are bad; all are named.
+        ConfigError: a setting is out of range, or the images do not fit into memory.
+        DataError: images or labels are bad; all are named.
     """
 
     def __init__(
@@ -184,9 +184,9 @@ class Batches:
         return max(whole, 1) if self._drop_last else whole + (rest > 0)
 
     @property
-    def most_pictures(self) -> int:
-        """How many pictures of the data set can come together in one of a batch."""
-        return 1 if self.augment is None else self.augment.most_pictures
+    def most_images(self) -> int:
+        """How many images of the data set can come together in one of a batch."""
+        return 1 if self.augment is None else self.augment.most_images
 
     def __iter__(self) -> Iterator[Batch]:
         """Run through epoch 0: what evaluation wants."""
@@ -202,21 +202,19 @@ class Batches:
 
         Raises:
             ConfigError: `class_map` is for another number of classes.
-            DataError: a picture cannot be decoded any more; raised in place of the batch that
+            DataError: an image cannot be decoded any more; raised in place of the batch that
                 holds it.
         """
         slots = self._plan(epoch, class_map)
         make = self._letterbox if self.augment is None else self._augment
         with (
             ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool,
-            contextlib.closing(
-                _map_ahead(pool, make, slots, depth=2 * self.batch_size)
-            ) as pictures,
+            contextlib.closing(_map_ahead(pool, make, slots, depth=2 * self.batch_size)) as images,
         ):
             for number in range(len(self)):
                 count = min(self.batch_size, len(self.dataset) - number * self.batch_size)
                 started = time.perf_counter()
-                batch = _collate(list(itertools.islice(pictures, self.batch_size)), count)
+                batch = _collate(list(itertools.islice(images, self.batch_size)), count)
                 self._tell_problem()
                 yield dataclasses.replace(batch, waited=time.perf_counter() - started)
 
@@ -226,7 +224,7 @@ class Batches:
             tell(self._disk.problem)
 
     def place(self, index: int) -> Letterbox:
-        """Return where a picture lies on its canvas, without augmentation."""
+        """Return where an image lies on its canvas, without augmentation."""
         return Letterbox.fit(self.sizes[index], self.size, truncate=True)
 
     def target_counts(self, epoch: int, *, batches: int) -> list[int]:
@@ -246,30 +244,30 @@ class Batches:
 
     def _plan(self, epoch: int, class_map: Sequence[float] | None) -> list[_Slot]:
         rng = np.random.default_rng(np.random.SeedSequence([self._seed, epoch]))
-        pictures = len(self.dataset)
-        pool: Sequence[int] = range(pictures)
+        images = len(self.dataset)
+        pool: Sequence[int] = range(images)
         if self.image_weights is not None:
             order = self.image_weights.draw(class_map, rng)
             pool = order.tolist()
         else:
-            order = rng.permutation(pictures) if self._shuffle else np.arange(pictures)
+            order = rng.permutation(images) if self._shuffle else np.arange(images)
         order = np.resize(order, len(self) * self.batch_size)  # repeats from its start
         return [_Slot(index, epoch, place, pool) for place, index in enumerate(order.tolist())]
 
-    def _letterbox(self, slot: _Slot) -> _Picture:
+    def _letterbox(self, slot: _Slot) -> _Image:
         box = self.place(slot.index)
-        return _Picture(
+        return _Image(
             _planes(box.place(self._load(slot.index))),
             box.map_labels(self.labels[slot.index]),
             self.dataset.images[slot.index],
             box,
         )
 
-    def _augment(self, slot: _Slot) -> _Picture:
+    def _augment(self, slot: _Slot) -> _Image:
         assert self.augment is not None
         recipe = self._recipe(slot, self.augment)
-        return _Picture(
-            _planes(make_picture(recipe, self._load)),
+        return _Image(
+            _planes(make_image(recipe, self._load)),
             make_labels(recipe, self.labels),
             self.dataset.images[slot.index],
             None,
@@ -281,7 +279,7 @@ class Batches:
         return draw_recipe(slot.index, self.sizes, self.size, augment, rng, pool=slot.pool)
 
     def _load(self, index: int) -> Image.Image:
-        """Return a picture scaled to fit the canvas."""
+        """Return an image scaled to fit the canvas."""
         if self._kept is not None and (kept := self._kept[index]) is not None:
             return Image.fromarray(kept)
         if self._disk is not None:
@@ -291,13 +289,13 @@ class Batches:
                 lambda: np.asarray(self._decode(index)),
             )
             return Image.fromarray(pixels)
-        picture = self._decode(index)
+        image = self._decode(index)
         if self._kept is not None:
-            self._kept[index] = np.asarray(picture)
-        return picture
+            self._kept[index] = np.asarray(image)
+        return image
 
     def _decode(self, index: int) -> Image.Image:
-        return load_picture(
+        return load_scaled(
             self.dataset.images[index],
             self.size,
             linear=self.augment is not None,
@@ -305,17 +303,17 @@ class Batches:
         )
 
 
-def _planes(picture: Image.Image) -> ImageArray:
-    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))  # (3, H, W)
+def _planes(image: Image.Image) -> ImageArray:
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # (3, H, W)
 
 
-def _collate(pictures: list[_Picture], count: int) -> Batch:
-    targets = [np.insert(picture.labels, 0, i, axis=1) for i, picture in enumerate(pictures)]
+def _collate(images: list[_Image], count: int) -> Batch:
+    targets = [np.insert(image.labels, 0, i, axis=1) for i, image in enumerate(images)]
     return Batch(
-        images=np.stack([picture.image for picture in pictures]),
+        images=np.stack([image.image for image in images]),
         targets=np.concatenate(targets),
-        paths=tuple(picture.path for picture in pictures),
-        letterboxes=tuple(picture.letterbox for picture in pictures if picture.letterbox),
+        paths=tuple(image.path for image in images),
+        letterboxes=tuple(image.letterbox for image in images if image.letterbox),
         count=count,
     )
 
@@ -325,7 +323,7 @@ def _check_memory(sizes: Iterable[tuple[int, int]]) -> None:
     free = available_bytes()
     if free is not None and needed > _MOST_OF_MEMORY * free:
         raise ConfigError(
-            f'cache "ram" needs {needed / _GIBIBYTE:.1f} GiB for the decoded pictures, '
+            f'cache "ram" needs {needed / _GIBIBYTE:.1f} GiB for the decoded images, '
             f"{free / _GIBIBYTE:.1f} GiB of memory are free; leave it out"
         )
 

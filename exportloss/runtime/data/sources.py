@@ -13,7 +13,7 @@ from exportloss.runtime.data.image_list import read_image_list
 from exportloss.runtime.data.walking import describe_skipped, find_matches, is_irregular
 from exportloss.runtime.storage.names import fit_name
 
-__all__ = ["VIDEO_SUFFIXES", "find_pictures", "is_video", "unique_stems"]
+__all__ = ["VIDEO_SUFFIXES", "find_images", "is_video", "unique_stems"]
 
 VIDEO_SUFFIXES = frozenset(
     (
@@ -33,7 +33,7 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_pictures(
+def find_images(
     source: str | Path,
     *,
     videos: bool = False,
@@ -67,37 +67,37 @@ def find_pictures(
                 f"{path}: the folder cannot be read: {error.strerror}; give a folder that can be"
             ) from error
         skipped += sorted(filter(is_irregular, entries))
-        pictures = sorted(one for one in entries if _is_one(one, suffixes))
+        images = sorted(one for one in entries if _is_one(one, suffixes))
         hint = f"; for its subfolders say '{path}/**/*.jpg'"
     elif os.path.isfile(path):  # noqa: PTH113
         is_list = path.suffix.lower() == ".txt"
-        pictures = read_image_list(path, suffixes=suffixes) if is_list else [path]
+        images = read_image_list(path, suffixes=suffixes) if is_list else [path]
         hint = ""
     else:
         _refuse_streams(str(source))
         matches = list(find_matches(str(source), onskip=skipped.append))
-        pictures = sorted(one for one in matches if _is_one(one, suffixes))
+        images = sorted(one for one in matches if _is_one(one, suffixes))
         hint = ""
         if not matches and not skipped:
             raise DataError(
-                f"{source}: no such file or folder; expected a picture, a folder of pictures, a "
-                "pattern such as 'folder/*.jpg', or a text file of picture paths"
+                f"{source}: no such file or folder; expected an image, a folder of images, a "
+                "pattern such as 'folder/*.jpg', or a text file of image paths"
             )
-    if not pictures:
+    if not images:
         raise DataError(
-            f"{source}: no picture found; expected files that end in "
+            f"{source}: no image found; expected files that end in "
             f"{' '.join(sorted(suffixes))}{hint}"
             f"{'; ' + describe_skipped(skipped) if skipped else ''}"
         )
     if onskip is not None:
         for one in skipped:
             onskip(one)
-    if pictures == [path] and not _is_one(path, suffixes):
+    if images == [path] and not _is_one(path, suffixes):
         raise DataError(
-            f"{source} is no picture of a known format; expected a file that ends in "
-            f"{' '.join(sorted(suffixes))}, or a .txt of picture paths"
+            f"{source} is no image of a known format; expected a file that ends in "
+            f"{' '.join(sorted(suffixes))}, or a .txt of image paths"
         )
-    return tuple(pictures)
+    return tuple(images)
 
 
 def unique_stems(paths: tuple[Path, ...]) -> tuple[str, ...]:

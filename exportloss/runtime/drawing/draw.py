@@ -1,4 +1,4 @@
-"""Boxes on pictures, and pictures beside each other."""
+"""Boxes on images, and images beside each other."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def draw_boxes(
     Args:
         image: (H, W, 3) RGB; not changed.
         boxes: (n, 6) x1, y1, x2, y2 in pixels, confidence in [0, 1], class; as from
-            `non_max_suppression`. A box is clipped to the picture, or left out when nothing of it
+            `non_max_suppression`. A box is clipped to the image, or left out when nothing of it
             is inside.
         names: the classes; one without a name is shown by its number.
         show_names: write the class, and behind it the confidence, on each box.
         show_confidence: false for true boxes.
-        line_width: of the boxes, pixels, >= 1, at most the picture's longer side; None suits it to
-            the picture.
+        line_width: of the boxes, pixels, >= 1, at most the image's longer side; None suits it to
+            the image.
 
     Returns:
-        A new (H, W, 3) picture.
+        A new (H, W, 3) image.
 
     Raises:
         ConfigError: `boxes` has another shape, or `line_width` is below 1.
@@ -105,7 +105,7 @@ def _tag(
     font: Font,
     color: Color,
 ) -> None:
-    """Write on a filled strip above the corner; inside the picture where that leaves it."""
+    """Write on a filled strip above the corner; inside the image where that leaves it."""
     _, _, text_width, text_height = draw.textbbox((0, 0), text, font=font, anchor="lt")
     gap = max(2, round(text_height / 3))
     width, height = text_width + 2 * gap, text_height + 2 * gap
@@ -119,15 +119,15 @@ def _tag(
 
 
 def grid(images: Sequence[ImageArray], *, columns: int, captions: Sequence[str] = ()) -> ImageArray:
-    """Lay pictures out in rows, on white, each under its caption.
+    """Lay images out in rows, on white, each under its caption.
 
     Args:
-        images: (H, W, 3) pictures, row by row; all cells are as large as the largest.
-        columns: pictures a row, >= 1; two show a before and an after side by side.
-        captions: one a picture, or none at all.
+        images: (H, W, 3) images, row by row; all cells are as large as the largest.
+        columns: images a row, >= 1; two show a before and an after side by side.
+        captions: one an image, or none at all.
 
     Returns:
-        One (H, W, 3) picture.
+        One (H, W, 3) image.
 
     Raises:
         ConfigError: no image, `columns` below 1, or as many captions as neither 0 nor images.

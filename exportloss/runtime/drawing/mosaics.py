@@ -1,4 +1,4 @@
-"""A batch at a glance: its pictures in a grid, with their boxes."""
+"""A batch at a glance: its images in a grid, with their boxes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from exportloss.runtime.storage.files import new_file
 
 __all__ = ["draw_batch", "surest", "write_batch"]
 
-_MOST = 16  # pictures, as in YOLOv5
-_LEAST_SIDE, _WHOLE_SIDE = 320, 1920  # pixels: of a picture, so that names can be read; of the grid
+_MOST = 16  # images, as in YOLOv5
+_LEAST_SIDE, _WHOLE_SIDE = 320, 1920  # pixels: of an image, so that names can be read; of the grid
 _SURE, _OVERLAP = 0.25, 0.45  # as for `detect`
 _CAPTION = 36  # characters
 _JPEG_QUALITY = 90
@@ -32,17 +32,17 @@ def draw_batch(
     *,
     show_confidence: bool = True,
 ) -> ImageArray:
-    """Draw boxes on the first sixteen pictures of a batch, under their file names.
+    """Draw boxes on the first sixteen images of a batch, under their file names.
 
     Args:
         batch: of a loader.
-        boxes: (n, 6) x1, y1, x2, y2 in pixels of the batch, confidence, class, a picture; those
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the batch, confidence, class, an image; those
             beyond the boxes are left out. As from `true_boxes` or `BatchDetections.on_canvas`.
         names: the classes.
         show_confidence: write it behind the class.
 
     Returns:
-        (H, W, 3) picture.
+        (H, W, 3) image.
     """
     shown = list(zip(batch.images, boxes, batch.paths, strict=False))[:_MOST]
     columns = math.ceil(math.sqrt(len(shown)))
@@ -82,9 +82,9 @@ def write_batch(
     Raises:
         ArtifactError: the file cannot be written.
     """
-    picture = draw_batch(batch, boxes, names, show_confidence=show_confidence)
+    image = draw_batch(batch, boxes, names, show_confidence=show_confidence)
     with new_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="jpeg", quality=_JPEG_QUALITY)
+        Image.fromarray(image).save(temporary, format="jpeg", quality=_JPEG_QUALITY)
 
 
 def _caption(path: Path) -> str:

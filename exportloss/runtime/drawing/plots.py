@@ -190,7 +190,7 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
 
     Args:
         path: JPEG file to write.
-        labels: (n, 5) class, x, y, width, height as shares of the picture, a picture.
+        labels: (n, 5) class, x, y, width, height as shares of the image, an image.
         names: the classes.
 
     Raises:
@@ -223,7 +223,7 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
             axes.set_ylabel(title[1])
             axes.set_aspect("equal")
             tidy(axes)
-        centres.invert_yaxis()  # as in a picture
+        centres.invert_yaxis()  # as in an image
 
 
 def _outlines(axes: Axes, rows: Array) -> None:

@@ -18,7 +18,7 @@ class ConfusionMatrix:
     A detection belongs to the object that it overlaps most, whatever the classes, if their IoU
     exceeds `iou_thres`; of several detections of an object the one that overlaps it most does.
     All others found background, and objects without a detection are missed. (YOLOv5 v7 passes
-    over the wrong detections of a picture in which nothing at all is found; here they count.)
+    over the wrong detections of an image in which nothing at all is found; here they count.)
 
     Args:
         num_classes: of the data set, >= 1.
@@ -56,7 +56,7 @@ class ConfusionMatrix:
         return shares
 
     def add(self, detections: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> None:
-        """Add a picture.
+        """Add an image.
 
         Args:
             detections: (n, 6) x1, y1, x2, y2 in pixels, confidence, class.

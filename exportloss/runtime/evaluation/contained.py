@@ -39,7 +39,7 @@ class ContainedDetector:
         device: where to run it, by name.
         threads: of the engine; None takes every core.
         self_check: whether to compare the device with the CPU first.
-        seconds: what opening may take, and each picture.
+        seconds: what opening may take, and each image.
 
     Raises:
         ExportLossError: as `Detector.open` does; an `ArtifactError` if the child ends, or takes too

@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 _BASE = 1 << 30  # bytes for ONNX Runtime itself, its threads and what it plans
 _TIMES_MODEL = 8  # of the file: weights, copies of them in other layouts, graphs in memory
-_TIMES_INPUT = 128  # of the pictures as float32: all maps of a network that live at one time
+_TIMES_INPUT = 128  # of the images as float32: all maps of a network that live at one time
 
 
 def main() -> None:

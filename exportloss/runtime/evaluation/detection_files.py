@@ -23,9 +23,9 @@ __all__ = [
     "JsonList",
     "coco_results",
     "crop",
+    "write_image",
     "write_json",
     "write_labels",
-    "write_picture",
 ]
 
 Boxes = npt.NDArray[np.floating]
@@ -44,8 +44,8 @@ def write_labels(
 
     Args:
         path: file to write.
-        boxes: (n, 6) x1, y1, x2, y2 in pixels of the picture, confidence, class.
-        source: height and width of the picture, pixels.
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the image, confidence, class.
+        source: height and width of the image, pixels.
         with_confidence: whether a line ends in it.
 
     Raises:
@@ -69,8 +69,8 @@ def coco_results(
     """Return the entries of COCO's results format, as pycocotools' `loadRes` takes them.
 
     Args:
-        boxes: (n, 6) x1, y1, x2, y2 in pixels of the picture, confidence, class.
-        image_id: of the picture.
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the image, confidence, class.
+        image_id: of the image.
         category_ids: ids of the categories, by class; None for the class numbers themselves.
     """
     return [
@@ -85,7 +85,7 @@ def coco_results(
 
 
 def crop(image: ImageArray, box: Boxes) -> ImageArray:
-    """Cut a box out of a picture, with a margin of 2 % and 10 pixels.
+    """Cut a box out of an image, with a margin of 2 % and 10 pixels.
 
     Args:
         image: (H, W, 3).
@@ -101,7 +101,7 @@ def crop(image: ImageArray, box: Boxes) -> ImageArray:
     return image[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def write_picture(path: Path, image: ImageArray) -> None:
+def write_image(path: Path, image: ImageArray) -> None:
     """Write (H, W, 3) RGB in the format that the suffix names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained detector: pictures in, boxes out."""
+"""A trained detector: images in, boxes out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Rows = npt.NDArray[np.float32]
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _LONGEST_METADATA = 1_000_000  # characters
 _COLUMNS = 6  # of a row, at least: a box, objectness and one class
-_MOST_VALUES = 1 << 28  # of the pictures that a file takes at once
+_MOST_VALUES = 1 << 28  # of the images that a file takes at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Detector:
     Attributes:
         predict: decoded rows (B, N, 5 + nc), as in `Evaluation`, of (B, 3, H, W) uint8 RGB.
         names: the classes; empty where the file does not say.
-        stride: height and width of a picture must be multiples of this.
-        batch_size: pictures that `predict` takes at once; None for any number.
+        stride: height and width of an image must be multiples of this.
+        batch_size: images that `predict` takes at once; None for any number.
         image_size: height and width that it takes; None for any.
     """
 
@@ -75,12 +75,12 @@ class Detector:
             device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
                 Where a file has dynamic shapes, CUDA leaves computing these to the CPU.
             threads: of the engine within an operator; None takes every core.
-            self_check: on anything but the CPU first compare what it finds in a picture of noise
+            self_check: on anything but the CPU first compare what it finds in an image of noise
                 with what ONNX Runtime's CPU provider finds.
             contained: whether to run a file that you do not trust in a process of its own, with
                 limits on its time and, on the CPU, memory. `predict` then costs a copy of the
-                pictures and rows.
-            time_limit: seconds that a contained file may take to be opened, and for each picture.
+                images and rows.
+            time_limit: seconds that a contained file may take to be opened, and for each image.
 
         Raises:
             ArtifactError: the file is missing, damaged, or no such detector. `predict` raises it
@@ -141,7 +141,7 @@ class Detector:
         )
 
     def check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
-        """Return the size of picture to use: the wanted one, the file's, or 640 x 640.
+        """Return the size of image to use: the wanted one, the file's, or 640 x 640.
 
         Raises:
             ConfigError: the file takes another size only, or the size does not fit the stride.
@@ -163,7 +163,7 @@ class Detector:
         return size
 
     def check_batch(self, batch_size: int | None, *, default: int) -> int:
-        """Return how many pictures to take at once: the wanted number, the file's, or the default.
+        """Return how many images to take at once: the wanted number, the file's, or the default.
 
         Raises:
             ConfigError: it is below 1, or the file takes another number only.
@@ -188,7 +188,7 @@ class Detector:
         agnostic: bool = False,
         classes: Collection[int] | None = None,
     ) -> list[Boxes]:
-        """Find objects in pictures of any size.
+        """Find objects in images of any size.
 
         Args:
             images: (H, W, 3) RGB, as from `load_image`; they are letterboxed here.
@@ -200,7 +200,7 @@ class Detector:
             classes: see there.
 
         Returns:
-            One (n, 6) array a picture: x1, y1, x2, y2 in its pixels, confidence, class; the most
+            One (n, 6) array an image: x1, y1, x2, y2 in its pixels, confidence, class; the most
             confident first.
 
         Raises:
@@ -244,11 +244,9 @@ def _from_onnx(session: Any, path: str) -> Detector:
     if any(isinstance(side, int) and side < 1 for side in inputs[0].shape):
         raise ArtifactError(f"{path} takes {inputs[0].shape}; expected sides of at least 1")
     if inputs[0].shape[1] == 1:
-        raise ArtifactError(
-            f"{path} takes grey pictures, {inputs[0].shape}; expected three colours"
-        )
+        raise ArtifactError(f"{path} takes grey images, {inputs[0].shape}; expected three colours")
     if isinstance(inputs[0].shape[1], int) and inputs[0].shape[1] != 3:
-        raise ArtifactError(f"{path} takes {inputs[0].shape}; expected pictures of 3 channels")
+        raise ArtifactError(f"{path} takes {inputs[0].shape}; expected images of 3 channels")
     fixed = [side for side in inputs[0].shape if isinstance(side, int)]
     if math.prod(fixed) > _MOST_VALUES:
         raise ArtifactError(
@@ -279,8 +277,7 @@ def _from_onnx(session: Any, path: str) -> Detector:
             )
         if rows.ndim != 3 or len(rows) != len(images) or rows.shape[2] < _COLUMNS:
             raise ArtifactError(
-                f"{path} gives {rows.shape} for {len(images)} pictures; expected (B, N, 5 + "
-                "classes)"
+                f"{path} gives {rows.shape} for {len(images)} images; expected (B, N, 5 + classes)"
             )
         return rows.astype(np.float32, copy=False)
 

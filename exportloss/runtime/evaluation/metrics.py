@@ -42,7 +42,7 @@ class ClassMetrics:
 
     Attributes:
         index: of the class.
-        pictures: those that have an object of it.
+        images: those that have an object of it.
         objects: true ones, >= 1.
         precision: at IoU 0.5 and `Metrics.confidence`, in [0, 1] like the rest.
         recall: the same.
@@ -51,7 +51,7 @@ class ClassMetrics:
     """
 
     index: int
-    pictures: int
+    images: int
     objects: int
     precision: float
     recall: float
@@ -91,14 +91,14 @@ class Metrics(Scores):
 
     Attributes:
         classes: those that the labels have, in order; the means below run over them.
-        pictures: all that were added.
+        images: all that were added.
         objects: true ones.
         confidence: where precision and recall were taken.
         curves: of `classes`.
     """
 
     classes: tuple[ClassMetrics, ...]
-    pictures: int
+    images: int
     objects: int
     confidence: float
     curves: Curves
@@ -108,11 +108,11 @@ class Metrics(Scores):
 
 
 class MetricsAccumulator:
-    """Takes pictures one by one, and says in the end what the detections are worth.
+    """Takes images one by one, and says in the end what the detections are worth.
 
     Args:
         num_classes: of the data set, >= 1.
-        max_det: most detections a picture and class that count, the most confident, >= 1; COCO's
+        max_det: most detections an image and class that count, the most confident, >= 1; COCO's
             default is 100, YOLOv5's 300.
 
     Raises:
@@ -125,16 +125,16 @@ class MetricsAccumulator:
         self.max_det = max_det
         self._seen = 0
         self._objects = np.zeros(num_classes, np.int64)
-        self._pictures = np.zeros(num_classes, np.int64)
-        # Of each picture: confidence (n,), class (n,), right or not (n, T).
+        self._images = np.zeros(num_classes, np.int64)
+        # Of each image: confidence (n,), class (n,), right or not (n, T).
         self._found: list[tuple[Array, Array, _Flags]] = []
 
     def add(self, detections: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> None:
-        """Add a picture.
+        """Add an image.
 
         Detections are matched by class, the most confident first (of equal ones the earlier), each
         to the free object that it overlaps most (of equal ones the later). Of equal confidences in
-        different pictures the picture added earlier ranks first.
+        different images the image added earlier ranks first.
 
         Args:
             detections: (n, 6) x1, y1, x2, y2 in pixels, confidence, class.
@@ -154,10 +154,10 @@ class MetricsAccumulator:
         self._found.append((detections[:, 4], found, _match(overlap)))
         counts = np.bincount(true.astype(int), minlength=self.num_classes)
         self._objects += counts
-        self._pictures += counts > 0
+        self._images += counts > 0
 
     def result(self) -> Metrics:
-        """Return the metrics of the pictures so far; more can be added after."""
+        """Return the metrics of the images so far; more can be added after."""
         present = np.flatnonzero(self._objects).tolist()
         results = []
         if present:
@@ -176,7 +176,7 @@ class MetricsAccumulator:
         classes = tuple(
             ClassMetrics(
                 index=index,
-                pictures=int(self._pictures[index]),
+                images=int(self._images[index]),
                 objects=int(self._objects[index]),
                 precision=float(one.precision[best]),
                 recall=float(one.recall[best]),
@@ -187,7 +187,7 @@ class MetricsAccumulator:
         )
         return Metrics(
             classes=classes,
-            pictures=self._seen,
+            images=self._seen,
             objects=int(self._objects.sum()),
             **{
                 metric.name: _mean([getattr(one, metric.of_class) for one in classes])
@@ -221,7 +221,7 @@ class _ClassCurves:
 
 
 def _curves(confidence: Array, right: _Flags, objects: int) -> _ClassCurves:
-    """Draw the curves of one class from its D detections, in the order of their pictures."""
+    """Draw the curves of one class from its D detections, in the order of their images."""
     order = np.argsort(-confidence, kind="stable")
     confidence = confidence[order]
     found = np.cumsum(right[order], axis=0)  # (D, T)

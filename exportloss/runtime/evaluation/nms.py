@@ -50,16 +50,16 @@ def non_max_suppression(
             objectness and nc class probabilities in [0, 1].
         conf_thres: objectness and confidence must exceed this, in [0, 1].
         iou_thres: in [0, 1].
-        max_det: most boxes kept a picture, >= 1.
+        max_det: most boxes kept an image, >= 1.
         agnostic: boxes of different classes suppress each other too.
         multi_label: a row may yield a box for every class above the threshold, instead of the
             best class only.
         classes: the only ones of interest, whole numbers in [0, nc); None for all.
-        max_candidates: only so many boxes of a picture are looked at, the most confident, >= 1;
+        max_candidates: only so many boxes of an image are looked at, the most confident, >= 1;
             bounds the work on an untrained model, which finds an object everywhere.
 
     Returns:
-        One (n, 6) array a picture: x1, y1, x2, y2 in pixels, confidence, class; the most
+        One (n, 6) array an image: x1, y1, x2, y2 in pixels, confidence, class; the most
         confident first, n <= max_det.
 
     Raises:

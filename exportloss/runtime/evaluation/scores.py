@@ -53,7 +53,7 @@ METRICS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How good the detector is on the validation pictures, means over the classes, in [0, 1].
+    """How good the detector is on the validation images, means over the classes, in [0, 1].
 
     Attributes:
         precision: at the confidence of the best F1.

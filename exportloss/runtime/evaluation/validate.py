@@ -1,4 +1,4 @@
-"""What a detector finds in labelled pictures, and what that is worth."""
+"""What a detector finds in labelled images, and what that is worth."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Validation:
         metrics: precision, recall and average precision.
         confusion: at confidence 0.25 and IoU 0.45, as YOLOv5 draws it.
         items: mean terms of the loss over the batches; None where it is not known.
-        inference_ms: milliseconds a picture in `predict`.
-        nms_ms: milliseconds a picture in non-maximum suppression.
+        inference_ms: milliseconds an image in `predict`.
+        nms_ms: milliseconds an image in non-maximum suppression.
     """
 
     metrics: Metrics
@@ -46,19 +46,19 @@ class Validation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class BatchDetections:
-    """What was found in the real pictures of a batch.
+    """What was found in the real images of a batch.
 
     Attributes:
         number: of the batch, from 0.
         batch: it.
-        on_canvas: (n, 6) x1, y1, x2, y2, confidence, class a picture, in pixels of the batch.
-        on_picture: the same in pixels of the picture file, clipped to it.
+        on_canvas: (n, 6) x1, y1, x2, y2, confidence, class an image, in pixels of the batch.
+        on_image: the same in pixels of the image file, clipped to it.
     """
 
     number: int
     batch: Batch
     on_canvas: tuple[Boxes, ...]
-    on_picture: tuple[Boxes, ...]
+    on_image: tuple[Boxes, ...]
 
 
 def validate(
@@ -71,9 +71,9 @@ def validate(
     max_det: int = 300,
     tell: Callable[[BatchDetections], None] | None = None,
 ) -> Validation:
-    """Run a detector over labelled pictures and judge what it finds, in pixels of the files.
+    """Run a detector over labelled images and judge what it finds, in pixels of the files.
 
-    Like YOLOv5 it clips detections and labels to the picture.
+    Like YOLOv5 it clips detections and labels to the image.
 
     Args:
         predict: the detector.
@@ -81,13 +81,13 @@ def validate(
         num_classes: of the data set.
         conf_thres: detections must exceed this; low, since the metrics weigh all of them.
         iou_thres: of non-maximum suppression.
-        max_det: most detections a picture.
+        max_det: most detections an image.
         tell: told of the detections of each batch.
 
     Raises:
         ArtifactError: the detector gives numbers that are not finite.
         ConfigError: a threshold is out of range, or the detector has another number of classes.
-        DataError: a picture cannot be decoded.
+        DataError: an image cannot be decoded.
     """
     metrics = MetricsAccumulator(num_classes, max_det=max_det)
     confusion = ConfusionMatrix(num_classes)
@@ -116,8 +116,8 @@ def validate(
         )
         suppression += time.perf_counter() - started
         placed = list(zip(on_canvas, true_boxes(batch), batch.letterboxes, strict=False))
-        on_picture = [letterbox.unmap_boxes(boxes) for boxes, _, letterbox in placed]
-        for boxes, (_, truth, letterbox) in zip(on_picture, placed, strict=True):
+        on_image = [letterbox.unmap_boxes(boxes) for boxes, _, letterbox in placed]
+        for boxes, (_, truth, letterbox) in zip(on_image, placed, strict=True):
             labels = letterbox.unmap_boxes(truth)[:, (5, 0, 1, 2, 3)]
             metrics.add(boxes, labels)
             confusion.add(boxes, labels)
@@ -127,11 +127,11 @@ def validate(
                     number=number,
                     batch=batch,
                     on_canvas=tuple(on_canvas),
-                    on_picture=tuple(on_picture),
+                    on_image=tuple(on_image),
                 )
             )
     result = metrics.result()
-    each = 1000 / max(result.pictures, 1)
+    each = 1000 / max(result.images, 1)
     return Validation(
         metrics=result,
         confusion=confusion,
@@ -142,11 +142,11 @@ def validate(
 
 
 def true_boxes(batch: Batch, *, repeated: bool = False) -> list[Boxes]:
-    """Return (n, 6) x1, y1, x2, y2 in pixels of the batch, 1, class for each real picture.
+    """Return (n, 6) x1, y1, x2, y2 in pixels of the batch, 1, class for each real image.
 
     Args:
         batch: of a loader.
-        repeated: for the pictures that only fill the batch as well.
+        repeated: for the images that only fill the batch as well.
     """
     height, width = batch.images.shape[2:]
     scale = np.array((width, height, width, height), np.float32)

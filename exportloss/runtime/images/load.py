@@ -1,4 +1,4 @@
-"""Pictures from files, and into the fixed size of a graph and back."""
+"""Images from files, and into the fixed size of a graph and back."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
     "ExaminedImage",
     "ImageArray",
     "Letterbox",
-    "examine_picture",
-    "inspect_picture",
+    "examine_image",
+    "inspect_image",
     "letterbox",
     "load_image",
-    "load_picture",
+    "load_scaled",
 ]
 
 # Pillow's decoders that are used, by suffix. It has some forty more: one starts another program.
@@ -44,18 +44,18 @@ _T = TypeVar("_T")
 
 PADDING = 114  # YOLOv5's grey
 
-# That of JPEG also opens MPO, a JPEG with more pictures after it.
+# That of JPEG also opens MPO, a JPEG with more images after it.
 _DECODERS = tuple(sorted(set(FORMATS.values())))
 _JPEGS = "JPEG", "MPO"
 _TILE_TAGS = 322, 323  # of TIFF: width and height of a tile, pixels
-_USUAL_TILE = 1024  # pixels; a tile may be larger than its picture
+_USUAL_TILE = 1024  # pixels; a tile may be larger than its image
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 def load_image(path: str | Path) -> ImageArray:
-    """Decode a picture as it is meant to be seen.
+    """Decode an image as it is meant to be seen.
 
-    EXIF orientation is applied; grey, palette, CMYK and 16-bit grey pictures are converted, an
+    EXIF orientation is applied; grey, palette, CMYK and 16-bit grey images are converted, an
     alpha channel is dropped. A JPEG that lacks nothing but its end marker is decoded.
 
     Returns:
@@ -69,24 +69,24 @@ def load_image(path: str | Path) -> ImageArray:
     return _read(path, _pixels)[0]
 
 
-def load_picture(
+def load_scaled(
     path: str | Path,
     size: tuple[int, int],
     *,
     linear: bool = False,
     source: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Decode a picture at the size at which YOLOv5 trains and validates on it.
+    """Decode an image at the size at which YOLOv5 trains and validates on it.
 
     Args:
         path: as for `load_image`.
         size: (height, width) of the canvas, pixels.
         linear: shrink by linear interpolation, as for training, rather than to the mean over
             areas, as for validation; what is enlarged is always interpolated.
-        source: (height, width) that the picture had when its labels were checked; None for any.
+        source: (height, width) that the image had when its labels were checked; None for any.
 
     Returns:
-        The picture in RGB, of the size `Letterbox.fit(source, size, truncate=True).scaled`.
+        The image in RGB, of the size `Letterbox.fit(source, size, truncate=True).scaled`.
 
     Raises:
         DataError: as for `load_image`; or its size is another than `source`.
@@ -95,7 +95,7 @@ def load_picture(
     found = image.shape[:2]
     if source not in (None, found):
         raise DataError(
-            f"{path}: the picture was replaced: its height and width are {found}, they were "
+            f"{path}: the image was replaced: its height and width are {found}, they were "
             f"{source} when it was checked; start again"
         )
     scaled = Letterbox.fit(found, size, truncate=True).scaled
@@ -117,8 +117,8 @@ class ExaminedImage:
     lacks_end: bool = False
 
 
-def examine_picture(path: str | Path) -> ExaminedImage:
-    """Decode a picture to see that it can be decoded; JPEGs at an eighth, which is faster.
+def examine_image(path: str | Path) -> ExaminedImage:
+    """Decode an image to see that it can be decoded; JPEGs at an eighth, which is faster.
 
     Raises:
         DataError: as for `load_image`.
@@ -127,16 +127,16 @@ def examine_picture(path: str | Path) -> ExaminedImage:
     return ExaminedImage(size=size, lacks_end=lacks_end)
 
 
-def inspect_picture(path: str | Path) -> tuple[int, int]:
-    """Decode a picture as `examine_picture` does, and return its (height, width) only."""
-    return examine_picture(path).size
+def inspect_image(path: str | Path) -> tuple[int, int]:
+    """Decode an image as `examine_image` does, and return its (height, width) only."""
+    return examine_image(path).size
 
 
 def _read(path: str | Path, use: Callable[[Image.Image], _T]) -> tuple[_T, bool]:
-    """Open a picture and use it; whatever goes wrong with it is a DataError.
+    """Open an image and use it; whatever goes wrong with it is a DataError.
 
     Returns:
-        What `use` returned, and whether the picture is a JPEG without its end marker.
+        What `use` returned, and whether the image is a JPEG without its end marker.
     """
     try:
         with open_regular(Path(path), error=DataError) as content:
@@ -149,15 +149,15 @@ def _read(path: str | Path, use: Callable[[Image.Image], _T]) -> tuple[_T, bool]
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such picture; correct the path") from error
+        raise DataError(f"{path}: no such image; correct the path") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"{path}: the picture is too large: {error}; make it smaller, or raise "
+            f"{path}: the image is too large: {error}; make it smaller, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
     except Exception as error:  # Decoders raise nearly anything over a damaged file.
         raise DataError(
-            f"{path}: the picture cannot be decoded ({excerpt(error, 300)}); replace or remove it"
+            f"{path}: the image cannot be decoded ({excerpt(error, 300)}); replace or remove it"
         ) from error
 
 
@@ -222,7 +222,7 @@ def _jpeg_size(file: Image.Image) -> tuple[int, int] | None:
 
 
 def _refuse_wide(file: Image.Image) -> None:
-    """Refuse, before memory is taken, pixels of more than 16 bits, and tiles beyond the picture."""
+    """Refuse, before memory is taken, pixels of more than 16 bits, and tiles beyond the image."""
     if file.mode == "F":
         raise ValueError("its pixels are floating-point; expected 8 or 16 bits")
     # Pillow before 11 reads 16 bits of PNG as 32.
@@ -231,7 +231,7 @@ def _refuse_wide(file: Image.Image) -> None:
     tags = getattr(file, "tag_v2", {})
     for tag, side in zip(_TILE_TAGS, file.size, strict=True):
         if (tile := tags.get(tag, 0)) > max(2 * side, _USUAL_TILE):
-            raise ValueError(f"its tiles have a side of {tile} pixels, the picture {side}")
+            raise ValueError(f"its tiles have a side of {tile} pixels, the image {side}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -245,13 +245,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """Where a picture lies on its canvas.
+    """Where an image lies on its canvas.
 
     Attributes:
-        source: (height, width) of the picture, pixels.
+        source: (height, width) of the image, pixels.
         size: (height, width) of the canvas, pixels.
-        ratio: (vertical, horizontal) scale, canvas pixels a picture pixel; the two differ by the
-            rounding of the scaled picture to whole pixels.
+        ratio: (vertical, horizontal) scale, canvas pixels an image pixel; the two differ by the
+            rounding of the scaled image to whole pixels.
         pad: (top, left) padding, pixels.
     """
 
@@ -269,13 +269,13 @@ class Letterbox:
         scale_up: bool = True,
         truncate: bool = False,
     ) -> Letterbox:
-        """Return where a picture lies that is scaled to fit a canvas, aspect kept, and centred.
+        """Return where an image lies that is scaled to fit a canvas, aspect kept, and centred.
 
         Args:
-            source: (height, width) of the picture, at least one pixel.
+            source: (height, width) of the image, at least one pixel.
             size: (height, width) of the canvas, the same.
-            scale_up: whether a picture smaller than the canvas is enlarged.
-            truncate: cut the scaled sides to whole pixels, as YOLOv5 does where it reads pictures
+            scale_up: whether an image smaller than the canvas is enlarged.
+            truncate: cut the scaled sides to whole pixels, as YOLOv5 does where it reads images
                 for training and validation, rather than round them, as it does for detection.
         """
         height, width = source
@@ -293,20 +293,20 @@ class Letterbox:
 
     @property
     def scaled(self) -> tuple[int, int]:
-        """(height, width) of the picture on the canvas, pixels."""
+        """(height, width) of the image on the canvas, pixels."""
         return round(self.source[0] * self.ratio[0]), round(self.source[1] * self.ratio[1])
 
-    def place(self, picture: Image.Image, color: int = PADDING) -> Image.Image:
-        """Draw a picture, scaled already, on a canvas of grey."""
+    def place(self, image: Image.Image, color: int = PADDING) -> Image.Image:
+        """Draw an image, scaled already, on a canvas of grey."""
         canvas = Image.new("RGB", self.size[::-1], (color,) * 3)
-        canvas.paste(picture, self.pad[::-1])
+        canvas.paste(image, self.pad[::-1])
         return canvas
 
     def map_labels(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Move normalised boxes from the picture to the canvas.
+        """Move normalised boxes from the image to the canvas.
 
         Args:
-            labels: (n, 5) class, x, y, width, height; centre and size as shares of the picture.
+            labels: (n, 5) class, x, y, width, height; centre and size as shares of the image.
 
         Returns:
             (n, 5) the same, as shares of the canvas.
@@ -321,13 +321,13 @@ class Letterbox:
         return mapped.astype(np.float32)
 
     def unmap_boxes(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Move predicted boxes from the canvas to the picture, and clip them to it.
+        """Move predicted boxes from the canvas to the image, and clip them to it.
 
         Args:
             boxes: (n, 4 or more) x1, y1, x2, y2 in canvas pixels; further columns are kept.
 
         Returns:
-            The same shape, in pixels of the picture.
+            The same shape, in pixels of the image.
         """
         mapped = boxes.astype(np.float64)
         top_left, ratio, limit = self.pad[::-1], self.ratio[::-1], self.source[::-1]
@@ -339,7 +339,7 @@ class Letterbox:
 def letterbox(
     image: ImageArray, size: tuple[int, int], *, color: int = PADDING, scale_up: bool = True
 ) -> tuple[ImageArray, Letterbox]:
-    """Scale a picture to fit a canvas, aspect kept, and centre it on grey.
+    """Scale an image to fit a canvas, aspect kept, and centre it on grey.
 
     These are the pixels on which YOLOv5 detects: OpenCV's linear interpolation, up and down.
 
@@ -347,10 +347,10 @@ def letterbox(
         image: (H, W, 3), any size of at least one pixel.
         size: (height, width) of the canvas, pixels.
         color: grey value of the padding, in [0, 255].
-        scale_up: whether a picture smaller than the canvas is enlarged.
+        scale_up: whether an image smaller than the canvas is enlarged.
 
     Returns:
-        The canvas (height, width, 3), and where on it the picture lies.
+        The canvas (height, width, 3), and where on it the image lies.
 
     Raises:
         ConfigError: the size is not positive, the color not in [0, 255], or the image not

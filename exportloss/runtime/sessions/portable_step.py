@@ -165,7 +165,7 @@ class PortableTrainSession(TrainSession):
             temporary.write_bytes(seal_model(model))
 
     def _images(self, images: Images) -> Images:
-        """Check pictures; the graph divides by 255 itself."""
+        """Check images; the graph divides by 255 itself."""
         self._check_image_shape(images)
         if images.dtype != np.uint8:
             raise DataError(f"images are {images.dtype}; the portable step takes uint8 (0 to 255)")

@@ -291,7 +291,7 @@ class TrainSession(abc.ABC):
             )
 
     def _images(self, images: Images) -> Images:
-        """Check pictures and turn them into what the graph takes: float32 in [0, 1]."""
+        """Check images and turn them into what the graph takes: float32 in [0, 1]."""
         self._check_image_shape(images)
         if images.dtype == np.uint8:
             return images.astype(np.float32) / np.float32(255)

@@ -22,7 +22,7 @@ from exportloss.runtime.sessions.session import Evaluation, Items, StepResult, T
 from exportloss.runtime.training.results import START, EpochResult
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.schedule import PlannedStep, Schedule
-from exportloss.runtime.training.skipped import SkippedSteps, name_pictures
+from exportloss.runtime.training.skipped import SkippedSteps, name_images
 
 __all__ = ["Reporter", "evaluate_start", "run_epoch"]
 
@@ -38,7 +38,7 @@ class Reporter(Protocol):
         """Take note of a batch: how many of the epoch are done, the mean losses so far, a rate."""
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
-        """Take note of a batch that changed nothing, before `batch_done`: its loss and pictures."""
+        """Take note of a batch that changed nothing, before `batch_done`: its loss and images."""
 
     def start_done(self, result: EpochResult) -> None:
         """Take note of what the detector is worth before the first epoch."""
@@ -76,7 +76,7 @@ def run_epoch(
 
     Raises:
         ArtifactError: the folder was removed or replaced meanwhile.
-        DataError: a picture cannot be decoded.
+        DataError: an image cannot be decoded.
         TrainingError: too many steps were skipped, or a loss is not finite.
     """
     started = time.monotonic()
@@ -100,7 +100,7 @@ def evaluate_start(session: TrainSession, batches: Batches, overflow: Overflow) 
     """Validate a detector before it is trained.
 
     Raises:
-        DataError: a picture cannot be decoded.
+        DataError: an image cannot be decoded.
         TrainingError: a loss is not finite.
     """
     started = time.monotonic()
@@ -182,7 +182,7 @@ def _one_behind(entries: Iterable[_Entry]) -> Iterator[_Entry]:
 def _validate(
     session: TrainSession, batches: Batches, result: EpochResult, overflow: Overflow
 ) -> EpochResult:
-    """Add what the detector, with its running statistics, makes of the validation pictures."""
+    """Add what the detector, with its running statistics, makes of the validation images."""
     manifest, left_out = session.manifest, 0
     after = "before the first epoch" if result.is_start else f"after epoch {result.epoch}"
     where = f"validation {after}"
@@ -210,6 +210,6 @@ def _validate(
 def _check_finite(loss: float, where: str, batch: Batch) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
-            f"the loss is {loss} in {where} ({name_pictures(batch)}); train with a lower "
+            f"the loss is {loss} in {where} ({name_images(batch)}); train with a lower "
             "lr0 or a longer warm-up. What was saved after earlier epochs stays"
         )

@@ -77,7 +77,7 @@ class TrainingConfig:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What pictures are put through."""
+        """What images are put through."""
         names = (field.name for field in dataclasses.fields(Augmentation))
         return Augmentation(**{name: getattr(self, name) for name in names})
 

@@ -49,12 +49,12 @@ class EpochResult:
         train: mean terms of the loss over the training batches, while they were trained on; NaN for
             the start.
         val: mean terms over the validation batches at the end; None without a validation split.
-        scores: on the validation pictures; None without a validation split, or boxes.
+        scores: on the validation images; None without a validation split, or boxes.
         lr: learning rates of the weights, norms and biases in the last batch.
         left_out: target rows that did not fit into `max_targets`; not in the file.
         skipped: batches that changed nothing, since their loss or gradients were not finite; not in
             the file, nor in the mean terms.
-        waiting: share of the time of training that was spent waiting for pictures, in [0, 1]; not
+        waiting: share of the time of training that was spent waiting for images, in [0, 1]; not
             in the file.
         seconds: how long it took; not in the file.
         class_map: (nc,) mAP50-95 of each class, classes without objects with the mean; None

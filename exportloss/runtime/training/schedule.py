@@ -47,7 +47,7 @@ class Schedule:
     steps when an epoch ends, so that epoch e trains with `factor(e - 1)`. The epoch in which
     warm-up ends keeps what warm-up aimed at.
 
-    Gradients are added up until about `nominal_batch` pictures were seen. One thing differs from
+    Gradients are added up until about `nominal_batch` images were seen. One thing differs from
     YOLOv5: what is left at the end of an epoch is applied there and not carried into the next
     one, so that a state saved between epochs is complete and a resumed run is the same run.
 
@@ -57,11 +57,11 @@ class Schedule:
     Attributes:
         epochs: epochs of the run, >= 1.
         batches: batches an epoch, >= 1.
-        batch_size: pictures a batch, >= 1.
+        batch_size: images a batch, >= 1.
         config: rates, momentum, decay and warm-up.
         optimizer: optimizer of the run; Adam and AdamW keep their betas through warm-up.
         cosine: a cosine (arXiv 1812.01187) instead of a line.
-        nominal_batch: pictures an update, >= 1; YOLOv5's is 64.
+        nominal_batch: images an update, >= 1; YOLOv5's is 64.
 
     Raises:
         ConfigError: a number is below 1.
@@ -96,7 +96,7 @@ class Schedule:
 
     @property
     def weight_decay(self) -> float:
-        """Decay of the weights, scaled to the pictures that an update really takes."""
+        """Decay of the weights, scaled to the images that an update really takes."""
         return self.config.weight_decay * self.batch_size * self.accumulate / self.nominal_batch
 
     def factor(self, epoch: int) -> float:

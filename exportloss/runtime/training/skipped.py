@@ -54,12 +54,12 @@ class SkippedSteps:
             np.savez(file, images=batch.images, targets=batch.targets, paths=paths)
         raise TrainingError(
             f"{self._in_a_row} steps in a row were skipped, since their loss or gradients are not "
-            f"finite; the last is {where} (loss {result.loss}; {name_pictures(batch)}), kept in "
+            f"finite; the last is {where} (loss {result.loss}; {name_images(batch)}), kept in "
             f"{self._path}. Train with a lower lr0 or a longer warm-up. What was saved after "
             "earlier epochs stays"
         )
 
 
-def name_pictures(batch: Batch) -> str:
-    """The picture files of a batch, with commas."""
+def name_images(batch: Batch) -> str:
+    """The image files of a batch, with commas."""
     return ", ".join(map(str, batch.paths))

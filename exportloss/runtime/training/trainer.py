@@ -121,7 +121,7 @@ def train(
             there is nothing left to resume.
         ArtifactError: the saved state is of another model or schedule, or cannot be written; or
             another training is at work in the folder; or the folder was removed meanwhile.
-        DataError: a picture cannot be decoded.
+        DataError: an image cannot be decoded.
         TrainingError: too many steps were skipped, the last batch is in `folder.skipped_batch`; or
             the loss of a validation is not finite. States saved before stay.
     """

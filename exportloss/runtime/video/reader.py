@@ -143,7 +143,7 @@ def open_reader(path: str | Path) -> Iterator[VideoReader]:
 
     Raises:
         DataError: the file is missing, empty, no video of `DEMUXERS` and `DECODERS`, has no
-            pictures, or frames of more than `MAX_FRAME_PIXELS` pixels.
+            images, or frames of more than `MAX_FRAME_PIXELS` pixels.
         InstallationError: PyAV is not installed.
     """
     av = import_av()
@@ -167,7 +167,7 @@ def open_reader(path: str | Path) -> Iterator[VideoReader]:
 
 
 def _chosen_stream(path: Path, container: Any) -> Any:
-    # A picture of an album's cover is a stream of video, too.
+    # An image of an album's cover is a stream of video, too.
     cover = import_av().stream.Disposition.attached_pic
     streams = [one for one in container.streams.video if not one.disposition & cover]
     if not streams:

@@ -18,9 +18,9 @@ why = why_no_trace()
 @pytest.mark.parametrize("command", ["detect", "train"])
 def test_openvino_talks_to_nobody_and_starts_nothing(device, data, tmp_path, command):
     pytest.importorskip("openvino", reason="OpenVINO is not installed", exc_type=ImportError)
-    pictures = str(device / "spots" / "images" / "val")
+    images = str(device / "spots" / "images" / "val")
     arguments = {
-        "detect": ["--weights", str(device / "bright.onnx"), "--source", pictures, "--imgsz", "64"],
+        "detect": ["--weights", str(device / "bright.onnx"), "--source", images, "--imgsz", "64"],
         "train": [
             *("--weights", str(device / "sgd"), "--data", str(data), "--epochs", "1"),
             *("--overflow", "keep-largest"),

@@ -1,4 +1,4 @@
-"""The detector alone takes any number of pictures, where that number is nothing but a size."""
+"""The detector alone takes any number of images, where that number is nothing but a size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(function):
         lambda x: torch.nn.functional.interpolate(x, scale_factor=2.0) * 2,
     ],
 )
-def test_a_free_number_of_pictures(function):
+def test_a_free_number_of_images(function):
     infer, graph = write(function)
     assert str(graph.graph.inputs[0].shape) == "[batch,3,4,6]"
     assert str(graph.graph.outputs[0].shape[0]) == "batch"
@@ -44,7 +44,7 @@ def test_a_free_number_of_pictures(function):
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: x.reshape(-1, 6),  # pictures and rows in one dimension
+        lambda x: x.reshape(-1, 6),  # images and rows in one dimension
         lambda x: x + x.mean(0, keepdim=True).expand(x.shape),
         lambda x: x * torch.arange(x.shape[0])[:, None, None, None],
         lambda x: x.sum(0, keepdim=True) / x.shape[0],

@@ -317,13 +317,13 @@ def test_output_folder_is_never_overwritten_by_accident(tmp_path, copied):
         pass
     other = tmp_path / "holiday"
     other.mkdir()
-    (other / "picture.png").write_bytes(b"precious")
+    (other / "image.png").write_bytes(b"precious")
     with (
         pytest.raises(ArtifactError, match="is no artifacts folder"),
         new_folder(other, exist_ok=True),
     ):
         pass
-    assert (other / "picture.png").read_bytes() == b"precious"
+    assert (other / "image.png").read_bytes() == b"precious"
 
 
 def test_failed_write_leaves_what_was_there(tmp_path, copied):

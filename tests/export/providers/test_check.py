@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 
 
 def write(folder: Path, *texts: str | None) -> Dataset:
-    """A picture for each text of labels; None for no label file."""
+    """An image for each text of labels; None for no label file."""
     folder.mkdir(exist_ok=True)
     images = []
     for index, text in enumerate(texts):
@@ -49,7 +49,7 @@ def data(tmp_path) -> Dataset:
 def looked_into(monkeypatch) -> list[str]:
     """The names of files that are parsed or decoded."""
     names = []
-    for function in ("examine_picture", "parse_labels"):
+    for function in ("examine_image", "parse_labels"):
         original = getattr(check, function)
 
         def note(path, *args, original=original):
@@ -71,7 +71,7 @@ def assert_same(one, two):
         assert rows.dtype == others.dtype == np.float32
 
 
-def test_labels_and_sizes_of_each_picture(data):
+def test_labels_and_sizes_of_each_image(data):
     found = check_dataset(data)
     assert found.dataset == data
     assert [len(rows) for rows in found.labels] == [2, 0, 0, 2, 1]
@@ -85,12 +85,12 @@ def test_sizes_are_those_that_a_viewer_shows(tmp_path):
     exif[0x0112] = 6
     data = write(tmp_path, GOOD)
     for name in ("0.jpg", "0.tif", "0.png"):
-        picture = tmp_path / name
-        Image.new("RGB", (80, 20)).save(picture, exif=exif)
+        image = tmp_path / name
+        Image.new("RGB", (80, 20)).save(image, exif=exif)
         (found,) = check_dataset(
-            Dataset(images=(picture,), labels=data.labels, names=data.names)
+            Dataset(images=(image,), labels=data.labels, names=data.names)
         ).sizes
-        assert found == (80, 20) == load_image(picture).shape[:2]
+        assert found == (80, 20) == load_image(image).shape[:2]
 
 
 def test_the_second_time_only_what_changed_is_looked_into(data, looked_into, tmp_path):
@@ -109,13 +109,13 @@ def test_the_second_time_only_what_changed_is_looked_into(data, looked_into, tmp
     assert changed.labels[4][0, 0] == 1
 
 
-def test_a_picture_is_known_by_more_than_its_size(data, looked_into):
+def test_a_image_is_known_by_more_than_its_size(data, looked_into):
     check_dataset(data)
     looked_into.clear()
     status = data.images[0].stat()
     data.images[0].write_bytes(b"\0" * status.st_size)
     os.utime(data.images[0], ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(DataError, match=r"0\.png: the picture cannot be decoded"):
+    with pytest.raises(DataError, match=r"0\.png: the image cannot be decoded"):
         check_dataset(data)
 
 
@@ -185,7 +185,7 @@ def test_where_the_cache_is(monkeypatch):
     assert cache_folder() == home / ".cache/exportloss"
 
 
-def test_an_index_without_labels_or_pictures_is_read_back(tmp_path):
+def test_an_index_without_labels_or_images_is_read_back(tmp_path):
     for sizes, rows in (({}, {}), ({b"p" * 32: (1, 2)}, {}), ({}, {b"l" * 32: np.ones((2, 5))})):
         index = Index()
         index.sizes, index.rows = sizes, rows
@@ -209,7 +209,7 @@ def test_problems_of_all_files_come_in_one_message(data):
     ]
 
 
-def test_bad_pictures_are_left_out_and_counted(data):
+def test_bad_images_are_left_out_and_counted(data):
     data.labels[0].write_text("bad\nbad")
     whole = data.images[3].read_bytes()
     data.images[3].write_bytes(whole[: len(whole) // 2])
@@ -231,7 +231,7 @@ def test_nothing_left_is_refused(tmp_path):
 
 
 def test_labels_that_lie_elsewhere_are_noticed(tmp_path):
-    with pytest.raises(DataError, match="none of 2 pictures has a label file"):
+    with pytest.raises(DataError, match="none of 2 images has a label file"):
         check_dataset(write(tmp_path / "one", None, None))
     check_dataset(write(tmp_path / "two", None, ""))
 
@@ -250,7 +250,7 @@ def test_links_that_go_in_circles_are_named(data):
         check_dataset(data)
     assert "2 problems" in str(caught.value)
     assert "0.txt: cannot be read" in str(caught.value)
-    assert "1.png: the picture cannot be decoded" in str(caught.value)
+    assert "1.png: the image cannot be decoded" in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -263,7 +263,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(data, monkeypat
     bomb[29:33] = __import__("zlib").crc32(bomb[12:29]).to_bytes(4, "big")
     data.images[2].write_bytes(bomb)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
-    with pytest.raises(DataError, match=r"2\.png: the picture is too large"):
+    with pytest.raises(DataError, match=r"2\.png: the image is too large"):
         check_dataset(Dataset(images=data.images[2:3], labels=data.labels[2:3], names=data.names))
 
 
@@ -273,21 +273,21 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(data, monkeypat
     cut=st.floats(0, 1),
     harm=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
 )
-def test_any_damage_to_a_picture_is_decoded_or_named(tmp_path_factory, suffix, cut, harm):
+def test_any_damage_to_a_image_is_decoded_or_named(tmp_path_factory, suffix, cut, harm):
     folder = tmp_path_factory.getbasetemp() / "damage"
     data = write(folder, GOOD)
     rng = np.random.default_rng(0)
-    picture = folder / f"any.{suffix}"
-    Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(picture)
-    content = bytearray(picture.read_bytes())
+    image = folder / f"any.{suffix}"
+    Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(image)
+    content = bytearray(image.read_bytes())
     for place, value in harm:
         content[int(place * len(content))] = value
-    picture.write_bytes(content[: int(cut * len(content)) or None])
+    image.write_bytes(content[: int(cut * len(content)) or None])
     try:
         (size,) = check_dataset(
-            Dataset(images=(picture,), labels=data.labels, names=data.names)
+            Dataset(images=(image,), labels=data.labels, names=data.names)
         ).sizes
     except ExportLossError as error:
-        assert str(picture) in str(error)
+        assert str(image) in str(error)
     else:
         assert min(size) > 0

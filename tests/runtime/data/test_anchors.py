@@ -70,7 +70,7 @@ def test_thin_boxes_get_anchors_of_their_own(aspect):
 
 
 def batches_of(tmp_path, boxes):
-    """One picture per box, 600 px square, on a canvas of the same size."""
+    """One image per box, 600 px square, on a canvas of the same size."""
     dataset = make(tmp_path, len(boxes), size=(600, 600))
     for path, (width, height) in zip(dataset.labels, boxes, strict=True):
         path.write_text(f"0 0.5 0.5 {width / 600} {height / 600}\n")

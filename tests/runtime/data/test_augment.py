@@ -8,27 +8,27 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.data.augment import Augmentation, draw_recipe, make_labels, make_picture
+from exportloss.runtime.data.augment import Augmentation, draw_recipe, make_image, make_labels
 from exportloss.runtime.training.hyp import TrainingConfig
 
 SIZE = (48, 64)  # height, width
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
 SOURCES = ((48, 64), (30, 64), (48, 20), (96, 128), (13, 17))
-# One box that covers each picture, of the class of its index.
+# One box that covers each image, of the class of its index.
 WHOLE = tuple(np.array([[i, 0.5, 0.5, 1, 1]], np.float32) for i in range(len(SOURCES)))
 
 
 def load(index: int) -> Image.Image:
-    """A picture of one colour, scaled to fit."""
+    """An image of one colour, scaled to fit."""
     height, width = SOURCES[index]
     scale = min(SIZE[0] / height, SIZE[1] / width)
     return Image.new("RGB", (round(width * scale), round(height * scale)), COLORS[index])
 
 
-def draw(picture=0, seed=0, **settings):
+def draw(image=0, seed=0, **settings):
     augment = Augmentation(**settings)
-    recipe = draw_recipe(picture, SOURCES, SIZE, augment, np.random.default_rng(seed))
-    return np.asarray(make_picture(recipe, load)), make_labels(recipe, WHOLE)
+    recipe = draw_recipe(image, SOURCES, SIZE, augment, np.random.default_rng(seed))
+    return np.asarray(make_image(recipe, load)), make_labels(recipe, WHOLE)
 
 
 def box(image, color):
@@ -61,11 +61,11 @@ def test_boxes_are_kept_as_they_are_where_nothing_moves():
 
 
 @given(seed=st.integers(0, 2**32), own=st.integers(0, 4))
-def test_boxes_of_a_mosaic_are_where_its_pictures_are(seed, own):
+def test_boxes_of_a_mosaic_are_where_its_images_are(seed, own):
     augment = Augmentation(mosaic=1, scale=0.5, translate=0.1)
     recipe = draw_recipe(own, SOURCES, SIZE, augment, np.random.default_rng(seed))
-    image, labels = np.asarray(make_picture(recipe, load)), make_labels(recipe, WHOLE)
-    tiles = [tile.picture for tile in recipe.scenes[0].tiles]
+    image, labels = np.asarray(make_image(recipe, load)), make_labels(recipe, WHOLE)
+    tiles = [tile.image for tile in recipe.scenes[0].tiles]
     for label in labels:
         index = int(label[0])
         assert index in tiles
@@ -74,15 +74,15 @@ def test_boxes_of_a_mosaic_are_where_its_pictures_are(seed, own):
             np.testing.assert_allclose(corners(label), box(image, COLORS[index]), atol=2)
 
 
-def test_mosaics_hold_their_own_picture_and_any_other():
+def test_mosaics_hold_their_own_image_and_any_other():
     seen = set()
     for seed in range(60):
         recipe = draw_recipe(2, SOURCES, SIZE, Augmentation(mosaic=1), np.random.default_rng(seed))
         (scene,) = recipe.scenes
-        pictures = [tile.picture for tile in scene.tiles]
-        assert len(pictures) == 4
-        assert 2 in pictures
-        seen.add((tuple(pictures).index(2), *sorted(pictures)))
+        images = [tile.image for tile in scene.tiles]
+        assert len(images) == 4
+        assert 2 in images
+        seen.add((tuple(images).index(2), *sorted(images)))
         # They meet at one point, within the middle half of the scene.
         first, *_, last = scene.tiles
         x, y = last.left, last.top
@@ -90,7 +90,7 @@ def test_mosaics_hold_their_own_picture_and_any_other():
         assert 32 <= x <= 96
         assert 24 <= y <= 72
     assert {place for place, *_ in seen} == {0, 1, 2, 3}
-    assert {picture for _, *pictures in seen for picture in pictures} == set(range(5))
+    assert {image for _, *images in seen for image in images} == set(range(5))
 
 
 def test_probabilities_are_kept_to():
@@ -117,7 +117,7 @@ def test_mixup_blends_two_mosaics_and_keeps_the_boxes_of_both():
         recipe = draw_recipe(0, SOURCES, SIZE, augment, np.random.default_rng(seed))
         one, two = (dataclasses.replace(recipe, scenes=(scene,)) for scene in recipe.scenes)
         first, second, both = (
-            np.asarray(make_picture(each, load)).astype(float) for each in (one, two, recipe)
+            np.asarray(make_image(each, load)).astype(float) for each in (one, two, recipe)
         )
         expected = recipe.share * first + (1 - recipe.share) * second
         np.testing.assert_allclose(both, expected, atol=1)
@@ -125,7 +125,7 @@ def test_mixup_blends_two_mosaics_and_keeps_the_boxes_of_both():
         np.testing.assert_array_equal(make_labels(recipe, WHOLE), np.concatenate(rows))
         shares.append(recipe.share)
     assert 0.25 < min(shares) < 0.45 < max(shares) < 0.75
-    assert augment.most_pictures == 8
+    assert augment.most_images == 8
 
 
 @pytest.mark.parametrize(("option", "axis", "column"), [("fliplr", 1, 1), ("flipud", 0, 2)])
@@ -139,13 +139,13 @@ def test_flips_turn_pixels_and_boxes(option, axis, column):
 
 def test_colours_change_by_their_gains():
     size = (4, 4)
-    picture = Image.new("RGB", size, (200, 120, 60))
+    image = Image.new("RGB", size, (200, 120, 60))
     hue, saturation, value = colorsys.rgb_to_hsv(200 / 255, 120 / 255, 60 / 255)
     augment = Augmentation(hsv_h=0.5, hsv_s=0.5, hsv_v=0.5)
     gains = []
     for seed in range(30):
         recipe = draw_recipe(0, [size], size, augment, np.random.default_rng(seed))
-        drawn = np.asarray(make_picture(recipe, lambda _: picture))[0, 0]
+        drawn = np.asarray(make_image(recipe, lambda _: image))[0, 0]
         (edit,) = recipe.edits
         h, s, v = dataclasses.astuple(edit)
         expected = colorsys.hsv_to_rgb(hue * h % 1, min(saturation * s, 1), min(value * v, 1))
@@ -170,7 +170,7 @@ shares = st.floats(0, 1)
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     sources=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=3),
 )
-def test_whatever_the_settings_pictures_and_boxes_are_whole(seed, values, size, sources):
+def test_whatever_the_settings_images_and_boxes_are_whole(seed, values, size, sources):
     augment = Augmentation(**values)
     recipe = draw_recipe(0, sources, size, augment, np.random.default_rng(seed))
     labels = [np.array([[1, 0.5, 0.5, 1, 1], [0, 0.1, 0.9, 0.2, 0.2]], np.float32)] * len(sources)
@@ -180,10 +180,10 @@ def test_whatever_the_settings_pictures_and_boxes_are_whole(seed, values, size, 
         scale = min(size[0] / height, size[1] / width)
         return Image.new("RGB", (max(round(width * scale), 1), max(round(height * scale), 1)))
 
-    assert make_picture(recipe, fitted).size == size[::-1]
+    assert make_image(recipe, fitted).size == size[::-1]
     rows = make_labels(recipe, labels)
     assert rows.dtype == np.float32
-    assert len(rows) <= 2 * augment.most_pictures
+    assert len(rows) <= 2 * augment.most_images
     assert np.isin(rows[:, 0], (0, 1)).all()
     assert ((rows[:, 1:] >= 0) & (rows[:, 1:] <= 1)).all()
     if augment.moves:

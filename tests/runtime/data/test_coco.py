@@ -169,7 +169,7 @@ def test_a_bad_annotation_is_named_or_its_image_skipped(tmp_path, change, match)
         ({"images": [{**IMAGE, "file_name": "..\\a.png"}]}, "leads out"),
         ({"images": [{**IMAGE, "file_name": "/etc/a.png"}]}, "'/etc/a.png' is absolute"),
         ({"images": [{**IMAGE, "file_name": "C:\\a.png"}]}, "is absolute"),
-        ({"images": [{**IMAGE, "file_name": "a.txt"}]}, "'a.txt' is no picture"),
+        ({"images": [{**IMAGE, "file_name": "a.txt"}]}, "'a.txt' is no image"),
         ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]}, r"images\[1\] \(id 5\).* twice"),
         ({"images": [IMAGE, {**IMAGE, "id": 6}]}, r"images\[1\] \(id 6\).*'a.png' is there twice"),
         ({"images": [IMAGE, {**IMAGE, "id": 6, "file_name": "./a.png"}]}, "twice"),
@@ -285,7 +285,7 @@ def test_an_image_of_another_size_than_the_file_says_is_named(tmp_path):
 def test_a_missing_image_is_named_or_skipped(tmp_path):
     path = write(tmp_path, images=[{"id": 6, "file_name": "b.png"}, IMAGE])
     (tmp_path / "images" / "train" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a\.png: no such picture"):
+    with pytest.raises(DataError, match=r"a\.png: no such image"):
         rows(path)
     assert rows(path, on_bad="skip") == [[]]
 
@@ -302,7 +302,7 @@ def test_the_images_are_found_where_tools_put_them(tmp_path, place):
 
 def test_the_yaml_can_name_the_folder_of_the_images(tmp_path):
     path = write(tmp_path, yaml="train_images: photos\n")
-    with pytest.raises(DataError, match=r"photos/a\.png: no such picture"):
+    with pytest.raises(DataError, match=r"photos/a\.png: no such image"):
         rows(path)
     (tmp_path / "images" / "train").rename(tmp_path / "photos")
     assert len(rows(path)) == 1

@@ -94,7 +94,7 @@ def open_split(folder: Path, text: str, split="train") -> Dataset:
     return Dataset.open(read_data_yaml(write_yaml(folder, f"names: [a, b]\n{text}")), split)
 
 
-def test_a_folder_gives_its_pictures_sorted_with_subfolders(tmp_path):
+def test_a_folder_gives_its_images_sorted_with_subfolders(tmp_path):
     touch(tmp_path, "images/b.PNG", "images/a/z.jpg", "images/c.tif", "images/notes.txt")
     touch(tmp_path, "images/.hidden.jpg", "images/.checkpoints/b.png", "other/images/d.jpg")
     dataset = open_split(tmp_path, "train: images")
@@ -114,7 +114,7 @@ def test_text_files_and_lists_of_sources(tmp_path):
     assert dataset.images == tuple(tmp_path / name for name in expected)
 
 
-def test_a_list_names_every_missing_picture_with_its_line(tmp_path):
+def test_a_list_names_every_missing_image_with_its_line(tmp_path):
     touch(tmp_path, "good.jpg", "bad.gif")
     (tmp_path / "list.txt").write_text("good.jpg\nbad.gif\nmissing.png\n")
     with pytest.raises(DataError) as caught:
@@ -135,7 +135,7 @@ def test_a_missing_source_is_named(tmp_path, text):
 
 def test_an_empty_split_is_refused(tmp_path):
     touch(tmp_path, "images/readme.md")
-    with pytest.raises(DataError, match="images: no picture found"):
+    with pytest.raises(DataError, match="images: no image found"):
         open_split(tmp_path, "train: images")
 
 
@@ -157,7 +157,7 @@ def test_links_to_folders_are_followed_once_around(tmp_path):
         "b.jpg",
         "linked/deep/a.jpg",
     ]
-    # Of two links to one folder, one is followed: else a few links would multiply the pictures.
+    # Of two links to one folder, one is followed: else a few links would multiply the images.
     (tmp_path / "images" / "again").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "deep" / "up").unlink()
     assert len(open_split(tmp_path, "train: images")) == 2

@@ -112,7 +112,7 @@ def test_pixels_and_boxes_move_alike(seed, corner, sides):
     np.testing.assert_allclose(seen, expected, atol=2)
 
 
-def test_what_a_picture_does_not_cover_is_grey():
+def test_what_a_image_does_not_cover_is_grey():
     white = Image.new("RGB", (10, 10), (255, 255, 255))
     away = np.array([[1.0, 0, 4], [0, 1, 0], [0, 0, 1]])
     drawn = np.asarray(warp(white, away, (10, 10), 114))

@@ -39,13 +39,13 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 def decoded(monkeypatch) -> list[Path]:
     """The images that are decoded for training, as they are."""
     seen: list[Path] = []
-    load = loader.load_picture
+    load = loader.load_scaled
 
     def watched(path, *arguments, **options):
         seen.append(path)
         return load(path, *arguments, **options)
 
-    monkeypatch.setattr(loader, "load_picture", watched)
+    monkeypatch.setattr(loader, "load_scaled", watched)
     return seen
 
 

@@ -132,7 +132,7 @@ def test_mosaics_are_of_the_images_of_the_epoch():
     seen = set()
     for seed in range(20):
         recipe = draw_recipe(3, sizes, (64, 64), augment, np.random.default_rng(seed), pool=pool)
-        seen |= {tile.picture for scene in recipe.scenes for tile in scene.tiles}
+        seen |= {tile.image for scene in recipe.scenes for tile in scene.tiles}
     assert seen == {*pool}
 
 

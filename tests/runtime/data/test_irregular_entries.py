@@ -13,7 +13,7 @@ from exportloss.cli import main
 from exportloss.errors import DataError
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.labels import read_label_file
-from exportloss.runtime.data.sources import find_pictures
+from exportloss.runtime.data.sources import find_images
 from exportloss.runtime.data.walking import describe_entry, files_below, find_matches
 from tests.support.bright_detector import make_spots, write_bright_detector
 
@@ -53,8 +53,8 @@ def test_what_lies_there_is_described(folder, kind):
 @pytest.mark.parametrize("source", ["", "/*", "/*.jpg", "/**/*.jpg", "/../photos/**/*"])
 def test_all_are_told_and_none_is_found(folder, source):
     skipped: list[Path] = []
-    pictures = find_pictures(f"{folder}{source}", onskip=skipped.append)
-    assert [path.name for path in pictures] == ["a.jpg"]
+    images = find_images(f"{folder}{source}", onskip=skipped.append)
+    assert [path.name for path in images] == ["a.jpg"]
     assert sorted(path.stem for path in skipped) == sorted(KINDS)
 
 
@@ -64,7 +64,7 @@ def test_where_nothing_else_is_there_the_error_names_it(tmp_path, kind, is_patte
     path = tmp_path / "x.jpg"
     KINDS[kind][0](path)
     with pytest.raises(DataError, match=f"1 entry .*x.jpg {KINDS[kind][1].split(' to ')[0]}"):
-        find_pictures(tmp_path / "*.jpg" if is_pattern else path)
+        find_images(tmp_path / "*.jpg" if is_pattern else path)
 
 
 def test_matches_below_folders_that_cannot_be_read_are_told(tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_source_folder_that_cannot_be_read_is_a_data_error(tmp_path, monkeypat
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DataError, match="Permission denied"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +97,7 @@ def test_a_list_says_what_its_entry_is(folder, kind):
     (folder / "list.txt").write_text(f"a.jpg\n{kind}.jpg\n")
     words = KINDS[kind][1].split(" to ")[0]
     with pytest.raises(DataError, match=f"list.txt:2: .*{kind}.jpg .*{words}"):
-        find_pictures(folder / "list.txt")
+        find_images(folder / "list.txt")
     (folder / "data.yaml").write_text("train: list.txt\nnames: [a]\n")
     with pytest.raises(DataError, match=f"list.txt:2: .*{kind}.jpg {words}"):
         Dataset.open(read_data_yaml(folder / "data.yaml"), "train")

@@ -30,7 +30,7 @@ def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "\n\n", "\ufeff"])
-def test_missing_and_empty_are_pictures_without_objects(tmp_path, text):
+def test_missing_and_empty_are_images_without_objects(tmp_path, text):
     path = tmp_path / "none.txt" if text is None else write(tmp_path, text)
     labels = read_labels(path, 3)
     assert (labels.shape, labels.dtype) == ((0, 5), np.float32)
@@ -42,7 +42,7 @@ def test_missing_and_empty_are_pictures_without_objects(tmp_path, text):
         ("1 .5 .5 .1", "4 columns, expected 5"),
         ("1 .5 .5 .1 .1 .9", "6 columns, expected 5"),
         ("1 .1 .1 .2 .1 .2 .2 .1", "8 columns, expected 5 (class x y width height), or a class"),
-        ("1 .1 .1 .2 .1 1.2 .2", "x 1.2, expected a share of the picture in [0, 1]"),
+        ("1 .1 .1 .2 .1 1.2 .2", "x 1.2, expected a share of the image in [0, 1]"),
         ("1 .1 .1 .2 .1 .3 .1", "height 0, expected a size above 0"),
         ("1 1e309 .5 .1 .1", "x 1e309 is not finite"),
         ("1,.5,.5,.1,.1", "1 columns, expected 5"),
@@ -53,9 +53,9 @@ def test_missing_and_empty_are_pictures_without_objects(tmp_path, text):
         ("1.5 .5 .5 .1 .1", "class 1.5, expected a whole number in [0, 3)"),
         ("3 .5 .5 .1 .1", "class 3, expected a whole number in [0, 3)"),
         ("-1 .5 .5 .1 .1", "class -1, expected a whole number in [0, 3)"),
-        ("1 1.01 .5 .1 .1", "x 1.01, expected a share of the picture in [0, 1]"),
-        ("1 .5 -.2 .1 .1", "y -0.2, expected a share of the picture in [0, 1]"),
-        ("1 .5 .5 .1 320", "height 320, expected a share of the picture in [0, 1]"),
+        ("1 1.01 .5 .1 .1", "x 1.01, expected a share of the image in [0, 1]"),
+        ("1 .5 -.2 .1 .1", "y -0.2, expected a share of the image in [0, 1]"),
+        ("1 .5 .5 .1 320", "height 320, expected a share of the image in [0, 1]"),
         ("1 .5 .5 0 .1", "width 0, expected a size above 0"),
         ("1 .5 .5 .1 -.1", "height -0.1, expected a size above 0"),
         ("1 .5 .5 1e-60 .1", "width 1e-60, expected a size above 0"),

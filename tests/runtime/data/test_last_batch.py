@@ -119,7 +119,7 @@ def test_the_command_trains_on_all_and_says_how_many_batches(
 ):
     monkeypatch.chdir(tmp_path)
     assert train("--weights", tiny_artifact, "--data", seven, "--epochs", 2) == 0
-    assert "7 pictures to train on, 3 to validate; 2 epochs of 4 batches" in capsys.readouterr().out
+    assert "7 images to train on, 3 to validate; 2 epochs of 4 batches" in capsys.readouterr().out
     run = RunFolder(tmp_path / "runs/train/exp")
     assert updates(run, 4, 2) == 8
     assert yaml.safe_load(run.options.read_text())["drop_last"] is False

@@ -12,7 +12,7 @@ from exportloss.runtime.data import loader
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.data.dataset import Dataset
 from exportloss.runtime.data.loader import Batch, Batches
-from exportloss.runtime.images.load import load_image, load_picture
+from exportloss.runtime.images.load import load_image, load_scaled
 from exportloss.targets import pad_targets
 
 ALL = Augmentation(
@@ -32,7 +32,7 @@ ALL = Augmentation(
 
 
 def make(folder: Path, count: int, size: tuple[int, int] = (24, 32)) -> Dataset:
-    """Random pictures; picture i has i % 3 boxes, of class i % 4."""
+    """Random images; image i has i % 3 boxes, of class i % 4."""
     rng = np.random.default_rng(0)
     for index in range(count):
         image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -55,7 +55,7 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
         np.testing.assert_array_equal(one.targets, two.targets)
 
 
-def test_a_batch_holds_the_letterboxed_pictures_and_their_labels(tmp_path):
+def test_a_batch_holds_the_letterboxed_images_and_their_labels(tmp_path):
     dataset = make(tmp_path, 6)
     batches = Batches(dataset, 3, (32, 64))
     seen = list(batches)
@@ -72,7 +72,7 @@ def test_a_batch_holds_the_letterboxed_pictures_and_their_labels(tmp_path):
             index = 3 * number + slot
             box = batch.letterboxes[slot]
             assert (box.source, box.size) == (batches.sizes[index], (32, 64))
-            canvas = np.asarray(box.place(load_picture(dataset.images[index], (32, 64))))
+            canvas = np.asarray(box.place(load_scaled(dataset.images[index], (32, 64))))
             np.testing.assert_array_equal(batch.images[slot], canvas.transpose(2, 0, 1))
             rows += [[slot, *row] for row in box.map_labels(batches.labels[index])]
         np.testing.assert_array_equal(batch.targets, np.array(rows, dtype=np.float32))
@@ -90,7 +90,7 @@ def test_evaluation_fills_the_last_batch(tmp_path):
     assert [path for batch in seen for path in batch.paths[: batch.count]] == list(dataset.images)
     assert seen[2].paths == (dataset.images[6], dataset.images[0], dataset.images[1])
     np.testing.assert_array_equal(seen[2].images[1:], seen[0].images[:2])
-    assert (seen[2].targets[:, 0] == 2).sum() == 1  # the boxes of picture 1, which fills slot 2
+    assert (seen[2].targets[:, 0] == 2).sum() == 1  # the boxes of image 1, which fills slot 2
 
 
 def test_the_last_batch_is_skipped_on_request(tmp_path):
@@ -133,7 +133,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("option", "axis", "column"), [("fliplr", 3, 2), ("flipud", 2, 3)])
-def test_flips_turn_pictures_and_boxes(tmp_path, option, axis, column):
+def test_flips_turn_images_and_boxes(tmp_path, option, axis, column):
     dataset = make(tmp_path, 4)
     (plain,) = Batches(dataset, 4, (32, 48))
     (flipped,) = Batches(dataset, 4, (32, 48), augment=Augmentation(**{option: 1.0}))
@@ -153,7 +153,7 @@ def test_flips_come_with_their_probability(tmp_path):
     assert 0.15 < share < 0.35
 
 
-def test_a_damaged_picture_is_raised_in_its_batch(tmp_path):
+def test_a_damaged_image_is_raised_in_its_batch(tmp_path):
     dataset = make(tmp_path, 8)
     epoch = Batches(dataset, 2, (32, 32)).epoch(0)
     dataset.images[5].write_bytes(b"damaged since it was checked")
@@ -215,14 +215,14 @@ def test_an_augmented_epoch_can_be_counted_without_decoding(tmp_path, monkeypatc
     batches = Batches(make(tmp_path, 9), 3, (32, 48), shuffle=True, augment=ALL)
     expected = [len(batch.targets) for batch in batches.epoch(2)]
     assert len(set(expected)) > 1
-    monkeypatch.setattr(loader, "load_picture", None)
+    monkeypatch.setattr(loader, "load_scaled", None)
     assert batches.target_counts(2, batches=9) == expected
     assert batches.target_counts(2, batches=2) == expected[:2]
 
 
 def test_augmented_batches_have_the_one_shape_and_good_targets(tmp_path):
     batches = Batches(make(tmp_path, 9), 3, (32, 48), shuffle=True, augment=ALL)
-    assert batches.most_pictures == 8
+    assert batches.most_images == 8
     for batch in batches.epoch(1):
         assert batch.images.shape == (3, 3, 32, 48)
         assert batch.letterboxes == ()
@@ -231,18 +231,18 @@ def test_augmented_batches_have_the_one_shape_and_good_targets(tmp_path):
 
 
 @pytest.mark.parametrize("augment", [None, ALL])
-def test_pictures_kept_in_memory_are_the_same(tmp_path, monkeypatch, augment):
+def test_images_kept_in_memory_are_the_same(tmp_path, monkeypatch, augment):
     dataset = make(tmp_path, 5)
     options = {"shuffle": True, "augment": augment}
     plain = [list(Batches(dataset, 2, (32, 48), **options).epoch(e)) for e in (0, 1)]
     kept = Batches(dataset, 2, (32, 48), cache="ram", **options)
     assert_same(list(kept.epoch(0)), plain[0])
     if augment is None:
-        monkeypatch.setattr(loader, "load_picture", None)  # all were seen
+        monkeypatch.setattr(loader, "load_scaled", None)  # all were seen
     assert_same(list(kept.epoch(1)), plain[1])
 
 
-def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+def test_images_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
     dataset = make(tmp_path, 5)
     monkeypatch.setattr(loader, "available_bytes", lambda: 5 * 24 * 32 * 3)
     with pytest.raises(ConfigError, match='cache "ram" needs'):
@@ -252,20 +252,20 @@ def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch)
 
 
 def test_waiting_is_measured(tmp_path, monkeypatch):
-    load = loader.load_picture
+    load = loader.load_scaled
 
     def slow(*args, **kwargs):
         time.sleep(0.05)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(loader, "load_picture", slow)
+    monkeypatch.setattr(loader, "load_scaled", slow)
     batches = Batches(make(tmp_path, 4), 2, (32, 32), workers=2)
     started = time.perf_counter()
     waited = [batch.waited for batch in batches]
     assert 0.05 < waited[0] <= sum(waited) < time.perf_counter() - started
 
 
-def test_bad_pictures_and_labels_are_left_out_on_request(tmp_path):
+def test_bad_images_and_labels_are_left_out_on_request(tmp_path):
     dataset = make(tmp_path, 8)
     dataset.images[2].write_bytes(b"damaged")
     dataset.labels[5].write_text("9 .5 .5 .1 .1")
@@ -277,7 +277,7 @@ def test_bad_pictures_and_labels_are_left_out_on_request(tmp_path):
 
 
 @pytest.mark.parametrize("augment", [None, ALL])
-def test_a_picture_that_is_replaced_after_the_check_is_named(tmp_path, augment):
+def test_a_image_that_is_replaced_after_the_check_is_named(tmp_path, augment):
     """Its labels were placed by the size that it had."""
     batches = Batches(make(tmp_path, 4), 2, (32, 32), augment=augment)
     Image.fromarray(np.zeros((32, 24, 3), np.uint8)).save(tmp_path / "02.png")

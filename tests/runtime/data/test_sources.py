@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import DataError
-from exportloss.runtime.data.sources import find_pictures, unique_stems
+from exportloss.runtime.data.sources import find_images, unique_stems
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def folder(tmp_path):
         path = tmp_path / "photos" / name
         path.parent.mkdir(exist_ok=True, parents=True)
         Image.new("RGB", (4, 4)).save(path, format="png")
-    (tmp_path / "photos" / "notes.md").write_text("no picture")
+    (tmp_path / "photos" / "notes.md").write_text("no image")
     (tmp_path / "empty").mkdir()
     return tmp_path
 
@@ -20,20 +20,20 @@ def names(paths, folder):
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_a_picture_a_folder_or_a_pattern(folder):
+def test_a_image_a_folder_or_a_pattern(folder):
     photos = folder / "photos"
-    assert names(find_pictures(photos / "b.png"), photos) == ["b.png"]
-    assert names(find_pictures(photos / "we[i]rd.bmp"), photos) == ["we[i]rd.bmp"]
-    assert names(find_pictures(photos), photos) == ["a.JPG", "b.png", "we[i]rd.bmp"]
-    assert names(find_pictures(f"{photos}/*.png"), photos) == ["b.png"]
+    assert names(find_images(photos / "b.png"), photos) == ["b.png"]
+    assert names(find_images(photos / "we[i]rd.bmp"), photos) == ["we[i]rd.bmp"]
+    assert names(find_images(photos), photos) == ["a.JPG", "b.png", "we[i]rd.bmp"]
+    assert names(find_images(f"{photos}/*.png"), photos) == ["b.png"]
     everything = ["a.JPG", "b.png", "below/c.webp", "we[i]rd.bmp"]
-    assert names(find_pictures(f"{photos}/**/*"), photos) == everything
+    assert names(find_images(f"{photos}/**/*"), photos) == everything
 
 
 def test_a_list_keeps_its_order(folder):
     text = f"photos/b.png\r\n\n./photos/below/../a.JPG\n{folder}/photos/b.png\n"
     (folder / "list.txt").write_text("\ufeff" + text)
-    found = names(find_pictures(folder / "list.txt"), folder)
+    found = names(find_images(folder / "list.txt"), folder)
     assert found == ["photos/b.png", "photos/a.JPG", "photos/b.png"]
 
 
@@ -42,11 +42,11 @@ def test_a_list_keeps_its_order(folder):
     [
         ("gone", "no such file or folder"),
         ("gone/*.jpg", "no such file or folder"),
-        ("empty", r"no picture found; .* for its subfolders say '.*empty/\*\*/\*.jpg'"),
-        ("photos/*.md", "no picture found"),
-        ("photos/notes.md", "no picture of a known format"),
+        ("empty", r"no image found; .* for its subfolders say '.*empty/\*\*/\*.jpg'"),
+        ("photos/*.md", "no image found"),
+        ("photos/notes.md", "no image of a known format"),
         ("bad.txt", r"bad.txt:2: .*gone.png"),
-        ("empty.txt", "no picture found"),
+        ("empty.txt", "no image found"),
         ("binary.txt", "not readable as a list"),
     ],
 )
@@ -55,7 +55,7 @@ def test_nothing_to_look_at(folder, source, message):
     (folder / "empty.txt").write_text("\n")
     (folder / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=message):
-        find_pictures(folder / source)
+        find_images(folder / source)
 
 
 def test_stems_are_unique(tmp_path):
@@ -67,18 +67,18 @@ def test_videos_are_found_where_they_are_asked_for(folder):
     photos = folder / "photos"
     for name in ("clip.MP4", "below/tape.mkv"):
         (photos / name).write_bytes(b"")
-    assert names(find_pictures(photos, videos=True), photos) == [
+    assert names(find_images(photos, videos=True), photos) == [
         *("a.JPG", "b.png", "clip.MP4", "we[i]rd.bmp")
     ]
-    assert names(find_pictures(photos), photos) == ["a.JPG", "b.png", "we[i]rd.bmp"]
-    assert names(find_pictures(f"{photos}/**/*.[mM]*", videos=True), photos) == [
+    assert names(find_images(photos), photos) == ["a.JPG", "b.png", "we[i]rd.bmp"]
+    assert names(find_images(f"{photos}/**/*.[mM]*", videos=True), photos) == [
         *("below/tape.mkv", "clip.MP4")
     ]
     (folder / "list.txt").write_text("photos/clip.MP4\nphotos/b.png\n")
-    found = find_pictures(folder / "list.txt", videos=True)
+    found = find_images(folder / "list.txt", videos=True)
     assert names(found, photos) == ["clip.MP4", "b.png"]
     with pytest.raises(DataError, match=r"list.txt:1: .*clip.MP4"):
-        find_pictures(folder / "list.txt")
+        find_images(folder / "list.txt")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_videos_are_found_where_they_are_asked_for(folder):
 )
 def test_addresses_and_the_screen_are_refused(source):
     with pytest.raises(DataError, match=rf"^{source.replace('*', '.')} is .*no network"):
-        find_pictures(source, videos=True)
+        find_images(source, videos=True)
 
 
 def test_nothing_is_called_like_a_frame_of_a_video(tmp_path):

@@ -43,7 +43,7 @@ def test_refuses_another_shape_of_boxes():
         draw_boxes(GREY, np.zeros((2, 5)), ["a"])
 
 
-def test_grid_places_every_picture_unchanged():
+def test_grid_places_every_image_unchanged():
     tiles = [np.full((40, 60, 3), value, dtype=np.uint8) for value in (10, 20, 30)]
     tiles.append(np.full((20, 30, 3), 40, dtype=np.uint8))
     whole = grid(tiles, columns=2, captions=["before", "after", "c", "d"])

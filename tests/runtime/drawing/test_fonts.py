@@ -6,7 +6,7 @@ from exportloss.runtime.drawing import fonts
 from exportloss.runtime.drawing.draw import draw_boxes
 from exportloss.runtime.drawing.fonts import drawable_names, font_for, font_path
 from exportloss.runtime.drawing.plots import plot_curves
-from tests.runtime.evaluation.test_metrics import accumulate, random_pictures
+from tests.runtime.evaluation.test_metrics import accumulate, random_images
 
 NAMES = ("T\u00fcr", "\u0434\u043e\u043c", "cat")
 STRANGE = "\U000f1234\U000f1235"  # of a plane for private use
@@ -48,11 +48,11 @@ def test_without_any_font_names_are_numbers(monkeypatch):
     assert drawable_names(NAMES) == ("0", "1", "cat")
 
 
-def test_pictures_and_plots_take_such_names(tmp_path, recwarn):
+def test_images_and_plots_take_such_names(tmp_path, recwarn):
     grey = np.full((120, 160, 3), 128, np.uint8)
     boxes = np.array([[40, 50, 120, 100, 0.9, 1]], np.float32)
     drawn = draw_boxes(grey, boxes, NAMES, show_confidence=False)
     square = draw_boxes(grey, boxes, ("a", "b", "c"), show_confidence=False)
     assert (drawn != square).any()
-    plot_curves(tmp_path, accumulate(random_pictures(0, 20, 3), 3), (*NAMES[:2], STRANGE))
+    plot_curves(tmp_path, accumulate(random_images(0, 20, 3), 3), (*NAMES[:2], STRANGE))
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

@@ -27,12 +27,12 @@ def make_batch(count, height, width):
 def test_a_grid_of_readable_size(count, size, shown, cell):
     batch = make_batch(count, *size)
     boxes = [np.array([[size[1] / 4, size[0] / 4, size[1] / 2, size[0] / 2, 0.9, 1]])] * count
-    picture = draw_batch(batch, boxes, ["a", "b"])
+    image = draw_batch(batch, boxes, ["a", "b"])
     columns = int(np.ceil(np.sqrt(shown)))
-    assert columns * cell < picture.shape[1] < columns * cell * 1.15
-    # Every picture shows its box: lines in the colour of the class.
-    colored = (picture == class_color(1)).all(axis=2)
-    cells = picture.shape[0] // -(-shown // columns), picture.shape[1] // columns
+    assert columns * cell < image.shape[1] < columns * cell * 1.15
+    # Every image shows its box: lines in the colour of the class.
+    colored = (image == class_color(1)).all(axis=2)
+    cells = image.shape[0] // -(-shown // columns), image.shape[1] // columns
     marked = [
         colored[row * cells[0] : (row + 1) * cells[0], column * cells[1] :][:, : cells[1]].any()
         for row in range(-(-shown // columns))
@@ -41,7 +41,7 @@ def test_a_grid_of_readable_size(count, size, shown, cell):
     assert sum(marked) == shown
 
 
-def test_pictures_beyond_the_boxes_are_left_out(tmp_path):
+def test_images_beyond_the_boxes_are_left_out(tmp_path):
     batch = make_batch(4, 64, 64)
     nothing = np.zeros((0, 6), np.float32)
     write_batch(tmp_path / "one.jpg", batch, [nothing], ["a"])

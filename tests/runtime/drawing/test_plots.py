@@ -15,13 +15,13 @@ from exportloss.runtime.drawing.plots import (
 )
 from exportloss.runtime.evaluation.confusion import ConfusionMatrix
 from exportloss.runtime.images.load import load_image
-from tests.runtime.evaluation.test_metrics import accumulate, random_pictures
+from tests.runtime.evaluation.test_metrics import accumulate, random_images
 
 AWKWARD = (r"$\frac$", "_hidden", "<&>")
 LABELS = [np.array([[0, 0.5, 0.5, 0.2, 0.1], [2, 0.1, 0.9, 0.2, 0.2]]), np.zeros((0, 5))]
 
 
-def assert_picture(path, kind="PNG"):
+def assert_image(path, kind="PNG"):
     with Image.open(path) as image:
         assert image.format == kind
         pixels = np.asarray(image.convert("L"))
@@ -32,16 +32,16 @@ def assert_picture(path, kind="PNG"):
 @pytest.mark.parametrize("classes", [3, 40])
 def test_curves_and_confusion_matrix(tmp_path, classes):
     names = (*AWKWARD, *map(str, range(classes)))[:classes]
-    pictures = random_pictures(0, 20, classes)
-    metrics = accumulate(pictures, classes)
+    images = random_images(0, 20, classes)
+    metrics = accumulate(images, classes)
     paths = plot_curves(tmp_path, metrics, names)
     assert [path.name for path in paths] == [f"{n}_curve.png" for n in ("PR", "F1", "P", "R")]
     confusion = ConfusionMatrix(classes)
-    for picture in pictures:
-        confusion.add(*picture)
+    for image in images:
+        confusion.add(*image)
     plot_confusion_matrix(tmp_path / "confusion_matrix.png", confusion, names)
     for path in (*paths, tmp_path / "confusion_matrix.png"):
-        assert_picture(path)
+        assert_image(path)
 
 
 def test_without_objects_there_are_no_curves(tmp_path):
@@ -52,7 +52,7 @@ def test_without_objects_there_are_no_curves(tmp_path):
 @pytest.mark.parametrize("labels", [LABELS, []])
 def test_labels(tmp_path, labels):
     plot_labels(tmp_path / "labels.jpg", labels, AWKWARD)
-    assert_picture(tmp_path / "labels.jpg", "JPEG")
+    assert_image(tmp_path / "labels.jpg", "JPEG")
 
 
 def test_results_with_and_without_validation_and_metrics(tmp_path):
@@ -103,7 +103,7 @@ def test_where_matplotlib_is_missing(tmp_path, monkeypatch):
 
 
 def test_the_legend_of_f1_is_the_peak_of_the_curve(tmp_path, monkeypatch):
-    metrics = accumulate(random_pictures(0, 20, 3), 3)
+    metrics = accumulate(random_images(0, 20, 3), 3)
     titles = []
     lines = plots._lines
 

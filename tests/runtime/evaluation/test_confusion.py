@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from exportloss.errors import ConfigError
 from exportloss.runtime.evaluation.boxes import box_iou
 from exportloss.runtime.evaluation.confusion import ConfusionMatrix
-from tests.runtime.evaluation.test_metrics import random_pictures
+from tests.runtime.evaluation.test_metrics import random_images
 
 NO_LABELS = np.zeros((0, 5))
 
@@ -33,7 +33,7 @@ def test_values():
     assert (confusion.shares[:, 2] == 0).all()
 
 
-def test_a_picture_without_objects_or_detections():
+def test_a_image_without_objects_or_detections():
     confusion = ConfusionMatrix(2)
     confusion.add(np.array([[0, 0, 5, 5, 0.9, 1]]), NO_LABELS)
     confusion.add(np.zeros((0, 6)), np.array([[0, 0, 0, 5, 5]]))
@@ -45,7 +45,7 @@ def test_a_picture_without_objects_or_detections():
 def test_every_object_and_detection_counts_once(seed, iou_thres):
     confusion = ConfusionMatrix(3, conf_thres=0.3, iou_thres=iou_thres)
     objects, found, pairs = np.zeros(3, int), np.zeros(3, int), 0
-    for detections, labels in random_pictures(seed, 4, 3):
+    for detections, labels in random_images(seed, 4, 3):
         confusion.add(detections, labels)
         sure = detections[detections[:, 4] > 0.3]
         objects += np.bincount(labels[:, 0].astype(int), minlength=3)

@@ -18,11 +18,11 @@ from exportloss.cli import main
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
 from exportloss.runtime.evaluation import contained
 from exportloss.runtime.evaluation.inference import Detector
-from tests.support.bright_detector import make_spots, spot_picture, write_bright_detector
+from tests.support.bright_detector import make_spots, spot_image, write_bright_detector
 from tests.support.hostile.graphs import HOSTILE, graph_of
 
 LIMIT = 4.0  # seconds, for what has no end; all else has the default, however busy the machine is
-PICTURE = spot_picture(64, 96, (1, 8, 40, 16, 48))
+PICTURE = spot_image(64, 96, (1, 8, 40, 16, 48))
 
 
 @pytest.fixture

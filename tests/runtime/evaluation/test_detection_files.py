@@ -8,9 +8,9 @@ from exportloss.runtime.data.labels import read_labels
 from exportloss.runtime.evaluation.detection_files import (
     coco_results,
     crop,
+    write_image,
     write_json,
     write_labels,
-    write_picture,
 )
 
 BOXES = np.array([[10, 20, 30, 60, 0.875, 1], [0, 0, 100, 80, 0.25, 0]], np.float32)
@@ -60,8 +60,8 @@ def test_crops_have_a_margin_and_end_at_the_border():
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".bmp", ".tif", ".webp"])
-def test_pictures_in_every_format(tmp_path, suffix):
+def test_images_in_every_format(tmp_path, suffix):
     image = np.full((20, 30, 3), (200, 100, 50), np.uint8)
-    write_picture(tmp_path / f"a{suffix}", image)
+    write_image(tmp_path / f"a{suffix}", image)
     with Image.open(tmp_path / f"a{suffix}") as written:
         np.testing.assert_allclose(np.asarray(written.convert("RGB")), image, atol=4)

@@ -6,11 +6,11 @@ from onnx import TensorProto, helper
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.evaluation.inference import Detector
-from tests.support.bright_detector import spot_picture, write_bright_detector
+from tests.support.bright_detector import spot_image, write_bright_detector
 
 # On a canvas of 64 x 96 the first is scaled by 1/2 and padded above and below, the second is not.
-WIDE = spot_picture(96, 192, (0, 32, 16, 48, 32), (1, 160, 64, 176, 80))
-PLAIN = spot_picture(64, 96, (1, 8, 40, 16, 48))
+WIDE = spot_image(96, 192, (0, 32, 16, 48, 32), (1, 160, 64, 176, 80))
+PLAIN = spot_image(64, 96, (1, 8, 40, 16, 48))
 FOUND = [[[32, 16, 48, 32, 0], [160, 64, 176, 80, 1]], [[8, 40, 16, 48, 1]]]
 
 
@@ -31,7 +31,7 @@ def assert_found(detector, **options):
 
 @pytest.mark.parametrize("batch", [1, 2, 3, "batch"])
 @pytest.mark.parametrize("sides", [(64, 96), ("height", "width")])
-def test_boxes_are_in_pixels_of_pictures_of_any_size(path, batch, sides):
+def test_boxes_are_in_pixels_of_images_of_any_size(path, batch, sides):
     detector = Detector.open(write_bright_detector(path, shape=(batch, 3, *sides)), threads=1)
     assert detector.batch_size == (None if batch == "batch" else batch)
     assert detector.image_size == (None if "width" in sides else (64, 96))

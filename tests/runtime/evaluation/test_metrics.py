@@ -13,11 +13,11 @@ from tests.support.coco_numbers import coco_precision
 NONE = np.zeros((0, 6))
 
 
-def random_pictures(seed, pictures, classes, *, whole=False):
+def random_images(seed, images, classes, *, whole=False):
     """Objects, and detections near them and far off; `whole`: ties of IoU and confidence."""
     rng = np.random.default_rng(seed)
     result = []
-    for _ in range(pictures):
+    for _ in range(images):
         objects = int(rng.integers(0, 9))
         corner, size = rng.uniform(0, 60, (objects, 2)), rng.uniform(8, 50, (objects, 2))
         labels = np.concatenate(
@@ -42,33 +42,33 @@ def random_pictures(seed, pictures, classes, *, whole=False):
     return result
 
 
-def accumulate(pictures, classes, **options):
+def accumulate(images, classes, **options):
     accumulator = MetricsAccumulator(classes, **options)
-    for detections, labels in pictures:
+    for detections, labels in images:
         accumulator.add(detections, labels)
     return accumulator.result()
 
 
-def precision_of_coco(pictures, classes, max_det):
+def precision_of_coco(images, classes, max_det):
     results = [
         {"image_id": image, "category_id": int(label), "score": confidence}
         | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
-        for image, (detections, _) in enumerate(pictures)
+        for image, (detections, _) in enumerate(images)
         for x1, y1, x2, y2, confidence, label in detections.tolist()
     ]
-    return coco_precision([labels for _, labels in pictures], results, classes, max_det)
+    return coco_precision([labels for _, labels in images], results, classes, max_det)
 
 
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**32),
-    pictures=st.integers(1, 30),
+    images=st.integers(1, 30),
     classes=st.sampled_from([1, 2, 5, 40]),
     max_det=st.sampled_from([1, 7, 100, 300]),
     whole=st.booleans(),
 )
-def test_average_precision_is_that_of_pycocotools(seed, pictures, classes, max_det, whole):
-    drawn = random_pictures(seed, pictures, classes, whole=whole)
+def test_average_precision_is_that_of_pycocotools(seed, images, classes, max_det, whole):
+    drawn = random_images(seed, images, classes, whole=whole)
     metrics = accumulate(drawn, classes, max_det=max_det)
     precision = precision_of_coco(drawn, classes, max_det)
     present = sorted({int(label) for _, labels in drawn for label in labels[:, 0]})
@@ -84,8 +84,8 @@ def test_average_precision_is_that_of_pycocotools(seed, pictures, classes, max_d
         )
 
 
-def test_average_precision_is_that_of_pycocotools_on_many_pictures():
-    drawn = random_pictures(0, 400, 20)
+def test_average_precision_is_that_of_pycocotools_on_many_images():
+    drawn = random_images(0, 400, 20)
     metrics = accumulate(drawn, 20)
     precision = precision_of_coco(drawn, 20, 300)
     assert metrics.map50 == pytest.approx(precision[0].mean(), abs=1e-6)
@@ -116,7 +116,7 @@ def iou(a, b):
 
 
 def test_precision_and_recall_are_those_at_the_confidence_of_the_best_f1():
-    drawn = random_pictures(1, 150, 3)
+    drawn = random_images(1, 150, 3)
     metrics = accumulate(drawn, 3)
     for one in metrics.classes:
         right, total, objects = count(drawn, one.index, metrics.confidence)
@@ -132,7 +132,7 @@ def test_precision_and_recall_are_those_at_the_confidence_of_the_best_f1():
 
 
 def test_curves_begin_with_all_detections_and_end_with_none():
-    curves = accumulate(random_pictures(2, 60, 2), 2).curves
+    curves = accumulate(random_images(2, 60, 2), 2).curves
     assert (curves.recall[:, -1] == 0).all()
     assert (curves.precision[:, -1] == 1).all()
     assert (np.diff(curves.recall, axis=1) <= 1e-12).all()
@@ -149,9 +149,9 @@ def test_values():
         ]
     )
     metrics = accumulate([(detections, labels), (NONE, np.zeros((0, 5)))], 4)
-    assert (metrics.pictures, metrics.objects) == (2, 3)
+    assert (metrics.images, metrics.objects) == (2, 3)
     first, second = metrics.classes
-    assert (first.index, first.pictures, first.objects) == (0, 1, 2)
+    assert (first.index, first.images, first.objects) == (0, 1, 2)
     ap50 = (51 * 1 + 50 * 2 / 3) / 101
     assert first.ap50 == pytest.approx(ap50)
     assert first.ap50_95 == pytest.approx((3 * ap50 + 7 * 51 / 101) / 10)
@@ -169,10 +169,10 @@ def test_perfect_detections():
 
 
 def test_more_can_be_added_after_a_result():
-    drawn = random_pictures(3, 8, 2)
+    drawn = random_images(3, 8, 2)
     accumulator = MetricsAccumulator(2)
-    for index, picture in enumerate(drawn):
-        accumulator.add(*picture)
+    for index, image in enumerate(drawn):
+        accumulator.add(*image)
         assert accumulator.result().map50_95 == accumulate(drawn[: index + 1], 2).map50_95
 
 
@@ -182,7 +182,7 @@ def test_without_objects_there_is_nothing_to_share(detections):
     assert metrics.classes == ()
     assert metrics.map50 == metrics.map50_95 == metrics.precision == metrics.fitness == 0
     assert metrics.curves.f1.shape == (0, 1000)
-    assert accumulate([], 1).pictures == 0
+    assert accumulate([], 1).images == 0
 
 
 @pytest.mark.parametrize(

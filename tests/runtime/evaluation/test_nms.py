@@ -72,9 +72,9 @@ def test_agrees_with_the_definition(seed, rows, count, **options):
         options["classes"] = [one for one in options["classes"] if one < count]
     found = non_max_suppression(predictions, **options)
     assert len(found) == 2
-    for one, picture in zip(found, predictions, strict=True):
+    for one, image in zip(found, predictions, strict=True):
         assert one.dtype == np.float32
-        expected = reference(picture, **options)
+        expected = reference(image, **options)
         assert one.shape == expected.shape
         np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-4)
 

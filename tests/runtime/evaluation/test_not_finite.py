@@ -21,7 +21,7 @@ from exportloss.runtime.evaluation.detection_files import write_json
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression
 from exportloss.runtime.training.epoch import evaluate_start
-from tests.support.bright_detector import make_spots, spot_picture
+from tests.support.bright_detector import make_spots, spot_image
 from tests.support.hostile.graphs import graph_of
 
 NAN, INF = float("nan"), float("inf")
@@ -83,7 +83,7 @@ def test_boxes_near_the_largest_float_are_clipped_to_the_image(data, tmp_path, c
     far = (0.0, 0.0, 3e38, 3e38, 0.9, 0.9, 0.1)
     beyond = (3.4e38, 0.0, 3.4e38, 3e38, 0.8, 0.9, 0.1)
     weights = write_constant_detector(tmp_path / "best.onnx", far, beyond)
-    Image.fromarray(spot_picture(SIDE, SIDE)).save(tmp_path / "dark.png")
+    Image.fromarray(spot_image(SIDE, SIDE)).save(tmp_path / "dark.png")
     source = ["--data", data] if command == "val" else ["--source", tmp_path / "dark.png"]
     arguments = [command, "--weights", weights, *source, "--save-json", "--threads", 1]
     assert main([*map(str, arguments), "--save-txt"]) == 0

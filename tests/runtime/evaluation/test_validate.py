@@ -15,7 +15,7 @@ SIZES = [(60, 90), (200, 40), (64, 64), (31, 57), (90, 60)]
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Pictures of several sizes, three objects each; the last has none."""
+    """Images of several sizes, three objects each; the last has none."""
     rng = np.random.default_rng(0)
     for index, (height, width) in enumerate(SIZES):
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -32,9 +32,7 @@ def perfect(batch):
     """Rows that say where the objects are, and one row that says nothing."""
     height, width = batch.images.shape[2:]
     rows = np.zeros((len(batch.images), 4, 8), np.float32)
-    for row, (image, label, *box) in zip(
-        np.arange(len(batch.targets)), batch.targets, strict=True
-    ):
+    for row, (image, label, *box) in zip(np.arange(len(batch.targets)), batch.targets, strict=True):
         slot = int(image), int(np.sum(batch.targets[:row, 0] == image))
         rows[slot][:4] = np.array(box) * (width, height, width, height)
         rows[slot][4:6] = 0.9, 0
@@ -47,13 +45,13 @@ def test_a_perfect_detector_in_pixels_of_the_files(dataset):
     told = []
     result = validate(perfect, batches, num_classes=3, tell=told.append)
     metrics = result.metrics
-    assert (metrics.pictures, metrics.objects) == (5, 12)  # repeated pictures do not count
+    assert (metrics.images, metrics.objects) == (5, 12)  # repeated images do not count
     assert metrics.map50_95 == pytest.approx(1)
     assert np.trace(result.confusion.counts) == result.confusion.counts.sum() == 12
     assert result.items is None
     assert result.inference_ms > 0 < result.nms_ms
     assert [found.number for found in told] == [0, 1, 2]
-    boxes = [boxes for found in told for boxes in found.on_picture]
+    boxes = [boxes for found in told for boxes in found.on_image]
     assert [len(one) for one in boxes] == [3, 3, 3, 3, 0]
     for one, (height, width) in zip(boxes[:4], SIZES, strict=False):
         shares = to_centres(one[np.argsort(one[:, 5])]) / (width, height, width, height)
@@ -103,11 +101,11 @@ def test_a_session_gives_loss_and_metrics(step_artifact, shapes):
         num_classes=dataset.num_classes,
     )
     assert result.items is not None
-    assert result.metrics.pictures == len(dataset)
+    assert result.metrics.images == len(dataset)
     assert 0 <= result.metrics.map50 < 0.5  # it has learnt nothing
 
 
-def test_true_boxes_of_repeated_pictures(dataset):
+def test_true_boxes_of_repeated_images(dataset):
     last = list(Batches(dataset, 2, (64, 64)))[-1]
     assert len(true_boxes(last)) == 1
     assert len(true_boxes(last, repeated=True)) == 2

@@ -1,4 +1,4 @@
-"""Which decoders a picture can reach, whatever its file is called, and what they may take."""
+"""Which decoders an image can reach, whatever its file is called, and what they may take."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from PIL import Image, features
 
 from exportloss.errors import DataError
-from exportloss.runtime.images.load import FORMATS, inspect_picture, load_image, load_picture
+from exportloss.runtime.images.load import FORMATS, inspect_image, load_image, load_scaled
 
 READERS: tuple[Callable[[Path], object], ...] = (
     load_image,
-    inspect_picture,
-    lambda path: load_picture(path, (32, 32)),
+    inspect_image,
+    lambda path: load_scaled(path, (32, 32)),
 )
 EPS = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
@@ -29,7 +29,7 @@ EPS = (
 )
 
 
-def pictures() -> dict[str, bytes]:
+def images() -> dict[str, bytes]:
     """One in each format that this Pillow writes."""
     Image.init()
     image = Image.fromarray(np.full((8, 8, 3), 90, np.uint8))
@@ -50,7 +50,7 @@ def pictures() -> dict[str, bytes]:
 def test_only_usual_formats_are_decoded(tmp_path, monkeypatch, suffix):
     """By content: others are refused, and no decoder of theirs is asked."""
     usual = {*FORMATS.values(), "MPO"}
-    found = pictures()
+    found = images()
     assert len(found.keys() - usual) > 10
     monkeypatch.chdir(tmp_path)
     for kind, content in found.items():
@@ -65,7 +65,7 @@ def test_only_usual_formats_are_decoded(tmp_path, monkeypatch, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_picture_starts_no_program(tmp_path, monkeypatch):
+def test_a_image_starts_no_program(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **_: started.append(a))
     monkeypatch.setattr(os, "system", started.append)
@@ -147,7 +147,7 @@ def test_memory_is_not_taken_for_what_is_refused(tmp_path, content):
     assert int(done.stdout) < 64 << 10  # KiB
 
 
-def test_a_tile_may_be_larger_than_a_small_picture(tmp_path):
+def test_a_tile_may_be_larger_than_a_small_image(tmp_path):
     if not features.check("libtiff"):
         pytest.skip("Pillow has no libtiff")
     image = Image.fromarray(np.full((20, 20, 3), 90, np.uint8))

@@ -7,10 +7,10 @@ from PIL import Image
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime.images.load import (
     Letterbox,
-    inspect_picture,
+    inspect_image,
     letterbox,
     load_image,
-    load_picture,
+    load_scaled,
 )
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -63,18 +63,18 @@ def test_other_pixel_formats_become_rgb(tmp_path):
 
 def test_damaged_files_are_refused_by_name(tmp_path):
     path = tmp_path / "a.jpg"
-    with pytest.raises(DataError, match=r"a\.jpg: no such picture"):
+    with pytest.raises(DataError, match=r"a\.jpg: no such image"):
         load_image(path)
     Image.fromarray(gradient(64, 64)).save(path)
     whole = path.read_bytes()
-    for data in (b"", b"no picture at all", whole[: len(whole) // 2], whole[:30]):
+    for data in (b"", b"no image at all", whole[: len(whole) // 2], whole[:30]):
         path.write_bytes(data)
-        with pytest.raises(DataError, match=r"a\.jpg: the picture cannot be decoded"):
+        with pytest.raises(DataError, match=r"a\.jpg: the image cannot be decoded"):
             load_image(path)
 
 
 @pytest.mark.parametrize("at", range(8, 120, 7))
-def test_a_damaged_byte_is_a_picture_or_a_data_error(tmp_path, at):
+def test_a_damaged_byte_is_a_image_or_a_data_error(tmp_path, at):
     path = tmp_path / "a.png"
     Image.fromarray(gradient(16, 16)).save(path)
     data = bytearray(path.read_bytes())
@@ -88,10 +88,10 @@ def test_a_damaged_byte_is_a_picture_or_a_data_error(tmp_path, at):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("limit", [400, 1000, 1199])
-def test_oversize_pictures_are_refused_by_name(tmp_path, monkeypatch, limit):
+def test_oversize_images_are_refused_by_name(tmp_path, monkeypatch, limit):
     Image.fromarray(gradient(30, 40)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(DataError, match=r"a\.png: the picture is too large"):
+    with pytest.raises(DataError, match=r"a\.png: the image is too large"):
         load_image(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
     assert load_image(tmp_path / "a.png").shape == (30, 40, 3)
@@ -107,7 +107,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
 def test_integers_of_32_bits_are_refused(tmp_path, largest):
     pixels = np.linspace(0, largest, 16, dtype=np.int32).reshape(4, 4)
     Image.fromarray(pixels).save(tmp_path / "a.tif")
-    for read in (load_image, inspect_picture):
+    for read in (load_image, inspect_image):
         with pytest.raises(DataError, match=r"a\.tif.*32 bits"):
             read(tmp_path / "a.tif")
 
@@ -122,14 +122,14 @@ def test_16_bits_are_read(tmp_path, suffix):
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("size", [(50, 60), (90, 400), (300, 40), (2, 3), (999, 999)])
-def test_the_size_of_a_turned_picture_is_known_without_decoding_it(tmp_path, orientation, size):
+def test_the_size_of_a_turned_image_is_known_without_decoding_it(tmp_path, orientation, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(gradient(481, 640)).save(tmp_path / "a.jpg", exif=exif)
     source = load_image(tmp_path / "a.jpg").shape[:2]
-    assert inspect_picture(tmp_path / "a.jpg") == source
-    picture = load_picture(tmp_path / "a.jpg", size)
-    assert picture.size == Letterbox.fit(source, size, truncate=True).scaled[::-1]
+    assert inspect_image(tmp_path / "a.jpg") == source
+    image = load_scaled(tmp_path / "a.jpg", size)
+    assert image.size == Letterbox.fit(source, size, truncate=True).scaled[::-1]
 
 
 def test_letterbox_centres_and_keeps_the_aspect():
@@ -189,7 +189,7 @@ def test_labels_in_and_boxes_out_are_inverse(source, size, scale_up, corners):
     canvas = np.array(size[::-1])
     middle, half = mapped[:, 1:3] * canvas, mapped[:, 3:5] * canvas / 2
     boxes = np.concatenate([middle - half, middle + half, label], axis=1)
-    # The scaled picture lies on the canvas between its padding on both sides.
+    # The scaled image lies on the canvas between its padding on both sides.
     scaled = np.rint(np.array(box.ratio) * source)[::-1]
     pad = np.array(box.pad[::-1])
     assert (boxes[:, :2] >= pad - 1e-3).all()
@@ -203,7 +203,7 @@ def test_labels_in_and_boxes_out_are_inverse(source, size, scale_up, corners):
     np.testing.assert_array_equal(back[:, 4], label[:, 0])
 
 
-def test_boxes_out_are_clipped_to_the_picture():
+def test_boxes_out_are_clipped_to_the_image():
     _, box = letterbox(np.zeros((100, 200, 3), dtype=np.uint8), (320, 320))
     outside = np.array([[-50, 0, 400, 320, 0.9, 1]], dtype=np.float32)
     np.testing.assert_allclose(box.unmap_boxes(outside), [[0, 0, 200, 100, 0.9, 1]])
@@ -220,8 +220,8 @@ def test_letterbox_refuses_bad_arguments():
         letterbox(image, (8, 8), color=256)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"GIF89a" + bytes(40)])
-def test_what_is_no_picture_is_said_to_be_none(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"no image", b"GIF89a" + bytes(40)])
+def test_what_is_no_image_is_said_to_be_none(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:

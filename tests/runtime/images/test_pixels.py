@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.data.augment import Augmentation, draw_recipe, make_picture
+from exportloss.runtime.data.augment import Augmentation, draw_recipe, make_image
 from exportloss.runtime.data.dataset import Dataset
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.evaluation.nms import non_max_suppression
-from exportloss.runtime.images.load import Letterbox, letterbox, load_image, load_picture
+from exportloss.runtime.images.load import Letterbox, letterbox, load_image, load_scaled
 from exportloss.runtime.images.resize import resize_area, resize_linear
 from tests.support.bright_detector import write_bright_detector
 
@@ -23,7 +23,7 @@ TURNED = 6  # EXIF: to be shown turned a quarter clockwise
 def random_image(rng, most=700):
     height, width = rng.integers(1, most, 2)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    # Noise is the hardest; real pictures are smooth.
+    # Noise is the hardest; real images are smooth.
     return cv2.GaussianBlur(image, (0, 0), 3) if rng.random() < 0.3 else image
 
 
@@ -33,7 +33,7 @@ def assert_within_a_level(found, expected):
 
 
 def read_by_opencv(image, side, *, augment):
-    """Scale a picture as YOLOv5 reads it for training (`augment`) or validation."""
+    """Scale an image as YOLOv5 reads it for training (`augment`) or validation."""
     height, width = image.shape[:2]
     ratio = side / max(height, width)
     if ratio == 1:
@@ -99,12 +99,12 @@ def test_training_sees_the_original_pixels(tmp_path, seed):
     image, side = random_image(rng), int(32 * rng.integers(1, 15))
     Image.fromarray(image).save(tmp_path / "a.png")
     loaded = read_by_opencv(image, side, augment=True)
-    scaled = load_picture(tmp_path / "a.png", (side, side), linear=True)
+    scaled = load_scaled(tmp_path / "a.png", (side, side), linear=True)
     assert_within_a_level(np.asarray(scaled), loaded)
 
     recipe = draw_recipe(0, [image.shape[:2]], (side, side), Augmentation(), rng)
-    whole = make_picture(recipe, lambda _: scaled)
-    # The second enlargement, of a picture that was read a pixel short, is of what was read here.
+    whole = make_image(recipe, lambda _: scaled)
+    # The second enlargement, of an image that was read a pixel short, is of what was read here.
     expected = letterbox_by_opencv(np.asarray(scaled), (side, side))
     assert_within_a_level(np.asarray(whole), expected)
 
@@ -126,7 +126,7 @@ def test_the_same_boxes_are_found_on_the_original_pixels(tmp_path, seed):
 
 def test_a_side_that_is_cut_is_not_rounded(tmp_path):
     Image.new("RGB", (500, 281)).save(tmp_path / "a.png")
-    assert load_picture(tmp_path / "a.png", (160, 160)).size == (160, 89)
+    assert load_scaled(tmp_path / "a.png", (160, 160)).size == (160, 89)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])

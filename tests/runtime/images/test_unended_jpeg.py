@@ -13,7 +13,7 @@ from exportloss.cli.data_report import print_split
 from exportloss.errors import DataError
 from exportloss.runtime.data.dataset import Dataset
 from exportloss.runtime.data.loader import Batches
-from exportloss.runtime.images.load import examine_picture, load_image
+from exportloss.runtime.images.load import examine_image, load_image
 from exportloss.runtime.images.unended_jpeg import endings
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -42,11 +42,11 @@ def test_without_the_marker_the_pixels_are_those_with_it(tmp_path, options, miss
     path = tmp_path / "a.jpg"
     path.write_bytes(encode(pattern(), **options))
     expected = load_image(path)
-    assert not examine_picture(path).lacks_end
+    assert not examine_image(path).lacks_end
     content = path.read_bytes()[:-missing]
     path.write_bytes(content)
     np.testing.assert_array_equal(load_image(path), expected)
-    examined = examine_picture(path)
+    examined = examine_image(path)
     assert (examined.size, examined.lacks_end) == ((50, 83), True)
     assert path.read_bytes() == content
 
@@ -57,8 +57,8 @@ def test_where_scan_data_is_missing_the_file_is_refused_by_name(tmp_path, option
     whole = encode(pattern(), **options)
     for cut in (*range(3, 30), *range(30, len(whole), len(whole) // 30)):
         path.write_bytes(whole[:-cut])
-        for read in (load_image, examine_picture):
-            with pytest.raises(DataError, match=r"a\.jpg: the picture cannot be decoded"):
+        for read in (load_image, examine_image):
+            with pytest.raises(DataError, match=r"a\.jpg: the image cannot be decoded"):
                 read(path)
 
 

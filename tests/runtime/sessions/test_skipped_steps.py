@@ -197,9 +197,9 @@ def test_a_bad_weight_changes_nothing(session: TrainSession) -> None:
         assert_same_bits(session.state(), dataclasses.replace(state, skipped=int(update)))
 
 
-def test_a_bad_picture_changes_nothing(session: TrainSession) -> None:
+def test_a_bad_image_changes_nothing(session: TrainSession) -> None:
     if session.manifest.kind == "train-step":
-        pytest.skip("takes uint8 pictures, which are finite")
+        pytest.skip("takes uint8 images, which are finite")
     images, targets = (tensor.numpy() for tensor in make_batch(3))
     before = session.state()
     for value in BAD:

@@ -99,7 +99,7 @@ def test_a_run_that_never_leaves_warm_up_is_told():
     ("batch_size", "accumulate", "decay"),
     [(4, 16, 5e-4), (12, 5, 5e-4 * 60 / 64), (64, 1, 5e-4), (128, 1, 1e-3)],
 )
-def test_decay_is_for_the_pictures_that_an_update_takes(batch_size, accumulate, decay):
+def test_decay_is_for_the_images_that_an_update_takes(batch_size, accumulate, decay):
     schedule = Schedule(epochs=1, batches=1, batch_size=batch_size)
     assert schedule.accumulate == accumulate
     assert schedule.weight_decay == pytest.approx(decay)

@@ -222,7 +222,7 @@ def test_too_many_boxes_are_refused_before_the_first_step(session, run, monkeypa
 
 
 def test_mosaics_lose_boxes_unless_that_is_forbidden(run):
-    """With the bound that chance cannot pass: any picture can be among the others."""
+    """With the bound that chance cannot pass: any image can be among the others."""
     counts = sorted(map(len, run.train_batches.labels))
     plain = counts[-1] + counts[-2]
     for augment, others in ((Augmentation(mosaic=0.5), 3), (Augmentation(mosaic=1, mixup=1), 7)):
@@ -266,7 +266,7 @@ def test_a_mosaic_run_counts_what_it_leaves_out_and_how_long_it_waits(session, r
     assert 0 < result.epochs[0].waiting < 1
 
 
-def test_repeated_pictures_count(run):
+def test_repeated_images_count(run):
     dataset = run.val_batches.dataset
     one = dataclasses.replace(dataset, images=dataset.images[:1], labels=dataset.labels[:1])
     batches = Batches(one, 2, (64, 64), drop_last=True)
@@ -304,7 +304,7 @@ def test_the_smallest_boxes_are_left_out_and_counted(session, run, monkeypatch):
 def test_what_does_not_fit_is_refused(session, run):
     manifest = session.manifest
     dataset = run.val_batches.dataset
-    with pytest.raises(ConfigError, match=r"batches of 3 pictures of \(64, 64\)"):
+    with pytest.raises(ConfigError, match=r"batches of 3 images of \(64, 64\)"):
         check_batches(Batches(dataset, 3, (64, 64)), manifest)
     with pytest.raises(ConfigError, match=r"of \(64, 32\) pixels"):
         check_batches(Batches(dataset, 2, (64, 32)), manifest)

@@ -20,7 +20,7 @@ def run(shapes, tmp_path):
 
 
 @pytest.fixture
-def new_session(ort_artifact):  # takes pictures that are NaN; the portable step takes integers
+def new_session(ort_artifact):  # takes images that are NaN; the portable step takes integers
     return lambda: TrainSession.open(ort_artifact, threads=1)
 
 
@@ -30,7 +30,7 @@ def session(new_session):
 
 
 def spoil(session, *batches):
-    """Let the pictures of these batches be NaN, whenever they come."""
+    """Let the images of these batches be NaN, whenever they come."""
     step, spoilt = session.step, [batch.images for batch in batches]
 
     def step_on_nan(images, *args, **kwargs):

@@ -113,7 +113,7 @@ def _rows(zeros: tuple[int, ...], **options: Any) -> bytes:
 
 
 def _grow() -> bytes:
-    """Rows that grow with the brightness of the picture."""
+    """Rows that grow with the brightness of the image."""
     nodes = [
         node("ReduceSum", ["images"], ["sum"], keepdims=0),
         node("Mul", ["sum", "times"], ["product"]),
@@ -139,7 +139,7 @@ HOSTILE: dict[str, bytes] = {
     "rows without end": _grow(),
     "one row of one column": _rows((1, 1, 1), output=("a", "b", "c")),
     "rows of five columns": _rows((1, 2, 5), output=("a", "b", "c")),
-    "rows for another number of pictures": _rows((3, 2, 7), output=("a", "b", "c")),
+    "rows for another number of images": _rows((3, 2, 7), output=("a", "b", "c")),
     "two dimensions": _rows((2, 7), output=("a", "b")),
     "no dimension": graph_of(_TO_ROWS, {"zeros": np.float32(0)}, output=()),
     "grey": _rows((1, 4, 7), shape=(1, 1, 32, 32)),

@@ -41,9 +41,9 @@ def inputs(victim: Path) -> Iterator[Input]:
         ("hyp_yaml", _hyp_yaml()),
         ("options_yaml", _options()),
         ("labels", _labels()),
-        ("picture_list", _lists(victim)),
+        ("image_list", _lists(victim)),
         ("results", _results()),
-        ("picture", _pictures()),
+        ("image", _images()),
         ("class_names", _class_names()),
     ):
         for index, content in enumerate(made):
@@ -247,7 +247,7 @@ def _results() -> Iterator[bytes]:
     yield b'"' + b"a\n" * 100_000
 
 
-def _pictures() -> Iterator[bytes]:
+def _images() -> Iterator[bytes]:
     def png(width: int, height: int, rest: bytes = b"", *, depth: int = 8) -> bytes:
         chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)),)
         content = b"\x89PNG\r\n\x1a\n"

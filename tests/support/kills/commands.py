@@ -105,9 +105,9 @@ def jobs(artifact: Path, data: Path, root: Path) -> dict[str, Job]:
         read = ["--weights", str(artifact), "--data", str(data), "--epochs", str(EPOCHS)]
         return ["train", *read, *at("train")]
 
-    pictures = data.parent / "images" / "train"
+    images = data.parent / "images" / "train"
     save = ["--save-txt", "--save-json"]
-    detect = ["detect", "--weights", str(artifact), "--source", str(pictures), "--save-crop"]
+    detect = ["detect", "--weights", str(artifact), "--source", str(images), "--save-crop"]
     detect += ["--conf-thres", "0.001", *save, *at("detect")]
     val = ["val", "--weights", str(artifact), "--data", str(data), *save, *at("val")]
     export = ["export", "--weights", "yolov5n", "--nc", "3", "--imgsz", "64", "--max-targets", "8"]

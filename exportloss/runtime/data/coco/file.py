@@ -300,7 +300,7 @@ def _name_problem(name: object) -> str:
     if ".." in (*PurePosixPath(name).parts, *PureWindowsPath(name).parts):
         return "leads out of its folder; expected a path without `..`"
     if PurePosixPath(name).suffix.lower() not in FORMATS:
-        return f"is no picture of a known format; expected {' '.join(sorted(FORMATS))}"
+        return f"is no image of a known format; expected {' '.join(sorted(FORMATS))}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Two pictures of a training: its loss curves, and what the detector sees before and after."""
+"""Two images of a training: its loss curves, and what the detector sees before and after."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["plot_losses", "relative_gap", "show_predictions", "total"]
 Boxes = npt.NDArray[np.float32]
 
 _STYLES = ("solid", "dashed", "dotted")
-_SCALE = 2  # pictures are enlarged, so that labels are legible and do not cover small objects
+_SCALE = 2  # images are enlarged, so that labels are legible and do not cover small objects
 
 
 def total(items: Items) -> float:
-    """Return the loss of one picture: the sum of its terms."""
+    """Return the loss of one image: the sum of its terms."""
     return items.box + items.objectness + items.category
 
 
@@ -79,7 +79,7 @@ def plot_losses(
                 gap = relative_gap(epochs, reference, split=split)
                 lower.plot(numbers, gap, linewidth=1.4, marker="o", markersize=3, **line)
         upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
-        upper.set_ylabel("loss per picture")
+        upper.set_ylabel("loss per image")
         # Validation may shoot up while the running statistics are young; that is cut off.
         upper.set_ylim(0, 1.15 * max(_curve(reference, "train")))
         upper.legend(frameon=False, ncols=2)
@@ -101,15 +101,15 @@ def show_predictions(
     *,
     pairs_a_row: int = 2,
 ) -> None:
-    """Draw what was found in pictures before and after training, side by side.
+    """Draw what was found in images before and after training, side by side.
 
     Args:
         path: PNG file to write.
-        images: (H, W, 3) pictures.
-        before: (n, 6) boxes for each picture, as `draw_boxes` takes them.
+        images: (H, W, 3) images.
+        before: (n, 6) boxes for each image, as `draw_boxes` takes them.
         after: the same.
         names: the classes.
-        pairs_a_row: pictures beside each other, each twice.
+        pairs_a_row: images beside each other, each twice.
 
     Raises:
         ArtifactError: the file cannot be written.

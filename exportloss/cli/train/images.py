@@ -65,13 +65,13 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
     Args:
         folder: of the run, complete.
         options: of the training command.
-        has_validation: whether there are pictures to validate on.
+        has_validation: whether there are images to validate on.
     """
     if matplotlib_missing() is None and not options.noplots:
         plot_results(folder.path / "results.png", folder.results)
     if not has_validation:
         return
-    say(f"\n{folder.best_onnx} on the validation pictures:")
+    say(f"\n{folder.best_onnx} on the validation images:")
     arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
     path = folder.path
     if path.is_symlink():  # a run that is resumed by a link to it, such as `current`
