@@ -1,1 +1,1 @@
-"""ATen operators in standard ONNX operators: a traced graph in, an ONNX graph out."""
+"""Translation of traced graphs of ATen operators to graphs of standard ONNX operators."""

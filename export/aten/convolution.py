@@ -1,37 +1,34 @@
-"""ATen's convolution and its backward pass, which ONNX has no operator for.
+"""ATen's convolution and its backward pass, for which ONNX has no operator.
 
-Each gradient has several forms, equal in value; the shape chooses the one that was measured to be
-the fastest in ONNX Runtime. Written for x (B, C, H, W), weight (O, C / g, kh, kw) and gradient
-(B, O, Ho, Wo).
+Each gradient has several equivalent forms; the shapes select the one measured to be the fastest in
+ONNX Runtime. Shapes are x (B, C, H, W), weight (O, C / g, kh, kw) and gradient (B, O, Ho, Wo).
 """
 
 # ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from exportloss.errors import ExportError
-from exportloss.export.aten.builder import dtype_of, shape_of
 from exportloss.export.aten.convolution_geometry import Geometry
+from exportloss.export.aten.convolution_layout import columns_of, phases_of
 from exportloss.export.aten.gpu_convolution import (
-    columns_by_windows,
     input_gradient_by_phases,
     weight_gradient_by_rows,
 )
+from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.registry import Translator, translates
 
 __all__: list[str] = []
 
 aten = torch.ops.aten
 
-_FEW_CHANNELS = 4  # of an image, with an alpha channel even
-_MANY_CELLS = 6400  # of a map whose weight gradient a GPU rather computes row by row
+_FEW_CHANNELS = 4  # at most: an image, possibly with an alpha channel
+_MANY_CELLS = 6400  # at least, for a GPU to compute the weight gradient faster row by row
 
 
 def _geometry(
@@ -47,7 +44,7 @@ def _geometry(
         raise ExportError(f"a {kind} convolution has no translation; use torch.nn.Conv2d")
 
     def pair(values: Sequence[int]) -> tuple[int, int]:
-        return (values[0], values[-1])  # torch gives one number where both are equal
+        return (values[0], values[-1])  # torch may give one number for both
 
     return Geometry(
         (shape_of(weight)[2], shape_of(weight)[3]),
@@ -85,9 +82,9 @@ def _convolution(
 def _over_phases(
     t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: Geometry
 ) -> ir.Value:
-    """The same with a stride of 1 over phases, which the gradient of the weight needs anyway.
+    """Write a convolution as one of stride 1 over phases, which the weight gradient needs anyway.
 
-    Of an image, whose channels are few, that is the faster.
+    This is faster if there are few channels, as in an image.
     """
     outputs, channels = shape_of(weight)[:2]
     (s_y, s_x), (k_y, k_x) = geometry.stride, geometry.steps
@@ -95,18 +92,18 @@ def _over_phases(
     kernels = t.reshape(
         t.transpose(apart, [0, 3, 5, 1, 2, 4]), (outputs, s_y * s_x * channels, k_y, k_x)
     )
-    phases = _phases(t, x, geometry, t.shape[2:])
+    phases = phases_of(t, x, geometry, t.shape[2:])
     return t.op("Conv", phases, kernels, bias, shape=t.shape, kernel_shape=(k_y, k_x))
 
 
 def _as_product(
     t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value | None, geometry: Geometry
 ) -> ir.Value:
-    """The same as a matrix product, whose order of summing we have in hand."""
+    """Write a convolution as a matrix product, whose order of summation we control."""
     outputs, *kernel = shape_of(weight)
     groups = geometry.groups
     kernels = t.reshape(weight, (groups, outputs // groups, math.prod(kernel)))
-    out = t.reshape(t.matmul(kernels, _columns(t, x, geometry, t.shape[2:])), t.shape)
+    out = t.reshape(t.matmul(kernels, columns_of(t, x, geometry, t.shape[2:])), t.shape)
     return out if bias is None else t.add(out, t.reshape(bias, (outputs, 1, 1)))
 
 
@@ -143,7 +140,7 @@ def _input_gradient(
         found = input_gradient_by_phases(t, gradient, weight, geometry, shape_of(x)[2:])
         if found is not None:
             return found
-    # Rows and columns of x that no window reaches get no gradient.
+    # ConvTranspose has to be told of rows and columns of x that no window reaches.
     unreached = [
         size + 2 * p - d * (k - 1) - 1 - s * (steps - 1)
         for size, steps, k, s, p, d in zip(
@@ -189,10 +186,10 @@ def _weight_gradient_on_gpu(
 
 
 def _by_shifts(t: Translator, gradient: ir.Value, x: ir.Value, geometry: Geometry) -> ir.Value:
-    """A matrix product for each place of the kernel, with contiguous slices of the padded x.
+    """Compute one matrix product per kernel element, with contiguous slices of the padded x.
 
-    Where the gradient's rows are made as long as those of the padded x, with zeros, a shift of the
-    window is a shift of the flat map.
+    Once the gradient's rows are padded to the length of the padded x's, a shift of the window is a
+    shift of the flat map.
     """
     (pad_y, pad_x), (step_y, step_x) = geometry.padding, geometry.dilation
     padded = t.pad(x, {2: (pad_y, pad_y), 3: (pad_x, pad_x)})
@@ -216,41 +213,11 @@ def _by_phases(
 ) -> ir.Value:
     (outputs, channels), (s_y, s_x) = shape_of(weight)[:2], geometry.stride
     k_y, k_x = geometry.steps
-    phases = _phases(t, x, geometry, shape_of(gradient)[2:])
+    phases = phases_of(t, x, geometry, shape_of(gradient)[2:])
     by_place = weight_gradient_by_rows if t.for_gpu else _by_shifts
     found = by_place(t, gradient, phases, Geometry((k_y, k_x), (1, 1), (0, 0), (1, 1), 1))
     found = t.reshape(found, (outputs, s_y, s_x, channels, k_y, k_x))
     return t.reshape(t.transpose(found, [0, 3, 4, 1, 5, 2]), shape_of(weight))
-
-
-def _phases(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]) -> ir.Value:
-    """Turn the cells between two windows into channels; then the stride is 1.
-
-    With a stride of 2, say, rows and columns are even or odd: four phases of the image. Only for
-    kernels of whole strides: others would grow.
-
-    Args:
-        t: the builder.
-        x: (B, C, H, W).
-        geometry: of the convolution.
-        size: Ho and Wo, of its output.
-
-    Returns:
-        (B, s_y * s_x * C, Ho + k_y / s_y - 1, Wo + k_x / s_x - 1).
-    """
-    batch, channels, *sizes = shape_of(x)
-    s_y, s_x = geometry.stride
-    rows, columns = (cells + k - 1 for cells, k in zip(size, geometry.steps, strict=True))
-    (pad_y, pad_x), (size_y, size_x) = geometry.padding, sizes
-    padded = t.pad(
-        x,
-        {2: (pad_y, rows * s_y - size_y - pad_y), 3: (pad_x, columns * s_x - size_x - pad_x)},
-    )
-    shape = (batch, s_y * s_x * channels, rows, columns)
-    if s_y == s_x:
-        return t.op("SpaceToDepth", padded, shape=shape, blocksize=s_y)
-    apart = t.reshape(padded, (batch, channels, rows, s_y, columns, s_x))
-    return t.reshape(t.transpose(apart, [0, 3, 5, 1, 2, 4]), shape)
 
 
 def _by_columns(
@@ -259,59 +226,23 @@ def _by_columns(
     (batch, outputs), size = shape_of(gradient)[:2], shape_of(gradient)[2:]
     groups = geometry.groups
     wanted = t.reshape(gradient, (batch, groups, outputs // groups, math.prod(size)))
-    return t.reshape(_products(t, wanted, _columns(t, x, geometry, size)), shape_of(weight))
-
-
-def _columns(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]) -> ir.Value:
-    """What each window sees of x: (B, groups, C / groups * kh * kw, Ho * Wo).
-
-    Laid out by a convolution with one-hot kernels; on a GPU, where a convolution with groups is
-    slow, by slices.
-    """
-    if t.for_gpu:
-        return columns_by_windows(t, x, geometry, size)
-    batch, channels = shape_of(x)[:2]
-    places = math.prod(geometry.kernel)
-    shape = (batch, geometry.groups, channels // geometry.groups * places, math.prod(size))
-    if geometry.is_pointwise:
-        return t.reshape(x, shape)
-    one_hot = np.eye(places, dtype=dtype_of(x).numpy()).reshape(places, 1, *geometry.kernel)
-    attributes = dataclasses.replace(geometry, groups=channels).attributes()
-    parts = []
-    for some in np.split(one_hot, _whole_fours(places)):
-        count = len(some)
-        kernels = t.op(
-            "Tile",
-            t.constant(some),
-            t.integers([channels, 1, 1, 1]),
-            shape=(channels * count, 1, *geometry.kernel),
-        )
-        part = t.op("Conv", x, kernels, shape=(batch, channels * count, *size), **attributes)
-        parts.append(t.reshape(part, (batch, channels, count, *size)))
-    return t.reshape(t.concat(parts, 2), shape)
-
-
-def _whole_fours(places: int) -> list[int]:
-    """Where to part outputs of a group, so that each part is of 1 to 4 or of a multiple of 4.
-
-    ONNX Runtime's WebGPU provider computes other convolutions with groups wrongly.
-    """
-    return [places - places % 4] if places > 4 and places % 4 else []
+    return t.reshape(_products(t, wanted, columns_of(t, x, geometry, size)), shape_of(weight))
 
 
 def _products(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
-    """Every channel of the gradient (B, ..., O, L) times every one of x (B, ..., C, L).
+    """Multiply each channel of the gradient (B, ..., O, L) by each channel of x (B, ..., C, L).
 
-    Summed over images and cells: (..., O, C).
+    Returns:
+        Products summed over images and cells, (..., O, C).
     """
     if shape_of(gradient)[-2] < shape_of(x)[-2]:
-        # ONNX Runtime shares out the longer side of a product among threads. Where that is the
-        # columns, the order in which L is summed depends on the number of threads.
+        # ONNX Runtime splits the longer side of a product across threads. If that is the columns,
+        # the order of summation over L depends on the number of threads.
         return t.swap(_products(t, x, gradient))
     return t.reduce("ReduceSum", t.matmul(gradient, t.swap(x)), [0])
 
 
 def _flat(t: Translator, x: ir.Value) -> ir.Value:
-    """(B, C, H, W) -> (B, C, H * W)."""
+    """Reshape (B, C, H, W) to (B, C, H * W)."""
     batch, channels, height, width = shape_of(x)
     return t.reshape(x, (batch, channels, height * width))

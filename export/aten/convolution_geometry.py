@@ -1,4 +1,4 @@
-"""How a two-dimensional convolution walks over its input."""
+"""Kernel, stride, padding, dilation and groups of a two-dimensional convolution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Geometry"]
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How a two-dimensional convolution walks over its input; pairs are (vertical, horizontal)."""
+    """Settings of a two-dimensional convolution; pairs are (vertical, horizontal)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -20,22 +20,25 @@ class Geometry:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether it is a matrix product of channels."""
+        """Whether the convolution is a matrix product over channels."""
         return (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
     @property
     def has_phases(self) -> bool:
-        """Whether the kernel is made of whole strides, so that `_phases` does not make it grow."""
+        """Whether the kernel spans whole strides, so that its phases have no more elements.
+
+        Only for strides above 1, without dilation and groups.
+        """
         whole = all(k % s == 0 for k, s in zip(self.kernel, self.stride, strict=True))
         return whole and self.stride != (1, 1) and (self.dilation, self.groups) == ((1, 1), 1)
 
     @property
     def steps(self) -> tuple[int, int]:
-        """The kernel's size in strides."""
+        """Size of the kernel in strides."""
         return self.kernel[0] // self.stride[0], self.kernel[1] // self.stride[1]
 
     def attributes(self) -> dict[str, Any]:
-        """As attributes of Conv and ConvTranspose."""
+        """Return the settings as attributes of Conv and ConvTranspose."""
         return {
             "kernel_shape": self.kernel,
             "strides": self.stride,

@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 import torch
 
-from exportloss.export.aten.builder import Operand, Scalar, dtype_of
+from exportloss.export.aten.nodes import Operand, Scalar, dtype_of
 from exportloss.export.aten.registry import Translator, translates
 from exportloss.export.aten.shortcuts import fold_into_convolution, merge_into_scatter
 
@@ -51,7 +51,7 @@ def _mul(t: Translator, x: Operand, y: Operand) -> ir.Value:
             folded = fold_into_convolution(t, one, other, "Mul")
             if folded is not None:
                 return folded
-    # A mask times a mask is where both hold.
+    # The product of two masks is their conjunction.
     return t.arithmetic("And" if t.dtype == ir.DataType.BOOL else "Mul", x, y)
 
 
@@ -166,7 +166,6 @@ def _not_equal(t: Translator, x: Operand, y: Operand) -> ir.Value:
 def _logical(op_type: str, *overloads: torch._ops.OpOverload) -> None:
     @translates(*overloads)
     def translate(t: Translator, *operands: Operand) -> ir.Value:
-        # Bits of integers are not what a detector computes with.
         values = [t.typed(x, ir.DataType.BOOL) for x in operands]
         return t.cast(t.op(op_type, *values), t.dtype)
 
@@ -231,7 +230,7 @@ def _silu(t: Translator, x: ir.Value) -> ir.Value:
 
 @translates(aten.silu_backward.default)
 def _silu_backward(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
-    # d (x s) / dx = s + x s (1 - s), with the two products that the forward pass has already
+    # d (x s) / dx = s + x s (1 - s), from s and x s of the forward pass
     s = t.op("Sigmoid", x)
     out = t.mul(x, s)
     return t.mul(gradient, t.add(t.mul(s, t.sub(1.0, out)), out))
@@ -261,14 +260,14 @@ def _isnan(t: Translator, x: ir.Value) -> ir.Value:
 
 @translates(aten.log1p.default)
 def _log1p(t: Translator, x: ir.Value) -> ir.Value:
-    # As `exportloss.loss.graph_ops.log1p`: the rounding error of 1 + x is put back.
+    # As in `exportloss.loss.graph_ops.log1p`, this corrects the rounding error of 1 + x.
     y = t.add(x, 1.0)
     return t.add(t.op("Log", y), t.div(t.sub(x, t.sub(y, 1.0)), y))
 
 
 @translates(aten.expm1.default)
 def _expm1(t: Translator, x: ir.Value) -> ir.Value:
-    # tanh is accurate near 0, where exp(x) - 1 is not; far from 0 exp(x) - 1 is.
+    # tanh is accurate near 0, exp(x) - 1 far from it.
     half = t.op("Tanh", t.mul(x, 0.5))
     near = t.div(t.mul(half, 2.0), t.sub(1.0, half))
     is_near = t.elementwise("Less", t.absolute(x), math.log(2), dtype=ir.DataType.BOOL)

@@ -1,9 +1,9 @@
 """Forms of a convolution's gradients that are fast on a GPU, in operators that every runtime has.
 
-Measured in ONNX Runtime on an H100, see docs/cuda.md. What is fast on a CPU has too little to do at
-a time there: one product with a result of 16 x 32 numbers, each the sum of 25,600 terms, keeps one
-multiprocessor in a hundred busy. So large maps are multiplied row by row, and the products of all
-rows are added up.
+Measured with ONNX Runtime on an H100, see docs/cuda.md. Forms that are fast on a CPU have too
+little parallelism for a GPU: a product with a result of 16 x 32 elements, each a sum of 25,600
+terms, keeps one multiprocessor in a hundred busy. So large maps are multiplied row by row, and the
+products of all rows are summed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from exportloss.export.aten.builder import shape_of
 from exportloss.export.aten.convolution_geometry import Geometry
+from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.registry import Translator
 
 __all__ = ["columns_by_windows", "input_gradient_by_phases", "weight_gradient_by_rows"]
@@ -24,16 +24,16 @@ __all__ = ["columns_by_windows", "input_gradient_by_phases", "weight_gradient_by
 def weight_gradient_by_rows(
     t: Translator, gradient: ir.Value, x: ir.Value, geometry: Geometry
 ) -> ir.Value:
-    """A product for each place of the kernel and row of the gradient; the rows are added up.
+    """Compute the gradient of the weight with one product per kernel element and gradient row.
 
     Args:
-        t: the builder.
-        gradient: (B, O, Ho, Wo).
-        x: (B, C, H, W).
-        geometry: of the convolution, without groups.
+        t: Builder of the graph.
+        gradient: Gradient of the output, (B, O, Ho, Wo).
+        x: Input of the convolution, (B, C, H, W).
+        geometry: Settings of the convolution, which has no groups.
 
     Returns:
-        (O, C, kh, kw).
+        Gradient of the weight, (O, C, kh, kw).
     """
     channels, outputs = shape_of(x)[1], shape_of(gradient)[1]
     rows = t.transpose(gradient, [0, 2, 1, 3])  # (B, Ho, O, Wo)
@@ -48,13 +48,16 @@ def weight_gradient_by_rows(
 def columns_by_windows(
     t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]
 ) -> ir.Value:
-    """What each window sees of x, laid out by slices: (B, groups, C / groups * kh * kw, Ho * Wo).
+    """Lay out the elements of x that each window covers, by slices.
 
     Args:
-        t: the builder.
-        x: (B, C, H, W).
-        geometry: of the convolution.
-        size: Ho and Wo, of its output.
+        t: Builder of the graph.
+        x: Input of the convolution, (B, C, H, W).
+        geometry: Settings of the convolution.
+        size: Height and width of its output.
+
+    Returns:
+        Columns, (B, groups, C / groups * kh * kw, Ho * Wo).
     """
     batch, channels = shape_of(x)[:2]
     cells, places = math.prod(size), math.prod(geometry.kernel)
@@ -69,20 +72,21 @@ def columns_by_windows(
 def input_gradient_by_phases(
     t: Translator, gradient: ir.Value, weight: ir.Value, geometry: Geometry, size: Sequence[int]
 ) -> ir.Value | None:
-    """A convolution of the gradient with the flipped kernel, of which each phase takes its part.
+    """Compute the gradient of the input by convolving the gradient with the flipped kernel.
 
-    With a stride of 2, say, even rows of the input see other rows of the kernel than odd ones. The
-    phases are channels of one convolution, and are put in their places afterwards.
+    With a stride of 2, for example, even rows of the input meet other rows of the kernel than odd
+    rows. Each such phase is a set of channels of one convolution, interleaved afterwards.
 
     Args:
-        t: the builder.
-        gradient: (B, O, Ho, Wo).
-        weight: (O, C, kh, kw).
-        geometry: of the convolution.
-        size: H and W, of its input.
+        t: Builder of the graph.
+        gradient: Gradient of the output, (B, O, Ho, Wo).
+        weight: Kernels, (O, C, kh, kw).
+        geometry: Settings of the convolution.
+        size: Height and width of its input.
 
     Returns:
-        (B, C, H, W), or None where the strides are not square or do not divide the input.
+        Gradient of the input, (B, C, H, W). None if the two strides differ, if the input is not
+        the output times the stride in size, or for dilation, groups or some paddings.
     """
     (stride, other), (outputs, channels) = geometry.stride, shape_of(weight)[:2]
     whole = [cells * stride for cells in shape_of(gradient)[2:]]
@@ -92,7 +96,7 @@ def input_gradient_by_phases(
     reaches = [_reach(stride, kernel, padding) for kernel, padding in pairs]
     if any(first > 0 or last < 0 for first, last in reaches):
         return None
-    kernels = t.pad(weight, {2: (0, 1), 3: (0, 1)})  # the place behind the last is zero
+    kernels = t.pad(weight, {2: (0, 1), 3: (0, 1)})  # index `kernel` selects zeros
     for axis, ((kernel, padding), reach) in enumerate(zip(pairs, reaches, strict=True), start=2):
         index = t.constant(_places(stride, kernel, padding, reach))
         gathered = list(shape_of(kernels))
@@ -118,7 +122,7 @@ def input_gradient_by_phases(
 
 
 def _reach(stride: int, kernel: int, padding: int) -> tuple[int, int]:
-    """First and last row of the gradient that some phase reads, from its own row on."""
+    """Return the lowest and highest row offset at which any phase reads the gradient."""
     offsets = [
         (phase + padding - row) // stride
         for phase in range(stride)
@@ -129,7 +133,7 @@ def _reach(stride: int, kernel: int, padding: int) -> tuple[int, int]:
 
 
 def _places(stride: int, kernel: int, padding: int, reach: tuple[int, int]) -> np.ndarray:
-    """Rows of the kernel by phase and offset; `kernel`, a row of zeros, where there is none."""
+    """Return the kernel row for each phase and offset, or `kernel`, a row of zeros, if none."""
     first, last = reach
     rows = [
         phase + padding - stride * offset
@@ -147,7 +151,10 @@ def _padded(t: Translator, x: ir.Value, geometry: Geometry) -> ir.Value:
 def _windows(
     t: Translator, padded: ir.Value, geometry: Geometry, size: Sequence[int], axes: tuple[int, int]
 ) -> list[ir.Value]:
-    """What each place of the kernel sees of the padded map, whose rows and columns are `axes`."""
+    """Return, per kernel element, the elements of the padded map that it meets.
+
+    Rows and columns of the map lie along `axes`.
+    """
     if geometry.is_pointwise:
         return [padded]
     shape = list(shape_of(padded))

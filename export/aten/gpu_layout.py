@@ -1,6 +1,6 @@
-"""Sums, joins and cuts written as a GPU does them fast, in operators that every runtime has.
+"""Sums, joins and cuts in forms that are fast on a GPU, in operators that every runtime has.
 
-Measured in ONNX Runtime's CUDA provider on an H100, see docs/cuda.md.
+Measured with ONNX Runtime's CUDA provider on an H100, see docs/cuda.md.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-if TYPE_CHECKING:  # which calls what is here
+if TYPE_CHECKING:  # the builder imports this module
     from exportloss.export.aten.builder import Builder
 
 __all__ = ["cut", "join", "needs_table", "reduce"]
 
-_LONG_AXIS = 4096  # places
-_SUMMED = 16  # parts of a sum
+_LONG_AXIS = 4096  # elements along an axis
+_SUMMED = 16  # inputs of one Sum
 
 
 def reduce(t: Builder, op_type: str, x: ir.Value, axes: Sequence[int], *, keep: bool) -> ir.Value:
-    """Reduce first what lies together in memory: CUDA is eight times slower at the rest.
+    """Reduce the axes that are contiguous in memory first: CUDA is eight times slower at others.
 
     Args:
-        t: the builder.
+        t: Builder of the graph.
         op_type: ReduceSum or ReduceMean.
-        x: of any shape.
-        axes: what to reduce over, ascending.
-        keep: whether the axes stay, with size 1.
+        x: Tensor of any shape.
+        axes: Axes to reduce, ascending.
+        keep: Whether the axes stay, with size 1.
     """
     apart = max((axis for axis in range(len(x.shape or ())) if axis not in axes), default=-1)
     for together in (True, False):
@@ -38,23 +38,23 @@ def reduce(t: Builder, op_type: str, x: ir.Value, axes: Sequence[int], *, keep: 
 
 
 def needs_table(sizes: Sequence[int]) -> bool:
-    """Return whether CUDA's Concat and Split would go by a long table of places on the axis.
+    """Return whether CUDA's Concat and Split would use a long table of positions on the axis.
 
-    They do where the parts have different sizes. The table is made on the host and copied to the
-    device in every run, 8 bytes a place; and memory for it cannot be had while a CUDA graph is
-    captured.
+    They do if the parts differ in size. The table is built on the host and copied to the device in
+    every run, at 8 bytes per position, and its memory cannot be allocated during the capture of a
+    CUDA graph.
     """
     return len(set(sizes)) > 1 and sum(sizes) >= _LONG_AXIS
 
 
 def join(t: Builder, values: Sequence[ir.Value], sizes: Sequence[int], axis: int) -> ir.Value:
-    """Join floats along an axis as a sum: each with zeros where the others are.
+    """Join floating-point values along an axis as a sum, each padded with zeros to the full size.
 
     Args:
-        t: the builder.
-        values: what to join.
-        sizes: of each, along the axis.
-        axis: not negative.
+        t: Builder of the graph.
+        values: Values to join.
+        sizes: Size of each value along the axis.
+        axis: Axis, not negative.
     """
     if len(values) > _SUMMED:
         starts = range(0, len(values), _SUMMED)
@@ -69,7 +69,7 @@ def join(t: Builder, values: Sequence[ir.Value], sizes: Sequence[int], axis: int
 
 
 def cut(t: Builder, x: ir.Value, sizes: Sequence[int], axis: int) -> tuple[ir.Value, ...]:
-    """Cut a value into parts along an axis, one by one; arguments as of `join`."""
+    """Cut a value along an axis into parts of the given sizes, with one Slice per part."""
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     pairs = zip(starts, sizes, strict=True)
     return tuple(t.slice(x, axis, start, start + size) for start, size in pairs)

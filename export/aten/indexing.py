@@ -1,7 +1,7 @@
 """ATen's gathers and scatters in ONNX.
 
-Scatters are ScatterElements throughout: ONNX Runtime's ScatterND with a reduction races on
-duplicate indices when it has more than one thread, and TensorRT's takes no reduction.
+Every scatter is a ScatterElements: ONNX Runtime's ScatterND with a reduction has a data race on
+duplicate indices with more than one thread, and TensorRT's accepts no reduction.
 """
 
 # ruff: noqa: PLR0917 - the signatures are ATen's
@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from exportloss.errors import ExportError
-from exportloss.export.aten.builder import Operand, Scalar, dtype_of, shape_of
+from exportloss.export.aten.nodes import Operand, Scalar, dtype_of, shape_of
 from exportloss.export.aten.registry import Translator, translates
 
 __all__: list[str] = []
@@ -117,19 +117,19 @@ def _index_put(
 def _flat_index(
     t: Translator, x: ir.Value, indices: Sequence[ir.Value | None]
 ) -> tuple[int, ir.Value]:
-    """The first indexed dimension, and one index for all indexed dimensions taken together."""
+    """Return the first indexed dimension and one index into all indexed dimensions flattened."""
     places = [place for place, index in enumerate(indices) if index is not None]
     if places != list(range(places[0], places[-1] + 1)):
-        raise ExportError("indexed dimensions that are apart: index them one after the other")
+        raise ExportError("the indexed dimensions are not adjacent; index one after the other")
     flat: ir.Value | None = None
     for place in places:
         index, size = indices[place], shape_of(x)[place]
         assert index is not None
         if dtype_of(index) == ir.DataType.BOOL:
             raise ExportError(
-                "indexing with a mask has a shape that depends on data: use torch.where"
+                "indexing with a mask gives a shape that depends on data; use torch.where"
             )
-        if len(places) == 1:  # a negative one counts from the end in ONNX too
+        if len(places) == 1:  # ONNX takes negative ones too
             return place, index
         negative = t.elementwise("Less", index, 0, dtype=ir.DataType.BOOL)
         counted = t.where(negative, t.add(index, size), index)

@@ -1,9 +1,9 @@
-"""The gradient of a map that was read sparsely, in ONNX: `exportloss.loss.map_gradient`.
+"""`exportloss.loss.map_gradient`, the gradient of a map that was read sparsely, in ONNX.
 
-Any provider can pad the objectness and add the rows to it; in a graph's output, ONNX Runtime then
-writes the map twice and reads it once. Its CPU provider alone has an operator that scatters into
-zeros of its own, MaxUnpool, which writes the map once. MaxUnpool does not add, so rows of the same
-box are added up before, and each is written with the sum.
+Every provider can pad the objectness and add the rows to it; ONNX Runtime then writes a map that is
+an output of the graph twice and reads it once. Only its CPU provider has an operator that scatters
+into zeros of its own, MaxUnpool, which writes the map once. MaxUnpool does not add, so rows of the
+same box are summed beforehand, and each is written with the sum.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from exportloss.export.aten.builder import dtype_of, shape_of
+from exportloss.export.aten.nodes import dtype_of, shape_of
 from exportloss.export.aten.registry import Translator, translates
 from exportloss.loss.map_gradient import OBJECTNESS
 
@@ -45,7 +45,7 @@ def _map_gradient(
 def _with_objectness(
     t: Translator, objectness: ir.Value, box: ir.Value, rows: ir.Value
 ) -> ir.Value:
-    """Add to each row what its box's objectness has."""
+    """Add the objectness gradient of its box to each row."""
     count, outputs = shape_of(rows)
     column = t.reshape(t.op("Gather", objectness, box, shape=(count,)), (count, 1))
     return t.add(rows, t.pad(column, {1: (OBJECTNESS, outputs - OBJECTNESS - 1)}))
@@ -72,7 +72,7 @@ def _padded(
         index = t.reshape(_elements(t, box, outputs, shape), (count * outputs,))
         rows = t.reshape(rows, (count * outputs,))
     places = shape_of(data)[0]
-    if reduction == "none":  # TensorRT takes no more indices than there are places
+    if reduction == "none":  # TensorRT accepts no more indices than elements
         data = t.pad(data, {0: (0, max(0, shape_of(index)[0] - places))})
     written = t.op(
         "ScatterElements", data, index, rows, shape=shape_of(data), axis=0, reduction=reduction
@@ -85,8 +85,8 @@ def _in_one_pass(
 ) -> ir.Value:
     (boxes,), (count, outputs) = shape_of(objectness), shape_of(rows)
     sums = _with_objectness(t, objectness, box, _sums_of_same_box(t, box, rows, boxes))
-    # MaxUnpool wants values in a tensor like the map, with the same first two dimensions and none
-    # longer. So the longest is cut to what holds all values; what remains repeats one of them.
+    # MaxUnpool takes the values in a tensor with the first two dimensions of the map and no other
+    # dimension longer. So the longest is shortened to fit all values, and the rest repeats one.
     longest = max(range(2, len(shape)), key=lambda axis: shape[axis])
     across = math.prod(shape) // shape[longest]
     needed = boxes + count * outputs
@@ -111,7 +111,7 @@ def _in_one_pass(
 
 
 def _sums_of_same_box(t: Translator, box: ir.Value, rows: ir.Value, boxes: int) -> ir.Value:
-    """For each row the sum of all rows of its box, which all have one of them in common."""
+    """For each row, return the sum over all rows of the same box."""
     count, outputs = shape_of(rows)
     last = t.op(
         "ScatterElements",
@@ -136,7 +136,7 @@ def _sums_of_same_box(t: Translator, box: ir.Value, rows: ir.Value, boxes: int) 
 
 
 def _elements(t: Translator, box: ir.Value, outputs: int, shape: Sequence[int]) -> ir.Value:
-    """Index of each number of the boxes among all of the map.  # (K, no)"""
+    """Return the index in the flat map of each element of the boxes.  # (K, no)"""
     column = t.reshape(box, (shape_of(box)[0], 1))
     if len(shape) == 5:
         return t.add(t.mul(column, outputs), t.constant(np.arange(outputs)))
@@ -147,10 +147,10 @@ def _elements(t: Translator, box: ir.Value, outputs: int, shape: Sequence[int]) 
 
 
 def _objectness_elements(t: Translator, outputs: int, shape: Sequence[int]) -> ir.Value:
-    """Index of each box's objectness among all numbers of the map.  # (N,)"""
+    """Return the index in the flat map of the objectness of each box.  # (N,)"""
     total = math.prod(shape)
     step, columns = (outputs, shape[3]) if len(shape) == 5 else (1, shape[2] * shape[3])
-    # Two short vectors in the file instead of a long one.
+    # Two short vectors take less space in the file than a long one.
     rows = np.arange(0, total, outputs * columns)[:, None]
     column = np.arange(columns) * step + OBJECTNESS * (1 if len(shape) == 5 else columns)
     return t.reshape(t.add(t.constant(rows), t.constant(column)), (total // outputs,))

@@ -1,6 +1,6 @@
 """ATen's max-pooling in ONNX, forward and backward, without indices.
 
-TensorRT's MaxPool gives none, and ONNX Runtime's backward pass would need a scatter.
+TensorRT's MaxPool returns none, and a backward pass with indices would need a scatter.
 """
 
 # ruff: noqa: PLR0917 - the signatures are ATen's
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from exportloss.export.aten.builder import dtype_of, shape_of
+from exportloss.export.aten.nodes import dtype_of, shape_of
 from exportloss.export.aten.registry import Translator, translates
 
 __all__: list[str] = []
@@ -26,7 +26,7 @@ class _Windows:
     """Pooling windows along one axis."""
 
     axis: int
-    steps: int  # size of the output
+    steps: int  # number of windows
     kernel: int
     stride: int
     padding: int
@@ -34,7 +34,7 @@ class _Windows:
 
     @property
     def reach(self) -> int:
-        """How far the last window reaches, from where the first one begins."""
+        """Distance from the start of the first window to the end of the last one."""
         return (self.steps - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
 
 
@@ -63,10 +63,10 @@ def _max_pool_backward(
     ceil_mode: bool,
     _indices: None,
 ) -> ir.Value:
-    """Give each gradient to the first maximum of its window, row by row, as torch does.
+    """Pass each gradient to the first maximum of its window in row order, as torch does.
 
-    A window's first maximum lies in the first row whose own maximum is the window's, and is that
-    row's first maximum: so columns and rows can be pooled, and undone, one after the other.
+    The first maximum of a window is the first maximum of the first row whose maximum equals the
+    window's. So the backward pass can treat the vertical and then the horizontal axis.
     """
     windows = _windows(shape_of(gradient), kernel, stride, padding, dilation)
     vertical, horizontal = windows
@@ -82,14 +82,14 @@ def _windows(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[_Windows]:
-    # torch gives one number where both axes are alike, and no stride where it is the kernel
+    # torch may give one number for both axes, and no stride if it equals the kernel
     settings = [(s[0], s[-1]) for s in (kernel, stride or kernel, padding, dilation)]
     return [_Windows(2 + i, out[2 + i], *(pair[i] for pair in settings)) for i in (0, 1)]
 
 
 def _pool(t: Translator, x: ir.Value, windows: Sequence[_Windows]) -> ir.Value:
     if dtype_of(x) == ir.DataType.BFLOAT16:
-        # The opset that takes bfloat16 has a MaxPool that CUDA knows in no type.
+        # In the opset that takes bfloat16, CUDA has no kernel for MaxPool.
         for one in windows:
             x = _maxima(t, x, one)
         return x
@@ -98,7 +98,7 @@ def _pool(t: Translator, x: ir.Value, windows: Sequence[_Windows]) -> ir.Value:
     starts = [w.padding for w in axes]
     ends = [max(0, w.reach - w.padding - shape_of(x)[w.axis]) for w in axes]
     if any(end >= w.kernel for end, w in zip(ends, axes, strict=True)):
-        # With dilation and ceil_mode a window may reach farther than ONNX Runtime pads.
+        # With dilation and ceil_mode a window may need more padding than ONNX Runtime accepts.
         pads = list(zip(starts, ends, strict=True))
         x = t.pad(x, {2: pads[0], 3: pads[1]}, -math.inf)
         starts, ends = [0, 0], [0, 0]
@@ -114,7 +114,7 @@ def _pool(t: Translator, x: ir.Value, windows: Sequence[_Windows]) -> ir.Value:
 
 
 def _maxima(t: Translator, x: ir.Value, windows: _Windows) -> ir.Value:
-    """Pooling along one axis, as the maximum of what lies at each place of the windows."""
+    """Pool along one axis as the maximum over one slice per window element."""
     ends = (windows.padding, windows.reach - shape_of(x)[windows.axis] - windows.padding)
     padded = t.pad(x, {windows.axis: ends}, -math.inf)
     starts = [place * windows.dilation for place in range(windows.kernel)]
@@ -126,25 +126,25 @@ def _maxima(t: Translator, x: ir.Value, windows: _Windows) -> ir.Value:
 def _first_hits(
     t: Translator, gradient: ir.Value, x: ir.Value, out: ir.Value, windows: _Windows
 ) -> ir.Value:
-    """Gradient of pooling x to out along one axis; of equal maxima the first takes all."""
+    """Return the gradient of pooling x to out along one axis; the first of equal maxima gets it."""
     axis, size = windows.axis, shape_of(x)[windows.axis]
     ends = (windows.padding, windows.reach - size - windows.padding)
     padded = t.pad(x, {axis: ends}, -math.inf)
     taken: ir.Value | None = None
-    shares = []
+    parts = []
     for place in range(windows.kernel):
         start = place * windows.dilation
         stop = start + (windows.steps - 1) * windows.stride + 1
         if stop <= windows.padding or start >= windows.padding + size:
-            continue  # this place of every window lies in the padding
+            continue  # in the padding for every window
         seen = t.slice(padded, axis, start, stop, windows.stride)
         hit = t.elementwise("Equal", seen, out, dtype=ir.DataType.BOOL)
         first = hit if taken is None else t.op("And", hit, t.op("Not", taken))
         taken = hit if taken is None else t.op("Or", taken, hit)
-        share = t.spread(t.where(first, gradient, 0.0), axis, windows.stride)
+        part = t.spread(t.where(first, gradient, 0.0), axis, windows.stride)
         before = start - windows.padding
-        shares.append(t.pad(share, {axis: (before, size - before - shape_of(share)[axis])}))
-    total = shares[0]
-    for share in shares[1:]:
-        total = t.add(total, share)
+        parts.append(t.pad(part, {axis: (before, size - before - shape_of(part)[axis])}))
+    total = parts[0]
+    for part in parts[1:]:
+        total = t.add(total, part)
     return total

@@ -1,7 +1,7 @@
 """ATen's batch normalisation in elementary ONNX operators.
 
-ONNX's BatchNormalization in training mode is neither torch's (its running variance is biased) nor
-known to every runtime.
+In training mode, ONNX's BatchNormalization differs from torch's (its running variance is biased),
+and some runtimes lack it.
 """
 
 # ruff: noqa: PLR0917 - the signatures are ATen's
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from exportloss.export.aten.builder import shape_of
+from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.reductions import variance
 from exportloss.export.aten.registry import Translator, translates
 from exportloss.export.aten.shortcuts import scale_and_shift
@@ -35,7 +35,7 @@ def _batch_norm(
     _momentum: float,
     eps: float,
 ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
-    """Running statistics are updated elsewhere: see `exportloss.export.step.batch_statistics`."""
+    """Normalize; `exportloss.export.step.batch_statistics` updates the running statistics."""
     if not training:
         assert running_mean is not None and running_var is not None
         scale = _inverse_deviation(t, running_var, eps)
@@ -65,7 +65,7 @@ def _batch_norm_backward(
     eps: float,
     mask: Sequence[bool],
 ) -> tuple[ir.Value | None, ir.Value, ir.Value]:
-    """Ioffe and Szegedy, arXiv 1502.03167, section 3."""
+    """Compute the gradients of Ioffe and Szegedy, arXiv 1502.03167, section 3."""
     axes, flat = _batch_axes(x), (shape_of(x)[1],)
     if training:
         var, _, deviation = variance(t, x, axes)
@@ -80,7 +80,7 @@ def _batch_norm_backward(
     if mask[0]:
         d_x = t.mul(gradient, scale)
     if d_x is not None and training:
-        # scale * (gradient - mean of it - normalised * mean of (gradient * normalised))
+        # scale * (gradient - mean(gradient) - normalised * mean(gradient * normalised))
         count = math.prod(shape_of(x)[axis] for axis in axes)
         slope = t.mul(t.mul(t.mul(scale, inverse), d_weight), -1 / count)
         shift = t.mul(t.mul(scale, d_bias), -1 / count)
@@ -97,5 +97,5 @@ def _batch_axes(x: ir.Value) -> list[int]:
 
 
 def _channels(t: Translator, x: ir.Value, vector: ir.Value) -> ir.Value:
-    """A value a channel, to be broadcast against x."""
+    """Reshape a vector of one element per channel to broadcast against x."""
     return t.reshape(vector, [1 if axis != 1 else size for axis, size in enumerate(shape_of(x))])

@@ -1,4 +1,4 @@
-"""ATen's sums, means, extremes and matrix products in ONNX."""
+"""ATen's reductions and matrix products in ONNX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from exportloss.export.aten.builder import Scalar, dtype_of, shape_of
+from exportloss.export.aten.nodes import Scalar, dtype_of, shape_of
 from exportloss.export.aten.registry import Translator, translates
 
 __all__ = ["axes_of", "variance"]
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def axes_of(x: ir.Value, dims: Sequence[int] | int | None) -> list[int]:
-    """Axes from torch's dims; none given means all."""
+    """Return the sorted, non-negative axes of torch's dims; None or no dims mean all axes."""
     rank = len(shape_of(x))
     if isinstance(dims, int):
         dims = [dims]
@@ -58,7 +58,7 @@ _quantifier("ReduceMax", aten.any.default, aten.any.dim, aten.any.dims)
 def variance(
     t: Translator, x: ir.Value, axes: Sequence[int], *, correction: Scalar = 0
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Variance and mean with axes kept, and the deviations from the mean."""
+    """Return variance and mean, both with the axes kept, and the deviations from the mean."""
     mean = t.reduce("ReduceMean", x, axes, keep=True)
     deviation = t.sub(x, mean)
     biased = t.reduce("ReduceMean", t.mul(deviation, deviation), axes, keep=True)

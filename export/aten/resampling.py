@@ -1,7 +1,7 @@
 """ATen's average pooling and upsampling in ONNX, forward and backward.
 
-All of them are linear and separable: out = R x C^T with constant matrices R, for rows, and C, for
-columns; the gradient with respect to x is R^T gradient C.
+All of them are linear and separable: out = R x C^T with constant matrices R (for rows) and C (for
+columns). The gradient with respect to x is R^T gradient C.
 """
 
 # ruff: noqa: PLR0917 - the signatures are ATen's
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from exportloss.errors import ExportError
-from exportloss.export.aten.builder import dtype_of, shape_of
+from exportloss.export.aten.nodes import dtype_of, shape_of
 from exportloss.export.aten.registry import Translator, translates
 
 __all__: list[str] = []
@@ -41,7 +41,7 @@ def _nearest(t: Translator, x: ir.Value, _: Sequence[int], *scales: float | None
             coordinate_transformation_mode="asymmetric",
             nearest_mode="floor",
         )
-    # Not every provider resizes half precision.
+    # Some providers have no Resize in half precision.
     batch, channels, height, width = shape_of(x)
     apart = t.reshape(x, (batch, channels, height, 1, width, 1))
     return t.reshape(t.expand(apart, (batch, channels, height, rows, width, columns)), t.shape)
@@ -116,7 +116,7 @@ def _undo(t: Translator, gradient: ir.Value, matrices: Sequence[Matrix]) -> ir.V
 
 
 def _repeats(source: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
-    """How often rows and columns are repeated; (0, 0) where not all are equally often."""
+    """Return how often rows and columns are repeated; (0, 0) if the factors are not whole."""
     (height, rest_y), (width, rest_x) = (divmod(out[i], source[i]) for i in (2, 3))
     return (0, 0) if rest_y or rest_x else (height, width)
 
@@ -138,15 +138,15 @@ def _bilinear_matrices(
 ) -> list[Matrix]:
     def matrix(size: int, steps: int, scale: float | None) -> Matrix:
         place = np.arange(steps)
-        if corners:  # the centres of the outermost cells stay where they are
+        if corners:  # the centres of the outermost cells coincide
             position = place * ((size - 1) / (steps - 1) if steps > 1 else 0.0)
         else:
             position = np.maximum((place + 0.5) * (1 / scale if scale else size / steps) - 0.5, 0)
         first = np.minimum(position.astype(int), size - 1)
         second = np.minimum(first + 1, size - 1)
-        share = (position - first)[:, None]
+        fraction = (position - first)[:, None]
         eye = np.eye(size)
-        weights = eye[first] * (1 - share) + eye[second] * share
+        weights = eye[first] * (1 - fraction) + eye[second] * fraction
         found: Matrix = weights.astype(np.float32)
         return found
 
@@ -164,7 +164,9 @@ def _average_matrices(
     divisor: int | None = None,
 ) -> list[Matrix]:
     if divisor is not None:
-        raise ExportError("avg_pool2d with divisor_override has no translation; leave it out")
+        raise ExportError(
+            f"avg_pool2d with divisor_override={divisor} has no translation; use the default, None"
+        )
 
     def matrix(size: int, steps: int, kernel: int, stride: int, padding: int) -> Matrix:
         found = np.zeros((steps, size), np.float32)

@@ -1,4 +1,4 @@
-"""ATen's views, joins, cuts and constants in ONNX."""
+"""ATen's views, copies, joins, splits and constants in ONNX."""
 
 # ruff: noqa: PLR0917 - the signatures are ATen's
 from __future__ import annotations
@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from exportloss.errors import ExportError
-from exportloss.export.aten.builder import Operand, Scalar, shape_of
+from exportloss.export.aten.nodes import Operand, Scalar, shape_of
 from exportloss.export.aten.registry import Translator, translates
 
 __all__: list[str] = []
@@ -28,7 +28,7 @@ aten = torch.ops.aten
     aten.positive.default,
 )
 def _same(t: Translator, x: ir.Value, **_: object) -> ir.Value:
-    return t.typed(x)  # memory formats and devices are the runtime's business
+    return t.typed(x)  # memory formats and devices are up to the runtime
 
 
 @translates(aten.copy.default)
@@ -123,7 +123,7 @@ def _cat(t: Translator, values: Sequence[ir.Value], dim: int = 0) -> ir.Value:
 @translates(aten.stack.default)
 def _stack(t: Translator, values: Sequence[ir.Value], dim: int = 0) -> ir.Value:
     axis, parts = dim % len(t.shape), [t.typed(value) for value in values]
-    if axis < len(t.shape) - 1:  # to join them along what follows is the same in memory
+    if axis < len(t.shape) - 1:  # same memory as the parts joined along this axis
         return t.reshape(t.concat(parts, axis), t.shape)
     return t.concat([t.reshape(part, (*t.shape[:-1], 1)) for part in parts], axis)
 
@@ -178,7 +178,7 @@ def _zeros(t: Translator, *_: object, **__: object) -> ir.Value:
 
 @translates(aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default)
 def _empty(t: Translator, *_: object, **__: object) -> ir.Value:
-    return t.filled(0, t.shape, t.dtype)  # its content is never read before it is written
+    return t.filled(0, t.shape, t.dtype)  # any values do: they are overwritten before use
 
 
 @translates(aten.ones.default, aten.ones_like.default, aten.new_ones.default)
@@ -188,7 +188,7 @@ def _ones(t: Translator, *_: object, **__: object) -> ir.Value:
 
 @translates(aten.full.default, aten.full_like.default, aten.new_full.default, aten.fill.Scalar)
 def _full(t: Translator, _size: object, value: Operand, *rest: Any, **_: object) -> ir.Value:
-    value = rest[0] if rest else value  # new_full has the tensor in front of the size
+    value = rest[0] if rest else value  # new_full takes the tensor before the size
     return t.expand(t.typed(value), t.shape)
 
 
@@ -203,7 +203,7 @@ def _arange(t: Translator, *bounds: Scalar, **_: object) -> ir.Value:
 
 
 def _pick(t: Translator, x: ir.Value, axis: int, index: int) -> ir.Value:
-    """X at an index along an axis, which falls away."""
+    """Return x at an index along an axis, without the axis."""
     return t.op("Gather", x, t.scalar(index, ir.DataType.INT64), shape=t.shape, axis=axis)
 
 

@@ -1,7 +1,7 @@
-"""Shorter ways to write what follows a convolution or a scatter.
+"""Fusions of an operator into the convolution or scatter before it.
 
-Each looks at the nodes that were written already. What it makes superfluous is removed later, as
-all that nobody reads.
+Each inspects nodes already written. Nodes that become unused are removed with the others after the
+translation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from exportloss.export.aten.builder import Builder, shape_of
+from exportloss.export.aten.builder import Builder
+from exportloss.export.aten.nodes import shape_of
 
 __all__ = ["fold_into_convolution", "merge_into_scatter", "scale_and_shift"]
 
@@ -20,12 +21,13 @@ __all__ = ["fold_into_convolution", "merge_into_scatter", "scale_and_shift"]
 def fold_into_convolution(
     t: Builder, x: ir.Value, factor: ir.Value, op_type: Literal["Mul", "Add"]
 ) -> ir.Value | None:
-    """A known scale or shift of a known convolution's channels, as part of the convolution.
+    """Fold a constant scale or shift per channel into a convolution with constant weights.
 
-    A frozen BatchNorm behind a frozen convolution is one of each.
+    A frozen BatchNorm after a frozen convolution is one scale and one shift.
 
     Returns:
-        The new convolution's output, None where x or factor are something else.
+        Output of the new convolution; None unless x is the output of such a convolution and factor
+        such a constant.
     """
     source, by_channel = x.producer(), t.array_of(factor)
     if source is None or source.op_type != "Conv" or by_channel is None:
@@ -44,7 +46,7 @@ def fold_into_convolution(
 
 
 def scale_and_shift(t: Builder, x: ir.Value, scale: ir.Value, shift: ir.Value) -> ir.Value:
-    """X * scale + shift, both (C,), as part of the convolution that computed x, if one did."""
+    """Return x * scale + shift, both (C,), as one convolution if a convolution computed x."""
     source = x.producer()
     channels = (shape_of(x)[1], *(1 for _ in shape_of(x)[2:]))
     if source is None or source.op_type != "Conv":
@@ -56,10 +58,10 @@ def scale_and_shift(t: Builder, x: ir.Value, scale: ir.Value, shift: ir.Value) -
 
 
 def merge_into_scatter(t: Builder, scattered: ir.Value, x: ir.Value) -> ir.Value | None:
-    """Scatter-add(zeros, updates) + x, as scatter-add(x, updates): a pass over x less.
+    """Rewrite scatter-add(zeros, updates) + x as scatter-add(x, updates), to save a pass over x.
 
     Returns:
-        The new scatter's output, None where `scattered` is something else.
+        Output of the new scatter; None if `scattered` is not a sum scattered into zeros.
     """
     source = scattered.producer()
     if source is not None and source.op_type == "Reshape":
@@ -90,13 +92,13 @@ def _convolution(
 
 
 def _is_by_channel(x: ir.Value, factor: ir.Value) -> bool:
-    """Whether factor, broadcast against x, holds a number a channel (and is no single number)."""
+    """Return whether factor has one element per channel of x, and more than one element."""
     shape = (1,) * (len(shape_of(x)) - len(shape_of(factor))) + shape_of(factor)
     return shape == (1, shape_of(x)[1], *(1 for _ in shape_of(x)[2:])) and math.prod(shape) > 1
 
 
 def _is_zero(t: Builder, x: ir.Value | None) -> bool:
-    """Whether x is a zero that is repeated, or zeros."""
+    """Return whether x is a constant, possibly expanded or reshaped, of nothing but zeros."""
     source = _producer(x)
     if source is not None and source.op_type in ("Expand", "Reshape"):
         return _is_zero(t, source.inputs[0])

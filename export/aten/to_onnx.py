@@ -29,7 +29,7 @@ from exportloss.runtime.artifact.manifest import LossProvider
 
 __all__ = ["IR_VERSION", "to_onnx", "translate"]
 
-# Importing them registers their translations.
+# Importing these modules registers their translations.
 _THEMES = (
     aten_convolution,
     aten_elementwise,
@@ -42,11 +42,11 @@ _THEMES = (
     map_gradient_graph,
 )
 
-IR_VERSION = 8  # the first that knows opset 18
-BFLOAT16_VERSIONS = (22, 10)  # of the opset, and its IR: the first where Conv takes bfloat16
+IR_VERSION = 8  # the first for opset 18
+BFLOAT16_VERSIONS = (22, 10)  # first opset whose Conv takes bfloat16, and its IR version
 
-# A tensor that no input enters is computed now, unless it is larger than this and than what it is
-# computed from: then it would only make the file larger.
+# Elements up to which a tensor that depends on no input is always computed at export time. A larger
+# one is computed only if it is no larger than its largest operand, or the file would grow.
 _LARGEST_FOLDED = 4096
 
 
@@ -59,21 +59,21 @@ def to_onnx(
     repeatable: bool = True,
     provider: LossProvider = "any",
 ) -> ir.Model:
-    """Write a function of named tensors, with whatever gradients it takes inside, as a graph.
+    """Export a function of named tensors, including the gradients it computes, as an ONNX graph.
 
     Args:
-        function: pure; the names of what it takes and gives are those of the graph.
-        example: inputs in the order of the graph, of the shapes and types that it is for.
-        name: of the graph.
-        modules: what the function calls; nodes are named after the modules below, and the tensors
-            that the graph holds after their parameters and buffers. The names given here stand
-            before theirs.
-        repeatable: in ONNX Runtime one thread and two give the same bits, if a little slower.
-        provider: what is to run the graph: any runtime; ONNX Runtime's "cpu" provider alone, which
-            has operators of its own; or a "gpu", for which other forms are fast.
+        function: Pure function from named inputs to named outputs; the graph has the same names.
+        example: Example inputs in the order of the graph's, with their shapes and element types.
+        name: Name of the graph.
+        modules: Modules that the function calls, by the prefix of their submodules' names. Nodes
+            are named after the submodules, and initializers after their parameters and buffers.
+        repeatable: Whether the graph must give the same bits with one thread and with two in ONNX
+            Runtime, which is slightly slower.
+        provider: Target of the graph: "any" runtime; ONNX Runtime's "cpu" provider only, which has
+            operators of its own; or a "gpu", which is faster with other operators.
 
     Raises:
-        ExportError: the function cannot be traced, or an operator has no translation.
+        ExportError: The function cannot be traced, or an operator has no translation.
     """
     outputs: list[str] = []
 
@@ -109,20 +109,19 @@ def translate(
     repeatable: bool = True,
     provider: LossProvider = "any",
 ) -> ir.Model:
-    """Write a traced graph in `ai.onnx` operators, with static shapes throughout.
+    """Translate a traced graph to `ai.onnx` operators with static shapes.
 
     Args:
-        traced: as `exportloss.export.aten.tracing.trace` returns it.
-        inputs: names for its inputs.
-        outputs: names for its outputs.
-        constants: names of tensors that the graph may hold, by their `id`.
-        name: of the graph.
-        repeatable: as `to_onnx` takes it.
-        provider: as `to_onnx` takes it.
+        traced: Graph from `exportloss.export.aten.tracing.trace`.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        constants: Names of tensors that may become initializers, by the tensors' `id`.
+        name: Name of the graph.
+        repeatable: See `to_onnx`.
+        provider: See `to_onnx`.
 
     Raises:
-        ExportError: an operator has no translation; the message names it and the module that it
-            comes from.
+        ExportError: An operator has no translation. The message names the operator and its module.
     """
     t = Translator(repeatable=repeatable, provider=provider)
     values = _Values(t, traced, constants or {})
@@ -139,7 +138,7 @@ def translate(
     t.scope = ""
     results = []
     for node, output_name in zip(_returned(traced.graph), outputs, strict=True):
-        # A value of its own: an input or another output cannot be an output too.
+        # A value can be neither an input and an output nor two outputs.
         results.append(t.op("Identity", values.get(node)))
         results[-1].name = output_name
     has_bfloat16 = any(ir.DataType.BFLOAT16 in (v.dtype for v in n.outputs) for n in t.nodes)
@@ -158,7 +157,7 @@ def translate(
 
 
 class _Values:
-    """What each traced node is in ONNX, or as a tensor known now."""
+    """Values of traced nodes: values of the graph, or tensors known at export time."""
 
     def __init__(self, t: Translator, traced: fx.GraphModule, names: Mapping[int, str]) -> None:
         self._translator = t
@@ -175,9 +174,9 @@ class _Values:
     def get(self, node: fx.Node) -> Any:
         if node not in self._values:
             tensor = self._known[node]
-            dtype = onnx_dtype(tensor.dtype)  # refuses what no graph may hold
+            dtype = onnx_dtype(tensor.dtype)  # raises for types that a graph must not contain
             array = tensor.detach().cpu()
-            if dtype == ir.DataType.BFLOAT16:  # which numpy itself has not
+            if dtype == ir.DataType.BFLOAT16:  # numpy lacks it
                 array = array.float()
             self._values[node] = self._translator.constant(
                 array.numpy().astype(dtype.numpy(), copy=False), name=self._names.get(id(tensor))
@@ -185,7 +184,7 @@ class _Values:
         return self._values[node]
 
     def try_to_fold(self, node: fx.Node) -> bool:
-        """Compute a node now, if all that enters it is known and its result is not too large."""
+        """Compute a node now if its operands are known and its result is not too large."""
         arguments = node.all_input_nodes
         if any(used not in self._known for used in arguments) or _is_random(node):
             return False
@@ -211,8 +210,8 @@ def _translate_node(t: Translator, values: _Values, node: fx.Node) -> Any:
     translation = TRANSLATIONS[node.target] if known else None  # type: ignore[index]
     if translation is None:
         raise ExportError(
-            f"{node.target} has no translation to ONNX; it comes from {_origin(node)}: replace "
-            "it by operators that have one"
+            f"{node.target} from {_origin(node)} has no translation to ONNX; replace it with "
+            "operators that have one"
         )
     try:
         t.expect(_first_result(node))
@@ -227,7 +226,7 @@ def _translate_node(t: Translator, values: _Values, node: fx.Node) -> Any:
 
 def _origin(node: fx.Node) -> str:
     name = node.meta.get(MODULE)
-    return f"module {name!r}" if name else "what is around the model"
+    return f"module {name!r}" if name else "code outside the model"
 
 
 def _first_result(node: fx.Node) -> Tensor:
@@ -243,7 +242,7 @@ def _is_random(node: fx.Node) -> bool:
 
 
 def _live_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that an output depends on; after `trace` none has another effect."""
+    """Return the nodes that an output depends on; nodes of a trace have no side effects."""
     live: set[fx.Node] = set()
     waiting = list(_returned(graph))
     while waiting:

@@ -1,4 +1,4 @@
-"""Trace a function with its gradients inside to one graph of ATen operators."""
+"""Trace a function, including the gradients it computes, to one graph of ATen operators."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["MODULE", "region", "trace"]
 
 aten = torch.ops.aten
 
-# Key of a node's meta: the path of the module whose forward the node belongs to.
+# Key in a node's meta: path of the module whose forward or backward pass contains the node.
 MODULE = "exportloss_module"
 
-# What torch itself knows to write in simpler operators, and no detector spends its time in.
+# Operators that torch can decompose itself and that take little of a detector's time.
 _DECOMPOSED = (
     aten.addcdiv,
     aten.addcmul,
@@ -77,18 +77,19 @@ def trace(
 ) -> fx.GraphModule:
     """Record a function of tensors as a graph without side effects.
 
-    Nothing is computed: the trace runs on tensors that have shapes only, so it takes little memory
-    whatever the size of model and batch.
+    Nothing is computed: tracing uses tensors without data, so it needs little memory whatever the
+    size of the model and the batch.
 
     Args:
-        function: may call `torch.autograd.grad`; its gradients are in the graph.
-        example_inputs: tensors of the shapes and types that the graph is for.
-        modules: nodes are marked with the module among these, or below, that they come from; the
-            names stand before those of the modules below, and may be empty.
+        function: Function to trace. It may call `torch.autograd.grad`, whose nodes become part of
+            the graph.
+        example_inputs: Tensors with the shapes and element types of the graph's inputs.
+        modules: Root modules by the prefix of their submodules' names, which may be empty. Each
+            node is marked with the name of the module that it comes from.
 
     Raises:
-        ExportError: the function cannot be traced, or changes a tensor in a way that the graph
-            would not show.
+        ExportError: The function cannot be traced, or it changes a tensor in a way that the graph
+            could not represent.
     """
     try:
         with _Marks(modules or {}).active():
@@ -112,7 +113,10 @@ def _decompositions() -> dict[OpOverload, Callable[..., Any]]:
 
 @contextlib.contextmanager
 def region(name: str) -> Iterator[None]:
-    """Name what is traced inside, where it is no module's; otherwise do nothing."""
+    """Label the nodes traced in this block as if they belonged to a module `name`.
+
+    No-op outside a trace.
+    """
     marks = _active_marks.get()
     if marks is None:
         yield
@@ -126,17 +130,17 @@ class _Marks:
     """Marks nodes with the module that they come from, in the backward pass too.
 
     Args:
-        roots: modules by the names that stand before those of the modules below them.
+        roots: Root modules by the prefix of their submodules' names.
     """
 
     def __init__(self, roots: Mapping[str, nn.Module]) -> None:
         self._roots = roots
         self._path = [""]
-        self._steps: set[Any] = set()  # of the backward pass, each with a hook
+        self._steps: set[Any] = set()  # autograd nodes that have a hook
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Mark what is traced inside."""
+        """Mark the nodes traced in this block."""
         handles = []
         for prefix, root in self._roots.items():
             for below, module in root.named_modules():
@@ -153,16 +157,16 @@ class _Marks:
                 handle.remove()
 
     def enter(self, name: str) -> None:
-        """What is traced from now on comes from `name`."""
+        """Attribute the nodes traced from now on to `name`."""
         self._mark()
         self._path.append(name)
 
     def leave(self, out: Any = None) -> None:
-        """What was entered last ends here; out, if given, is differentiated under its name."""
+        """End the innermost name, and attribute the backward pass of `out` to it."""
         self._mark()
         name = self._path.pop()
         waiting = [value.grad_fn for value in tree_leaves(out) if isinstance(value, Tensor)]
-        while waiting:  # what was recorded since the modules inside and before this one
+        while waiting:  # stops at autograd nodes of inner and earlier modules, which have a hook
             step = waiting.pop()
             if step is not None and step not in self._steps:
                 self._steps.add(step)
@@ -179,7 +183,7 @@ class _Marks:
         _mark(mode.tracer.graph, self._path[-1])
 
 
-# Those of the trace that goes on in this thread.
+# Marks of the trace in progress in this context.
 _active_marks: ContextVar[_Marks | None] = ContextVar("active_marks", default=None)
 
 
@@ -191,14 +195,18 @@ def _mark(graph: fx.Graph, name: str) -> None:
 
 
 def _replace_in_place(graph: fx.Graph) -> None:
-    """Turn `add_` into `add` and so on, which is the same where nobody else sees the tensor.
+    """Replace in-place operators, such as `add_` by `add`, and refuse them if memory is shared.
 
-    The tracer makes later uses of the tensor itself point to the result. What it does not see is
-    a change through, or under, a view of the tensor.
+    The tracer redirects later uses of the changed tensor to the result, but not uses of other
+    tensors that share its memory.
+
+    Raises:
+        ExportError: A tensor is read after its memory has changed through another, a buffer or an
+            input is changed, or an operator has no variant that returns a new tensor.
     """
-    memory: dict[fx.Node, fx.Node] = {}  # views -> the node whose memory they show
+    memory: dict[fx.Node, fx.Node] = {}  # view -> the node that owns its memory
     position: dict[fx.Node, int] = {}
-    changed: dict[fx.Node, fx.Node] = {}  # memory -> the node that wrote to it last
+    changed: dict[fx.Node, fx.Node] = {}  # owner -> the last node that wrote to its memory
     for index, node in enumerate(graph.nodes):
         position[node] = index
         for used in node.all_input_nodes:
@@ -206,7 +214,7 @@ def _replace_in_place(graph: fx.Graph) -> None:
             if writer is not None and position[used] < position[writer]:
                 raise ExportError(
                     f"{_place(node)} reads a tensor whose memory {writer.target} has changed; use "
-                    "the operator that returns a new tensor"
+                    "the variant of that operator that returns a new tensor"
                 )
         if node.target is operator.getitem and node.args[0] in memory:
             memory[node] = memory[node.args[0]]
@@ -224,13 +232,13 @@ def _replace_in_place(graph: fx.Graph) -> None:
 def _check_owned(owner: fx.Node, node: fx.Node) -> None:
     if owner.op in ("get_attr", "placeholder"):
         raise ExportError(
-            f"{_place(node)} changes a buffer or an input in place ({node.target}); of a model "
-            "only parameters and BatchNorm statistics are trained"
+            f"{_place(node)} changes a buffer or an input in place ({node.target}); only "
+            "parameters and BatchNorm statistics may change, so return a new tensor instead"
         )
 
 
 def _aliased_argument(node: fx.Node, *, written: bool) -> fx.Node | None:
-    """The argument that the node writes to, or that it returns a view of."""
+    """Return the argument that the node writes to, or the one that it returns a view of."""
     assert isinstance(node.target, OpOverload)
     for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
         alias = argument.alias_info
@@ -248,8 +256,8 @@ def _functional(node: fx.Node) -> Any:
         return getattr(getattr(namespace, name), target._overloadname)
     except AttributeError as error:
         raise ExportError(
-            f"{_place(node)} uses {target}, which has no translation to ONNX: replace it by "
-            "operators that have one"
+            f"{_place(node)} uses {target}, which has no translation to ONNX; replace it "
+            "with operators that have one"
         ) from error
 
 
