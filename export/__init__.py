@@ -1,6 +1,6 @@
-"""From a torch detector and its loss to files that train or detect.
+"""Export of a torch detector and its loss to files that train or detect.
 
-What is named here is loaded when it is first used: `check` needs onnx, the rest torch as well.
+The names below are loaded on first use: `check` needs onnx, all others need torch too.
 """
 
 from importlib import import_module

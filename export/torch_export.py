@@ -1,4 +1,4 @@
-"""From a torch module to a tidy ONNX graph with fixed shapes and named parameters."""
+"""Export of a torch module to a simplified ONNX graph with fixed shapes and named parameters."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from exportloss.errors import ExportError, ExportLossError
 
 __all__ = ["OPSET", "Signature", "trace_to_onnx"]
 
-# What ONNX Runtime 1.18 and later, TensorRT 10 and onnxruntime-web take alike; 18 is the first
-# with the maximum reduction of ScatterElements.
+# Supported by ONNX Runtime 1.18 and later, TensorRT 10 and onnxruntime-web; 18 is the first opset
+# in which ScatterElements has the reduction "max".
 OPSET = 18
 
-op: Any = opset18  # its type stubs know no values under construction
+op: Any = opset18  # its type stubs do not accept values under construction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Signature:
-    """Names of a graph's inputs and outputs, in order."""
+    """Names of the inputs and outputs of a graph, in order."""
 
     inputs: Sequence[str]
     outputs: Sequence[str]
@@ -46,20 +46,20 @@ def trace_to_onnx(
 ) -> ir.Model:
     """Export a module with its state as named initializers.
 
-    Constants are folded and what nobody reads is removed, but never a tensor of the state: those
-    are kept out of the optimizers' sight.
+    Constants are folded and unused values removed, except for the tensors of the state, which are
+    hidden from these passes.
 
     Args:
-        module: traced in the mode that it is in; shapes are those of the example inputs.
-        example_inputs: positional arguments of its forward.
-        signature: names for inputs and outputs, flattened.
-        state: parameters and statistics to keep, from the name in the module to that in the graph.
-        differentiable: the graph is for a gradient builder: `detach` becomes a stop-gradient, and
-            operators for which ONNX Runtime has no gradient kernel are written in others.
-        any_batch: the first dimension of the only input, `batch`, is free.
+        module: Module, exported in its current mode (training or evaluation).
+        example_inputs: Positional arguments of its forward, which fix the shapes of the graph.
+        signature: Names of the flattened inputs and outputs.
+        state: Names in the graph of the parameters and statistics to keep, by name in the module.
+        differentiable: Whether a gradient builder takes the graph: `detach` becomes a
+            stop-gradient, and operators whose gradients ONNX Runtime lacks are replaced.
+        any_batch: Whether the first dimension of the only input is dynamic, under the name `batch`.
 
     Raises:
-        ExportError: torch cannot trace the module, or the graph would compute something else.
+        ExportError: torch cannot trace the module, or the graph would differ from it.
     """
     with _quiet():
         try:
@@ -81,7 +81,7 @@ def trace_to_onnx(
             )
         except ExportLossError:
             raise
-        except Exception as error:  # whatever torch meets in the module's own code
+        except Exception as error:  # any error that the module's own code raises
             raise ExportError(f"torch could not export {type(module).__name__}: {error}") from error
     assert program is not None
     model = program.model
@@ -105,12 +105,12 @@ def _tidy(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def _hidden_state(model: ir.Model, names: Mapping[str, str]) -> Iterator[None]:
-    """Show the state's initializers to passes as inputs: not foldable, not equal to another."""
+    """Present the state's initializers to passes as inputs, so that none is folded or merged."""
     graph = model.graph
     if missing := sorted(set(names) - set(graph.initializers)):
         raise ExportError(
-            f"{len(missing)} parameters or statistics are no initializers of the exported graph, "
-            f"among them {missing[0]!r}; is each of them used in the module's forward?"
+            f"{len(missing)} of {len(names)} parameters and statistics are not in the exported "
+            f"graph, among them {missing[0]!r}; use every one in the module's forward, or remove it"
         )
     values = [graph.initializers.pop(name) for name in names]
     tensors = [value.const_value for value in values]
@@ -125,19 +125,19 @@ def _hidden_state(model: ir.Model, names: Mapping[str, str]) -> Iterator[None]:
 
 
 def _refuse_no_grad(module: torch.fx.GraphModule) -> None:
-    """A `no_grad` region would leave no trace: same loss, other gradients."""
+    """Refuse `no_grad` regions, which the graph would lose: same loss, different gradients."""
     for node in module.graph.nodes:
         if "set_grad_enabled" in str(node.target):
             raise ExportError(
                 "the model's forward switches gradients off with torch.no_grad() or "
-                "torch.set_grad_enabled(); an exported graph cannot hold that: call .detach() on "
-                "the tensors that are to be constants instead"
+                "torch.set_grad_enabled(), which an exported graph cannot express; call .detach() "
+                "on the tensors that must not receive gradients instead"
             )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back the exporter's remarks about itself; none of them is for our users."""
+    """Suppress warnings and log messages of torch's exporter, which do not concern users."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -150,7 +150,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _stop_gradient(x: Any) -> Any:
-    """Write a detached tensor as an optional that is opened again.
+    """Stop the gradient by wrapping the tensor in an optional and unwrapping it.
 
     ONNX has no stop-gradient. ONNX Runtime's gradient builder does not pass through optionals,
     and sessions optimize the pair away.
@@ -159,12 +159,15 @@ def _stop_gradient(x: Any) -> Any:
 
 
 def _upsample_nearest(x: Any, output_size: Any, scale_factors: Any = None) -> Any:
-    """Repeat rows and columns: ONNX Runtime has no CPU kernel for the gradient of Resize."""
+    """Repeat rows and columns, since ONNX Runtime has no CPU kernel for the gradient of Resize."""
     batch, channels, height, width = (int(size) for size in x.shape)
     scales = scale_factors or (output_size[0] / height, output_size[1] / width)
     rows, columns = (int(scale) for scale in scales)
     if (rows, columns) != tuple(scales):
-        raise ExportError(f"nearest upsampling by {tuple(scales)} has no gradient in ONNX Runtime")
+        raise ExportError(
+            f"nearest upsampling by {tuple(scales)} has no gradient in ONNX Runtime; expected "
+            "whole factors"
+        )
     unfolded = op.Unsqueeze(x, op.Constant(value_ints=[3, 5]))
     repeated = op.Expand(
         unfolded, op.Constant(value_ints=[batch, channels, height, rows, width, columns])
