@@ -1,15 +1,15 @@
-"""Write the list of an ONNX Runtime's own kernels as a table for `exportloss.export.check`.
+"""Write the kernels that an ONNX Runtime lists as a table for `exportloss.export.check`.
 
-Run as a file, in an environment that has the wanted onnxruntime and PyYAML and nothing else of this
-project; the provider's libraries must load, a device is not needed:
+Run as a file, in an environment with PyYAML and the onnxruntime to list; the rest of this project
+is not needed. The libraries of the provider must load, but no device is needed:
 
     python scripts/list_kernels.py CPUExecutionProvider --newest-opset 28 > kernels_cpu.yaml
     python scripts/list_kernels.py --webgpu webgpu-operators.md --version 1.30.0 \
         --newest-opset 26 > kernels_webgpu.yaml
 
-A row holds for versions of an operator, as ONNX counts them: the opsets in which it changed. A
-kernel without an end takes only the version that it was written for, since ONNX Runtime does not
-let it take a later one. Kernels that end before opset 13 are left out, as are types of sequences
+A row applies to a range of versions of an operator; a version is the opset in which the operator
+changed. A kernel with an open range is listed for its first version only, since ONNX Runtime does
+not use it for later ones. Kernels that end before opset 13 are skipped, as are types of sequences
 and optionals.
 """
 
@@ -28,13 +28,13 @@ import yaml
 __all__ = ["kernel_table", "webgpu_table"]
 
 Types = frozenset[str]
-Constraints = dict[str, Types]  # from a type variable or parameter of the operator
+Constraints = dict[str, Types]  # by type variable or parameter of the operator
 Versions = tuple[int, int]
 
 OLDEST_OPSET = 13
-_OPEN = 2**31 - 1
+_OPEN = 2**31 - 1  # last version of an open range
 
-# Shorthands, larger ones first; one may use those after it.
+# Shorthands for sets of types, larger ones first; the text of a set may use later ones.
 _SETS: dict[str, Types] = {
     "any": frozenset(
         "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
@@ -47,10 +47,9 @@ _SETS: dict[str, Types] = {
 
 
 def kernel_table(provider: str, newest_opset: int) -> str:
-    """YAML of the kernels of a provider in the installed onnxruntime, operators of ai.onnx."""
-    os.environ.setdefault(
-        "ORT_DISABLE_TELEMETRY", "1"
-    )  # as exportloss.runtime.sessions.installation does
+    """Return the kernels of a provider in the installed onnxruntime as YAML, for `ai.onnx`."""
+    # As in exportloss.runtime.sessions.installation.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = import_module("onnxruntime")
     bindings = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     found: dict[str, dict[Versions, list[Constraints]]] = {}
@@ -71,7 +70,7 @@ def kernel_table(provider: str, newest_opset: int) -> str:
 
 
 def webgpu_table(document: str, version: str, newest_opset: int) -> str:
-    """YAML of onnxruntime-web's list of WebGPU operators, which tells no types."""
+    """Return onnxruntime-web's list of WebGPU operators, which has no types, as YAML."""
     found: dict[str, dict[Versions, list[Constraints]]] = {}
     for name, ranges in re.findall(r"^\| (\w+) \| ai\.onnx\(([^)]*)\)", document, re.MULTILINE):
         for text in ranges.split(","):
@@ -101,7 +100,7 @@ def _constraints(listed: dict[str, list[str]]) -> Constraints:
 
 
 def _joined(found: dict[Versions, list[Constraints]]) -> list[tuple[Versions, Constraints]]:
-    """Rows: kernels that differ in one constraint become one, as do versions that are alike."""
+    """Merge kernels that differ in one constraint, then equal rows of adjacent versions."""
     rows: list[tuple[Versions, Constraints]] = []
     for versions in sorted(found):
         for kernel in _merged(found[versions]):
@@ -136,7 +135,7 @@ def _document(
     kernels: dict[str, list[tuple[Versions, Constraints]]],
 ) -> str:
     lines = [
-        "# Written by kernel_listing.py, whose docstring tells what a row means. Do not edit.",
+        "# Written by scripts/list_kernels.py, whose docstring explains the rows. Do not edit.",
         f"product: {product}",
         f"source: {source}",
         f"newest_opset: {newest_opset}",
@@ -155,7 +154,7 @@ def _document(
 
 
 def _text(types: Types, without: str = "") -> str:
-    """Type names, sets of them by their shorthand."""
+    """Return the names of types, with shorthands for sets other than `without`."""
     words = []
     for name, members in _SETS.items():
         if name != without and members <= types:
@@ -168,8 +167,10 @@ def _parse(arguments: Iterable[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("provider", nargs="?", default="CPUExecutionProvider")
     parser.add_argument("--webgpu", type=Path, metavar="FILE", help="webgpu-operators.md")
-    parser.add_argument("--version", help="of onnxruntime-web, with --webgpu")
-    parser.add_argument("--newest-opset", type=int, required=True, help="that a session loads")
+    parser.add_argument("--version", help="version of onnxruntime-web, with --webgpu")
+    parser.add_argument(
+        "--newest-opset", type=int, required=True, help="newest one that a session loads"
+    )
     return parser.parse_args(list(arguments))
 
 

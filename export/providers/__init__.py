@@ -1,1 +1,1 @@
-"""What a provider does with a graph, from tables of its kernels. Needs no torch."""
+"""Check of a graph against the kernels of a provider. Needs no torch."""

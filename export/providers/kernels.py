@@ -1,4 +1,4 @@
-"""Find the kernel of a node in a provider's table, by the types that ONNX gives its parameters."""
+"""Lookup of a node's kernel in a provider's table, by the types of its ONNX parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def schema_of(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
-    """What ONNX says of a node's operator, None for operators that are not its own."""
+    """Return the ONNX schema of a node's operator; None if ONNX does not define the operator."""
     if node.domain not in STANDARD_DOMAINS:
         return None
     try:
@@ -27,9 +27,13 @@ def schema_of(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
 
 
 def missing_types(node: ir.Node, table: ProviderTable, opset: int) -> tuple[str, ...] | None:
-    """Types for which no kernel fits a node; none if one fits, None if there is no kernel at all.
+    """Return the element types that keep the closest kernel from running a node.
 
-    A type that is not known counts as taken.
+    Unknown types count as supported.
+
+    Returns:
+        Element types, empty if a kernel supports them all; None if there is no kernel for this
+        version of the operator.
     """
     schema = schema_of(node, opset)
     if schema is None:
@@ -54,7 +58,7 @@ def _not_taken(node: ir.Node, schema: onnx.defs.OpSchema, kernel: Kernel) -> tup
 
 
 def _typed(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[str, str, str]]:
-    """Type variable, parameter and element type of the inputs and outputs whose type is known."""
+    """Yield type variable, parameter and element type of each input and output of known type."""
     sides: list[tuple[Any, Any]] = [(node.inputs, schema.inputs), (node.outputs, schema.outputs)]
     for values, parameters in sides:
         for index, value in enumerate(values if parameters else ()):

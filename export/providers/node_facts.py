@@ -1,4 +1,4 @@
-"""What a node of a graph tells about its attributes and inputs."""
+"""Attributes, shapes, element types and constants of a node."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ __all__ = [
     "type_name",
 ]
 
-Array = NDArray[Any]
-
 
 def type_name(value: ir.Value | None) -> str | None:
-    """Element type of a tensor as the tables have it, such as `float32`; None if not known."""
+    """Return the element type of a tensor as in the tables, such as `float32`; None if unknown."""
     if value is None or not isinstance(value.type, ir.TensorType):
         return None
     name = value.type.dtype.name.lower()
@@ -29,18 +27,18 @@ def type_name(value: ir.Value | None) -> str | None:
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
-    """Value of an attribute, or the operator's default."""
+    """Return the value of an attribute, or the given default."""
     found = node.attributes.get(name)
     return default if found is None else found.value
 
 
 def input_at(node: ir.Node, index: int) -> ir.Value | None:
-    """An input, None if it is left out."""
+    """Return an input; None if it is not given."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
 def shape_at(node: ir.Node, index: int) -> tuple[int, ...] | None:
-    """Static shape of an input, None if not known."""
+    """Return the static shape of an input; None if unknown or dynamic."""
     value = input_at(node, index)
     if value is None or value.shape is None or not value.shape.is_static():
         return None
@@ -48,20 +46,20 @@ def shape_at(node: ir.Node, index: int) -> tuple[int, ...] | None:
 
 
 def rank_of(node: ir.Node) -> int | None:
-    """Number of dimensions of the first input, None if not known."""
+    """Return the number of dimensions of the first input; None if unknown."""
     value = input_at(node, 0)
     return None if value is None or value.shape is None else len(value.shape)
 
 
 def is_constant(value: ir.Value) -> bool:
-    """Whether a value is an initializer or comes from a node Constant."""
+    """Return whether a value is an initializer or the output of a Constant node."""
     producer = value.producer()
     made = producer is not None and producer.op_type == "Constant"
     return made or value.const_value is not None
 
 
-def array_of(value: ir.Value | None) -> Array | None:
-    """What a constant holds, None for other values."""
+def array_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """Return the array of a constant; None for other values."""
     if value is None:
         return None
     producer = value.producer()

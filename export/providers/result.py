@@ -1,28 +1,28 @@
-"""What a check of a graph against a provider finds."""
+"""Result of a check of a graph against a provider."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+from exportloss.export.providers.parser_answer import ParserAnswer
 from exportloss.export.providers.rules import Verdict
 from exportloss.export.providers.tables import ProviderName
-from exportloss.export.providers.tensorrt_parser import ParserAnswer
 
-__all__ = ["CheckResult", "OperatorUse", "Trouble"]
+__all__ = ["CheckResult", "Finding", "OperatorUse"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """Something that a provider cannot do, or does otherwise than expected.
+class Finding:
+    """Something that a provider cannot do or does differently than expected.
 
     Attributes:
-        name: what it is.
-        verdict: what becomes of the nodes.
-        why: what the provider does.
-        remedy: what to do about it.
-        count: of nodes that have it.
-        nodes: names of a few of them.
+        name: Short description.
+        verdict: What the provider does with the nodes.
+        why: Reason, in a sentence.
+        remedy: Change that avoids the finding.
+        count: Number of nodes concerned; for dynamic shapes, number of values.
+        nodes: Names of the first few of them.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Trouble:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OperatorUse:
-    """Nodes of one operator with the same types and troubles.
+    """Nodes of one operator with the same element types and findings.
 
     Attributes:
-        operator: its name, with the domain in front where that is not `ai.onnx`.
-        version: of the operator, the opset in which it last changed; None if not known.
-        types: element types of its inputs and outputs, in the order of the operator.
-        count: of nodes.
-        verdict: what becomes of them.
-        troubles: names of what is wrong with them.
+        operator: Name of the operator, preceded by its domain unless that is `ai.onnx`.
+        version: Version of the operator, the opset in which it last changed; None if unknown.
+        types: Distinct element types of the inputs and outputs, in the order of the operator's.
+        count: Number of nodes.
+        verdict: What the provider does with the nodes.
+        troubles: Names of the findings on the nodes.
     """
 
     operator: str
@@ -56,18 +56,18 @@ class OperatorUse:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What a provider does with a graph.
+    """Result of a check of a graph against a provider.
 
     Attributes:
-        provider: name of the provider.
-        product: name and version behind the table.
-        source: origin of the table.
-        opset: opset of the graph, `ai.onnx`.
-        operators: operators in use, in the order of their names.
-        troubles: findings, the worst first.
-        parsers: answers of the TensorRT libraries that are installed.
-        not_asked: Reason why the provider's own parser gave no answer, where it has one; empty
-            where it was asked.
+        provider: Name of the provider.
+        product: Name and version of the product that the table is for.
+        source: Origin of the table.
+        opset: Version of the `ai.onnx` opset of the graph.
+        operators: Operators in use, sorted by name.
+        troubles: Findings, the worst first.
+        parsers: Answers of the TensorRT libraries that were asked.
+        not_asked: Reason why the provider's own parser was not asked; empty if it was, or if the
+            provider has none.
     """
 
     provider: ProviderName
@@ -75,7 +75,7 @@ class CheckResult:
     source: str
     opset: int
     operators: tuple[OperatorUse, ...]
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[Finding, ...]
     parsers: tuple[ParserAnswer, ...] = ()
     not_asked: str = ""
 
@@ -86,28 +86,28 @@ class CheckResult:
 
     @property
     def fallbacks(self) -> int:
-        """Number of nodes that run on the CPU instead."""
+        """Number of nodes that run on the CPU instead of the provider."""
         return self._count(Verdict.FALLBACK)
 
     @property
     def unsupported(self) -> int:
-        """Number of nodes that nothing runs."""
+        """Number of nodes that the provider cannot run."""
         return self._count(Verdict.UNSUPPORTED)
 
     @property
     def passed(self) -> bool:
         """Whether the provider runs the whole graph.
 
-        What its own library refuses does not run, and that of which it built an engine does,
-        whatever the tables hold; a parser alone takes more than a builder.
+        A refusal by the provider's own library, or an engine that it built, overrides the tables.
+        That its parser alone accepts the graph does not: parsers accept more than builders.
         """
         for answer in self.parsers:
             if answer.provider == self.provider and (answer.refusals or answer.engine):
                 return answer.passed
-        return all(trouble.verdict <= Verdict.NOTE for trouble in self.troubles)
+        return all(finding.verdict <= Verdict.NOTE for finding in self.troubles)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything in types that JSON has; verdicts by their names in lower case."""
+        """Return the result and its counts as JSON types, with verdicts as lower-case names."""
         plain = dataclasses.asdict(self)
         for entry in (*plain["operators"], *plain["troubles"]):
             entry["verdict"] = entry["verdict"].name.lower()

@@ -1,4 +1,4 @@
-"""What providers can run: tables of kernels by operator, version and types."""
+"""Tables of the kernels of providers, by operator, version and element types."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ __all__ = ["ANY_FLOAT", "PROVIDERS", "Kernel", "ProviderName", "ProviderTable", 
 ProviderName = Literal["cuda", "tensorrt", "tensorrt-rtx", "web", "cpu"]
 PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
 
-# Stands for every type variable of an operator that may be floating-point.
+# Key for every type variable of an operator that may be floating-point.
 ANY_FLOAT = "*"
 
 _FILES = {
     "cuda": "kernels_cuda.yaml",
     "tensorrt": "operators_tensorrt.yaml",
-    "tensorrt-rtx": "operators_tensorrt.yaml",  # what differs is in the rules
+    "tensorrt-rtx": "operators_tensorrt.yaml",  # the rules cover the differences
     "web": "kernels_cpu.yaml",  # WebAssembly has the CPU provider's kernels
     "cpu": "kernels_cpu.yaml",
     "webgpu": "kernels_webgpu.yaml",
 }
-_PRODUCTS = {"tensorrt-rtx": "TensorRT for RTX 1.7"}  # where another product's table is used
+_PRODUCTS = {"tensorrt-rtx": "TensorRT for RTX 1.7"}  # for tables of another product
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """What one implementation of an operator takes.
+    """Operator versions and element types that one implementation of an operator supports.
 
     Attributes:
-        versions: first and last version of the operator, as ONNX counts them.
-        types: element types by type variable or parameter of the operator, or by `ANY_FLOAT`.
+        versions: First and last version of the operator, as opset numbers.
+        types: Element types by type variable or parameter of the operator, or by `ANY_FLOAT`.
     """
 
     versions: tuple[int, int]
@@ -44,14 +44,14 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProviderTable:
-    """What a provider has kernels for, in the `ai.onnx` domain.
+    """Kernels of a provider for operators of the `ai.onnx` domain.
 
     Attributes:
-        product: name and version of what was listed.
-        source: where the list is from.
-        opsets: oldest and newest opset of the domain that the table holds.
-        kernels: by operator.
-        undecided: restrictions of operators that a graph alone does not tell.
+        product: Name and version of the product.
+        source: Origin of the list.
+        opsets: Oldest and newest opset of the domain that the table covers.
+        kernels: Kernels by operator.
+        undecided: Restrictions by operator that the check cannot decide from a graph.
     """
 
     product: str
@@ -63,7 +63,7 @@ class ProviderTable:
 
 @cache
 def provider_table(name: ProviderName | Literal["webgpu"]) -> ProviderTable:
-    """The table of a provider, read from the file beside this module."""
+    """Return the table of a provider, read from a YAML file beside this module."""
     content = yaml.safe_load((Path(__file__).parent / _FILES[name]).read_text(encoding="utf-8"))
     sets: dict[str, str] = content.get("types", {})
     if "operators" in content:
@@ -99,7 +99,7 @@ def _by_types(
 
 
 def _types(names: str, sets: Mapping[str, str]) -> frozenset[str]:
-    """Element types, sets of them by their shorthand."""
+    """Return the element types in a list of types and shorthands for sets of types."""
     members: frozenset[str] = frozenset()
     for name in names.split():
         members |= _types(sets[name], sets) if name in sets else {name}

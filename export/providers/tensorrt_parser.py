@@ -1,7 +1,7 @@
-"""Ask TensorRT's own ONNX parser what it takes, and its builder for an engine.
+"""TensorRT's own ONNX parser, asked about a graph, and its builder of engines.
 
-TensorRT for RTX does both on the CPU. TensorRT itself starts only where there is an NVIDIA GPU.
-Neither torch nor onnx is needed.
+TensorRT for RTX needs no GPU for either; TensorRT itself starts only with an NVIDIA GPU. Neither
+torch nor onnx is needed.
 """
 
 from __future__ import annotations
@@ -14,23 +14,33 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from exportloss.errors import ArtifactError, ConfigError, InstallationError, excerpt
+from exportloss.export.providers.parser_answer import (
+    TENSORRT_NAMES,
+    Engine,
+    ParserAnswer,
+    Refusal,
+    TensorRTName,
+)
 from exportloss.runtime.storage.files import new_file
 
-__all__ = ["TENSORRT_NAMES", "Engine", "ParserAnswer", "Refusal", "TensorRT", "installed"]
+__all__ = ["ParserAnswer", "TensorRT", "installed", "why_not_asked"]
 
-TensorRTName = Literal["tensorrt", "tensorrt-rtx"]
-TENSORRT_NAMES: tuple[TensorRTName, ...] = get_args(TensorRTName)
-
-_MARK = b"trt"  # how engines of every kind of TensorRT begin, behind a letter for the kind
+_MARK = b"trt"  # in engines of every kind of TensorRT, after one letter for the kind
 _NODE = re.compile(r"Parsing node: (.*) \[(\w+)\]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Library:
-    """Title, the packages that may bring it in the order to try, and how to install one."""
+    """A library and its Python packages.
+
+    Attributes:
+        title: Name of the library.
+        packages: Packages with its bindings, in the order to try.
+        install: Arguments of `pip install`.
+    """
 
     title: str
     packages: tuple[str, ...]
@@ -39,7 +49,7 @@ class _Library:
 
 _LIBRARIES: Mapping[TensorRTName, _Library] = {
     "tensorrt": _Library(title="TensorRT", packages=("tensorrt",), install="tensorrt"),
-    # The bindings alone load the libraries of tensorrt-rtx-cu13-libs.
+    # The package of bindings alone can load the libraries of tensorrt-rtx-cu13-libs.
     "tensorrt-rtx": _Library(
         title="TensorRT for RTX",
         packages=("tensorrt_rtx", "tensorrt_rtx_bindings"),
@@ -48,65 +58,17 @@ _LIBRARIES: Mapping[TensorRTName, _Library] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Something that the parser, or the builder, does not take.
-
-    Attributes:
-        node: name of the node; "" where it is not one node's.
-        operator: of the node; "" likewise.
-        reason: in the library's words.
-    """
-
-    node: str
-    operator: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Engine:
-    """An engine that was built: size in bytes, and the seconds that building took."""
-
-    size: int
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParserAnswer:
-    """What TensorRT makes of a graph.
-
-    Attributes:
-        provider: name of the library in `exportloss check`.
-        library: name and version of the library that was asked.
-        layers: number of layers that the graph became, up to the first refusal.
-        refusals: reasons of the parser, which stops at the first node that it fails to convert,
-            or of the builder; empty where the graph was taken.
-        engine: the engine, where one was asked for and built.
-    """
-
-    provider: TensorRTName
-    library: str
-    layers: int
-    refusals: tuple[Refusal, ...] = ()
-    engine: Engine | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the parser took the graph, and the builder, where it was asked."""
-        return not self.refusals
-
-
 class TensorRT:
-    """A library that is installed here, ready to parse and to build.
+    """An installed library that parses graphs and builds engines.
 
     Args:
         provider: "tensorrt" or "tensorrt-rtx".
-        compute_capability: of the GPUs that engines are for, such as "8.9"; TensorRT for RTX only.
-            None leaves it to the library.
+        compute_capability: Compute capability of the GPUs that engines are for, such as "8.9"
+            (TensorRT for RTX only); None leaves the choice to the library.
 
     Raises:
-        InstallationError: the library is not installed, or cannot start on this machine.
-        ConfigError: it builds no engines for that compute capability.
+        InstallationError: The library is not installed, or cannot start on this machine.
+        ConfigError: The library builds no engines for this compute capability.
     """
 
     def __init__(self, provider: TensorRTName, *, compute_capability: str | None = None) -> None:
@@ -116,24 +78,24 @@ class TensorRT:
         self._logger = _logger_of(self._trt)
         try:
             self._builder = self._trt.Builder(self._logger)
-        except Exception as error:  # pybind's TypeError: there is no CUDA device
+        except Exception as error:  # pybind's TypeError, without a CUDA device
             raise InstallationError(
-                f"{self.name} cannot start here: it needs an NVIDIA GPU and its driver. "
-                "TensorRT for RTX needs none (pip install "
-                f"{_LIBRARIES['tensorrt-rtx'].install}; --for tensorrt-rtx)"
+                f"{self.name} cannot start here: it needs an NVIDIA GPU and its driver; "
+                "provider tensorrt-rtx needs none (pip install "
+                f"{_LIBRARIES['tensorrt-rtx'].install})"
             ) from error
         self._capability = self._find_capability(compute_capability)
 
     def parse(self, model: bytes, *, engine: str | Path | None = None) -> ParserAnswer:
-        """Parse a graph in the element types that it has, and build its engine where asked.
+        """Parse a graph, keeping its element types, and build its engine if requested.
 
         Args:
-            model: content of an ONNX file, whose weights are inside.
-            engine: file to write the engine to; None builds none. It is written only where the
-                builder succeeds, and replaces an engine, but no other file.
+            model: Content of an ONNX file that includes the weights.
+            engine: Path to write the engine to; None builds none. The file is written only if the
+                build succeeds, and replaces an earlier engine, but no other file.
 
         Raises:
-            ArtifactError: the engine cannot be written, or something else lies there.
+            ArtifactError: The engine cannot be written, or the path is not that of an engine.
         """
         if engine is not None:
             _check_place(Path(engine))
@@ -156,7 +118,7 @@ class TensorRT:
         for index in range(parser.num_errors):
             error = parser.get_error(index)
             node, operator = error.node_name(), error.node_operator()
-            if not operator:  # refused while it was converted, after all nodes were looked through
+            if not operator:  # refused during conversion, which follows the check of all nodes
                 node, operator = self._logger.node
             found.append(Refusal(node=node, operator=operator, reason=error.desc()))
         nothing = Refusal(node="", operator="", reason="the graph has no nodes or no outputs")
@@ -168,7 +130,7 @@ class TensorRT:
             config.num_compute_capabilities = 1
             config.set_compute_capability(self._capability, 0)
         try:
-            with new_file(path) as temporary:  # first: building takes minutes
+            with new_file(path) as temporary:  # fails before a build of minutes, not after
                 start = time.perf_counter()
                 plan = self._builder.build_serialized_network(network, config)
                 seconds = time.perf_counter() - start
@@ -176,7 +138,7 @@ class TensorRT:
                     raise _NotBuiltError
                 temporary.write_bytes(plan)
         except _NotBuiltError:
-            reason = self._logger.error or "the builder gave no engine, and no reason"
+            reason = self._logger.error or "the builder returned no engine and gave no reason"
             return dataclasses.replace(
                 answer, refusals=(Refusal(node="", operator="", reason=reason),)
             )
@@ -189,7 +151,9 @@ class TensorRT:
         members = {} if known is None else known.__members__
         names = [f"{name[2:-1]}.{name[-1]}" for name in members if re.fullmatch(r"SM\d+", name)]
         if text not in names:
-            expected = f"one of {', '.join(names)}" if names else "none: it builds for the GPU here"
+            expected = (
+                f"one of {', '.join(names)}" if names else "None, for the GPU of this machine"
+            )
             raise ConfigError(
                 f"{self.name} builds no engines for compute capability {text!r}; "
                 f"expected {expected}"
@@ -198,29 +162,31 @@ class TensorRT:
 
 
 def installed(provider: str, *, engine: bool, compute_capability: str | None) -> list[TensorRT]:
-    """Return the libraries to ask about a graph: the provider's own first, where it is installed.
+    """Return the installed libraries to ask about a graph, the provider's own first.
 
-    TensorRT for RTX is asked for `tensorrt` as well: it tells what it would refuse.
+    For `tensorrt`, TensorRT for RTX is asked too, to report what it would refuse.
 
     Args:
-        provider: as of `exportloss check`.
-        engine: whether an engine is to be built, for which there must be a library.
-        compute_capability: see `TensorRT`.
+        provider: Name of the provider in `exportloss check`.
+        engine: Whether to build an engine, which takes the provider's own library only.
+        compute_capability: See `TensorRT`.
 
     Raises:
-        InstallationError: an engine is to be built, and its library is not installed or cannot
-            start. Without an engine such a library is skipped.
-        ConfigError: an engine, or a compute capability, does not go with the other settings.
+        InstallationError: An engine is to be built, but its library is not installed or cannot
+            start. If no engine is to be built, such a library is skipped.
+        ConfigError: The provider has no engines, its library builds none for the compute
+            capability, or a compute capability is given without an engine.
     """
     if not engine and compute_capability is not None:
         raise ConfigError(
             f"compute capability {compute_capability!r} applies only to an engine; "
-            "give a file for the engine too"
+            "give a file for the engine, or no compute capability"
         )
     if engine:
         if provider not in TENSORRT_NAMES:
             raise ConfigError(
-                f"an engine is for provider {' or '.join(TENSORRT_NAMES)}, got {provider!r}"
+                f"an engine requires provider {' or '.join(TENSORRT_NAMES)}, got {provider!r}; "
+                "change the provider, or give no file for the engine"
             )
         return [TensorRT(provider, compute_capability=compute_capability)]
     asked = [name for name in TENSORRT_NAMES if provider in (name, "tensorrt")]
@@ -238,10 +204,10 @@ def why_not_asked(provider: str) -> str:
     """Return why the parser of a provider's own library cannot be asked about a graph.
 
     Args:
-        provider: as of `exportloss check`.
+        provider: Name of the provider in `exportloss check`.
 
     Returns:
-        The reason, and what to install; empty where the parser can be asked, or there is none.
+        Reason, with what to install; empty if the parser can be asked or the provider has none.
     """
     try:
         if provider in TENSORRT_NAMES:
@@ -252,14 +218,14 @@ def why_not_asked(provider: str) -> str:
 
 
 class _NotBuiltError(Exception):
-    """Ends the writing of a file for which there is no engine."""
+    """Aborts the writing of the file when the builder returned no engine."""
 
 
 def _check_place(path: Path) -> None:
-    """Check that an engine would replace no graph or image, say.
+    """Check that writing an engine to a path would replace nothing but an engine.
 
     Raises:
-        ArtifactError: something else than an engine lies there.
+        ArtifactError: The path exists and is not an engine.
     """
     if not os.path.lexists(path):
         return
@@ -268,14 +234,16 @@ def _check_place(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(len(_MARK) + 1)
     if head[1:] != _MARK:
-        raise ArtifactError(f"{path} is no engine, and is not replaced by one; choose another file")
+        raise ArtifactError(
+            f"{path} exists and is not an engine, so it is not replaced; choose another file"
+        )
 
 
 def _load(library: _Library) -> Any:
-    """Return the bindings' module.
+    """Return the module of the bindings.
 
     Raises:
-        InstallationError: no package of the library is installed, or none can be loaded.
+        InstallationError: No package of the library is installed, or none can be loaded.
     """
     reason: Exception | None = None
     for package in filter(find_spec, library.packages):
@@ -288,7 +256,7 @@ def _load(library: _Library) -> Any:
 
 
 def _logger_of(trt: Any) -> Any:
-    """Return a logger that prints nothing, and keeps the last node and the last error told."""
+    """Return a logger that prints nothing and keeps the last node and the last error logged."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the bindings have no types
         def __init__(self) -> None:

@@ -13,7 +13,7 @@ from exportloss.cli import main
 from exportloss.export import check
 from exportloss.export.providers.rules import Verdict
 from exportloss.export.providers.tensorrt_parser import TensorRT
-from tests.support.provider_troubles import TROUBLES, Case, graph
+from tests.support.provider_findings import CASES, Case, graph
 
 # Built without a word, where TensorRT 10.15 is documented to lack it, or to compute in float32.
 BUILT_ALL_THE_SAME = {
@@ -25,7 +25,7 @@ BUILT_ALL_THE_SAME = {
     "TopK that is long or unsorted",
     "grids that are not 4D",
 }
-REFUSED_CASES = [case for case in TROUBLES if case.provider == "tensorrt-rtx"]
+REFUSED_CASES = [case for case in CASES if case.provider == "tensorrt-rtx"]
 
 
 @pytest.mark.parametrize("package", ["torch", "tensorrt"])

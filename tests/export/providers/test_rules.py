@@ -1,4 +1,4 @@
-"""What `exportloss check` says of small graphs, and how it says it."""
+"""Findings of `exportloss check` on small graphs, and its output."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from exportloss.export import check
 from exportloss.export.providers import tensorrt_parser
 from exportloss.export.providers.rules import RULES, Verdict
 from exportloss.export.providers.tables import PROVIDERS
-from tests.support.provider_troubles import TROUBLES, Case, graph
+from tests.support.provider_findings import CASES, Case, graph
 
 PLAIN = "(float[4] x) => (float[4] y) { y = Neg(x) }"
 FALLS_BACK = "(float[4] x) => (float[4] y) { z = Atan(x) y = Neg(z) }"
 GRADIENT = """(float[4] x, float[4] y) => (float[4] z) { z = com.microsoft.SigmoidGrad(x, y) }"""
 
 
-@pytest.mark.parametrize("case", TROUBLES, ids=lambda case: f"{case.provider}: {case.name}")
-def test_trouble_is_caught(case: Case):
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.provider}: {case.name}")
+def test_finding_is_reported(case: Case):
     result = check(graph(case.bad), provider=case.provider)
-    trouble = next(trouble for trouble in result.troubles if trouble.name == case.name)
-    assert trouble.verdict == case.verdict
-    assert trouble.why and trouble.remedy and trouble.count >= 1
+    finding = next(finding for finding in result.troubles if finding.name == case.name)
+    assert finding.verdict == case.verdict
+    assert finding.why and finding.remedy and finding.count >= 1
     assert result.passed == (max(t.verdict for t in result.troubles) <= Verdict.NOTE)
     if case.good is not None:
         without = check(graph(case.good), provider=case.provider)
-        assert case.name not in {trouble.name for trouble in without.troubles}
+        assert case.name not in {finding.name for finding in without.troubles}
         assert without.passed, without.troubles
 
 
 def test_every_rule_has_a_case():
-    cases = {(case.name, case.provider) for case in TROUBLES}
+    cases = {(case.name, case.provider) for case in CASES}
     assert {(rule.name, provider) for rule in RULES for provider in rule.providers} <= cases
 
 
@@ -54,7 +54,7 @@ def test_opset_newer_than_the_provider(provider, newest):
 
 
 def test_version_of_an_operator_that_is_newer_than_its_kernel():
-    """Attention has kernels from opset 23 on; no kernel of an open range takes a later version."""
+    """Attention has kernels from opset 23 on, and none for an earlier version."""
     text = "(float[1,1,2,4] x) => (float[1,1,2,4] y) { y = Attention(x, x, x) }"
     assert check(graph(text, opset=23), provider="cuda").passed
     assert not check(graph(text, opset=22), provider="cuda").passed
@@ -80,33 +80,33 @@ def test_counts_and_groups():
         ("Neg", ("float32",), 1, Verdict.RUNS),
         ("Neg", ("int64",), 1, Verdict.RUNS),
     ]
-    assert [(trouble.name, trouble.count) for trouble in result.troubles] == [("Atan", 2)]
+    assert [(finding.name, finding.count) for finding in result.troubles] == [("Atan", 2)]
 
 
 def test_types_are_inferred_and_functions_written_out():
-    """Neither the middle value nor the function's body says its type."""
+    """Neither the intermediate value nor the body of the function declares its type."""
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 18, "own": 1]>
         g (double[4] x) => (double[4] y) { z = own.twice(x) y = Neg(z) }
         <domain: "own", opset_import: ["": 18]> twice (a) => (b) { b = Add(a, a) }"""
     )
     result = check(model, provider="tensorrt")
-    assert {trouble.name for trouble in result.troubles} == {"Add of float64", "Neg of float64"}
+    assert {finding.name for finding in result.troubles} == {"Add of float64", "Neg of float64"}
     assert [node.op_type for node in model.graph.node] == ["twice", "Neg"]
 
 
-def test_types_that_cannot_be_inferred_are_told():
+def test_types_that_cannot_be_inferred_are_reported():
     text = """(float[4] x, float[3] u) => (float[4] y)
     { z = com.microsoft.Inverse(x) y = Neg(z) }"""
     result = check(graph(text, imports=', "com.microsoft": 1'), provider="cuda")
-    assert "types that are not known" in {trouble.name for trouble in result.troubles}
+    assert "types that are not known" in {finding.name for finding in result.troubles}
 
 
-def test_restrictions_that_a_graph_does_not_tell_are_named():
+def test_restrictions_that_a_graph_does_not_decide_are_reported():
     text = "(bool c, float[4] x) => (float[4] y) { y = RandomNormalLike(x) }"
     result = check(graph(text), provider="tensorrt")
     assert result.passed
-    assert [trouble.name for trouble in result.troubles] == ["RandomNormalLike is restricted"]
+    assert [finding.name for finding in result.troubles] == ["RandomNormalLike is restricted"]
 
 
 def test_constants_are_folded_by_onnx_runtime():
@@ -115,21 +115,21 @@ def test_constants_are_folded_by_onnx_runtime():
 
 
 def test_bad_input(tmp_path: Path):
-    with pytest.raises(ConfigError, match="provider is 'rocm'; expected one of cuda, tensorrt"):
+    with pytest.raises(ConfigError, match=r"'rocm'.*cuda, tensorrt"):
         check(graph(PLAIN), provider="rocm")  # type: ignore[arg-type]
-    with pytest.raises(ArtifactError, match="cannot be read: No such file"):
+    with pytest.raises(ArtifactError, match=r"missing\.onnx.*No such file"):
         check(tmp_path / "missing.onnx", provider="cuda")
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(ArtifactError, match=r"text\.onnx is no ONNX model"):
+    with pytest.raises(ArtifactError, match=r"text\.onnx"):
         check(tmp_path / "text.onnx", provider="cuda")
     (tmp_path / "empty.onnx").touch()
-    with pytest.raises(ArtifactError, match=r"empty\.onnx is no ONNX model"):
+    with pytest.raises(ArtifactError, match=r"empty\.onnx"):
         check(tmp_path / "empty.onnx", provider="cuda")
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """Files of a graph that runs and one that falls back, by name."""
+    """Paths of a graph that runs on CUDA and of one with a fallback, by name."""
     graphs = {"plain": PLAIN, "atan": FALLS_BACK}
     for name, text in graphs.items():
         onnx.save(graph(text), tmp_path / f"{name}.onnx")
@@ -145,7 +145,7 @@ def test_exit_status(files: dict[str, str], capsys):
     assert "polynomial" in " ".join(shown.split()) and "Neg" not in shown
     assert main(["check", files["atan"], "--for", "tensorrt"]) == 0
     assert main(["check", files["atan"] + "x", "--for", "cuda"]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "atan.onnxx" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,9 @@ def test_exit_status(files: dict[str, str], capsys):
         ("cpu", ""),
     ],
 )
-def test_a_parser_that_was_not_asked_is_told_in_a_line(files, capsys, monkeypatch, provider, told):
+def test_a_parser_that_was_not_asked_is_reported_in_one_line(
+    files, capsys, monkeypatch, provider, told
+):
     monkeypatch.setattr(tensorrt_parser, "find_spec", lambda name: None)
     assert main(["check", files["plain"], "--for", provider]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "not asked" in line]
@@ -211,7 +213,7 @@ def test_onnx_that_is_missing_is_named(files: dict[str, str], capsys, monkeypatc
     assert "[export]" in error
 
 
-# TensorRT itself is installed, and there is no GPU.
+# A TensorRT that is installed, on a machine without a GPU.
 WITHOUT_GPU = """
 __version__ = "10.15"
 class ILogger: pass
@@ -241,16 +243,16 @@ def test_a_library_that_cannot_start(files: dict[str, str], tmp_path, capsys, mo
     try:
         result = check(files["plain"], provider="tensorrt")
         assert result.passed and result.parsers == ()
-        assert "10.15 cannot start" in result.not_asked
+        assert "TensorRT 10.15" in result.not_asked
         options = ["--for", "tensorrt", "--engine", str(tmp_path / "engine")]
         assert main(["check", files["plain"], *options]) == 2
-        assert "TensorRT 10.15 cannot start here" in capsys.readouterr().err
+        assert "TensorRT 10.15" in capsys.readouterr().err
     finally:
         sys.modules.pop("tensorrt", None)
 
 
 def test_an_engine_goes_with_tensorrt(files: dict[str, str]):
-    with pytest.raises(ConfigError, match="tensorrt or tensorrt-rtx, got 'cuda'"):
+    with pytest.raises(ConfigError, match=r"tensorrt or tensorrt-rtx.*'cuda'"):
         check(files["plain"], provider="cuda", engine="engine")
     with pytest.raises(ConfigError, match=r"'8\.9'"):
         check(files["plain"], provider="tensorrt-rtx", compute_capability="8.9")

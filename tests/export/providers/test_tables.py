@@ -1,4 +1,4 @@
-"""The tables: what they name exists in ONNX, and every row says what it is from."""
+"""Tables of kernels: their operators and types exist in ONNX, and each names its source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPES = set(
     bfloat16 float32 float64 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz float8e8m0
     float4e2m1""".split()
 )
-# ONNX Runtime's own, kept in the domain of ONNX's, and operators that ONNX has dropped.
+# ONNX Runtime's own operators in the domain of ONNX, and operators that ONNX has dropped.
 OWN = set(
     """Affine Crop DynamicSlice ImageScaler MemcpyFromHost MemcpyToHost ParametricSoftplus
     Scale ScaledTanh SimplifiedLayerNormalization""".split()
@@ -40,14 +40,14 @@ def test_table_is_well_formed(name):
 
 @pytest.mark.parametrize("name", ["cuda", "cpu"])
 def test_constraints_are_those_of_the_operators(name):
-    """A constraint under a name that an operator does not have would never be held."""
+    """A constraint under a name that the operator lacks would never apply."""
     held = 0
     for operator, kernels in provider_table(name).kernels.items():
         for kernel in kernels:
             try:
                 schema = onnx.defs.get_schema(operator, max_inclusive_version=kernel.versions[1])
             except onnx.defs.SchemaError:
-                continue  # an operator of ONNX Runtime's own, or a draft of ONNX's
+                continue  # an operator of ONNX Runtime's own or a draft of ONNX's
             parameters = (*schema.inputs, *schema.outputs)
             names = {name for p in parameters for name in (p.type_str, p.name)}
             assert set(kernel.types) <= names, (operator, kernel.versions)
@@ -55,7 +55,7 @@ def test_constraints_are_those_of_the_operators(name):
     assert held > 150
 
 
-def test_facts_that_the_project_builds_on():
+def test_facts_that_the_project_relies_on():
     def types(name: str, operator: str, variable: str = "T") -> frozenset[str]:
         return provider_table(name).kernels[operator][-1].types[variable]  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Small graphs with the troubles that providers are known to have, and the same without them."""
+"""Small graphs that each cause a known finding on a provider, and counterparts that do not."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from onnx import parser
 from exportloss.export.providers.rules import Verdict
 from exportloss.export.providers.tables import ProviderName
 
-__all__ = ["TROUBLES", "Case", "graph"]
+__all__ = ["CASES", "Case", "graph"]
 
 NOTE, FALLBACK, UNSUPPORTED = Verdict.NOTE, Verdict.FALLBACK, Verdict.UNSUPPORTED
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A trouble, a graph whose worst it is, and one that only just does not have it."""
+    """A finding, a graph for which it is the worst, and a similar graph without it.
+
+    Attributes:
+        name: Name of the finding.
+        provider: Provider that it concerns.
+        verdict: Its verdict.
+        bad: Text of a graph with the finding.
+        good: Text of a similar graph without it; None if there is none.
+    """
 
     name: str
     provider: ProviderName
@@ -27,7 +35,7 @@ class Case:
 
 
 def graph(text: str, *, opset: int = 18, imports: str = "") -> onnx.ModelProto:
-    """A graph from `(inputs) => (outputs) { nodes }`."""
+    """Return the graph of a text `(inputs) => (outputs) { nodes }`."""
     return parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}{imports}]> g {text}')
 
 
@@ -136,7 +144,7 @@ MORE_INDICES = "ScatterElements with more indices than data"
 PLUGIN = "operators that TensorRT runs by a plug-in"
 
 _LISTED = (
-    # Operators and types that the tables do not have.
+    # Operators and types that the tables lack.
     Case("Atan", "cuda", FALLBACK, unary("Atan"), unary("Tanh")),
     Case("Atan", "cuda", FALLBACK, branches("Atan"), None),
     Case("Pad of int64", "cuda", FALLBACK, pad("int64"), pad("float")),
@@ -149,7 +157,7 @@ _LISTED = (
     Case("Sqrt of bfloat16", "cpu", UNSUPPORTED, unary("Sqrt", "bfloat16"), unary("Sqrt")),
     Case("Sqrt of bfloat16", "web", UNSUPPORTED, unary("Sqrt", "bfloat16"), unary("Sqrt")),
     Case("Unique", "tensorrt", UNSUPPORTED, unary("Unique"), unary("Identity")),
-    # What the rules know.
+    # Rules.
     Case("uint8 inside the graph", "tensorrt", UNSUPPORTED, bytes_inside("Cast<to = 2>"), None),
     Case(
         "ScatterND with a reduction", "cpu", UNSUPPORTED, scatter_rows("add"), scatter_rows("none")
@@ -244,7 +252,7 @@ _LISTED = (
         )
         for bad, good in ((5, 4), (9, 8), (13, 12))
     ),
-    # Of the graph as a whole.
+    # Findings on the graph as a whole.
     Case(
         "dynamic shapes",
         "tensorrt",
@@ -258,11 +266,11 @@ _LISTED = (
     Case("WebGPU lacks operators", "web", NOTE, unary("Round"), unary("Floor")),
 )
 
-# Of TensorRT for RTX as well, but where a scatter reduces.
+# The same applies to TensorRT for RTX, except for scatters with a reduction.
 _RTX = tuple(
     dataclasses.replace(case, provider="tensorrt-rtx")
     for case in _LISTED
     if case.provider == "tensorrt" and "scattered" not in case.name and "Elements" not in case.name
 )
 
-TROUBLES = (*_LISTED, *_RTX)
+CASES = (*_LISTED, *_RTX)
