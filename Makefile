@@ -69,7 +69,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	@if $(MAKE) --no-print-directory --silent $(AUDIT)/.ready >/dev/null 2>&1; \
 		then $(AUDIT)/bin/python scripts/audit.py; \
-		else echo "known faults: not asked for, since pip-audit cannot be had here"; fi
+		else echo "known vulnerabilities: not checked: pip-audit cannot be installed here"; fi
 
 # The pages of docs/ and the API reference, in site/: opens from the disk, fetches nothing.
 docs: $(DOCS)/.ready

@@ -1,7 +1,8 @@
-"""`python scripts/audit.py`: ask the package index whether faults are known of what is locked.
+"""`python scripts/audit.py`: check the locked packages for known vulnerabilities.
 
-pip-audit asks, for each package of each lock. Exits with 1 where one is known. Where the index does
-not answer, or tells nothing of any package, that is said, and nothing is held against anyone.
+Runs pip-audit, which asks the package index about every package of each lock. The exit status is 1
+if a vulnerability is known. If the index does not answer, or has no data on any package of a lock,
+the script reports that, and it is no failure.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _TOOL = "pip-audit"
-_SECONDS = 60  # for each lock
-_LONGEST = 200  # characters of what went wrong
+_SECONDS = 60  # per lock
+_LONGEST = 200  # characters of an error message
 
 
 @dataclasses.dataclass(frozen=True)
-class Fault:
-    """A fault that is known of a package."""
+class Vulnerability:
+    """Known vulnerability of a package.
+
+    Attributes:
+        package: Name and version of the package.
+        name: CVE identifier, or another one if there is none.
+        fixed_in: Versions that fix it.
+    """
 
     package: str
     name: str
@@ -31,42 +38,42 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the index says of a lock.
+    """Answer of the index for a lock.
 
     Attributes:
-        asked: packages in it.
-        known: of how many of them the index could say anything.
-        faults: what is known of those.
+        asked: Number of packages in the lock.
+        known: Number of those that the index has data on.
+        vulnerabilities: Known vulnerabilities of those.
     """
 
     asked: int
     known: int
-    faults: tuple[Fault, ...]
+    vulnerabilities: tuple[Vulnerability, ...]
 
 
 def read_answer(text: str) -> Answer:
-    """Read pip-audit's JSON."""
+    """Return the answer in the JSON output of pip-audit."""
     packages = json.loads(text)["dependencies"]
     audited = [package for package in packages if "skip_reason" not in package]
-    return Answer(len(packages), len(audited), tuple(_faults(audited)))
+    return Answer(len(packages), len(audited), tuple(_vulnerabilities(audited)))
 
 
-def _faults(packages: list[dict[str, Any]]) -> Iterator[Fault]:
+def _vulnerabilities(packages: list[dict[str, Any]]) -> Iterator[Vulnerability]:
     for package in packages:
-        for fault in package["vulns"]:
-            known_as = fault["id"], *fault["aliases"]
+        for found in package["vulns"]:
+            known_as = found["id"], *found["aliases"]
             name = next((one for one in known_as if one.startswith("CVE-")), known_as[0])
-            fixed = ", ".join(fault["fix_versions"]) or "no release yet"
-            yield Fault(f"{package['name']} {package['version']}", name, fixed)
+            fixed = ", ".join(found["fix_versions"]) or "no release yet"
+            yield Vulnerability(f"{package['name']} {package['version']}", name, fixed)
 
 
 def audit(lock: Path) -> Answer:
-    """Ask for the packages of a lock; nothing is installed.
+    """Ask the index about the packages of a lock, without installing anything.
 
     Raises:
-        OSError: there is no pip-audit.
-        SubprocessError: it takes too long.
-        ValueError: it gives no answer.
+        OSError: pip-audit is not installed.
+        SubprocessError: pip-audit takes too long.
+        ValueError: pip-audit gives no answer.
     """
     command = [str(Path(sys.executable).with_name(_TOOL)), "--disable-pip", "--no-deps"]
     command += ["--require-hashes", "--progress-spinner=off", "--format=json", f"-r={lock}"]
@@ -78,22 +85,26 @@ def audit(lock: Path) -> Answer:
 
 
 def main() -> int:
-    """Audit all locks; return 1 if a fault is known of any package."""
-    faulty = False
+    """Audit all locks; return 1 if any package has a known vulnerability."""
+    vulnerable = False
     for lock in sorted(ROOT.glob("requirements-*.lock")):
         try:
             answer = audit(lock)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            print(f"known faults: not asked for, since {str(error)[:_LONGEST]}")
-            return int(faulty)
+            print(f"known vulnerabilities: not checked: {str(error)[:_LONGEST]}")
+            return int(vulnerable)
         if not answer.known:
-            print(f"known faults: the index says nothing of {answer.asked} packages in {lock.name}")
-            return int(faulty)
-        for fault in answer.faults:
-            print(f"{lock.name}: {fault.package} has {fault.name}, fixed in {fault.fixed_in}")
-        faulty = faulty or bool(answer.faults)
-        print(f"known faults: {len(answer.faults)} in {answer.known} packages of {lock.name}")
-    return int(faulty)
+            print(
+                "known vulnerabilities: not checked: the index has no data on any of the "
+                f"{answer.asked} packages in {lock.name}"
+            )
+            return int(vulnerable)
+        for found in answer.vulnerabilities:
+            print(f"{lock.name}: {found.package} has {found.name}, fixed in {found.fixed_in}")
+        vulnerable = vulnerable or bool(answer.vulnerabilities)
+        count = len(answer.vulnerabilities)
+        print(f"known vulnerabilities: {count} in {answer.known} packages of {lock.name}")
+    return int(vulnerable)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: pages that lie outside docs/, and links that lead there."""
+"""Hooks for mkdocs: pages from files outside docs/, and links to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 
-# Files of the repository that are pages of the site too.
+# Pages of the site by the file outside docs/ that they come from.
 PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -25,7 +25,7 @@ _FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(?:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the repository's own pages."""
+    """Add the pages from files outside docs/."""
     for source, page in PAGES.items():
         content = _at_page((ROOT / source).read_text(encoding="utf-8"), Path(source).parent)
         files.append(File.generated(config, page, content=content))
@@ -33,21 +33,27 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links from docs/ to files outside it lead to their pages."""
+    """Redirect links to files outside docs/ to their pages."""
     if page.file.src_uri in PAGES.values():
         return markdown
     return _at_page(markdown, Path("docs") / Path(page.file.src_uri).parent)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Refuse a page that would fetch something from elsewhere when it is read."""
+    """Refuse a page that would make a browser fetch resources from another site.
+
+    Raises:
+        PluginError: The page has such a resource.
+    """
     if found := _FETCHED.search(output):
-        raise PluginError(f"{page.file.src_uri} would fetch {found[0]}")
+        raise PluginError(
+            f"{page.file.src_uri} would fetch {found[0]} from another site; put the file into docs/"
+        )
     return output
 
 
 def _at_page(markdown: str, folder: Path) -> str:
-    """Rewrite links of a file in a folder of the repository; what has no page is named only."""
+    """Rewrite the links of a file in a folder; a link to a file without a page becomes text."""
 
     def rewrite(found: re.Match[str]) -> str:
         image, text, target, anchor = found.groups()

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# All that needs an NVIDIA GPU, most valuable first, within nine minutes: scripts/gpu_day.sh OUTPUT [OPTION...]
-# For a machine that is lent for minutes. Each step has a time of its own, and leaves what it found in
-# OUTPUT before the next begins. `make gpu` is the same without limits. Options as of benchmarks/gpu.py.
+# Everything that needs an NVIDIA GPU, most valuable first, in nine minutes:
+# scripts/gpu_day.sh OUTPUT [OPTION...]
+# For a machine that is available for minutes only. Each step has its own time limit and writes its
+# results to OUTPUT before the next begins. `make gpu` does the same without limits. The options are
+# those of benchmarks/gpu.py.
 set -euo pipefail
 output=$(realpath -m "${1:?usage: scripts/gpu_day.sh OUTPUT [OPTION...]}")
 cd "$(dirname "$0")/.."

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Install what is locked: scripts/install.sh PYTHON requirements-dev
+# Install the locked packages: scripts/install.sh PYTHON requirements-dev
 #
-# The very files of the lock. Where an index lacks torch's CPU build, as PyPI does, it comes from
-# PyTorch's own index, without a hash, and all else from the lock. Where that does not answer either,
-# the same versions are installed in what builds there are, without hashes: on Linux PyPI's torch
-# brings gigabytes of CUDA. A file that is another than the locked one is an error.
+# Installs exactly the files of the lock. If the package index lacks torch's CPU build, as PyPI does,
+# torch comes from PyTorch's own index, without a hash, and all else from the lock. If that index does
+# not answer either, the requirements are installed without hashes, in whatever builds exist; on Linux,
+# PyPI's torch brings gigabytes of CUDA. A file that differs from the locked one is an error.
 set -eu
 python=$1
 name=$2

@@ -1,8 +1,8 @@
 """`python scripts/licences.py`: list the licence of every installed package.
 
-Exits with 1 where one is not known, or where it is of a kind that would bind who installs
-exportloss: the (Affero) General Public Licences. The Lesser one and Mozilla's bind only their own
-files.
+The exit status is 1 if a licence is unknown, or is an (Affero) General Public Licence, whose terms
+would extend to users of exportloss. The Lesser GPL and Mozilla's licence are acceptable, as they
+cover only their own files.
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ _COPYLEFT = re.compile(r"\bA?GPL|Affero|(?<!Lesser )General Public", re.IGNORECA
 _KNOWN = re.compile(
     r"Apache|MIT|BSD|ISC|PSF|Python|MPL|Mozilla|LGPL|Lesser|HPND|Zlib|Unlicense|CC0", re.IGNORECASE
 )
-_READ = {"atheris": "Apache-2.0"}  # in their files: their metadata do not say
-_LONGEST = 80  # characters: some packages put the whole text where its name belongs
+_READ = {"atheris": "Apache-2.0"}  # read in the files of packages whose metadata name none
+_LONGEST = 80  # characters: some packages give the full text instead of a name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Licence:
-    """What a package says of its licence; `problem` is empty where it is fine."""
+    """Licence of a package.
+
+    Attributes:
+        package: Name of the package.
+        name: Name of the licence.
+        problem: "copyleft", "not known", or empty if the licence is acceptable.
+    """
 
     package: str
     name: str
@@ -31,7 +37,7 @@ class Licence:
 
 
 def licences() -> list[Licence]:
-    """Return the licence of every installed package but our own, by package."""
+    """Return the licences of all installed packages but our own, sorted by package."""
     found = {
         distribution.name.lower(): judge(distribution.name, distribution.metadata)
         for distribution in metadata.distributions()
@@ -41,13 +47,13 @@ def licences() -> list[Licence]:
 
 
 def judge(package: str, about: metadata.PackageMetadata) -> Licence:
-    """Find and judge the licence in a package's metadata: expression, classifiers, then text."""
-    name = next(_said(about), _READ.get(package, "not said"))
+    """Return the licence that a package's metadata name, in expression, classifiers or text."""
+    name = next(_stated(about), _READ.get(package, "not stated"))
     problem = "copyleft" if _COPYLEFT.search(name) else "" if _KNOWN.search(name) else "not known"
     return Licence(package=package, name=name, problem=problem)
 
 
-def _said(about: metadata.PackageMetadata) -> Iterator[str]:
+def _stated(about: metadata.PackageMetadata) -> Iterator[str]:
     if expression := about.get("License-Expression"):
         yield expression
     prefix = "License :: "
@@ -59,12 +65,12 @@ def _said(about: metadata.PackageMetadata) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print a table; return 1 where a licence is a problem."""
+    """Print a table; return 1 if a licence is a problem."""
     found = licences()
     for licence in found:
         print(f"{licence.package:26} {licence.name[:_LONGEST]:40} {licence.problem}".rstrip())
     bad = [licence.package for licence in found if licence.problem]
-    print(f"{len(found)} packages, {len(bad)} to look at{': ' * bool(bad)}{', '.join(bad)}")
+    print(f"{len(found)} packages, {len(bad)} to examine{': ' * bool(bad)}{', '.join(bad)}")
     return bool(bad)
 
 

@@ -1,7 +1,7 @@
 """`python scripts/lock.py requirements-dev.txt`: write `requirements-dev.lock`, with hashes.
 
-Asks pip what it would install here, from wherever it is set up to look, and pins every file of it
-by version and sha256. So a lock is of one kind of machine: Linux on x86-64 and Python 3.11.
+Pins the version and sha256 of every file that pip would install here, from the indexes that it is
+configured for. So a lock is valid for one kind of machine only: Linux on x86-64 with Python 3.11.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HEADER = """\
 
 
 def locked(source: Path) -> str:
-    """Return the text of the lock of a requirements file."""
+    """Return the content of the lock for a requirements file."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report=-"]
     command += ["--ignore-installed", "--only-binary=:all:", f"--requirement={source}"]
     report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)

@@ -1,7 +1,7 @@
-"""`python scripts/sbom.py`: write `sbom.cdx.json`, what a device and a desktop run, as CycloneDX.
+"""`python scripts/sbom.py`: write `sbom.cdx.json`, the bill of materials in CycloneDX format.
 
-From the locks of both; what only a desktop needs, to export and to test, is optional. Nothing in it
-changes from one run to the next but with the locks.
+It lists the packages in the locks for devices and for desktops. Packages that only a desktop needs,
+to export and to test, are optional. The content depends only on the locks.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _ENTRY = re.compile(r"^(\S+)==(\S+) \\\n    --hash=sha256:([0-9a-f]{64})$", re.MULTILINE)
-_SCOPES = {"dev": "optional", "device": "required"}  # the later one counts
+_SCOPES = {"dev": "optional", "device": "required"}  # the later one wins
 
 
 def sbom() -> dict[str, Any]:
-    """Return the bill of materials, CycloneDX 1.6."""
+    """Return the bill of materials in CycloneDX 1.6."""
     components: dict[tuple[str, str], dict[str, Any]] = {}
     for lock, scope in _SCOPES.items():
         text = (ROOT / f"requirements-{lock}.lock").read_text(encoding="ascii")
