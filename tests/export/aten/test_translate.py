@@ -2,108 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from unittest import mock
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
 from exportloss.errors import ExportError
-from exportloss.export.aten import convolution as aten_convolution
 from exportloss.export.aten.to_onnx import to_onnx
-from exportloss.runtime.artifact.manifest import LossProvider
 from tests.support.portable_loss import open_session
-
-SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
-PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
-
-
-def check(
-    function: Callable[..., Tensor],
-    *inputs: Tensor,
-    modules: nn.Module | None = None,
-    provider: LossProvider = "any",
-    rtol: float = 1e-5,
-) -> None:
-    """Compare value and gradients of a function of float tensors with those of its graph."""
-    weights: list[Tensor] = []
-
-    def compute(named: dict[str, Tensor]) -> dict[str, Tensor]:
-        given = [tensor.detach().requires_grad_() for tensor in named.values()]
-        out = function(*given)
-        if not weights:
-            weights.append(torch.randn(tuple(out.shape), generator=torch.Generator()))
-        gradients = torch.autograd.grad((out * weights[0]).sum(), given)
-        return {"out": out, **{f"gradient_{i}": g for i, g in enumerate(gradients)}}
-
-    named = {f"input_{i}": tensor for i, tensor in enumerate(inputs)}
-    expected = compute(named)
-    session = open_session(
-        to_onnx(
-            compute,
-            named,
-            name="test",
-            modules={"": modules} if modules else None,
-            provider=provider,
-        )
-    )
-    got = session.run(None, {name: tensor.numpy() for name, tensor in named.items()})
-    for value, (name, want) in zip(got, expected.items(), strict=True):
-        reference = want.detach().numpy()
-        assert value.shape == reference.shape, name
-        # Sums of terms around 1: where they cancel, the rounding of the terms is left.
-        scale = max(float(np.abs(reference).max(initial=0)), 0.05)
-        np.testing.assert_allclose(value, reference, rtol=rtol, atol=rtol * scale, err_msg=name)
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-@pytest.mark.parametrize("form", ["any", "gpu", "gpu-large"])
-@settings(max_examples=60, deadline=None)
-@given(
-    size=SIZES,
-    kernel=PAIRS,
-    stride=st.one_of(PAIRS, st.integers(1, 3).map(lambda n: (n, n))),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    dilation=PAIRS,
-    groups=st.sampled_from([(1, 1, 1), (1, 3, 2), (1, 5, 4), (2, 2, 1), (3, 1, 1), (4, 1, 2)]),
-    bias=st.booleans(),
-)
-def test_convolution(*, form, size, kernel, stride, padding, dilation, groups, bias):
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    assume(all(n + 2 * p >= r for n, p, r in zip(size, padding, reach, strict=True)))
-    group_count, inputs, outputs = groups
-    x = randn(2, group_count * inputs, *size)
-    weight = randn(group_count * outputs, inputs, *kernel)
-
-    def convolve(x: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
-        return functional.conv2d(
-            x, weight, *(rest or [None]), stride, padding, dilation, group_count
-        )
-
-    many = 1 if form == "gpu-large" else aten_convolution._MANY_CELLS
-    with mock.patch.object(aten_convolution, "_MANY_CELLS", many):
-        biases = [randn(group_count * outputs)] if bias else []
-        check(convolve, x, weight, *biases, provider="any" if form == "any" else "gpu")
+from tests.support.translations import check_translation, randn
 
 
 @pytest.mark.parametrize("axes", [(0, 2, 3), (1, 2, 3), (0, 1), (2, 3), (0, 2), (3,)])
 @pytest.mark.parametrize("provider", ["any", "gpu"])
 def test_sums_and_means(axes, provider):
     x = randn(2, 3, 4, 5)
-    check(lambda x: x.sum(axes) * x.mean(axes), x, provider=provider)
-    check(lambda x: x.sum(axes, keepdim=True) * x, x, provider=provider)
+    check_translation(lambda x: x.sum(axes) * x.mean(axes), x, provider=provider)
+    check_translation(lambda x: x.sum(axes, keepdim=True) * x, x, provider=provider)
 
 
-def test_what_a_gpu_sums_lies_together():
+def test_sums_on_a_gpu_reduce_contiguous_axes_first():
     graph = to_onnx(
         lambda t: {"y": t["x"].sum((0, 2, 3))}, {"x": randn(2, 3, 4, 5)}, name="sum", provider="gpu"
     )
@@ -114,81 +33,6 @@ def test_what_a_gpu_sums_lies_together():
 
 
 # Of these sizes ONNX Runtime's own order of summing depends on the number of threads.
-@pytest.mark.parametrize(
-    ("x", "weight", "function"),
-    [
-        ((1, 32, 8, 8), (32, 32, 3, 3), partial(functional.conv2d, padding=1)),
-        ((1, 160, 10, 10), (24, 160, 1, 1), functional.conv2d),
-        ((1, 64, 12, 12), (8, 32, 3, 3), partial(functional.conv2d, padding=1, groups=2)),
-        ((8, 160), (100, 160), functional.linear),
-    ],
-)
-def test_two_threads_sum_up_in_the_same_order(x, weight, function):
-    tensors = [randn(*x), randn(*weight), randn(weight[0])]
-    check(function, *tensors)
-
-    def compute(t: dict[str, Tensor]) -> dict[str, Tensor]:
-        given = [tensor.detach().requires_grad_() for tensor in t.values()]
-        out = function(*given)
-        gradients = torch.autograd.grad(out.square().sum(), given)
-        return {"out": out, "dx": gradients[0], "dw": gradients[1], "db": gradients[2]}
-
-    named = dict(zip(("x", "weight", "bias"), tensors, strict=True))
-    graph = to_onnx(compute, named, name="test")
-    feed = {name: tensor.numpy() for name, tensor in named.items()}
-    one, two = (open_session(graph, threads=threads).run(None, feed) for threads in (1, 2))
-    for first, second in zip(one, two, strict=True):
-        np.testing.assert_array_equal(first, second)
-
-
-def test_convolution_stays_one_where_speed_comes_first():
-    x, weight = randn(1, 32, 8, 8), randn(32, 32, 3, 3)
-    graphs = [
-        to_onnx(
-            lambda t: {"y": functional.conv2d(t["x"], t["w"], padding=1)},
-            {"x": x, "w": weight},
-            name="test",
-            repeatable=repeatable,
-        )
-        for repeatable in (True, False)
-    ]
-    assert [any(n.op_type == "MatMul" for n in g.graph) for g in graphs] == [True, False]
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("padding", ["same", "valid"])
-def test_convolution_with_named_padding(padding: str):
-    check(
-        lambda x, w: functional.conv2d(x, w, padding=padding), randn(1, 5, 6, 6), randn(2, 5, 4, 4)
-    )
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    size=SIZES,
-    kernel=PAIRS,
-    stride=PAIRS,
-    dilation=PAIRS,
-    padding=st.booleans(),
-    ceil_mode=st.booleans(),
-    ties=st.booleans(),
-)
-def test_max_pool(*, size, kernel, stride, dilation, padding, ceil_mode, ties):
-    # torch itself writes beyond its memory where a window holds nothing but padding
-    pads = tuple(k // 2 if padding and d == 1 else 0 for k, d in zip(kernel, dilation, strict=True))
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    assume(all(n + 2 * p >= r for n, p, r in zip(size, pads, reach, strict=True)))
-    x = randn(2, 3, *size)
-    x = x.round() if ties else x  # torch's first of equal maxima gets the gradient
-    check(
-        lambda x: functional.max_pool2d(x, kernel, stride, pads, dilation, ceil_mode=ceil_mode), x
-    )
-
-
-def test_max_pool_wider_than_the_map():
-    check(lambda x: functional.max_pool2d(x, 13, 1, 6), randn(1, 3, 2, 1))
-
-
 @pytest.mark.parametrize(
     "resample",
     [
@@ -204,7 +48,7 @@ def test_max_pool_wider_than_the_map():
     ],
 )
 def test_resampling(resample):
-    check(resample, randn(2, 3, 6, 7))
+    check_translation(resample, randn(2, 3, 6, 7))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +81,7 @@ def test_resampling(resample):
     ids=str,
 )
 def test_layers(activation: nn.Module):
-    check(lambda x: activation(x * 3), randn(2, 4, 5, 5), modules=activation)
+    check_translation(lambda x: activation(x * 3), randn(2, 4, 5, 5), modules=activation)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +103,7 @@ def test_layers(activation: nn.Module):
     ],
 )
 def test_functions(function):
-    check(function, randn(4, 4), randn(4, 4) * 2)
+    check_translation(function, randn(4, 4), randn(4, 4) * 2)
 
 
 def test_log1p_and_expm1_keep_full_precision_near_zero():
@@ -311,7 +155,7 @@ class _Counts(nn.Module):
         return x * self.seen
 
 
-def test_buffer_changed_in_place_is_refused_and_left_alone():
+def test_buffer_changed_in_place_is_refused():
     model = _Counts()
     with pytest.raises(ExportError, match="in place"):
         to_onnx(lambda t: {"y": model(t["x"])}, {"x": randn(3)}, name="test", modules={"": model})
@@ -333,8 +177,8 @@ def test_float64_is_refused():
 
 
 @pytest.mark.parametrize("sizes", [(3000, 2000), (1, 5000, 7), tuple(range(1, 200)), (0, 9000)])
-def test_long_vectors_of_parts_without_a_table_of_places(sizes):
-    """CUDA's Concat and Split copy one to the device in every run where the parts differ."""
+def test_long_vectors_are_split_and_joined_without_a_table_of_positions(sizes):
+    """CUDA's Concat and Split copy a table in every run if the parts differ in size."""
 
     def compute(t: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = torch.split(t["x"], sizes)
@@ -348,7 +192,7 @@ def test_long_vectors_of_parts_without_a_table_of_places(sizes):
 
 
 def test_slices_for_a_gpu_stay_slices():
-    """Of slices with int64 bounds ONNX Runtime makes a Split, which CUDA takes a table for."""
+    """ONNX Runtime merges slices with int64 bounds into a Split, which needs a table on CUDA."""
     named = {"x": randn(5000)}
     for provider, bounds in (("any", torch.int64), ("gpu", torch.int32)):
         graph = to_onnx(lambda t: {"y": t["x"][7:] * 2}, named, name="test", provider=provider)
