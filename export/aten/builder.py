@@ -39,7 +39,7 @@ class Builder(NodeWriter):
         if (array := self.array_of(x)) is not None and array.size <= 4096:
             return self.constant(array.reshape(shape))
         source = x.producer()
-        if source is not None and source.op_type == "Reshape":  # the last of two decides
+        if source is not None and source.op_type == "Reshape":  # one node suffices
             assert source.inputs[0] is not None
             return self.reshape(source.inputs[0], shape)
         return self.op("Reshape", x, self.integers(shape), shape=shape)

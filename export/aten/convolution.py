@@ -140,7 +140,7 @@ def _input_gradient(
         found = input_gradient_by_phases(t, gradient, weight, geometry, shape_of(x)[2:])
         if found is not None:
             return found
-    # ConvTranspose has to be told of rows and columns of x that no window reaches.
+    # Rows and columns of x that no window reaches, by which ConvTranspose has to extend its output.
     unreached = [
         size + 2 * p - d * (k - 1) - 1 - s * (steps - 1)
         for size, steps, k, s, p, d in zip(

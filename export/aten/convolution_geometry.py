@@ -25,9 +25,9 @@ class Geometry:
 
     @property
     def has_phases(self) -> bool:
-        """Whether the kernel spans whole strides, so that its phases have no more elements.
+        """Whether the kernel can be split into phases without a gain in size.
 
-        Only for strides above 1, without dilation and groups.
+        This takes a stride above 1 that divides the kernel, no dilation and no groups.
         """
         whole = all(k % s == 0 for k, s in zip(self.kernel, self.stride, strict=True))
         return whole and self.stride != (1, 1) and (self.dilation, self.groups) == ((1, 1), 1)

@@ -149,7 +149,7 @@ def test_exit_status(files: dict[str, str], capsys):
 
 
 @pytest.mark.parametrize(
-    ("provider", "told"),
+    ("provider", "expected"),
     [
         ("tensorrt", "pip install tensorrt"),
         ("tensorrt-rtx", "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
@@ -158,15 +158,15 @@ def test_exit_status(files: dict[str, str], capsys):
     ],
 )
 def test_a_parser_that_was_not_asked_is_reported_in_one_line(
-    files, capsys, monkeypatch, provider, told
+    files, capsys, monkeypatch, provider, expected
 ):
     monkeypatch.setattr(tensorrt_parser, "find_spec", lambda name: None)
     assert main(["check", files["plain"], "--for", provider]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "not asked" in line]
-    assert len(lines) == bool(told)
-    assert not told or lines[0].endswith(told)
+    assert len(lines) == bool(expected)
+    assert not expected or lines[0].endswith(expected)
     assert main(["check", files["plain"], "--for", provider, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["not_asked"].endswith(told)
+    assert json.loads(capsys.readouterr().out)["not_asked"].endswith(expected)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
