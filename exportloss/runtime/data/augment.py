@@ -24,7 +24,7 @@ from exportloss.runtime.data.geometry import (
 )
 from exportloss.runtime.data.labels import LabelArray
 from exportloss.runtime.data.transforms import COLOURS, TRANSFORMS, AllTransforms, Edit
-from exportloss.runtime.images.load import PADDING, Letterbox
+from exportloss.runtime.images.letterbox import PADDING, Letterbox
 from exportloss.runtime.images.resize import resize_linear
 
 __all__ = ["Augmentation", "Recipe", "draw_recipe", "make_image", "make_labels"]
@@ -73,9 +73,9 @@ class Recipe:
 
     Attributes:
         size: (height, width) of the canvas, pixels.
-        scenes: one, or two to blend.
-        share: of the first of two scenes, in (0, 1).
-        edits: what is done to the composed image, in this order.
+        scenes: One, or two to blend.
+        share: Of the first of two scenes, in (0, 1).
+        edits: What is done to the composed image, in this order.
     """
 
     size: tuple[int, int]
@@ -96,12 +96,12 @@ def draw_recipe(
     """Draw how an image is made.
 
     Args:
-        image: index of the image, the first in a mosaic.
+        image: Index of the image, the first in a mosaic.
         sources: (height, width) of every image of the data set, pixels.
         size: (height, width) of the canvas, pixels.
-        augment: what to do.
-        rng: nothing else is random.
-        pool: indices that the other images of a mosaic are drawn from; None for all.
+        augment: What to do.
+        rng: Nothing else is random.
+        pool: Indices that the other images of a mosaic are drawn from; None for all.
     """
     pool = range(len(sources)) if pool is None else pool
     if rng.random() < augment.mosaic:
@@ -130,8 +130,8 @@ def make_image(recipe: Recipe, load: Callable[[int], Image.Image]) -> Image.Imag
     """Make the image of a recipe.
 
     Args:
-        recipe: how.
-        load: gives the image of an index in RGB, scaled as by `load_scaled`.
+        recipe: How.
+        load: Gives the image of an index in RGB, scaled as by `load_scaled`.
 
     Returns:
         RGB, of the canvas's size.
@@ -148,7 +148,7 @@ def make_labels(recipe: Recipe, labels: Sequence[LabelArray]) -> LabelArray:
     """Make the labels of a recipe: boxes moved, clipped, and those kept that are still of use.
 
     Args:
-        recipe: how.
+        recipe: How.
         labels: (n, 5) rows of every image of the data set, as from `read_labels`.
 
     Returns:

@@ -31,7 +31,8 @@ from exportloss.runtime.data.dataset_check import OnBad, check_dataset
 from exportloss.runtime.data.image_cache import ImageCache
 from exportloss.runtime.data.image_weights import ImageWeights
 from exportloss.runtime.data.labels import LabelArray
-from exportloss.runtime.images.load import ImageArray, Letterbox, load_scaled
+from exportloss.runtime.images.letterbox import Letterbox
+from exportloss.runtime.images.load import ImageArray, load_scaled
 from exportloss.system import available_bytes
 
 __all__ = ["Batch", "Batches", "Cache"]
@@ -53,12 +54,12 @@ class Batch:
         images: (B, 3, H, W) uint8 RGB, contiguous.
         targets: (n, 6) float32 rows image, class, x, y, width, height; image in [0, B), the
             boxes as shares of H and W, x and y the centre.
-        paths: the B image files; of a mosaic the first one.
-        letterboxes: where on its canvas each image lies; empty with augmentation, from which
+        paths: The B image files; of a mosaic the first one.
+        letterboxes: Where on its canvas each image lies; empty with augmentation, from which
             there is no way back.
-        count: real images, the first ones; the other B - count repeat images of the same
+        count: Real images, the first ones; the other B - count repeat images of the same
             epoch to fill the batch, with their targets.
-        waited: seconds that whoever asked for the batch waited for it.
+        waited: Seconds that whoever asked for the batch waited for it.
     """
 
     images: ImageArray
@@ -99,31 +100,31 @@ class Batches:
     are weighted, the order depends on the class mAPs that `epoch` is given, too.
 
     Args:
-        dataset: the images; all are decoded once and all labels read, see `check_dataset`.
-        batch_size: images a batch, >= 1.
+        dataset: The images; all are decoded once and all labels read, see `check_dataset`.
+        batch_size: Images a batch, >= 1.
         size: (height, width) of the graph's input, pixels.
-        shuffle: draw a new order for each epoch.
-        seed: of order and augmentation, >= 0.
-        augment: what images are put through; None letterboxes them only.
-        drop_last: skip the last, incomplete batch, as `exportloss train` once did.
-        image_weights: draw the images of an epoch with replacement, by `ImageWeights`; the others
+        shuffle: Draw a new order for each epoch.
+        seed: Of order and augmentation, >= 0.
+        augment: What images are put through; None letterboxes them only.
+        drop_last: Skip the last, incomplete batch, as `exportloss train` once did.
+        image_weights: Draw the images of an epoch with replacement, by `ImageWeights`; the others
             of a mosaic are then drawn from those of the epoch.
-        workers: threads that decode images ahead, >= 1.
+        workers: Threads that decode images ahead, >= 1.
         cache: `"ram"` keeps the decoded images, at the size at which they are trained on, in
             memory; `"disk"` keeps them as files in the user's cache folder, see
             `exportloss.runtime.data.image_cache`.
-        on_bad: refuse a data set with bad images or labels, or leave those out.
-        tell: told, between two batches, why decoded images are no longer kept on the disk; once.
+        on_bad: Refuse a data set with bad images or labels, or leave those out.
+        tell: Told, between two batches, why decoded images are no longer kept on the disk; once.
 
     Attributes:
-        dataset: without what was left out.
+        dataset: Without what was left out.
         labels: (n, 5) rows of each image, as from `read_labels`.
         sizes: (height, width) of each image, pixels.
-        has_label_file: whether each image has a label file, be it an empty one.
-        left_out: what was wrong with the images that were left out, each with file and line.
-        skipped: how many images were left out.
-        image_weights: weights by which images are drawn; None where every image comes once.
-        unended: number of JPEG files without an end marker.
+        has_label_file: Whether each image has a label file, be it an empty one.
+        left_out: What was wrong with the images that were left out, each with file and line.
+        skipped: How many images were left out.
+        image_weights: Weights by which images are drawn; None where every image comes once.
+        unended: Number of JPEG files without an end marker.
 
     Raises:
         ConfigError: a setting is out of range, or the images do not fit into memory.
@@ -196,7 +197,7 @@ class Batches:
         """Run through the batches of one epoch.
 
         Args:
-            epoch: number of the epoch, >= 0.
+            epoch: Number of the epoch, >= 0.
             class_map: (nc,) mAP50-95 of each class at the last validation, for weighted images;
                 None before the first one.
 

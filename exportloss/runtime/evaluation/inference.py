@@ -21,7 +21,8 @@ from exportloss.runtime.artifact.onnx_file import read_onnx
 from exportloss.runtime.evaluation.contained import TIME_LIMIT, ContainedDetector
 from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression
 from exportloss.runtime.evaluation.other_detectors import refuse_other_detectors
-from exportloss.runtime.images.load import ImageArray, letterbox
+from exportloss.runtime.images.letterbox import letterbox
+from exportloss.runtime.images.resize import ImageArray
 from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
 from exportloss.runtime.sessions.graph_session import open_graph
 from exportloss.runtime.sessions.self_check import check_outputs
@@ -43,11 +44,11 @@ class Detector:
     """A detector that is not trained any more, from an ONNX file or a session.
 
     Attributes:
-        predict: decoded rows (B, N, 5 + nc), as in `Evaluation`, of (B, 3, H, W) uint8 RGB.
-        names: the classes; empty where the file does not say.
-        stride: height and width of an image must be multiples of this.
-        batch_size: images that `predict` takes at once; None for any number.
-        image_size: height and width that it takes; None for any.
+        predict: Decoded rows (B, N, 5 + nc), as in `Evaluation`, of (B, 3, H, W) uint8 RGB.
+        names: The classes; empty where the file does not say.
+        stride: Height and width of an image must be multiples of this.
+        batch_size: Images that `predict` takes at once; None for any number.
+        image_size: Height and width that it takes; None for any.
     """
 
     predict: Callable[[ImageArray], Rows]
@@ -74,13 +75,13 @@ class Detector:
                 output (B, N, 5 + nc); metadata `names` and `stride` are read where they are.
             device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
                 Where a file has dynamic shapes, CUDA leaves computing these to the CPU.
-            threads: of the engine within an operator; None takes every core.
-            self_check: on anything but the CPU first compare what it finds in an image of noise
+            threads: Of the engine within an operator; None takes every core.
+            self_check: On anything but the CPU first compare what it finds in an image of noise
                 with what ONNX Runtime's CPU provider finds.
-            contained: whether to run a file that you do not trust in a process of its own, with
+            contained: Whether to run a file that you do not trust in a process of its own, with
                 limits on its time and, on the CPU, memory. `predict` then costs a copy of the
                 images and rows.
-            time_limit: seconds that a contained file may take to be opened, and for each image.
+            time_limit: Seconds that a contained file may take to be opened, and for each image.
 
         Raises:
             ArtifactError: the file is missing, damaged, or no such detector. `predict` raises it
@@ -192,12 +193,12 @@ class Detector:
 
         Args:
             images: (H, W, 3) RGB, as from `load_image`; they are letterboxed here.
-            size: height and width to letterbox to; None takes the file's, or 640 x 640.
-            conf_thres: as for `non_max_suppression`, like the rest.
-            iou_thres: see there.
-            max_det: see there.
-            agnostic: see there.
-            classes: see there.
+            size: Height and width to letterbox to; None takes the file's, or 640 x 640.
+            conf_thres: As for `non_max_suppression`, like the rest.
+            iou_thres: See there.
+            max_det: See there.
+            agnostic: See there.
+            classes: See there.
 
         Returns:
             One (n, 6) array an image: x1, y1, x2, y2 in its pixels, confidence, class; the most
