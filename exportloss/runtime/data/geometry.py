@@ -14,7 +14,7 @@ from PIL import Image
 from exportloss.runtime.data.labels import LabelArray
 
 __all__ = [
-    "Boxes",
+    "Corners",
     "Matrix",
     "clip_boxes",
     "corners_from_fractions",
@@ -25,7 +25,7 @@ __all__ = [
     "warp",
 ]
 
-Boxes = npt.NDArray[np.float64]  # (n, 4) x1, y1, x2, y2, pixels
+Corners = npt.NDArray[np.float64]  # (n, 4) x1, y1, x2, y2, pixels
 Matrix = npt.NDArray[np.float64]  # (3, 3), on homogeneous coordinates x, y, 1
 
 _LEAST_SIDE = 2.0  # pixels
@@ -97,7 +97,7 @@ def warp(image: Image.Image, matrix: Matrix, size: tuple[int, int], color: int) 
     )
 
 
-def move_boxes(boxes: Boxes, matrix: Matrix) -> Boxes:
+def move_boxes(boxes: Corners, matrix: Matrix) -> Corners:
     """Return the upright boxes around the transformed corners of boxes.
 
     A box that reaches behind the eye of the perspective gets no area.
@@ -112,12 +112,12 @@ def move_boxes(boxes: Boxes, matrix: Matrix) -> Boxes:
     return hull
 
 
-def clip_boxes(boxes: Boxes, size: tuple[int, int]) -> Boxes:
+def clip_boxes(boxes: Corners, size: tuple[int, int]) -> Corners:
     """Clip boxes to a canvas of (height, width) pixels."""
     return np.clip(boxes, 0, [*size[::-1], *size[::-1]])
 
 
-def is_worth_keeping(before: Boxes, after: Boxes) -> npt.NDArray[np.bool_]:
+def is_worth_keeping(before: Corners, after: Corners) -> npt.NDArray[np.bool_]:
     """Return which boxes can still be learnt from, by YOLOv5's bounds.
 
     Both sides exceed 2 pixels, more than a tenth of the area is left, and the longer side is less
@@ -140,7 +140,7 @@ def is_worth_keeping(before: Boxes, after: Boxes) -> npt.NDArray[np.bool_]:
 
 def corners_from_fractions(
     labels: LabelArray, scaled: tuple[int, int], left: float, top: float
-) -> Boxes:
+) -> Corners:
     """Return the boxes of an image placed on a canvas, in canvas pixels.
 
     Args:
@@ -155,7 +155,7 @@ def corners_from_fractions(
 
 
 def fractions_from_corners(
-    classes: npt.NDArray[np.float32], boxes: Boxes, size: tuple[int, int]
+    classes: npt.NDArray[np.float32], boxes: Corners, size: tuple[int, int]
 ) -> LabelArray:
     """Return (n, 5) labels from (n,) classes and boxes on a canvas of (height, width) pixels."""
     canvas = np.array(size[::-1], np.float64)
@@ -166,6 +166,6 @@ def fractions_from_corners(
     return np.concatenate([classes[:, None], centre, sides], axis=1).astype(np.float32)
 
 
-def _area(boxes: Boxes) -> npt.NDArray[np.float64]:
+def _area(boxes: Corners) -> npt.NDArray[np.float64]:
     area: npt.NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return area
