@@ -28,7 +28,7 @@ from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLos
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.data.anchors import best_possible_recall, box_sides
-from exportloss.runtime.data.capacity import check_batches, check_room
+from exportloss.runtime.data.capacity import check_batches, check_capacity
 from exportloss.runtime.data.dataset import DataConfig, Dataset, Split, read_data_yaml
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.data.summary import refuse_nothing_to_learn, summarize
@@ -219,7 +219,7 @@ def _plan(
             on_bad="skip" if options.skip_bad else "raise",
             **how,
         )
-        check_room(found, source.max_targets, options.overflow)
+        check_capacity(found, source.max_targets, options.overflow)
         return found
 
     train_batches = batches(

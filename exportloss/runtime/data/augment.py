@@ -1,8 +1,8 @@
 """Augmentation by YOLOv5's hyperparameters, in two halves.
 
 `draw_recipe` draws every random number that an image needs; `make_image` makes the pixels of a
-recipe and `make_labels` its labels. So one can be had without the other, and both depend on the
-recipe alone.
+recipe and `make_labels` its labels. Each can be made without the other, and depends on the recipe
+alone.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from PIL import Image
 from exportloss.runtime.data.geometry import (
     Matrix,
     clip_boxes,
-    corners_from_shares,
+    corners_from_fractions,
+    fractions_from_corners,
     is_worth_keeping,
     move_boxes,
-    shares_from_corners,
     warp,
 )
 from exportloss.runtime.data.labels import LabelArray
 from exportloss.runtime.data.transforms import COLOURS, TRANSFORMS, AllTransforms, Edit
-from exportloss.runtime.images.load import PADDING, Letterbox
+from exportloss.runtime.images.letterbox import PADDING, Letterbox
 from exportloss.runtime.images.resize import resize_linear
 
 __all__ = ["Augmentation", "Recipe", "draw_recipe", "make_image", "make_labels"]
 
-_MIXUP_SHARE = 32.0  # both parameters of the beta distribution
+_MIXUP_BETA = 32.0  # both parameters of the beta distribution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation(AllTransforms):
-    """What images are put through, under the names of YOLOv5's hyperparameters.
+    """Augmentations of images, under the names of YOLOv5's hyperparameters.
 
-    By default nothing; what YOLOv5 does by default is `TrainingConfig().augmentation`. The
-    attributes are those of the bases, each of which is one augmentation.
+    By default there are none; YOLOv5's defaults are `TrainingConfig().augmentation`. The attributes
+    are those of the bases, each of which is one augmentation.
 
     Raises:
         ConfigError: a value is out of range.
@@ -45,7 +45,7 @@ class Augmentation(AllTransforms):
 
     @property
     def most_images(self) -> int:
-        """How many images can come together in one."""
+        """Most images of the data set that are composed into one."""
         return 1 if not self.mosaic else 8 if self.mixup else 4
 
 
@@ -59,28 +59,28 @@ class _Tile:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Scene:
-    """One or four images laid out on grey, and the transform to the canvas."""
+    """One or four images laid out on grey, and their transform to the canvas."""
 
     tiles: tuple[_Tile, ...]
     size: tuple[int, int]  # (height, width), pixels
-    matrix: Matrix | None  # None where nothing moves
-    factor: float
+    matrix: Matrix | None  # None if nothing moves
+    factor: float  # scale of the matrix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
-    """How one image is made.
+    """All random choices for one image.
 
     Attributes:
         size: (height, width) of the canvas, pixels.
-        scenes: one, or two to blend.
-        share: of the first of two scenes, in (0, 1).
-        edits: what is done to the composed image, in this order.
+        scenes: One scene, or two to blend.
+        fraction: Weight of the first of two scenes, in (0, 1).
+        edits: Changes of the composed image, in order.
     """
 
     size: tuple[int, int]
     scenes: tuple[_Scene, ...]
-    share: float
+    fraction: float
     edits: tuple[Edit, ...]
 
 
@@ -93,15 +93,15 @@ def draw_recipe(
     *,
     pool: Sequence[int] | None = None,
 ) -> Recipe:
-    """Draw how an image is made.
+    """Draw the recipe of an image.
 
     Args:
-        image: index of the image, the first in a mosaic.
+        image: Index of the image, the first in a mosaic.
         sources: (height, width) of every image of the data set, pixels.
         size: (height, width) of the canvas, pixels.
-        augment: what to do.
-        rng: nothing else is random.
-        pool: indices that the other images of a mosaic are drawn from; None for all.
+        augment: Augmentations and their strengths.
+        rng: Source of all random numbers.
+        pool: Indices from which the other images of a mosaic are drawn; None for all.
     """
     pool = range(len(sources)) if pool is None else pool
     if rng.random() < augment.mosaic:
@@ -110,18 +110,18 @@ def draw_recipe(
             other = pool[int(rng.integers(len(pool)))]
             scenes.append(_mosaic(other, sources, size, augment, rng, pool=pool))
     else:
-        # As in YOLOv5 the image is read a pixel short at times, and then enlarged by it.
+        # As in YOLOv5, truncation may make the loaded image a pixel short; it is then enlarged.
         loaded = Letterbox.fit(sources[image], size, truncate=True).scaled
         box = Letterbox.fit(loaded, size)
         tile = _Tile(image, box.scaled, box.pad[1], box.pad[0])
         scenes = [_transformed((tile,), size, size, augment, rng)]
     edits = [kind.draw(augment, rng) for kind in COLOURS]
-    share = float(rng.beta(_MIXUP_SHARE, _MIXUP_SHARE))
+    fraction = float(rng.beta(_MIXUP_BETA, _MIXUP_BETA))
     edits += [kind.draw(augment, rng) for kind in TRANSFORMS]
     return Recipe(
         size=size,
         scenes=tuple(scenes),
-        share=share,
+        fraction=fraction,
         edits=tuple(edit for edit in edits if edit is not None),
     )
 
@@ -130,29 +130,29 @@ def make_image(recipe: Recipe, load: Callable[[int], Image.Image]) -> Image.Imag
     """Make the image of a recipe.
 
     Args:
-        recipe: how.
-        load: gives the image of an index in RGB, scaled as by `load_scaled`.
+        recipe: As from `draw_recipe`.
+        load: Function from an index to its image in RGB, scaled as by `load_scaled`.
 
     Returns:
-        RGB, of the canvas's size.
+        RGB image of the canvas's size.
     """
     image, *others = (_draw(scene, recipe.size, load) for scene in recipe.scenes)
     for other in others:
-        image = Image.blend(other, image, recipe.share)
+        image = Image.blend(other, image, recipe.fraction)
     for edit in recipe.edits:
         image = edit.edit_image(image)
     return image
 
 
 def make_labels(recipe: Recipe, labels: Sequence[LabelArray]) -> LabelArray:
-    """Make the labels of a recipe: boxes moved, clipped, and those kept that are still of use.
+    """Make the labels of a recipe: move and clip the boxes, drop those no longer worth learning.
 
     Args:
-        recipe: how.
+        recipe: As from `draw_recipe`.
         labels: (n, 5) rows of every image of the data set, as from `read_labels`.
 
     Returns:
-        (m, 5) rows, as shares of the canvas.
+        (m, 5) rows, as fractions of the canvas.
     """
     rows = np.concatenate([_scene_labels(scene, recipe.size, labels) for scene in recipe.scenes])
     for edit in recipe.edits:
@@ -172,7 +172,7 @@ def _mosaic(
     """Lay out four images around a random point of a scene twice the canvas's size."""
     others = [pool[index] for index in rng.integers(len(pool), size=3).tolist()]
     images = rng.permutation([first, *others]).tolist()
-    y, x = (round(side * share) for side, share in zip(size, rng.uniform(0.5, 1.5, 2), strict=True))
+    y, x = (round(side * place) for side, place in zip(size, rng.uniform(0.5, 1.5, 2), strict=True))
     tiles = []
     for image, (is_right, is_below) in zip(images, ((0, 0), (1, 0), (0, 1), (1, 1)), strict=True):
         height, width = Letterbox.fit(sources[image], size, truncate=True).scaled
@@ -207,7 +207,7 @@ def _scene_labels(scene: _Scene, size: tuple[int, int], labels: Sequence[LabelAr
     classes = np.concatenate([labels[tile.image][:, 0] for tile in scene.tiles])
     boxes = np.concatenate(
         [
-            corners_from_shares(labels[tile.image], tile.scaled, tile.left, tile.top)
+            corners_from_fractions(labels[tile.image], tile.scaled, tile.left, tile.top)
             for tile in scene.tiles
         ]
     )
@@ -216,4 +216,4 @@ def _scene_labels(scene: _Scene, size: tuple[int, int], labels: Sequence[LabelAr
         before, boxes = boxes, clip_boxes(move_boxes(boxes, scene.matrix), size)
         kept = is_worth_keeping(before * scene.factor, boxes)
         classes, boxes = classes[kept], boxes[kept]
-    return shares_from_corners(classes, boxes, size)
+    return fractions_from_corners(classes, boxes, size)

@@ -1,4 +1,4 @@
-"""Whether the boxes of a data set's batches fit the slots of a graph, and what is done if not."""
+"""Check that the boxes of every batch fit into a graph's target rows; drop boxes where allowed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.data.loader import Batch, Batches
 from exportloss.targets import pad_targets
 
-__all__ = ["Overflow", "check_batches", "check_room", "drops_boxes", "fit_targets"]
+__all__ = ["Overflow", "check_batches", "check_capacity", "drops_boxes", "fit_targets"]
 
 Overflow = Literal["auto", "raise", "keep-largest"]
 
 
 def check_batches(batches: Batches, manifest: Manifest, overflow: Overflow = "auto") -> None:
-    """See before training whether batches suit the artifacts.
+    """Check before training that batches suit the artifacts.
 
     Raises:
-        ConfigError: they have another shape, or other classes.
-        TooManyTargetsError: as for `check_room`.
+        ConfigError: the batches have another shape, or other classes.
+        TooManyTargetsError: as for `check_capacity`.
     """
     expected = manifest.batch_size, manifest.image_size
     if (batches.batch_size, batches.size) != expected:
@@ -31,22 +31,27 @@ def check_batches(batches: Batches, manifest: Manifest, overflow: Overflow = "au
             f"take {expected[0]} of {expected[1]}"
         )
     _check_names(batches.dataset.names, manifest)
-    check_room(batches, manifest.max_targets, overflow)
+    check_capacity(batches, manifest.max_targets, overflow)
 
 
-def check_room(batches: Batches, max_targets: int, overflow: Overflow = "auto") -> None:
-    """See before training whether the boxes of every batch will fit the graph.
+def check_capacity(batches: Batches, max_targets: int, overflow: Overflow = "auto") -> None:
+    """Check before training that the boxes of every batch will fit into the graph.
+
+    Args:
+        batches: Batches to train or validate on.
+        max_targets: Target rows of the graph, >= 1.
+        overflow: Policy for batches with more boxes; `"auto"` drops boxes of mosaics only.
 
     Raises:
-        TooManyTargetsError: the fullest batch that chance could bring has too many, and
-            `overflow` is `"raise"`, or `"auto"` and the batches are no mosaics.
+        TooManyTargetsError: the fullest possible batch has too many boxes, and `overflow` is
+            `"raise"`, or `"auto"` without mosaics.
     """
     if drops_boxes(batches, overflow):
         return
     counts = sorted((len(rows) for rows in batches.labels), reverse=True)
-    if batches.image_weights is not None:  # every image of a batch can be the same one
+    if batches.image_weights is not None:  # all images of a batch can be the same one
         counts = counts[:1]
-    # Fewer images than a batch has are repeated; the others of a mosaic can be any.
+    # A data set smaller than a batch is repeated; the others of a mosaic can be any images.
     others = batches.most_images - 1
     fullest = sum(int(count) for count in np.resize(counts, batches.batch_size))
     fullest += batches.batch_size * others * counts[0]
@@ -54,14 +59,14 @@ def check_room(batches: Batches, max_targets: int, overflow: Overflow = "auto") 
         mosaics = f" in mosaics of {others + 1}" if others else ""
         raise TooManyTargetsError(
             f"the {batches.batch_size} images with the most boxes, if they come in one "
-            f"batch{mosaics}, have {fullest} targets, the graph has {max_targets} slots; export "
-            f"with --max-targets {fullest}, or say --overflow keep-largest to drop the smallest "
-            "boxes"
+            f"batch{mosaics}, have {fullest} targets, but max_targets is {max_targets}; "
+            f'export with max_targets={fullest}, or pass overflow="keep-largest" to drop the '
+            "smallest boxes"
         )
 
 
 def drops_boxes(batches: Batches, overflow: Overflow) -> bool:
-    """Say whether boxes that do not fit are dropped and counted, not refused."""
+    """Return whether boxes that do not fit are dropped and counted instead of refused."""
     return overflow == "keep-largest" or (overflow == "auto" and batches.most_images > 1)
 
 
@@ -69,7 +74,7 @@ def _check_names(names: tuple[str, ...], manifest: Manifest) -> None:
     if len(names) != manifest.num_classes:
         raise ConfigError(
             f"the data set has {len(names)} classes, the artifacts {manifest.num_classes}; export "
-            "again for this data set (--data)"
+            "again for this data set"
         )
     unnamed = tuple(map(str, range(len(names))))
     if manifest.names not in (names, unnamed):
@@ -83,7 +88,7 @@ def _check_names(names: tuple[str, ...], manifest: Manifest) -> None:
 def fit_targets(
     batch: Batch, manifest: Manifest, overflow: Overflow
 ) -> tuple[npt.NDArray[np.float32], int]:
-    """Return a batch's target rows, those that fit, and how many were left out."""
+    """Return the target rows of a batch that fit, and the number of rows dropped."""
     if overflow == "raise":
         return batch.targets, 0
     return pad_targets(

@@ -1,4 +1,4 @@
-"""A data set seen through before anything is spent on training: every label, every image."""
+"""Check of every label and image of a data set before training."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ class CheckedDataset:
     """Images that can be decoded, with labels that can be trained on.
 
     Attributes:
-        dataset: without what was left out.
-        labels: one array an image, as from `read_labels`.
-        sizes: (height, width) of every image as it is meant to be seen, pixels.
-        has_label_file: whether each image has a label file, be it an empty one; True for the
-            images of a COCO file.
-        left_out: `file: what` or `file:line: what` of all that is wrong with images that were
-            left out; empty where nothing was.
-        skipped: how many images were left out.
-        unended: number of JPEG files without an end marker; they are decoded as if they had one.
+        dataset: Data set without the skipped images.
+        labels: One array per image, as from `read_labels`.
+        sizes: (height, width) of every upright image, pixels.
+        has_label_file: Flag per image: it has a label file, possibly an empty one. Always True for
+            a COCO file.
+        left_out: Problems of the skipped images, each as `file: what` or `file:line: what`.
+        skipped: Number of skipped images.
+        unended: Number of JPEG files without an end marker; they are decoded as if they had one.
     """
 
     dataset: Dataset
@@ -53,19 +52,18 @@ class CheckedDataset:
 def check_dataset(dataset: Dataset, *, on_bad: OnBad = "raise", workers: int = 2) -> CheckedDataset:
     """Read the labels of every image, and decode every image once.
 
-    What was good is remembered in the user's cache folder (see `label_cache`), so
-    that only new and changed files are looked into the next time.
+    Good files are remembered in the user's cache folder (see `label_cache`), so that the next
+    check reads only new and changed ones.
 
     Args:
-        dataset: what to check; its files are never changed.
-        on_bad: refuse a data set with bad files, or leave out each image that is bad or has
-            bad labels.
-        workers: threads, >= 1.
+        dataset: Data set to check; its files are never changed.
+        on_bad: `"raise"` to refuse a data set with bad files, `"skip"` to skip images that are bad
+            or have bad labels.
+        workers: Number of threads, >= 1.
 
     Raises:
-        DataError: names the bad lines and images of all files in one message, the first twenty
-            in full; or nothing is left; or no image has a label file, which means that they lie
-            elsewhere.
+        DataError: labels or images are bad (one message lists them all, the first twenty in full);
+            or no image is left; or no image has a label file, so that they must lie elsewhere.
         ConfigError: `on_bad` is neither `"raise"` nor `"skip"`.
     """
     if on_bad not in get_args(OnBad):
@@ -115,7 +113,7 @@ class _Entry:
 
 
 def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Path], _Entry]:
-    """Return what checks an image and its label file; `found` gathers what is good."""
+    """Return a function that checks an image and its labels, and adds good ones to `found`."""
 
     def check(image: Path, label: Path) -> _Entry:
         examined, rows, content = ExaminedImage(size=(0, 0)), np.zeros((0, 5), np.float32), None
@@ -160,7 +158,7 @@ def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Pa
         key = hash_labels(content)
         rows, problems = known.rows.get(key), tuple[str, ...]()
         num_classes = dataset.label_classes or dataset.num_classes
-        # The rest of what is checked does not depend on the data set.
+        # All other checks of labels do not depend on the data set.
         if rows is None or rows[:, 0].max(initial=0) >= num_classes:
             rows, problems = parse_labels(label, content, num_classes)
         if not problems:
@@ -171,7 +169,7 @@ def _checker(dataset: Dataset, known: Index, found: Index) -> Callable[[Path, Pa
 
 
 def _index_path(dataset: Dataset) -> Path | None:
-    """Return the file of the index: one for each set of sources, so that it grows with none."""
+    """Return the file of the index; each set of sources has its own, so that none grows."""
     if (folder := cache_folder()) is None:
         return None
     sources = dataset.sources or (dataset.images[0].parent,)

@@ -1,6 +1,6 @@
-"""Where pixels and boxes go when an image is turned, scaled, sheared and moved.
+"""Rotation, scaling, shear and translation of images and boxes.
 
-Coordinates are continuous: the first pixel reaches from 0 to 1, as boxes have it.
+Coordinates are continuous: the first pixel covers 0 to 1.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from PIL import Image
 from exportloss.runtime.data.labels import LabelArray
 
 __all__ = [
-    "Boxes",
+    "Corners",
     "Matrix",
     "clip_boxes",
-    "corners_from_shares",
+    "corners_from_fractions",
+    "fractions_from_corners",
     "is_worth_keeping",
     "move_boxes",
     "random_matrix",
-    "shares_from_corners",
     "warp",
 ]
 
-Boxes = npt.NDArray[np.float64]  # (n, 4) x1, y1, x2, y2, pixels
-Matrix = npt.NDArray[np.float64]  # (3, 3), of homogeneous x, y, 1
+Corners = npt.NDArray[np.float64]  # (n, 4) x1, y1, x2, y2, pixels
+Matrix = npt.NDArray[np.float64]  # (3, 3), on homogeneous coordinates x, y, 1
 
 _LEAST_SIDE = 2.0  # pixels
-_LEAST_AREA = 0.1  # of what it was
+_LEAST_AREA = 0.1  # fraction of the area before
 _MOST_ASPECT = 100.0
-_LEAST_DEPTH = 1e-3  # nearer to the eye, perspective has no meaning
+_LEAST_DEPTH = 1e-3  # closer to the eye, perspective has no meaning
 
 
 def random_matrix(
@@ -47,21 +47,21 @@ def random_matrix(
 ) -> tuple[Matrix, float]:
     """Draw a transform from an image to a canvas, as YOLOv5 composes it.
 
-    About the image's centre: perspective, rotation and scaling, shear; then the centre goes to
-    the canvas's centre, give or take the translation.
+    Perspective, rotation with scaling, and shear are about the image's centre, which then moves to
+    the canvas's centre plus the translation.
 
     Args:
-        rng: gives the eight random numbers, all uniform.
+        rng: Source of the eight random numbers, all uniform.
         source: (height, width) of the image, pixels.
         size: (height, width) of the canvas, pixels.
-        degrees: largest rotation either way.
-        translate: largest translation along each axis, as a share of the canvas.
-        scale: the factor lies in [1 - scale, 1 + scale].
-        shear: largest angle along each axis, degrees.
-        perspective: largest coefficient along each axis, of a pixel.
+        degrees: Largest rotation either way.
+        translate: Largest translation along each axis, as a fraction of the canvas.
+        scale: Half-width of the factor's range, [1 - scale, 1 + scale].
+        shear: Largest angle along each axis, degrees.
+        perspective: Largest coefficient along each axis, per pixel.
 
     Returns:
-        The matrix, and the factor of scaling.
+        The matrix, and its scale factor.
     """
     to_origin, bend, turn, slant, to_canvas = (np.eye(3) for _ in range(5))
     to_origin[:2, 2] = -source[1] / 2, -source[0] / 2
@@ -79,10 +79,10 @@ def warp(image: Image.Image, matrix: Matrix, size: tuple[int, int], color: int) 
     """Draw a transformed image on a canvas.
 
     Args:
-        image: RGB.
-        matrix: from its pixels to those of the canvas.
+        image: RGB image.
+        matrix: Transform from its pixels to those of the canvas.
         size: (height, width) of the canvas, pixels.
-        color: grey value of what the image does not cover.
+        color: Grey value outside the image, in [0, 255].
     """
     back = np.linalg.inv(matrix)
     back /= back[2, 2]
@@ -97,10 +97,10 @@ def warp(image: Image.Image, matrix: Matrix, size: tuple[int, int], color: int) 
     )
 
 
-def move_boxes(boxes: Boxes, matrix: Matrix) -> Boxes:
+def move_boxes(boxes: Corners, matrix: Matrix) -> Corners:
     """Return the upright boxes around the transformed corners of boxes.
 
-    A box that reaches behind the eye of the perspective becomes one without area.
+    A box that reaches behind the eye of the perspective gets no area.
     """
     corners = np.ones((len(boxes), 4, 3))
     corners[:, :, :2] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
@@ -112,19 +112,20 @@ def move_boxes(boxes: Boxes, matrix: Matrix) -> Boxes:
     return hull
 
 
-def clip_boxes(boxes: Boxes, size: tuple[int, int]) -> Boxes:
+def clip_boxes(boxes: Corners, size: tuple[int, int]) -> Corners:
     """Clip boxes to a canvas of (height, width) pixels."""
     return np.clip(boxes, 0, [*size[::-1], *size[::-1]])
 
 
-def is_worth_keeping(before: Boxes, after: Boxes) -> npt.NDArray[np.bool_]:
-    """Say which boxes can still be learnt from, by YOLOv5's bounds.
+def is_worth_keeping(before: Corners, after: Corners) -> npt.NDArray[np.bool_]:
+    """Return which boxes can still be learnt from, by YOLOv5's bounds.
 
-    Both sides over 2 pixels, over a tenth of its area left, and no side a hundred times the other.
+    Both sides exceed 2 pixels, more than a tenth of the area is left, and the longer side is less
+    than a hundred times the shorter.
 
     Args:
-        before: (n, 4), scaled as `after` is.
-        after: (n, 4), clipped.
+        before: (n, 4) boxes before the transform, multiplied by its scale factor.
+        after: (n, 4) boxes transformed and clipped.
     """
     (width, height), area = (after[:, 2:] - after[:, :2]).T, _area(before)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -137,26 +138,26 @@ def is_worth_keeping(before: Boxes, after: Boxes) -> npt.NDArray[np.bool_]:
     return kept
 
 
-def corners_from_shares(
+def corners_from_fractions(
     labels: LabelArray, scaled: tuple[int, int], left: float, top: float
-) -> Boxes:
-    """Return the boxes of an image that lies on a canvas.
+) -> Corners:
+    """Return the boxes of an image placed on a canvas, in canvas pixels.
 
     Args:
-        labels: (n, 5) class, x, y, width, height, as shares of the image.
+        labels: (n, 5) class, x, y, width, height, as fractions of the image.
         scaled: (height, width) of the image, canvas pixels.
-        left: of the image, canvas pixels.
-        top: the same.
+        left: Left edge of the image, canvas pixels.
+        top: Top edge of the image, canvas pixels.
     """
     scale = np.array(scaled[::-1], np.float64)
     centre, half = labels[:, 1:3] * scale + (left, top), labels[:, 3:5] * scale / 2
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def shares_from_corners(
-    classes: npt.NDArray[np.float32], boxes: Boxes, size: tuple[int, int]
+def fractions_from_corners(
+    classes: npt.NDArray[np.float32], boxes: Corners, size: tuple[int, int]
 ) -> LabelArray:
-    """Return labels (n, 5) from classes (n,) and boxes on a canvas of (height, width) pixels."""
+    """Return (n, 5) labels from (n,) classes and boxes on a canvas of (height, width) pixels."""
     canvas = np.array(size[::-1], np.float64)
     centre, sides = (
         (boxes[:, :2] + boxes[:, 2:]) / 2 / canvas,
@@ -165,6 +166,6 @@ def shares_from_corners(
     return np.concatenate([classes[:, None], centre, sides], axis=1).astype(np.float32)
 
 
-def _area(boxes: Boxes) -> npt.NDArray[np.float64]:
+def _area(boxes: Corners) -> npt.NDArray[np.float64]:
     area: npt.NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return area

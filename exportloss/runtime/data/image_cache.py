@@ -1,8 +1,8 @@
-"""Decoded images as files in the user's cache folder, for data sets larger than the memory.
+"""Decoded images as files in the user's cache folder, for data sets larger than memory.
 
-An entry is found by what it was made from: the image file (as in `label_cache`), the size and the
-interpolation, and the libraries that decoded it. It is used if its length and checksum are right,
-and made anew otherwise. Entries that cannot be written are done without.
+The key of an entry is what it was made from: the image file (as in `label_cache`), the size and the
+interpolation, and the versions of the decoding libraries. An entry with the wrong length or
+checksum is made anew. If entries cannot be written, images are decoded every time.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from exportloss.runtime.storage.cache import cache_folder
 
 __all__ = ["ImageCache"]
 
-# Change it with the pixels that `load_scaled` makes of a file.
+# Raise it when `load_scaled` makes other pixels of a file.
 _VERSION = 1
 _FOLDER = "images"
 _DIGEST = hashlib.sha256().digest_size
-_LEAST_FREE = 1 << 30  # bytes of the disk that are left to the run's own files
+_LEAST_FREE = 1 << 30  # bytes of disk space kept free for the run's own files
 _TEMPORARY = ".tmp"
-_ABANDONED = 3600  # seconds after which a temporary file is nobody's
+_ABANDONED = 3600  # seconds after which a temporary file counts as abandoned
 _GIBIBYTE = 1 << 30
 
 
@@ -43,13 +43,13 @@ class ImageCache:
 
     Args:
         size: (height, width) of the canvas that images are scaled for, pixels.
-        linear: as for `load_scaled`.
+        linear: As for `load_scaled`.
 
     Attributes:
-        problem: why entries are no longer written; empty while they are.
+        problem: Reason why entries are no longer written; empty while they are.
 
     Raises:
-        ConfigError: there is to be no cache folder.
+        ConfigError: there is no cache folder.
     """
 
     def __init__(self, size: tuple[int, int], *, linear: bool) -> None:
@@ -68,12 +68,12 @@ class ImageCache:
     def load(
         self, image: Path, scaled: tuple[int, int], make: Callable[[], ImageArray]
     ) -> ImageArray:
-        """Return the pixels of an image, from its entry or else as made, which becomes its entry.
+        """Return the pixels of an image from its entry, or make them and write the entry.
 
         Args:
-            image: the file.
+            image: Image file.
             scaled: (height, width) of the decoded and scaled image, pixels.
-            make: decodes and scales it.
+            make: Function that decodes and scales the image.
 
         Returns:
             (height, width, 3) uint8.
@@ -97,7 +97,7 @@ class ImageCache:
             if shutil.disk_usage(self._folder).free - len(content) < _LEAST_FREE:
                 self._give_up(f"less than {_LEAST_FREE / _GIBIBYTE:g} GiB of its disk is free")
                 return
-            # Not written out: what a crash leaves half-written has not the right checksum.
+            # No fsync: an entry that a crash leaves half-written fails its checksum.
             number, temporary = tempfile.mkstemp(suffix=_TEMPORARY, dir=self._folder)
             try:
                 with os.fdopen(number, "wb") as file:
@@ -113,13 +113,13 @@ class ImageCache:
 
     def _give_up(self, why: str) -> None:
         self.problem = self.problem or (
-            f"decoded images are no longer kept in {self._folder}: {why}; training goes on "
-            "without, and decodes the others again in each epoch"
+            f"decoded images are no longer kept in {self._folder}: {why}; training goes on, and "
+            "decodes the others again in each epoch"
         )
 
 
 def _read(path: Path, key: bytes, size: int) -> memoryview | None:
-    """Return the pixels of an entry; None where it is missing or not what was written."""
+    """Return the pixels of an entry; None if it is missing or damaged."""
     try:
         content = read_bounded(path, _DIGEST + size, error=ArtifactError, follow=False)
     except (OSError, ArtifactError):
@@ -131,14 +131,14 @@ def _read(path: Path, key: bytes, size: int) -> memoryview | None:
 
 
 def _checksum(key: bytes, content: bytes | memoryview) -> bytes:
-    """Return what tells damage, and an entry in the place of another."""
+    """Return a digest that detects damage, and an entry stored under another's key."""
     digest = hashlib.sha256(key)
     digest.update(content)
     return digest.digest()
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove temporary files that a run which was killed has left."""
+    """Remove temporary files left by runs that were killed."""
     with contextlib.suppress(OSError):
         for path in folder.glob(f"*{_TEMPORARY}"):
             if time.time() - path.lstat().st_mtime > _ABANDONED:

@@ -21,12 +21,12 @@ def read_image_list(source: Path, *, suffixes: Set[str] = frozenset(FORMATS)) ->
     """Read a list of images; empty lines are skipped.
 
     Args:
-        source: UTF-8 text; its lines are relative to its folder, or else to the working folder, or
-            absolute.
-        suffixes: endings that names may have, in lower case; by default those of images.
+        source: UTF-8 text file; its lines are absolute, or relative to its folder or else to the
+            working folder.
+        suffixes: Accepted suffixes in lower case; by default those of images.
 
     Returns:
-        The images in the list's order, each a file of a known format by its name.
+        The images in the list's order; each is a file with an accepted suffix.
 
     Raises:
         DataError: the list cannot be read, or an image is missing or of another format; the
@@ -59,5 +59,5 @@ def read_image_list(source: Path, *, suffixes: Set[str] = frozenset(FORMATS)) ->
 
 
 def first_existing(path: Path, *others: Path) -> Path:
-    """Return the first path that exists, or else the first."""
+    """Return the first path that exists; `path` if none does."""
     return next((each for each in (path, *others) if os.path.exists(each)), path)  # noqa: PTH110

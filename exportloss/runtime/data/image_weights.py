@@ -1,4 +1,4 @@
-"""Which images an epoch trains on where rare and badly detected classes are to come more often."""
+"""Weighted draw of an epoch's images: rare and badly detected classes come more often."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Indices = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ImageWeights:
-    """A weighted draw of images, as of YOLOv5's `--image-weights`.
+    """A weighted draw of images, like YOLOv5's image weights.
 
-    A class weighs the inverse of its number of objects, normalized to a mean of 1. For a draw that
-    is multiplied by (1 - mAP50-95 of the class)^2 / nc, and the weight of an image is the sum over
-    its objects. An image without objects is never drawn. Where all weights are 0, because every
-    class is detected perfectly, all images are equal.
+    The weight of a class is the inverse of its number of objects, normalized to a mean of 1. For a
+    draw it is multiplied by (1 - mAP50-95 of the class)^2 / nc; the weight of an image is the sum
+    over its objects. An image without objects is never drawn. If all weights are 0, because every
+    class is detected perfectly, all images are equally likely.
 
     Attributes:
-        images: number of images, >= 1.
+        images: Number of images, >= 1.
         classes: (nc,) weight of each class.
         image_of: (objects,) image index of each object.
         class_of: (objects,) class index of each object.
@@ -43,8 +43,8 @@ class ImageWeights:
         """Count the objects of a data set.
 
         Args:
-            labels: one (n, 5) array per image, class first.
-            num_classes: number of classes, >= 1.
+            labels: One (n, 5) array per image, class first.
+            num_classes: Number of classes, >= 1.
         """
         class_of = np.concatenate([*(rows[:, 0] for rows in labels), np.zeros(0)]).astype(np.int64)
         counts = np.bincount(class_of, minlength=num_classes)
@@ -64,7 +64,7 @@ class ImageWeights:
                 validation.
 
         Raises:
-            ConfigError: it is for another number of classes.
+            ConfigError: `class_map` has another length.
         """
         num_classes = len(self.classes)
         achieved = np.zeros(num_classes) if class_map is None else np.asarray(class_map, np.float64)
@@ -82,17 +82,17 @@ class ImageWeights:
         """Draw as many images as there are, with replacement.
 
         Args:
-            class_map: as for `weigh`.
-            rng: source of all that is random.
+            class_map: As for `weigh`.
+            rng: Source of all random numbers.
 
         Returns:
             (images,) indices.
         """
-        # Running sums are added in order everywhere, so equal seeds draw equal images.
+        # A running sum is added in order on every machine, so equal seeds draw equal images.
         sums = np.cumsum(self.weigh(class_map))
         if not sums[-1] > 0:
             return rng.integers(self.images, size=self.images)
         drawn = np.searchsorted(sums, rng.random(self.images) * sums[-1], side="right")
-        # A product that is rounded up to the whole sum is in the last image with a weight.
+        # A product that rounds up to the whole sum belongs to the last image with a weight.
         chosen: Indices = np.minimum(drawn, np.searchsorted(sums, sums[-1]))
         return chosen

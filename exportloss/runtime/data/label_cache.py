@@ -1,15 +1,15 @@
-"""What was found out about a data set's files, kept from one start to the next.
+"""Results of checking a data set's files, kept between runs.
 
-Parsing all labels and decoding all images once takes minutes on a large data set. What came of
-it is kept by content, in the user's cache folder; nothing is ever written beside the data.
+Parsing all labels and decoding all images takes minutes on a large data set. The results are kept
+by content, in the user's cache folder; nothing is ever written beside the data.
 
 - A label file's key is the SHA-256 of its bytes: they are few, and must be read to be trusted.
-- An image's key is the SHA-256 of its path, size, modification time and first 4 KiB. Hashing all
-  of it would read every byte of the data set, which is what the index is there to save. An image
-  that is replaced, cut short or written anew changes one of these; one whose later bytes are
-  changed in place with the clock turned back does not, and is met when it is decoded.
+- An image's key is the SHA-256 of its path, size, modification time and first 4 KiB. Hashing
+  whole images would read every byte of the data set, which the index is meant to avoid. An image
+  that is replaced, truncated or rewritten changes one of these; one whose later bytes are changed
+  in place with the clock turned back does not, and is found when it is decoded.
 
-Only what was good is kept, so a problem is found and named anew on every start.
+Only good results are kept, so every start reports problems anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from exportloss.runtime.storage.files import new_file
 
 __all__ = ["Index", "hash_image", "hash_labels"]
 
-# Change it with the rules by which labels are parsed or images refused.
+# Raise it when labels are parsed, or images refused, by other rules.
 _VERSION = 4
 _DIGEST = hashlib.sha256().digest_size
 _HEAD = 4096  # bytes
@@ -41,9 +41,9 @@ class Index:
     """Sizes of images and rows of label files, by content.
 
     Attributes:
-        sizes: (height, width) of an image, pixels, by `hash_image`.
-        unended: keys of the JPEG files that lack their end marker, a subset of those of `sizes`.
-        rows: labels by `hash_labels`.
+        sizes: (height, width) of each image, pixels, by `hash_image`.
+        unended: Keys of the JPEG files without end marker, a subset of the keys of `sizes`.
+        rows: (n, 5) labels of each label file, by `hash_labels`.
     """
 
     def __init__(self) -> None:
@@ -53,9 +53,9 @@ class Index:
 
     @classmethod
     def load(cls, path: Path | None) -> Index:
-        """Read an index; one that is missing, damaged or of another version is an empty one."""
+        """Read an index; a missing or damaged one, or one of another version, reads as empty."""
         index = cls()
-        # It is only ever a shortcut, so that no reason to do without it is worth an error.
+        # The index only saves time, so no failure to read it is worth an error.
         with contextlib.suppress(Exception):
             if path is not None:
                 content = read_bounded(path, _MAX_BYTES, error=ArtifactError)
@@ -109,7 +109,7 @@ def hash_image(path: Path) -> bytes | None:
         with open_regular(path, error=DataError) as file:
             status = os.fstat(file.fileno())
             head = file.read(_HEAD)
-    except (OSError, ValueError):  # a DataError is one
+    except (OSError, ValueError):  # DataError is a ValueError
         return None
     identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0"
     return hashlib.sha256(os.fsencode(identity) + head).digest()

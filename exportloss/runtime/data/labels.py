@@ -1,4 +1,4 @@
-"""Label files in YOLO format: a line an object, `class x y width height`, or a polygon."""
+"""Label files in YOLO format: one object per line, `class x y width height` or a polygon."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 
 LabelArray = npt.NDArray[np.float32]
 
-MAX_LABEL_BYTES = 1 << 22  # of one file
+MAX_LABEL_BYTES = 1 << 22  # per file
 MAX_LABEL_LINES = 20_000
 
 _COLUMNS = ("class", "x", "y", "width", "height")
 _LISTED = 20
-_BEYOND = 0.1  # of the image: tools let outlines reach a little outside, where they are cut off
+_BEYOND = 0.1  # fraction of the image that polygons may reach outside; tools write such outlines
 # A positive size below this is zero, or nearly so, as float32.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -40,21 +40,21 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 def read_labels(path: str | Path, num_classes: int) -> LabelArray:
     """Read one label file.
 
-    A byte order mark, Windows line ends and blank lines are accepted. As in YOLOv5 a polygon,
+    A byte order mark, Windows line ends and blank lines are accepted. As in YOLOv5, a polygon,
     `class x1 y1 x2 y2 x3 y3 ...`, becomes the box around the part of it that is in the image,
-    a line that is there twice counts once, and values are read as float32, so that 1.00000004 is 1.
+    duplicate lines count once, and values are read as float32, so that 1.00000004 is 1.
 
     Args:
-        path: the label file; a missing or empty one is an image without objects.
-        num_classes: classes are whole numbers in [0, num_classes).
+        path: Label file; a missing or empty one means an image without objects.
+        num_classes: Number of classes; class numbers lie in [0, num_classes).
 
     Returns:
-        (n, 5) rows class, x, y, width, height; x, y the box's centre; all four in [0, 1] as
-        shares of the image's width and height, sizes above 0.
+        (n, 5) rows class, x, y, width, height; x, y is the box's centre; all four are fractions of
+        the image's width and height in [0, 1], sizes above 0.
 
     Raises:
-        DataError: the file is larger than `MAX_LABEL_BYTES`, or has bad lines: all are named as
-            `file:line: what`, the first twenty in full.
+        DataError: the file is larger than `MAX_LABEL_BYTES`, or has bad lines; the message lists
+            them as `file:line: what`, the first twenty in full.
     """
     path = Path(path)
     labels, problems = parse_labels(path, read_label_file(path) or b"", num_classes)
@@ -63,35 +63,35 @@ def read_labels(path: str | Path, num_classes: int) -> LabelArray:
 
 
 def read_label_file(path: Path) -> bytes | None:
-    """Read the bytes of a label file; None where there is none.
+    """Read the bytes of a label file; None if there is no file.
 
     Raises:
-        DataError: it is larger than `MAX_LABEL_BYTES`, cannot be read, or is a broken link.
+        DataError: the file is larger than `MAX_LABEL_BYTES`, cannot be read, or is a broken link.
     """
     try:
         return read_bounded(path, MAX_LABEL_BYTES, error=DataError)
     except FileNotFoundError as error:
-        if os.path.islink(path):  # noqa: PTH114 - whoever made it meant labels, not their absence
-            raise DataError(f"{path}: {describe_entry(path)}; mend or remove it") from error
+        if os.path.islink(path):  # noqa: PTH114 - a broken link meant labels, not their absence
+            raise DataError(f"{path}: {describe_entry(path)}; repair or remove it") from error
         return None
 
 
 def parse_labels(
     path: Path, content: bytes, num_classes: int
 ) -> tuple[LabelArray, tuple[str, ...]]:
-    """Parse the bytes of a label file; `path` is for the messages.
+    """Parse the bytes of a label file; `path` is for messages.
 
     Returns:
-        The good rows as from `read_labels`, and a `file:line: what` for every bad line.
+        The good rows as from `read_labels`, and `file:line: what` for every bad line.
     """
     rows: dict[tuple[float, ...], None] = {}  # in order, each once
     problems: list[str] = []
-    # Bytes that are no text become characters that are no number: the line is named below.
+    # Bytes that are no UTF-8 become characters that are no number, so that their line is bad.
     lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="replace")
     for number, line in enumerate(lines, start=1):
         if number > MAX_LABEL_LINES:
             problems.append(
-                f"{path}:{number}: more than {MAX_LABEL_LINES} lines; is it a label file?"
+                f"{path}:{number}: more than {MAX_LABEL_LINES} lines; expected a label file"
             )
             break
         if not (columns := line.split()):
@@ -104,17 +104,17 @@ def parse_labels(
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise a DataError that lists problems, the first twenty in full; pass where there are none.
+    """Raise a DataError that lists problems, if any, the first twenty in full.
 
     Args:
-        problems: each a `file: what` or `file:line: what`.
+        problems: Texts of the form `file: what` or `file:line: what`.
     """
     if not problems:
         return
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise DataError(
-        f"{count} in the data set; correct or remove what is named here, or leave it out "
-        "(--skip-bad):\n" + listed(problems, _LISTED, "\n")
+        f"{count} in the data set; correct or remove these files, or skip them "
+        '(on_bad="skip"):\n' + listed(problems, _LISTED, "\n")
     )
 
 
@@ -132,21 +132,21 @@ def _parse_row(columns: Sequence[str], num_classes: int) -> list[float]:
             f"class {excerpt(columns[0])}, expected a whole number in [0, {num_classes})"
         )
     if is_polygon:
-        _check_shares(names[1:], row[1:], beyond=_BEYOND)
+        _check_fractions(names[1:], row[1:], beyond=_BEYOND)
         points = [min(max(value, 0.0), 1.0) for value in row[1:]]
         row = [row[0], *_box_around(points[0::2], points[1::2])]
     for name, value in zip(_COLUMNS[3:], row[3:], strict=True):
         if value < _SMALLEST:
             raise ValueError(f"{name} {value:g}, expected a size above 0")
-    _check_shares(_COLUMNS[1:], row[1:])
+    _check_fractions(_COLUMNS[1:], row[1:])
     return row
 
 
-def _check_shares(names: Sequence[str], values: Sequence[float], *, beyond: float = 0.0) -> None:
-    """Refuse what is not in [0, 1], give or take `beyond` and the rounding to float32."""
+def _check_fractions(names: Sequence[str], values: Sequence[float], *, beyond: float = 0.0) -> None:
+    """Refuse values outside [0, 1], apart from `beyond` and rounding to float32."""
     for name, value in zip(names, values, strict=True):
         if not -beyond <= np.float32(value) <= 1 + beyond:
-            raise ValueError(f"{name} {value:.9g}, expected a share of the image in [0, 1]")
+            raise ValueError(f"{name} {value:.9g}, expected a fraction of the image in [0, 1]")
 
 
 def _box_around(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""Batches of a data set in the one shape a graph takes."""
+"""Batches of a data set in the one shape that a graph takes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,21 +27,14 @@ from exportloss.runtime.data.augment import (
 )
 from exportloss.runtime.data.dataset import Dataset
 from exportloss.runtime.data.dataset_check import OnBad, check_dataset
-from exportloss.runtime.data.image_cache import ImageCache
+from exportloss.runtime.data.decoded_images import Cache, DecodedImages
 from exportloss.runtime.data.image_weights import ImageWeights
 from exportloss.runtime.data.labels import LabelArray
-from exportloss.runtime.images.load import ImageArray, Letterbox, load_scaled
-from exportloss.system import available_bytes
+from exportloss.runtime.data.read_ahead import map_ahead
+from exportloss.runtime.images.letterbox import Letterbox
+from exportloss.runtime.images.resize import ImageArray
 
 __all__ = ["Batch", "Batches", "Cache"]
-
-Cache = Literal["none", "ram", "disk"]
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-
-_GIBIBYTE = 1 << 30
-_MOST_OF_MEMORY = 0.8  # of what is free, for images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,14 +43,14 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) uint8 RGB, contiguous.
-        targets: (n, 6) float32 rows image, class, x, y, width, height; image in [0, B), the
-            boxes as shares of H and W, x and y the centre.
-        paths: the B image files; of a mosaic the first one.
-        letterboxes: where on its canvas each image lies; empty with augmentation, from which
-            there is no way back.
-        count: real images, the first ones; the other B - count repeat images of the same
-            epoch to fill the batch, with their targets.
-        waited: seconds that whoever asked for the batch waited for it.
+        targets: (n, 6) float32 rows image, class, x, y, width, height; image in [0, B), x, y the
+            centre, all four fractions of W and H.
+        paths: The B image files; the first image of each mosaic.
+        letterboxes: Position of each image on its canvas; empty with augmentation, which cannot be
+            undone.
+        count: Number of real images, which come first; the other B - count repeat images of the
+            same epoch, with their targets, to fill the batch.
+        waited: Seconds that the consumer waited for the batch.
     """
 
     images: ImageArray
@@ -70,11 +62,11 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Slot:
-    index: int  # of the image in the data set
+class _PlannedImage:
+    index: int  # in the data set
     epoch: int
     place: int  # in the epoch
-    pool: Sequence[int]  # indices that the other images of a mosaic are drawn from
+    pool: Sequence[int]  # indices from which the other images of a mosaic are drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,45 +81,45 @@ class Batches:
     """The batches of a data set, epoch by epoch; all have exactly `batch_size` images.
 
     A graph's shapes are fixed, so the last, incomplete batch of an epoch is filled with the first
-    images of the epoch's order: `Batch.count` is the number of those that are not repeated, and an
-    epoch has ceil(images / batch_size) batches. With augmentation a repeated image gets another
-    one. `drop_last=True` skips that batch instead, with `shuffle` another part of the data in each
-    epoch; a data set smaller than one batch is still repeated to fill one.
+    images of the epoch's order: `Batch.count` is the number of images that are not repeats, and an
+    epoch has ceil(images / batch_size) batches. A repeated image is augmented differently.
+    `drop_last=True` skips that batch instead, which with `shuffle` is another part of the data in
+    each epoch; a data set smaller than one batch is still repeated to fill one.
 
-    Order and augmentation of epoch e depend on (seed, e) and an image's place in it alone, so a
-    resumed run sees what an uninterrupted one would have, with any number of workers. Where images
-    are weighted, the order depends on the class mAPs that `epoch` is given, too.
+    Order and augmentation of epoch e depend only on (seed, e) and the image's place in the epoch,
+    so a resumed run sees the same batches as an uninterrupted one, with any number of workers.
+    With weighted images the order also depends on the class mAPs that `epoch` is given.
 
     Args:
-        dataset: the images; all are decoded once and all labels read, see `check_dataset`.
-        batch_size: images a batch, >= 1.
+        dataset: Data set; all its images and labels are checked first, see `check_dataset`.
+        batch_size: Images per batch, >= 1.
         size: (height, width) of the graph's input, pixels.
-        shuffle: draw a new order for each epoch.
-        seed: of order and augmentation, >= 0.
-        augment: what images are put through; None letterboxes them only.
-        drop_last: skip the last, incomplete batch, as `exportloss train` once did.
-        image_weights: draw the images of an epoch with replacement, by `ImageWeights`; the others
-            of a mosaic are then drawn from those of the epoch.
-        workers: threads that decode images ahead, >= 1.
-        cache: `"ram"` keeps the decoded images, at the size at which they are trained on, in
-            memory; `"disk"` keeps them as files in the user's cache folder, see
-            `exportloss.runtime.data.image_cache`.
-        on_bad: refuse a data set with bad images or labels, or leave those out.
-        tell: told, between two batches, why decoded images are no longer kept on the disk; once.
+        shuffle: True to draw a new order for each epoch.
+        seed: Seed of order and augmentation, >= 0.
+        augment: Augmentations; None only letterboxes the images.
+        drop_last: True to skip the last, incomplete batch.
+        image_weights: True to draw the images of an epoch with replacement, by `ImageWeights`; the
+            other images of a mosaic are then drawn from the epoch's.
+        workers: Number of threads that decode images ahead, >= 1.
+        cache: `"ram"` keeps the decoded images, at the size of training, in memory; `"disk"` keeps
+            them as files in the user's cache folder, see `exportloss.runtime.data.image_cache`.
+        on_bad: `"raise"` to refuse a data set with bad images or labels, `"skip"` to skip them.
+        tell: Function called once, between two batches, with the reason why decoded images are no
+            longer kept on disk.
 
     Attributes:
-        dataset: without what was left out.
+        dataset: Data set without the skipped images.
         labels: (n, 5) rows of each image, as from `read_labels`.
         sizes: (height, width) of each image, pixels.
-        has_label_file: whether each image has a label file, be it an empty one.
-        left_out: what was wrong with the images that were left out, each with file and line.
-        skipped: how many images were left out.
-        image_weights: weights by which images are drawn; None where every image comes once.
-        unended: number of JPEG files without an end marker.
+        has_label_file: Flag per image: it has a label file, possibly an empty one.
+        left_out: Problems of the skipped images, each with file and line.
+        skipped: Number of skipped images.
+        image_weights: Weights by which images are drawn; None if every image comes once.
+        unended: Number of JPEG files without an end marker.
 
     Raises:
         ConfigError: a setting is out of range, or the images do not fit into memory.
-        DataError: images or labels are bad; all are named.
+        DataError: images or labels are bad; the message lists them.
     """
 
     def __init__(
@@ -170,46 +162,41 @@ class Batches:
         self._drop_last = drop_last
         self._workers = workers
         self._tell = tell
-        self._disk: ImageCache | None = None
-        if cache == "disk":
-            self._disk = ImageCache(size, linear=augment is not None)
-        self._kept: list[ImageArray | None] | None = None
-        if cache == "ram":
-            _check_memory([self.place(index).scaled for index in range(len(self.dataset))])
-            self._kept = [None] * len(self.dataset)
+        self._images = DecodedImages(
+            self.dataset.images, self.sizes, size, linear=augment is not None, cache=cache
+        )
 
     def __len__(self) -> int:
-        """Batches an epoch, >= 1."""
+        """Batches per epoch, >= 1."""
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return max(whole, 1) if self._drop_last else whole + (rest > 0)
 
     @property
     def most_images(self) -> int:
-        """How many images of the data set can come together in one of a batch."""
+        """Most images of the data set that are composed into one image of a batch."""
         return 1 if self.augment is None else self.augment.most_images
 
     def __iter__(self) -> Iterator[Batch]:
-        """Run through epoch 0: what evaluation wants."""
+        """Yield the batches of epoch 0, as evaluation needs them."""
         return self.epoch(0)
 
     def epoch(self, epoch: int, *, class_map: Sequence[float] | None = None) -> Generator[Batch]:
-        """Run through the batches of one epoch.
+        """Yield the batches of one epoch.
 
         Args:
-            epoch: number of the epoch, >= 0.
+            epoch: Number of the epoch, >= 0.
             class_map: (nc,) mAP50-95 of each class at the last validation, for weighted images;
                 None before the first one.
 
         Raises:
-            ConfigError: `class_map` is for another number of classes.
-            DataError: an image cannot be decoded any more; raised in place of the batch that
-                holds it.
+            ConfigError: `class_map` has another length than the classes.
+            DataError: an image can no longer be decoded; raised in place of its batch.
         """
-        slots = self._plan(epoch, class_map)
+        planned = self._plan(epoch, class_map)
         make = self._letterbox if self.augment is None else self._augment
         with (
             ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool,
-            contextlib.closing(_map_ahead(pool, make, slots, depth=2 * self.batch_size)) as images,
+            contextlib.closing(map_ahead(pool, make, planned, depth=2 * self.batch_size)) as images,
         ):
             for number in range(len(self)):
                 count = min(self.batch_size, len(self.dataset) - number * self.batch_size)
@@ -219,30 +206,30 @@ class Batches:
                 yield dataclasses.replace(batch, waited=time.perf_counter() - started)
 
     def _tell_problem(self) -> None:
-        if self._disk is not None and self._disk.problem and self._tell is not None:
+        if self._images.problem and self._tell is not None:
             tell, self._tell = self._tell, None
-            tell(self._disk.problem)
+            tell(self._images.problem)
 
     def place(self, index: int) -> Letterbox:
-        """Return where an image lies on its canvas, without augmentation."""
-        return Letterbox.fit(self.sizes[index], self.size, truncate=True)
+        """Return the position of an image on its canvas, without augmentation."""
+        return self._images.place(index)
 
     def target_counts(self, epoch: int, *, batches: int) -> list[int]:
-        """Return how many target rows the first batches of an epoch have; decodes nothing.
+        """Return the number of target rows of the first batches of an epoch; decodes no image.
 
-        Of an epoch before the first validation, where images are weighted.
+        Weighted images are drawn as before the first validation.
         """
-        slots = self._plan(epoch, None)[: batches * self.batch_size]
+        planned = self._plan(epoch, None)[: batches * self.batch_size]
         counts = [
-            len(self.labels[slot.index])
+            len(self.labels[one.index])
             if self.augment is None
-            else len(make_labels(self._recipe(slot, self.augment), self.labels))
-            for slot in slots
+            else len(make_labels(self._recipe(one, self.augment), self.labels))
+            for one in planned
         ]
         starts = range(0, len(counts), self.batch_size)
         return [sum(counts[start : start + self.batch_size]) for start in starts]
 
-    def _plan(self, epoch: int, class_map: Sequence[float] | None) -> list[_Slot]:
+    def _plan(self, epoch: int, class_map: Sequence[float] | None) -> list[_PlannedImage]:
         rng = np.random.default_rng(np.random.SeedSequence([self._seed, epoch]))
         images = len(self.dataset)
         pool: Sequence[int] = range(images)
@@ -252,55 +239,33 @@ class Batches:
         else:
             order = rng.permutation(images) if self._shuffle else np.arange(images)
         order = np.resize(order, len(self) * self.batch_size)  # repeats from its start
-        return [_Slot(index, epoch, place, pool) for place, index in enumerate(order.tolist())]
+        return [
+            _PlannedImage(index, epoch, place, pool) for place, index in enumerate(order.tolist())
+        ]
 
-    def _letterbox(self, slot: _Slot) -> _Image:
-        box = self.place(slot.index)
+    def _letterbox(self, planned: _PlannedImage) -> _Image:
+        box = self.place(planned.index)
         return _Image(
-            _planes(box.place(self._load(slot.index))),
-            box.map_labels(self.labels[slot.index]),
-            self.dataset.images[slot.index],
+            _planes(box.place(self._images.load(planned.index))),
+            box.map_labels(self.labels[planned.index]),
+            self.dataset.images[planned.index],
             box,
         )
 
-    def _augment(self, slot: _Slot) -> _Image:
+    def _augment(self, planned: _PlannedImage) -> _Image:
         assert self.augment is not None
-        recipe = self._recipe(slot, self.augment)
+        recipe = self._recipe(planned, self.augment)
         return _Image(
-            _planes(make_image(recipe, self._load)),
+            _planes(make_image(recipe, self._images.load)),
             make_labels(recipe, self.labels),
-            self.dataset.images[slot.index],
+            self.dataset.images[planned.index],
             None,
         )
 
-    def _recipe(self, slot: _Slot, augment: Augmentation) -> Recipe:
-        seed = np.random.SeedSequence([self._seed, slot.epoch], spawn_key=(slot.place,))
+    def _recipe(self, planned: _PlannedImage, augment: Augmentation) -> Recipe:
+        seed = np.random.SeedSequence([self._seed, planned.epoch], spawn_key=(planned.place,))
         rng = np.random.default_rng(seed)
-        return draw_recipe(slot.index, self.sizes, self.size, augment, rng, pool=slot.pool)
-
-    def _load(self, index: int) -> Image.Image:
-        """Return an image scaled to fit the canvas."""
-        if self._kept is not None and (kept := self._kept[index]) is not None:
-            return Image.fromarray(kept)
-        if self._disk is not None:
-            pixels = self._disk.load(
-                self.dataset.images[index],
-                self.place(index).scaled,
-                lambda: np.asarray(self._decode(index)),
-            )
-            return Image.fromarray(pixels)
-        image = self._decode(index)
-        if self._kept is not None:
-            self._kept[index] = np.asarray(image)
-        return image
-
-    def _decode(self, index: int) -> Image.Image:
-        return load_scaled(
-            self.dataset.images[index],
-            self.size,
-            linear=self.augment is not None,
-            source=self.sizes[index],
-        )
+        return draw_recipe(planned.index, self.sizes, self.size, augment, rng, pool=planned.pool)
 
 
 def _planes(image: Image.Image) -> ImageArray:
@@ -316,33 +281,3 @@ def _collate(images: list[_Image], count: int) -> Batch:
         letterboxes=tuple(image.letterbox for image in images if image.letterbox),
         count=count,
     )
-
-
-def _check_memory(sizes: Iterable[tuple[int, int]]) -> None:
-    needed = 3 * sum(height * width for height, width in sizes)
-    free = available_bytes()
-    if free is not None and needed > _MOST_OF_MEMORY * free:
-        raise ConfigError(
-            f'cache "ram" needs {needed / _GIBIBYTE:.1f} GiB for the decoded images, '
-            f"{free / _GIBIBYTE:.1f} GiB of memory are free; leave it out"
-        )
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In], *, depth: int
-) -> Generator[_Out]:
-    """Yield `function(item)` in order, with at most `depth` results waiting.
-
-    An exception of the function is raised where its result would have come.
-    """
-    pending: deque[Future[_Out]] = deque()
-    try:
-        for item in items:
-            if len(pending) == depth:
-                yield pending.popleft().result()
-            pending.append(pool.submit(function, item))
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()

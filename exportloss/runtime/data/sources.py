@@ -1,4 +1,4 @@
-"""The images and videos that somebody means by a path."""
+"""The images and videos that a path, pattern or list names."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 _LONGEST_SUFFIX = max(IMAGE_SUFFIXES | VIDEO_SUFFIXES, key=len)
-_NUMBERED = re.compile(r"(.+)_[0-9]+")  # how what belongs to a video's frame is named
+_NUMBERED = re.compile(r"(.+)_[0-9]+")  # name of a file that belongs to a frame of a video
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)
 _SCREEN = re.compile(r"screen(\s+[0-9]+)*\s*")
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a file's name ends as a video's does."""
+    """Return whether a file is a video, by its suffix."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -39,23 +39,24 @@ def find_images(
     videos: bool = False,
     onskip: Callable[[Path], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Find images by the name of one, a folder, a pattern, or a text file of names.
+    """Find images by a file, a folder, a pattern, or a text file of paths.
 
-    A folder is not searched below; a pattern such as `folder/**/*.jpg` is. A text file is read by
-    `read_image_list`. Hidden files that are not listed are skipped, as is what is no file: broken
-    links, pipes, sockets and devices, none of which is opened.
+    The subfolders of a folder are not searched; a pattern such as `folder/**/*.jpg` searches them.
+    A text file is read by `read_image_list`. Hidden files that are not listed are skipped, and so
+    are broken links, pipes, sockets and devices, none of which is opened.
 
     Args:
-        source: name, folder, pattern or text file.
-        videos: whether to find videos as well.
-        onskip: told of each entry that is skipped for being no file, or a folder that cannot be
-            read.
+        source: Image, folder, pattern or text file.
+        videos: True to find videos as well.
+        onskip: Function called with each skipped entry that is no file, and with folders that
+            cannot be read.
 
     Returns:
-        At least one path, sorted by name but for a text file's, which keep their order.
+        At least one path, sorted by name; those of a text file keep their order.
 
     Raises:
-        DataError: nothing is there, no image among what is, or the name is an address.
+        DataError: nothing is there, nothing there is an image, or `source` is an address or the
+            screen.
     """
     path, skipped = Path(source), list[Path]()
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
@@ -64,11 +65,11 @@ def find_images(
             entries = [one for one in path.iterdir() if not one.name.startswith(".")]
         except OSError as error:
             raise DataError(
-                f"{path}: the folder cannot be read: {error.strerror}; give a folder that can be"
+                f"{path}: the folder cannot be read: {error.strerror}; allow it, or name another"
             ) from error
         skipped += sorted(filter(is_irregular, entries))
         images = sorted(one for one in entries if _is_one(one, suffixes))
-        hint = f"; for its subfolders say '{path}/**/*.jpg'"
+        hint = f"; to search its subfolders, pass '{path}/**/*.jpg'"
     elif os.path.isfile(path):  # noqa: PTH113
         is_list = path.suffix.lower() == ".txt"
         images = read_image_list(path, suffixes=suffixes) if is_list else [path]
@@ -101,14 +102,14 @@ def find_images(
 
 
 def unique_stems(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """Return each file's name without suffix, numbered where another one had it before.
+    """Return each file's name without suffix, numbered if an earlier one has the same name.
 
-    Videos come first: so is an image `clip.png` numbered beside `clip.mp4`, and an image
-    `clip_7.png`, which is called like the video's seventh frame.
+    Videos come first: beside `clip.mp4` an image `clip.png` is numbered, and so is `clip_7.png`,
+    which has the name of the video's seventh frame.
     """
     taken: set[str] = set()
     clips: set[str] = set()
-    numbers: dict[str, int] = {}  # the last one of each name that several have
+    numbers: dict[str, int] = {}  # last number given to each name
     stems: dict[int, str] = {}
     for place in sorted(range(len(paths)), key=lambda place: not is_video(paths[place])):
         own = stem = paths[place].stem
@@ -135,7 +136,7 @@ def _is_one(path: Path, suffixes: Set[str]) -> bool:
 
 
 def _refuse_streams(source: str) -> None:
-    """Refuse what YOLOv5 would open a network or the screen for."""
+    """Refuse sources for which YOLOv5 would open the network or the screen."""
     if _ADDRESS.match(source) or _SCREEN.fullmatch(source):
         what = "an address" if _ADDRESS.match(source) else "the screen"
         raise DataError(

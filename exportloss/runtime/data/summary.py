@@ -1,4 +1,4 @@
-"""What a split of a data set comes to, and what about it may be a mistake."""
+"""Counts of a split, and what may be a mistake in it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class SplitSummary:
     """A split in numbers.
 
     Attributes:
-        images: how many there are.
-        objects: boxes in all of them.
-        without_file: images that have no label file.
-        empty: images whose label file has no box.
-        fullest: boxes of the images with the most, as many as a batch has.
-        orphans: label files that belong to no image, because of their name.
-        crowds: boxes of a COCO file that were skipped because they stand for a crowd.
-        no_area: the same, because a side is 0.
-        strays: annotations of a COCO file that belong to none of its images.
-        is_coco: whether the boxes are in a COCO file.
+        images: Number of images.
+        objects: Number of boxes in all images.
+        without_file: Number of images without a label file.
+        empty: Number of images whose label file has no box.
+        fullest: Number of boxes in the batch of the images with the most boxes.
+        orphans: Label files whose names match no image.
+        crowds: Number of COCO boxes skipped because they stand for a crowd.
+        no_area: Number of COCO boxes skipped because a side is 0.
+        strays: Number of COCO annotations that belong to none of the file's images.
+        is_coco: True if the boxes are in a COCO file.
     """
 
     images: int
@@ -56,7 +56,7 @@ class SplitSummary:
 
 
 def summarize(batches: Batches) -> SplitSummary:
-    """Count what is in a split, and look for label files that are not read."""
+    """Count images and boxes of a split, and find label files that are not read."""
     counts = [len(rows) for rows in batches.labels]
     coco = batches.dataset.coco
     labelled = zip(counts, batches.has_label_file, strict=True)
@@ -75,23 +75,23 @@ def summarize(batches: Batches) -> SplitSummary:
 
 
 def refuse_nothing_to_learn(batches: Batches, summary: SplitSummary) -> None:
-    """Refuse a training split without a box: it would teach that there is never anything.
+    """Refuse a training split without boxes: it would teach the detector to find nothing.
 
     Raises:
-        DataError: there is none; label files that are not read are named.
+        DataError: there is no box; the message names a label file that is not read, if any.
     """
     if summary.objects:
         return
     path = batches.dataset.images[0]
     hint = f"; {summary.orphans[0]} belongs to no image" if summary.orphans else ""
     raise DataError(
-        f"the {summary.images} training images have no object; the labels of {path} were looked "
-        f"for in {batches.dataset.labels[0]}{hint}"
+        f"the {summary.images} training images have no object; expected labels, those of {path} "
+        f"in {batches.dataset.labels[0]}{hint}"
     )
 
 
 def _orphans(batches: Batches) -> tuple[Path, ...]:
-    """Find label files in the folders of labels whose name is that of no image beside it."""
+    """Find files in the label folders whose names match no image."""
     dataset = batches.dataset
     folders = {
         label.parent: image.parent
@@ -112,5 +112,5 @@ def _orphans(batches: Batches) -> tuple[Path, ...]:
 def _files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError:  # no labels at all, for which there are better words
+    except OSError:  # a missing folder of labels is reported elsewhere
         return []

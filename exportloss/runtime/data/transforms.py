@@ -38,7 +38,7 @@ _HUES = 255  # Pillow's hue of a full turn
 
 
 class Edit(Protocol):
-    """What is done to one image: an augmentation, once its random numbers are drawn."""
+    """A change of one image: an augmentation whose random numbers are drawn."""
 
     def edit_image(self, image: Image.Image) -> Image.Image:
         """Return the changed image: RGB, of the same size."""
@@ -71,12 +71,12 @@ class Strengths:
 class _Transform(Strengths, abc.ABC):
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator) -> Edit | None:
-        """Draw what is done to an image; None for nothing. Takes as many numbers every time."""
+        """Draw the change of an image; None for no change. Always draws as many numbers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Colours(_Transform):
-    """Change hue, saturation and value.
+    """Random changes of hue, saturation and value.
 
     Attributes:
         hsv_h, hsv_s, hsv_v: Largest change of hue, saturation and value as a fraction, in [0, 1].
@@ -113,13 +113,13 @@ class Gains:
         return image.convert("HSV").point(tables).convert("RGB")
 
     def edit_labels(self, rows: LabelArray) -> LabelArray:
-        """Return the labels as they are."""
+        """Return the labels unchanged."""
         return rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlipUpDown(_Transform):
-    """Turn upside down.
+    """Random flip upside down.
 
     Attributes:
         flipud: Probability, in [0, 1].
@@ -134,7 +134,7 @@ class FlipUpDown(_Transform):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlipLeftRight(_Transform):
-    """Mirror.
+    """Random flip left to right.
 
     Attributes:
         fliplr: Probability, in [0, 1].
@@ -152,8 +152,8 @@ class Flip:
     """A flip along one axis.
 
     Attributes:
-        method: Pillow's name of it.
-        column: Label column of the coordinate that it turns round.
+        method: Pillow's name of the flip.
+        column: Column of the labels whose coordinate is mirrored.
     """
 
     method: Image.Transpose
@@ -172,7 +172,7 @@ class Flip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Warp(Strengths):
-    """Rotate, scale, shear, move and bend.
+    """Random rotation, scaling, shear, translation and perspective.
 
     Attributes:
         degrees: Largest rotation either way, in [0, 180].
@@ -182,7 +182,7 @@ class Warp(Strengths):
         perspective: Largest perspective along each axis, in [0, 0.001].
     """
 
-    # Each ends where YOLOv5's own range does, or where it ceases to be a transform.
+    # Each range ends where YOLOv5's does, or where the result is no longer a transform.
     degrees: float = _up_to(180.0)
     translate: float = _up_to(1.0)
     scale: float = _up_to(0.95)
@@ -191,13 +191,13 @@ class Warp(Strengths):
 
     @property
     def moves(self) -> bool:
-        """Whether images are rotated, scaled, sheared, moved or bent."""
+        """True if images are rotated, scaled, sheared, translated or seen in perspective."""
         return any((self.degrees, self.translate, self.scale, self.shear, self.perspective))
 
     def draw_matrix(
         self, rng: np.random.Generator, source: tuple[int, int], size: tuple[int, int]
     ) -> tuple[Matrix, float]:
-        """Draw the transform from a (height, width) to another; see `random_matrix`."""
+        """Draw the transform from one (height, width) to another; see `random_matrix`."""
         return random_matrix(
             rng,
             source,
@@ -212,7 +212,7 @@ class Warp(Strengths):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mosaic(Strengths):
-    """Lay out an image and three others around a point.
+    """Random mosaic: an image and three others around a point.
 
     Attributes:
         mosaic: Probability, in [0, 1].
@@ -223,7 +223,7 @@ class Mosaic(Strengths):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixUp(Strengths):
-    """Blend a mosaic with another one.
+    """Random blend of a mosaic with another one.
 
     Attributes:
         mixup: Probability for a mosaic, in [0, 1].
@@ -232,12 +232,12 @@ class MixUp(Strengths):
     mixup: float = _up_to(1.0)
 
 
-# In the order in which they draw and are done. The fraction of a blend is drawn between the two
-# lists: with another order, a seed would give other images than it did.
+# In the order in which they are drawn and applied; the fraction of a blend is drawn between the two
+# lists. Another order would change the images of a seed.
 COLOURS: tuple[type[_Transform], ...] = (Colours,)
 TRANSFORMS: tuple[type[_Transform], ...] = (FlipUpDown, FlipLeftRight)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AllTransforms(MixUp, Mosaic, FlipLeftRight, FlipUpDown, Warp, Colours):
-    """The hyperparameters of every augmentation; by default none does anything."""
+    """The hyperparameters of all augmentations, each off by default."""

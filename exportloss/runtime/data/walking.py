@@ -1,4 +1,4 @@
-"""The files below a folder, each once, whatever links there are."""
+"""The files below a folder, each once whatever the links."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def files_below(
     onerror: Callable[[OSError], None] | None = None,
     onskip: Callable[[Path], None] | None = None,
 ) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders; hidden files and folders are passed over.
+    """Yield the files in a folder and its subfolders; hidden files and folders are skipped.
 
-    Links to folders are followed, after all folders that are none. Each folder is visited once by
-    whatever name: a link to one that was visited leads nowhere, so that neither a loop nor links
-    to links multiply what is found.
+    Links to folders are followed after all real folders. Each folder is visited once, whatever its
+    name, so that neither loops nor links to links repeat files.
 
     Args:
-        folder: where to begin.
-        onerror: told of folders that cannot be read; by default they are skipped.
-        onskip: told of entries that are neither file nor folder, see `is_irregular`, and that are
-            skipped. None of them is opened.
+        folder: Folder to begin with.
+        onerror: Function called with the error of each folder that cannot be read; by default
+            they are skipped.
+        onskip: Function called with each skipped entry that is neither file nor folder, see
+            `is_irregular`. None of them is opened.
     """
     visited: set[tuple[int, int]] = set()
     links = [os.fspath(folder)]
@@ -46,7 +46,7 @@ def files_below(
         while waiting:
             name = waiting.pop()
             try:
-                status = os.stat(name)  # noqa: PTH116 - of millions of folders
+                status = os.stat(name)  # noqa: PTH116 - faster, for millions of folders
                 if (identity := (status.st_dev, status.st_ino)) in visited:
                     continue
                 visited.add(identity)
@@ -72,7 +72,7 @@ def files_below(
 def _is(kind: Callable[[], bool]) -> bool:
     try:
         return kind()
-    except OSError:  # a link to itself, say
+    except OSError:  # such as a link to itself
         return False
 
 
@@ -86,7 +86,7 @@ def is_irregular(path: str | Path) -> bool:
 
 
 def describe_entry(path: str | Path) -> str:
-    """Return what lies at a path that is no regular file, such as "is a pipe"."""
+    """Return in words what a path is that is no regular file, such as "is a pipe"."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - never opens
     except OSError as error:
@@ -100,18 +100,18 @@ def describe_entry(path: str | Path) -> str:
 
 
 def describe_skipped(skipped: Sequence[Path]) -> str:
-    """Return how many entries were skipped, at least one, and what the first of them is."""
+    """Return in words how many entries, at least one, were skipped, and what the first is."""
     count = "1 entry is skipped" if len(skipped) == 1 else f"{len(skipped)} entries are skipped"
     return f"{count}: {skipped[0]} {describe_entry(skipped[0])}"
 
 
 def find_matches(pattern: str, *, onskip: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """Yield what matches a pattern such as `photos/**/*.jpg`, as `glob` does, but each file once.
+    """Yield the matches of a pattern such as `photos/**/*.jpg`, like `glob`, but each file once.
 
     Args:
-        pattern: with `*`, `?` and `[...]` within names, and `**` for any number of folders.
-        onskip: told of matches that are neither file nor folder, and with `**` of folders that
-            cannot be read; they are skipped.
+        pattern: Path with `*`, `?` and `[...]` within names, and `**` for any number of folders.
+        onskip: Function called with each skipped match that is neither file nor folder, and with
+            `**` also with folders that cannot be read.
     """
     tell = onskip or (lambda path: None)
     parts = Path(pattern).parts
@@ -138,8 +138,8 @@ def _folder_to(tell: Callable[[Path], None]) -> Callable[[OSError], None]:
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path below a folder matches a pattern."""
-    reached = {0}  # how many names the pattern up to here can account for
+    """Return whether a path below a folder matches a pattern."""
+    reached = {0}  # numbers of names that the pattern so far can match
     for part in pattern:
         if part == _ANY_FOLDERS:
             reached = set(range(min(reached), len(names) + 1)) if reached else reached

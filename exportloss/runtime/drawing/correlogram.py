@@ -1,4 +1,4 @@
-"""The label correlogram: how positions and sizes of boxes depend on one another."""
+"""The label correlogram: positions and sizes of boxes, alone and in pairs."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Correlogram:
         """Count boxes.
 
         Args:
-            labels: one (n, 5) array per image: class, x, y, width, height as fractions of the
+            labels: One (n, 5) array per image: class, x, y, width, height as fractions of the
                 image, in [0, 1].
-            bins: per variable, >= 1.
+            bins: Number of bins per variable, >= 1.
         """
         boxes = np.concatenate([*labels, np.zeros((0, 5))])[:, 1:].astype(np.float64)
         bin_of = np.minimum((boxes * bins).astype(np.int64), bins - 1)  # (n, 4); 1.0 is in the last
@@ -70,11 +70,11 @@ class Correlogram:
 def plot_label_correlogram(path: Path, labels: Sequence[npt.NDArray[np.floating]]) -> None:
     """Draw the histograms of all boxes of a data set: `labels_correlogram.jpg`.
 
-    The diagonal shows each of x, y, width and height alone, what is below it each pair.
+    The diagonal shows x, y, width and height alone; the cells below it show each pair.
 
     Args:
         path: JPEG file to write.
-        labels: one (n, 5) array per image, as for `Correlogram.of`.
+        labels: One (n, 5) array per image, as for `Correlogram.of`.
 
     Raises:
         ArtifactError: the file cannot be written.

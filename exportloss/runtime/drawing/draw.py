@@ -1,4 +1,4 @@
-"""Boxes on images, and images beside each other."""
+"""Boxes drawn on images, and grids of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["class_color", "class_name", "draw_boxes", "grid"]
 
 Color = tuple[int, int, int]
 
-# Neighbours in the list are far apart in hue, so the first few classes never look alike.
+# Neighbours in the list are far apart in hue, so that the first few classes look different.
 _PALETTE: tuple[Color, ...] = (
     (255, 82, 82),
     (38, 166, 255),
@@ -36,12 +36,12 @@ _INK, _PAPER = (24, 26, 32), (250, 250, 252)
 
 
 def class_color(index: int) -> Color:
-    """Return the RGB colour of a class; always the same, repeating after twelve."""
+    """Return the RGB colour of a class; colours repeat after twelve classes."""
     return _PALETTE[index % len(_PALETTE)]
 
 
 def class_name(names: Sequence[str], index: int) -> str:
-    """Return the name of a class, or `class 7` for one without a name."""
+    """Return the name of a class; `class 7` if class 7 has no name."""
     return names[index] if 0 <= index < len(names) else f"class {index}"
 
 
@@ -59,13 +59,12 @@ def draw_boxes(
     Args:
         image: (H, W, 3) RGB; not changed.
         boxes: (n, 6) x1, y1, x2, y2 in pixels, confidence in [0, 1], class; as from
-            `non_max_suppression`. A box is clipped to the image, or left out when nothing of it
-            is inside.
-        names: the classes; one without a name is shown by its number.
-        show_names: write the class, and behind it the confidence, on each box.
-        show_confidence: false for true boxes.
-        line_width: of the boxes, pixels, >= 1, at most the image's longer side; None suits it to
-            the image.
+            `non_max_suppression`. Boxes are clipped to the image, and skipped if outside it.
+        names: Class names; a class without a name is shown by its number.
+        show_names: True to write the class, followed by the confidence, on each box.
+        show_confidence: False to write no confidence, as for true boxes.
+        line_width: Width of the lines, pixels, >= 1, limited to the image's longer side; None for a
+            width that suits the image.
 
     Returns:
         A new (H, W, 3) image.
@@ -83,7 +82,7 @@ def draw_boxes(
     line = min(line_width or max(2, round(max(height, width) / 240)), max(height, width))
     font_size = max(11, round(max(height, width) / 34))
     names = drawable_names(names)
-    # The most confident last, on top.
+    # The most confident are drawn last, on top.
     for x1, y1, x2, y2, confidence, label in boxes[np.argsort(boxes[:, 4], kind="stable")]:
         left, right = np.clip((x1, x2), 0, width - 1)
         top, bottom = np.clip((y1, y2), 0, height - 1)
@@ -105,7 +104,7 @@ def _tag(
     font: Font,
     color: Color,
 ) -> None:
-    """Write on a filled strip above the corner; inside the image where that leaves it."""
+    """Write on a filled strip above the corner, moved to lie within the image."""
     _, _, text_width, text_height = draw.textbbox((0, 0), text, font=font, anchor="lt")
     gap = max(2, round(text_height / 3))
     width, height = text_width + 2 * gap, text_height + 2 * gap
@@ -122,22 +121,25 @@ def grid(images: Sequence[ImageArray], *, columns: int, captions: Sequence[str] 
     """Lay images out in rows, on white, each under its caption.
 
     Args:
-        images: (H, W, 3) images, row by row; all cells are as large as the largest.
-        columns: images a row, >= 1; two show a before and an after side by side.
-        captions: one an image, or none at all.
+        images: (H, W, 3) images, row by row; all cells have the size of the largest.
+        columns: Images per row, >= 1.
+        captions: One caption per image; empty for none.
 
     Returns:
         One (H, W, 3) image.
 
     Raises:
-        ConfigError: no image, `columns` below 1, or as many captions as neither 0 nor images.
+        ConfigError: there is no image, `columns` is below 1, or the number of captions is neither 0
+            nor that of the images.
     """
     if not images or columns < 1:
         raise ConfigError(
             f"{len(images)} images in {columns} columns; expected at least one of each"
         )
     if len(captions) not in (0, len(images)):
-        raise ConfigError(f"{len(captions)} captions for {len(images)} images; expected one each")
+        raise ConfigError(
+            f"{len(captions)} captions for {len(images)} images; expected one each, or none"
+        )
     height = max(image.shape[0] for image in images)
     width = max(image.shape[1] for image in images)
     gap = max(4, round(width / 40))

@@ -1,4 +1,4 @@
-"""The style of every figure, where matplotlib is installed; a device may well go without."""
+"""The style of all figures; needs matplotlib, which a device need not have."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BLUE", "DARK", "GREY", "ORANGE", "figure_file", "matplotlib_missing", "tidy"]
 
-BLUE, ORANGE = "#2563eb", "#ea580c"  # training and validation, where both are drawn
+BLUE, ORANGE = "#2563eb", "#ea580c"  # training and validation
 DARK, GREY, _GRID = "#111827", "#9ca3af", "#e5e7eb"
 
 
 def matplotlib_missing() -> str | None:
-    """Return what to say where plots cannot be drawn; None where they can."""
+    """Return a note if matplotlib is missing; None if plots can be drawn."""
     if importlib.util.find_spec("matplotlib") is not None:
         return None
     return "no plots: matplotlib is not installed; pip install matplotlib"
@@ -34,14 +34,18 @@ def matplotlib_missing() -> str | None:
 def figure_file(
     path: Path, width: float, height: float, *, kind: str = "png", names: Sequence[str] = ()
 ) -> Iterator[Figure]:
-    """Yield a figure of so many inches; it is written to the file at the end.
+    """Yield a figure that is written to a file at the end.
 
     Args:
-        path: where to write.
-        width: inches.
-        height: inches.
+        path: File to write.
+        width: Width, inches.
+        height: Height, inches.
         kind: `png` or `jpeg`.
-        names: classes that are written in it: fonts are taken that have their letters.
+        names: Class names in the figure; fonts with their letters are used.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+        InstallationError: matplotlib is missing.
     """
     try:
         with _without_programs():
@@ -54,7 +58,7 @@ def figure_file(
         ) from error
     with rc_context({"font.family": _families(names)}):
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)  # draws without a display
+        FigureCanvasAgg(figure)  # needs no display
         yield figure
         options: dict[str, Any] = {"pil_kwargs": {"quality": 90}} if kind == "jpeg" else {}
         with new_file(path) as temporary:
@@ -62,7 +66,7 @@ def figure_file(
 
 
 def tidy(axes: Axes) -> None:
-    """Draw a light grid behind what is plotted, and no frame above or at the right."""
+    """Draw a light grid behind the data, and no frame at the top and right."""
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -70,14 +74,14 @@ def tidy(axes: Axes) -> None:
 
 @contextlib.contextmanager
 def _without_programs() -> Iterator[None]:
-    """Let no other program be started meanwhile.
+    """Keep an import from starting other programs.
 
-    When it is imported, matplotlib asks one for the system's fonts (`fc-list`); it brings its own,
-    and does without where there is no such program.
+    When imported, matplotlib asks a program, `fc-list`, for the system's fonts; without it, it uses
+    its own.
     """
 
     def refuse(*_: object, **__: object) -> bytes:
-        raise FileNotFoundError("no program is started")
+        raise FileNotFoundError("programs may not be started here")
 
     real = subprocess.check_output
     vars(subprocess)["check_output"] = refuse
@@ -88,7 +92,7 @@ def _without_programs() -> Iterator[None]:
 
 
 def _families(names: Sequence[str]) -> list[str]:
-    """Return the fonts to look for letters in: matplotlib's own, then those that names need."""
+    """Return the font families to use: matplotlib's own, then those that the names need."""
     from matplotlib.font_manager import FontProperties, fontManager
 
     families = {"DejaVu Sans": None}

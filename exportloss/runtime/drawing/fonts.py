@@ -1,8 +1,8 @@
-"""Fonts that have the letters of class names, from what is installed.
+"""Installed fonts that have the letters of class names.
 
-Pillow's own font has ASCII and little more. DejaVu, which comes with matplotlib, has Latin, Greek
-and Cyrillic letters; Chinese, Japanese and Korean ones only a font of the system can have. What no
-font has is written as the number of the class.
+Pillow's own font has little more than ASCII. DejaVu, which comes with matplotlib, has Latin, Greek
+and Cyrillic letters; Chinese, Japanese and Korean need a font of the system. A name that no font
+can show is written as the number of its class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FOLDERS = (
     "/Library/Fonts",
     "C:/Windows/Fonts",
 )
-# Parts of the names of fonts that have many letters, the likeliest first.
+# Parts of the file names of fonts with many letters, the likeliest first.
 _LIKELY = (
     "cjk",
     "unicode",
@@ -41,28 +41,28 @@ _LIKELY = (
     "dejavu",
     "arial",
 )
-_MOST_FONTS = 200  # that are opened in the search
+_MOST_FONTS = 200  # opened in a search
 _PROBE_SIZE = 24
-_NO_LETTER = "\U0010ffff"  # which no font has: it is drawn as what stands for a missing letter
+_NO_LETTER = "\U0010ffff"  # in no font, so that it is drawn as a missing letter
 
 
 @functools.lru_cache(maxsize=256)
 def font_for(text: str, size: int) -> Font:
-    """Return a font of a size, pixels, for a text."""
+    """Return a font for a text; `size` in pixels."""
     path = font_path(text)
     return ImageFont.load_default(size=size) if path is None else ImageFont.truetype(path, size)
 
 
 def drawable_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names that can be drawn: those that no font has become their class numbers."""
+    """Return names that can be drawn; a name that no font can show becomes its class number."""
     return tuple(map(_drawable, names, range(len(names))))
 
 
 @functools.lru_cache(maxsize=64)
 def font_path(text: str) -> str | None:
-    """Return the file of a font that has all letters of a text; None for Pillow's own.
+    """Return the file of a font with all letters of a text; None for Pillow's own.
 
-    Where no font has them all, the one is taken that has the most.
+    If no font has all of them, the font with the most is returned.
     """
     letters = frozenset(text) - frozenset(map(chr, range(128)))
     if not letters:
@@ -86,7 +86,7 @@ def _drawable(name: str, index: int) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _letters(path: str, letters: frozenset[str]) -> frozenset[str]:
-    """Return which of some letters a font has."""
+    """Return those of `letters` that a font has."""
     try:
         font = ImageFont.truetype(path, _PROBE_SIZE)
         missing = _shape(font, _NO_LETTER)
@@ -104,7 +104,7 @@ def _shape(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, int], 
 
 @functools.cache
 def _fonts() -> tuple[str, ...]:
-    """Return the font files that are installed, DejaVu first, then the likeliest."""
+    """Return the installed font files: DejaVu first, then the likeliest."""
     found = [path for folder in _FOLDERS for path in _below(Path(folder).expanduser())]
     return tuple(map(str, [*_dejavu(), *sorted(found, key=_likelihood)[:_MOST_FONTS]]))
 

@@ -1,4 +1,4 @@
-"""A batch at a glance: its images in a grid, with their boxes."""
+"""The images of a batch in a grid, with their boxes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 from exportloss.runtime.data.loader import Batch
 from exportloss.runtime.drawing.draw import draw_boxes, grid
 from exportloss.runtime.evaluation.nms import suppress
-from exportloss.runtime.images.load import ImageArray
+from exportloss.runtime.images.resize import ImageArray
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["draw_batch", "surest", "write_batch"]
 
 _MOST = 16  # images, as in YOLOv5
-_LEAST_SIDE, _WHOLE_SIDE = 320, 1920  # pixels: of an image, so that names can be read; of the grid
-_SURE, _OVERLAP = 0.25, 0.45  # as for `detect`
+_LEAST_SIDE, _WHOLE_SIDE = 320, 1920  # pixels: of an image, to keep names legible; of the grid
+_SURE, _OVERLAP = 0.25, 0.45  # confidence and IoU, as for `detect`
 _CAPTION = 36  # characters
 _JPEG_QUALITY = 90
 
@@ -35,11 +35,12 @@ def draw_batch(
     """Draw boxes on the first sixteen images of a batch, under their file names.
 
     Args:
-        batch: of a loader.
-        boxes: (n, 6) x1, y1, x2, y2 in pixels of the batch, confidence, class, an image; those
-            beyond the boxes are left out. As from `true_boxes` or `BatchDetections.on_canvas`.
-        names: the classes.
-        show_confidence: write it behind the class.
+        batch: Batch of `Batches`.
+        boxes: One (n, 6) array per image: x1, y1, x2, y2 (pixels of the batch), confidence, class,
+            as from `true_boxes` or `BatchDetections.on_canvas`. Images without an array are not
+            drawn.
+        names: Class names.
+        show_confidence: True to write the confidence after the class.
 
     Returns:
         (H, W, 3) image.
@@ -62,9 +63,10 @@ def draw_batch(
 
 
 def surest(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return those of a validation's many detections that a person would want to see.
+    """Return the detections of a validation that are worth showing.
 
-    The confident ones, and of several in one place the most confident, whatever their classes.
+    These exceed confidence 0.25; of boxes that overlap by more than IoU 0.45, whatever their
+    classes, only the most confident is kept.
     """
     return suppress(boxes[boxes[:, 4] > _SURE], _OVERLAP, agnostic=True)
 

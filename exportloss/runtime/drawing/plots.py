@@ -1,4 +1,4 @@
-"""YOLOv5's plots of a run, where matplotlib is installed; a device may well go without."""
+"""YOLOv5's plots of a run; they need matplotlib, which a device need not have."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = [
     "plot_results",
 ]
 
-Array = npt.NDArray[np.floating]
+_Floats = npt.NDArray[np.floating]
 
 _METRIC = "#059669"
-_MOST_NAMED = 20  # classes that have a line of their own colour and a place in the legend
-_MOST_WRITTEN = 30  # classes whose cells have their numbers written in
+_MOST_NAMED = 20  # most classes with colours and legend entries of their own
+_MOST_WRITTEN = 30  # most classes with numbers in cells, or names on an axis
 
-# Two rows, as YOLOv5 lays them out: losses at the left, half of the metrics at the right.
+# Two rows, as in YOLOv5: losses at the left, half of the metrics at the right.
 _SCORES = [metric.column for metric in METRICS]
 _HALF = -(-len(_SCORES) // 2)
 _PANELS = (
@@ -48,23 +48,23 @@ _PANELS = (
 
 
 def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequence[str]) -> None:
-    """Draw the matrix, each true class as shares of its objects: `confusion_matrix.png`.
+    """Draw the matrix, with each true class as fractions of its objects: `confusion_matrix.png`.
 
     Args:
         path: PNG file to write.
-        confusion: the counts.
-        names: the classes, as many.
+        confusion: Confusion matrix.
+        names: Class names, one per class of the matrix.
 
     Raises:
         ArtifactError: the file cannot be written.
         InstallationError: matplotlib is missing.
     """
-    shares, count = confusion.shares, confusion.num_classes + 1
+    fractions, count = confusion.fractions, confusion.num_classes + 1
     side = float(np.clip(2.5 + 0.75 * count, 6, 18))
     names = drawable_names(names)
     with figure_file(path, side * 1.08, side, names=names) as figure:
         axes = figure.subplots()
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         labels = (*map(_plain, names), "background")
         font = float(np.clip(220 / count, 4, 11))
         axes.set_xticks(range(count), labels, rotation=90 if count > 6 else 0, fontsize=font)
@@ -72,16 +72,16 @@ def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequenc
         axes.set_xlabel("true")
         axes.set_ylabel("predicted")
         if count <= _MOST_WRITTEN:
-            for (row, column), share in np.ndenumerate(shares):
+            for (row, column), fraction in np.ndenumerate(fractions):
                 if confusion.counts[row, column]:
-                    ink = "white" if share > 0.5 else DARK
-                    text = f"{share:.2f}"
+                    ink = "white" if fraction > 0.5 else DARK
+                    text = f"{fraction:.2f}"
                     if count <= 12:
                         text += f"\n({confusion.counts[row, column]})"
                     axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=font)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        axes.set_title("Confusion matrix: shares of each true class", loc="left", fontsize=12)
+        axes.set_title("Confusion matrix: fractions of each true class", loc="left", fontsize=12)
         figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02).outline.set_visible(False)
 
 
@@ -89,12 +89,12 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
     """Draw `PR_curve.png`, `F1_curve.png`, `P_curve.png` and `R_curve.png`, at IoU 0.5.
 
     Args:
-        folder: where to write.
-        metrics: of a validation.
-        names: the classes of the data set.
+        folder: Folder to write to.
+        metrics: Metrics of a validation.
+        names: Class names of the data set.
 
     Returns:
-        The files; none where the labels have no object.
+        The files written; none if the labels have no object.
 
     Raises:
         ArtifactError: a file cannot be written.
@@ -124,7 +124,7 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
     ):
         mean = values.mean(axis=0)
         at = int(np.searchsorted(curves.confidence, metrics.confidence))
-        if short == "F1":  # the peak of what is drawn; the table's is that of a smoothed curve
+        if short == "F1":  # the peak of the drawn curve; the table's is of a smoothed one
             at = int(mean.argmax())
         with figure_file(paths[short], 9, 6, names=names) as figure:
             axes = _lines(
@@ -140,11 +140,11 @@ def plot_curves(folder: Path, metrics: Metrics, names: Sequence[str]) -> tuple[P
 
 
 def plot_results(path: Path, results: Path) -> None:
-    """Draw every loss and metric of a `results.csv` over the epochs: `results.png`.
+    """Draw the losses and metrics of a `results.csv` over the epochs: `results.png`.
 
     Args:
         path: PNG file to write.
-        results: CSV with YOLOv5's column names; columns that are missing or empty are left out.
+        results: CSV file with YOLOv5's column names; missing or incomplete columns are skipped.
 
     Raises:
         ArtifactError: `results` cannot be read or has no epoch, or the file cannot be written.
@@ -182,16 +182,16 @@ def plot_results(path: Path, results: Path) -> None:
             axes.set_xlabel("epoch")
 
 
-def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> None:
-    """Draw what a data set's labels are like: `labels.jpg`.
+def plot_labels(path: Path, labels: Sequence[_Floats], names: Sequence[str]) -> None:
+    """Draw the labels of a data set: `labels.jpg`.
 
-    How many objects each class has, their boxes about a common centre, where the centres lie, and
-    their sizes.
+    Shows the number of objects per class, boxes about a common centre, their centres, and their
+    sizes.
 
     Args:
         path: JPEG file to write.
-        labels: (n, 5) class, x, y, width, height as shares of the image, an image.
-        names: the classes.
+        labels: One (n, 5) array per image: class, x, y, width, height as fractions of the image.
+        names: Class names.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -223,11 +223,11 @@ def plot_labels(path: Path, labels: Sequence[Array], names: Sequence[str]) -> No
             axes.set_ylabel(title[1])
             axes.set_aspect("equal")
             tidy(axes)
-        centres.invert_yaxis()  # as in an image
+        centres.invert_yaxis()  # y points down, as in an image
 
 
-def _outlines(axes: Axes, rows: Array) -> None:
-    """Draw boxes about one centre."""
+def _outlines(axes: Axes, rows: _Floats) -> None:
+    """Draw boxes about a common centre."""
     from matplotlib.patches import Rectangle
 
     for label, _, _, width, height in rows:
@@ -242,14 +242,14 @@ def _outlines(axes: Axes, rows: Array) -> None:
 
 def _lines(
     figure: Figure,
-    x: Array,
-    values: Array,
+    x: _Floats,
+    values: _Floats,
     *,
     titles: tuple[str, str],
     named: Sequence[tuple[int, str]],
     mean: str,
 ) -> Axes:
-    """Draw a line a class, and their mean above them."""
+    """Draw one line per class, and their mean on top."""
     axes: Axes = figure.subplots()
     few = len(named) <= _MOST_NAMED
     for (index, name), line in zip(named, values, strict=True):

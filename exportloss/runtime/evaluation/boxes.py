@@ -1,4 +1,4 @@
-"""Boxes as corners, as centre and size, and how much two of them overlap."""
+"""Boxes as corners or as centre and size, and their overlap."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ Floats = npt.NDArray[np.floating]
 
 
 def to_corners(boxes: Floats) -> Floats:
-    """Turn (n, 4) centre x, centre y, width, height into x1, y1, x2, y2."""
+    """Convert (n, 4) centre x, centre y, width, height into x1, y1, x2, y2."""
     centre, half = boxes[:, :2], boxes[:, 2:4] / 2
     return np.concatenate((centre - half, centre + half), axis=1)
 
 
 def to_centres(boxes: Floats) -> Floats:
-    """Turn (n, 4) x1, y1, x2, y2 into centre x, centre y, width, height."""
+    """Convert (n, 4) x1, y1, x2, y2 into centre x, centre y, width, height."""
     return np.concatenate(
         ((boxes[:, :2] + boxes[:, 2:4]) / 2, boxes[:, 2:4] - boxes[:, :2]), axis=1
     )
 
 
 def box_iou(boxes: Floats, others: Floats) -> npt.NDArray[np.float64]:
-    """Intersection over union of every pair, 0 where both have no area.
+    """Return the intersection over union of every pair; 0 where the boxes do not overlap.
 
     Args:
         boxes: (n, 4) x1, y1, x2, y2 in pixels.
-        others: (m, 4) the same.
+        others: (m, 4) x1, y1, x2, y2 in the same pixels.
 
     Returns:
         (n, m) in [0, 1].

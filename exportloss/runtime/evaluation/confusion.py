@@ -1,4 +1,4 @@
-"""Which classes a detector takes for which."""
+"""Confusion matrix: the classes that a detector takes for one another."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ __all__ = ["ConfusionMatrix"]
 
 
 class ConfusionMatrix:
-    """Counts of detections by the class that they name and the class of the object found.
+    """Counts of detections by detected class and true class.
 
     A detection belongs to the object that it overlaps most, whatever the classes, if their IoU
-    exceeds `iou_thres`; of several detections of an object the one that overlaps it most does.
-    All others found background, and objects without a detection are missed. (YOLOv5 v7 passes
-    over the wrong detections of an image in which nothing at all is found; here they count.)
+    exceeds `iou_thres`; of several detections of an object only the one that overlaps it most
+    counts as such. All others are detections of background, and objects without a detection are
+    missed. (YOLOv5 v7 skips the wrong detections of an image in which no object is found; here they
+    count.)
 
     Args:
-        num_classes: of the data set, >= 1.
-        conf_thres: detections must exceed this confidence, in [0, 1].
-        iou_thres: in [0, 1].
+        num_classes: Number of classes of the data set, >= 1.
+        conf_thres: Confidence that detections must exceed, in [0, 1].
+        iou_thres: IoU that detection and object must exceed, in [0, 1].
 
     Attributes:
-        counts: (nc + 1, nc + 1); row: class detected, column: true class; the last row holds the
-            objects missed, the last column detections of background.
+        counts: (nc + 1, nc + 1) counts, detected class by true class; the last row holds missed
+            objects, the last column detections of background.
 
     Raises:
         ConfigError: a number is out of range.
@@ -50,10 +51,11 @@ class ConfusionMatrix:
         return len(self.counts) - 1
 
     @property
-    def shares(self) -> npt.NDArray[np.float64]:
-        """`counts` with each column as shares of its sum; 0 where there is nothing."""
-        shares: npt.NDArray[np.float64] = self.counts / np.maximum(self.counts.sum(axis=0), 1)
-        return shares
+    def fractions(self) -> npt.NDArray[np.float64]:
+        """`counts`, with each column as fractions of its sum; 0 for an empty column."""
+        sums = np.maximum(self.counts.sum(axis=0), 1)
+        fractions: npt.NDArray[np.float64] = self.counts / sums
+        return fractions
 
     def add(self, detections: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> None:
         """Add an image.
@@ -67,7 +69,7 @@ class ConfusionMatrix:
         found, true = detections[:, 5].astype(int), labels[:, 0].astype(int)
         iou = box_iou(detections[:, :4], labels[:, 1:])  # (n, m)
         iou[iou <= self._iou_thres] = 0
-        # Zero but for the object that a detection overlaps most.
+        # Zero except for the object that a detection overlaps most.
         if true.size:
             iou[np.arange(len(true)) != iou.argmax(axis=1, keepdims=True)] = 0
         unmatched = np.ones(len(found), np.bool_)

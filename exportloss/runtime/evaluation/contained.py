@@ -1,13 +1,12 @@
-"""A detector of somebody else's, run in a process of its own with little to spend.
+"""An untrusted detector, run in a child process within limits.
 
-An ONNX file is a program for ONNX Runtime, in which a division by zero or a function that calls
-itself ends the process, and a loop may go on for ever. So a file from elsewhere is opened in a
-child, which may take so much memory and time, write no file, and end without taking anything along.
+An ONNX file is a program for ONNX Runtime, in which a division by zero or a recursive function ends
+the process, and a loop may never end. So an untrusted file is opened in a child process with limits
+on memory and time, which writes no file and can end without harm.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from typing import Any
 
@@ -15,34 +14,28 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ExportLossError, excerpt
+from exportloss.runtime.evaluation.detector_file import Description
 from exportloss.runtime.processes.child import TIME_LIMIT, Child, ChildError, raise_told
 
-__all__ = ["TIME_LIMIT", "ContainedDetector", "Description"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Description:
-    """What a detector takes, as in `Detector`."""
-
-    names: tuple[str, ...]
-    stride: int
-    batch_size: int | None
-    image_size: tuple[int, int] | None
+__all__ = ["TIME_LIMIT", "ContainedDetector"]
 
 
 class ContainedDetector:
     """A child process that has opened a detector.
 
     Args:
-        content: of the ONNX file.
-        path: of the file, for messages.
-        device: where to run it, by name.
-        threads: of the engine; None takes every core.
-        self_check: whether to compare the device with the CPU first.
-        seconds: what opening may take, and each image.
+        content: Bytes of the ONNX file.
+        path: Path of the file, for messages.
+        device: Device to run on, by name.
+        threads: Threads of the engine; None for every core.
+        self_check: True to compare the device with the CPU first.
+        seconds: Most seconds for opening, and per image.
+
+    Attributes:
+        description: Names and input of the detector.
 
     Raises:
-        ExportLossError: as `Detector.open` does; an `ArtifactError` if the child ends, or takes too
+        ExportLossError: as `Detector.open` does; `ArtifactError` if the child ends or takes too
             long.
     """
 
@@ -82,7 +75,7 @@ class ContainedDetector:
         """Run the detector, as `Detector.predict`.
 
         Raises:
-            ArtifactError: it fails, ends the child, or takes too long.
+            ArtifactError: the detector fails, ends the child, or takes too long.
         """
         with self._lock:
             limit = self._seconds * max(len(images), 1)
@@ -107,7 +100,7 @@ class ContainedDetector:
             answer, rows = self._child.exchange(seconds, (about, content))
         except ChildError as error:
             advice = (
-                "; raise the limit (--time-limit) if you trust the file"
+                "; raise time_limit if you trust the file"
                 if error.late
                 else "; is it damaged, or made to do so?"
             )

@@ -1,4 +1,4 @@
-"""The child of `contained`: opens one detector and runs it, within limits."""
+"""Child process of `contained`: opens one detector and runs it within limits."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from exportloss.runtime.sessions.devices import Device, import_engine
 
 __all__ = ["main"]
 
-_BASE = 1 << 30  # bytes for ONNX Runtime itself, its threads and what it plans
-_TIMES_MODEL = 8  # of the file: weights, copies of them in other layouts, graphs in memory
-_TIMES_INPUT = 128  # of the images as float32: all maps of a network that live at one time
+_BASE = 1 << 30  # bytes for ONNX Runtime itself, its threads and plans
+_TIMES_MODEL = 8  # file sizes: weights, copies of them in other layouts, graphs in memory
+_TIMES_INPUT = 128  # sizes of the float32 images: all maps of a network that live at one time
 
 
 def main() -> None:
-    """Answer one message with a description, and each one after it with predictions."""
+    """Answer the first message with a description, and each later one with predictions."""
     requests, answers = sys.stdin.buffer, private_output()
     follow_parent()
     about, content = receive(requests)
     size, is_cpu = len(content), about["device"] == "cpu"
 
     def limit(count: int) -> None:
-        if is_cpu:  # drivers of GPUs reserve more than there is
+        if is_cpu:  # GPU drivers reserve more address space than there is memory
             limit_memory(_BASE + _TIMES_MODEL * size + _TIMES_INPUT * 4 * count)
 
     telling = partial(

@@ -1,4 +1,4 @@
-"""Detections in the formats that others read: YOLO label files, COCO's results, cut-outs."""
+"""Detections in common formats: YOLO label files, COCO's results, crops."""
 
 from __future__ import annotations
 
@@ -30,32 +30,33 @@ __all__ = [
 
 Boxes = npt.NDArray[np.floating]
 
-_CROP_GAIN, _CROP_PAD = 1.02, 10  # as YOLOv5 cuts out: a little more than the box
+_CROP_GAIN, _CROP_PAD = 1.02, 10  # as in YOLOv5: a little more than the box
 _JPEG_QUALITY = 95
-_LEAST_SHARE = 5e-7  # of a side: less is written as 0.000000
+_LEAST_FRACTION = 5e-7  # of a side; less is written as 0.000000
 
 
 def write_labels(
     path: Path, boxes: Boxes, source: tuple[int, int], *, with_confidence: bool = False
 ) -> None:
-    """Write a YOLO label file: a line `class x y width height [confidence]` a box.
+    """Write a YOLO label file: one line `class x y width height [confidence]` per box.
 
-    Boxes too thin for the six digits of a share are left out: they could not be trained on.
+    Boxes whose width or height would be written as 0.000000 are skipped: they could not be trained
+    on.
 
     Args:
-        path: file to write.
+        path: File to write.
         boxes: (n, 6) x1, y1, x2, y2 in pixels of the image, confidence, class.
-        source: height and width of the image, pixels.
-        with_confidence: whether a line ends in it.
+        source: (height, width) of the image, pixels.
+        with_confidence: True to write the confidence at the end of each line.
 
     Raises:
         ArtifactError: the file cannot be written.
     """
     height, width = source
-    shares = to_centres(boxes) / (width, height, width, height)
+    fractions = to_centres(boxes) / (width, height, width, height)
     lines = []
-    for (*_, confidence, label), row in zip(boxes.tolist(), shares.tolist(), strict=True):
-        if min(row[2:]) < _LEAST_SHARE:
+    for (*_, confidence, label), row in zip(boxes.tolist(), fractions.tolist(), strict=True):
+        if min(row[2:]) < _LEAST_FRACTION:
             continue
         values = [*row, confidence] if with_confidence else row
         lines.append(" ".join((str(int(label)), *(f"{value:.6f}" for value in values))) + "\n")
@@ -70,26 +71,26 @@ def coco_results(
 
     Args:
         boxes: (n, 6) x1, y1, x2, y2 in pixels of the image, confidence, class.
-        image_id: of the image.
-        category_ids: ids of the categories, by class; None for the class numbers themselves.
+        image_id: Id of the image.
+        category_ids: Category id of each class; None to use the class numbers.
     """
     return [
         {
             "image_id": image_id,
             "category_id": int(label) if category_ids is None else category_ids[int(label)],
             "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": confidence,  # rounded, it would rank otherwise where others are near
+            "score": confidence,  # not rounded, which could change the ranking
         }
         for x1, y1, x2, y2, confidence, label in boxes.tolist()
     ]
 
 
 def crop(image: ImageArray, box: Boxes) -> ImageArray:
-    """Cut a box out of an image, with a margin of 2 % and 10 pixels.
+    """Crop an image to a box that is enlarged by 2 % and 10 pixels.
 
     Args:
-        image: (H, W, 3).
-        box: x1, y1, x2, y2, ... in its pixels, clipped to it.
+        image: (H, W, 3) image.
+        box: (4 or more,) x1, y1, x2, y2, ... in pixels of the image, within it.
 
     Returns:
         (h, w, 3) of at least one pixel.
@@ -102,7 +103,7 @@ def crop(image: ImageArray, box: Boxes) -> ImageArray:
 
 
 def write_image(path: Path, image: ImageArray) -> None:
-    """Write (H, W, 3) RGB in the format that the suffix names.
+    """Write an (H, W, 3) RGB image in the format of the path's suffix, one of `FORMATS`.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -114,7 +115,7 @@ def write_image(path: Path, image: ImageArray) -> None:
 
 
 def write_json(path: Path, values: Iterable[Any]) -> None:
-    """Write a list, an entry a line; what is no UTF-8 in a file name as JSON's `\\udc..`.
+    """Write a JSON list, one entry per line; bytes of file names that are no UTF-8 as `\\udc..`.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -131,10 +132,10 @@ def write_json(path: Path, values: Iterable[Any]) -> None:
 
 
 class JsonList:
-    """A list like that of `write_json`, written value by value: none is kept in memory.
+    """A JSON list like that of `write_json`, written value by value without keeping any in memory.
 
     Args:
-        path: file to write; it is there, complete, after `finish`.
+        path: File to write; it appears, complete, on `finish`.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -177,8 +178,8 @@ class JsonList:
         self._pending.complete()
 
     def abandon(self) -> None:
-        """Remove what was written so far; does nothing after `finish`."""
-        with contextlib.suppress(OSError):  # of what could not be written
+        """Discard what was written so far; no-op after `finish`."""
+        with contextlib.suppress(OSError):  # from the rest of a failed write
             self._file.close()
         self._pending.abandon()
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import math
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.bounds import at_least
-from exportloss.class_names import tidy_names
-from exportloss.errors import ArtifactError, ConfigError, excerpt
+from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.artifact.limits import check_threads
 from exportloss.runtime.artifact.onnx_file import read_onnx
 from exportloss.runtime.evaluation.contained import TIME_LIMIT, ContainedDetector
+from exportloss.runtime.evaluation.detector_file import INPUT_TYPES, PredictRows, read_detector
 from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression
-from exportloss.runtime.evaluation.other_detectors import refuse_other_detectors
-from exportloss.runtime.images.load import ImageArray, letterbox
+from exportloss.runtime.images.letterbox import letterbox
+from exportloss.runtime.images.resize import ImageArray
 from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
 from exportloss.runtime.sessions.graph_session import open_graph
 from exportloss.runtime.sessions.self_check import check_outputs
@@ -30,27 +28,22 @@ from exportloss.runtime.sessions.session import TrainSession
 __all__ = ["Detector"]
 
 Boxes = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.float32]
-
-_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_LONGEST_METADATA = 1_000_000  # characters
-_COLUMNS = 6  # of a row, at least: a box, objectness and one class
-_MOST_VALUES = 1 << 28  # of the images that a file takes at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detector:
-    """A detector that is not trained any more, from an ONNX file or a session.
+    """A detector for inference, from an ONNX file or a training session.
 
     Attributes:
-        predict: decoded rows (B, N, 5 + nc), as in `Evaluation`, of (B, 3, H, W) uint8 RGB.
-        names: the classes; empty where the file does not say.
-        stride: height and width of an image must be multiples of this.
-        batch_size: images that `predict` takes at once; None for any number.
-        image_size: height and width that it takes; None for any.
+        predict: Function from (B, 3, H, W) uint8 RGB images to decoded rows (B, N, 5 + nc), as in
+            `Evaluation`.
+        names: Class names; empty if the file does not state them.
+        stride: Divisor of the height and width of images, >= 1.
+        batch_size: Number of images that `predict` takes at once; None for any number.
+        image_size: (height, width) that `predict` takes, pixels; None for any.
     """
 
-    predict: Callable[[ImageArray], Rows]
+    predict: PredictRows
     names: tuple[str, ...] = ()
     stride: int = 32
     batch_size: int | None = None
@@ -67,31 +60,31 @@ class Detector:
         contained: bool = False,
         time_limit: float = TIME_LIMIT,
     ) -> Detector:
-        """Open an inference file: ours, or one that YOLOv5's `export.py` wrote.
+        """Open an inference file of this package or of YOLOv5's `export.py`.
 
         Args:
-            path: ONNX with one input (B, 3, H, W) in [0, 1], float32 or float16, and a first
-                output (B, N, 5 + nc); metadata `names` and `stride` are read where they are.
-            device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
-                Where a file has dynamic shapes, CUDA leaves computing these to the CPU.
-            threads: of the engine within an operator; None takes every core.
-            self_check: on anything but the CPU first compare what it finds in an image of noise
-                with what ONNX Runtime's CPU provider finds.
-            contained: whether to run a file that you do not trust in a process of its own, with
-                limits on its time and, on the CPU, memory. `predict` then costs a copy of the
-                images and rows.
-            time_limit: seconds that a contained file may take to be opened, and for each image.
+            path: ONNX file with one input (B, 3, H, W) in [0, 1], float32 or float16, and a first
+                output (B, N, 5 + nc); metadata `names` and `stride` are optional.
+            device: Device to run on, such as `cpu`, `cuda`, `openvino` or `webgpu`, as read by
+                `Device.parse`. With CUDA, dynamic shapes are computed on the CPU.
+            threads: Threads of the engine within an operator; None for every core.
+            self_check: True to compare the rows for an image of noise with those of ONNX Runtime's
+                CPU provider first, on any device but the CPU.
+            contained: True to run an untrusted file in a process of its own, with limits on time
+                and, on the CPU, memory. `predict` then costs a copy of the images and rows.
+            time_limit: Most seconds for opening a contained file, and per image.
 
         Raises:
-            ArtifactError: the file is missing, damaged, or no such detector. `predict` raises it
-                where the file cannot be run.
-            ConfigError: the device is unknown, or `threads` no number of threads.
-            DeviceError: the device computes other numbers than the CPU.
-            InstallationError: there is no onnxruntime, or it cannot drive the device.
+            ArtifactError: the file is missing, damaged, or no such detector. `predict` raises it if
+                the file cannot be run.
+            ConfigError: the device is unknown, `threads` is out of range, or `time_limit` is not
+                above 0.
+            DeviceError: the device's numbers differ from the CPU's.
+            InstallationError: onnxruntime is missing, or does not support the device.
         """
         if threads is not None:
             check_threads("threads", threads)
-        content = read_onnx(Path(path))  # it is whole, and refers to no other file
+        content = read_onnx(Path(path))  # checked: complete, and refers to no other file
         if not contained:
             return cls.from_content(
                 content, str(path), device=device, threads=threads, self_check=self_check
@@ -112,16 +105,17 @@ class Detector:
     def from_content(
         cls, content: bytes, path: str, *, device: str, threads: int | None, self_check: bool
     ) -> Detector:
-        """Open the content of an inference file; `path` is for messages, errors as for `open`."""
+        """Open the bytes of an inference file, as `open` does; `path` is for messages."""
         where = Device.parse(device)
         engine = import_engine(where)
         session = open_graph(
             engine, Path(path), where, threads=threads or 0, strict=False, content=content
         )
         try:
-            detector = _from_onnx(session, path)
+            predict, description = read_detector(session, path)
         except UnicodeDecodeError as error:
             raise ArtifactError(f"{path} has names that are no text: {error}") from error
+        detector = cls(predict=predict, **vars(description))
         if self_check and where.kind != "cpu":
             said = describe_engine(engine, where)
             _check(Path(path), content, session, detector, device=where, engine=said)
@@ -129,7 +123,7 @@ class Detector:
 
     @classmethod
     def from_session(cls, session: TrainSession) -> Detector:
-        """Use a detector in training, with the running statistics, as it is at each call."""
+        """Use the detector of a session, with its running statistics and its state at each call."""
         manifest = session.manifest
         nothing = np.zeros((0, 6), np.float32)
         return cls(
@@ -141,16 +135,16 @@ class Detector:
         )
 
     def check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
-        """Return the size of image to use: the wanted one, the file's, or 640 x 640.
+        """Return the image size to use: `size`, the detector's, or (640, 640).
 
         Raises:
-            ConfigError: the file takes another size only, or the size does not fit the stride.
+            ConfigError: the detector takes only another size, or `size` does not fit the stride.
         """
         if self.image_size is not None:
             if size not in (None, self.image_size):
                 raise ConfigError(
-                    f"the image size is {size}; the detector takes {self.image_size} only: leave "
-                    "--imgsz out, or export it for another size"
+                    f"the image size is {size}; the detector takes {self.image_size} only: use "
+                    "that size, or export the detector for another"
                 )
             return self.image_size
         size = size or (640, 640)
@@ -163,17 +157,17 @@ class Detector:
         return size
 
     def check_batch(self, batch_size: int | None, *, default: int) -> int:
-        """Return how many images to take at once: the wanted number, the file's, or the default.
+        """Return the number of images to take at once: `batch_size`, the detector's, or `default`.
 
         Raises:
-            ConfigError: it is below 1, or the file takes another number only.
+            ConfigError: `batch_size` is below 1, or the detector takes only another number.
         """
         if batch_size is not None:
             at_least(1, batch_size=batch_size)
         if batch_size not in (None, self.batch_size) and self.batch_size is not None:
             raise ConfigError(
                 f"the batch size is {batch_size}; the detector takes {self.batch_size} only: "
-                "leave --batch-size out"
+                "use that, or export the detector for another"
             )
         return batch_size or self.batch_size or default
 
@@ -191,21 +185,21 @@ class Detector:
         """Find objects in images of any size.
 
         Args:
-            images: (H, W, 3) RGB, as from `load_image`; they are letterboxed here.
-            size: height and width to letterbox to; None takes the file's, or 640 x 640.
-            conf_thres: as for `non_max_suppression`, like the rest.
-            iou_thres: see there.
-            max_det: see there.
-            agnostic: see there.
-            classes: see there.
+            images: (H, W, 3) uint8 RGB, as from `load_image`; they are letterboxed here.
+            size: (height, width) to letterbox to; None for the detector's, or (640, 640).
+            conf_thres: As for `non_max_suppression`.
+            iou_thres: As for `non_max_suppression`.
+            max_det: As for `non_max_suppression`.
+            agnostic: As for `non_max_suppression`.
+            classes: As for `non_max_suppression`.
 
         Returns:
-            One (n, 6) array an image: x1, y1, x2, y2 in its pixels, confidence, class; the most
+            One (n, 6) array per image: x1, y1, x2, y2 in its pixels, confidence, class; the most
             confident first.
 
         Raises:
             ArtifactError: the file cannot be run, or gives numbers that are not finite.
-            ConfigError: a setting is out of range, or does not suit the file.
+            ConfigError: a setting is out of range, or does not suit the detector.
         """
         size = self.check_size(size)
         step = self.batch_size or max(len(images), 1)
@@ -228,75 +222,13 @@ class Detector:
         return found
 
 
-def _from_onnx(session: Any, path: str) -> Detector:
-    inputs, output = session.get_inputs(), session.get_outputs()[0]
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _INPUT_TYPES:
-        described = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
-        raise ArtifactError(
-            f"{path} takes {described}; expected images alone, (B, 3, H, W), float32 or float16"
-        )
-    columns = output.shape[-1] if output.shape else None
-    if len(output.shape) != 3 or (isinstance(columns, int) and columns < _COLUMNS):
-        raise ArtifactError(
-            f"{path} gives {output.name} {output.shape}; expected (B, N, 5 + classes): a YOLOv5 "
-            "detector, without non-maximum suppression in the file"
-        )
-    if any(isinstance(side, int) and side < 1 for side in inputs[0].shape):
-        raise ArtifactError(f"{path} takes {inputs[0].shape}; expected sides of at least 1")
-    if inputs[0].shape[1] == 1:
-        raise ArtifactError(f"{path} takes grey images, {inputs[0].shape}; expected three colours")
-    if isinstance(inputs[0].shape[1], int) and inputs[0].shape[1] != 3:
-        raise ArtifactError(f"{path} takes {inputs[0].shape}; expected images of 3 channels")
-    fixed = [side for side in inputs[0].shape if isinstance(side, int)]
-    if math.prod(fixed) > _MOST_VALUES:
-        raise ArtifactError(
-            f"{path} takes {inputs[0].shape}, {math.prod(fixed)} values at once; {_MOST_VALUES} is "
-            "the most"
-        )
-    name, dtype = inputs[0].name, _INPUT_TYPES[inputs[0].type]
-    batch, _, *sides = (side if isinstance(side, int) else None for side in inputs[0].shape)
-    height, width = sides
-    metadata = session.get_modelmeta().custom_metadata_map
-    names = _names(metadata.get("names", ""))
-    image_size = None if height is None or width is None else (height, width)
-    shapes = [one.shape for one in session.get_outputs()]
-    refuse_other_detectors(path, shapes, names=names, image_size=image_size, metadata=metadata)
-
-    def predict(images: ImageArray) -> Rows:
-        scaled = (images.astype(np.float32) / np.float32(255)).astype(dtype, copy=False)
-        try:
-            rows = session.run([output.name], {name: scaled})[0]
-        except Exception as error:  # ONNX Runtime's errors have no common base
-            raise ArtifactError(f"{path} cannot be run: {excerpt(error, 500)}") from error
-        if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f":
-            kind = getattr(rows, "dtype", type(rows).__name__)
-            raise ArtifactError(f"{path} gives {kind}; expected numbers, (B, N, 5 + classes)")
-        if not isinstance(columns, int):  # which only now are known
-            refuse_other_detectors(
-                path, [rows.shape], names=names, image_size=scaled.shape[2:], metadata=metadata
-            )
-        if rows.ndim != 3 or len(rows) != len(images) or rows.shape[2] < _COLUMNS:
-            raise ArtifactError(
-                f"{path} gives {rows.shape} for {len(images)} images; expected (B, N, 5 + classes)"
-            )
-        return rows.astype(np.float32, copy=False)
-
-    return Detector(
-        predict=predict,
-        names=names,
-        stride=_stride(metadata.get("stride", "")),
-        batch_size=batch,
-        image_size=image_size,
-    )
-
-
 def _check(
     path: Path, content: bytes, session: Any, detector: Detector, *, device: Device, engine: str
 ) -> None:
     (one,), output = session.get_inputs(), session.get_outputs()[0].name
     height, width = detector.image_size or (2 * detector.stride, 2 * detector.stride)
     noise = np.random.default_rng(0).random((detector.batch_size or 1, 3, height, width))
-    inputs = {one.name: noise.astype(_INPUT_TYPES[one.type])}
+    inputs = {one.name: noise.astype(INPUT_TYPES[one.type])}
     outputs = {output: session.run([output], inputs)[0]}
     half = one.type == "tensor(float16)"
     check_outputs(
@@ -309,24 +241,3 @@ def _check(
         engine=engine,
         bound=1e-2 if half else 1e-4,
     )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Read the classes, a dictionary or list in Python's notation; () for anything else."""
-    if len(text) > _LONGEST_METADATA:
-        return ()
-    try:
-        value = ast.literal_eval(text)
-        if isinstance(value, dict) and set(value) == set(range(len(value))):
-            value = [value[index] for index in range(len(value))]
-        if not isinstance(value, list | tuple):
-            return ()
-        return tidy_names(value)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return ()
-
-
-def _stride(text: str) -> int:
-    """Read the stride; YOLOv5's 32 for anything but a positive whole number."""
-    match = re.fullmatch(r"(\d{1,4})(\.0)?", text.strip())
-    return int(match[1]) or 32 if match else 32

@@ -1,4 +1,4 @@
-"""From a detector's raw rows to the boxes worth showing."""
+"""Non-maximum suppression: from a detector's rows to boxes."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ def non_max_suppression(
     classes: Collection[int] | None = None,
     max_candidates: int = 30_000,
 ) -> list[FloatArray]:
-    """Keep the most confident of boxes that overlap, in YOLOv5's sense.
+    """Keep the most confident of overlapping boxes, as YOLOv5 does.
 
-    Confidence is objectness times class probability. Corners farther than 2^24 pixels from the
-    origin are moved to that distance. Greedy: a box is dropped when its IoU with a
-    more confident kept one exceeds `iou_thres`. Of equal confidences the earlier row wins. Rows
-    with a NaN or infinity are no detections. The defaults are those of YOLOv5's `detect`; its
-    `val` takes 0.001, 0.6 and, for more than one class, `multi_label`.
+    Confidence is objectness times class probability. The algorithm is greedy: a box is dropped if
+    its IoU with a more confident kept box exceeds `iou_thres`. Among equal confidences the earlier
+    row wins. Coordinates are clipped to 2^24 pixels from the origin. Rows with a NaN or infinity
+    are no detections. The defaults are those of YOLOv5's `detect`; its `val` uses 0.001, 0.6 and,
+    for more than one class, `multi_label`.
 
     Args:
         predictions: (B, N, 5 + nc) rows x, y, width, height in pixels (x, y the centre),
             objectness and nc class probabilities in [0, 1].
-        conf_thres: objectness and confidence must exceed this, in [0, 1].
-        iou_thres: in [0, 1].
-        max_det: most boxes kept an image, >= 1.
-        agnostic: boxes of different classes suppress each other too.
-        multi_label: a row may yield a box for every class above the threshold, instead of the
-            best class only.
-        classes: the only ones of interest, whole numbers in [0, nc); None for all.
-        max_candidates: only so many boxes of an image are looked at, the most confident, >= 1;
-            bounds the work on an untrained model, which finds an object everywhere.
+        conf_thres: Threshold that objectness and confidence must exceed, in [0, 1].
+        iou_thres: IoU above which a less confident box is dropped, in [0, 1].
+        max_det: Most boxes kept per image, >= 1.
+        agnostic: True to let boxes of different classes suppress each other.
+        multi_label: True to let a row yield a box for every class above the threshold, instead of
+            the best class only.
+        classes: Classes to keep, whole numbers in [0, nc); None for all.
+        max_candidates: Most boxes considered per image, the most confident ones, >= 1; bounds the
+            work for an untrained model, which finds an object everywhere.
 
     Returns:
-        One (n, 6) array an image: x1, y1, x2, y2 in pixels, confidence, class; the most
+        One (n, 6) array per image: x1, y1, x2, y2 in pixels, confidence, class; the most
         confident first, n <= max_det.
 
     Raises:
@@ -81,10 +81,10 @@ def non_max_suppression(
 
 
 def check_thresholds(*, conf_thres: float, iou_thres: float, max_det: int) -> None:
-    """See before anything is run whether `non_max_suppression` will take these.
+    """Check the thresholds of `non_max_suppression`, before anything is run.
 
     Raises:
-        ConfigError: one is out of range.
+        ConfigError: a value is out of range.
     """
     for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
         if not 0 <= value <= 1:
@@ -96,11 +96,11 @@ def check_classes(classes: Collection[int] | None, num_classes: int) -> None:
     """Check that a detector has the classes of interest.
 
     Args:
-        classes: as for `non_max_suppression`.
-        num_classes: of the detector, >= 1.
+        classes: As for `non_max_suppression`.
+        num_classes: Number of classes of the detector, >= 1.
 
     Raises:
-        ConfigError: one is out of range.
+        ConfigError: a class is out of range.
     """
     for one in classes or ():
         if not 0 <= one < num_classes:
@@ -111,13 +111,13 @@ def check_classes(classes: Collection[int] | None, num_classes: int) -> None:
 
 
 def check_predictions(predictions: FloatArray) -> None:
-    """Check that a detector gives numbers: NaN would otherwise read as "no detections".
+    """Check that a detector's rows are finite: NaN would otherwise read as "no detections".
 
     Args:
-        predictions: (B, N, 5 + nc) as for `non_max_suppression`.
+        predictions: (B, N, 5 + nc) rows as for `non_max_suppression`.
 
     Raises:
-        ArtifactError: some are infinite or NaN, or a confidence would be; it says how many.
+        ArtifactError: values are infinite or NaN, or confidences would be; the message counts them.
     """
     if bad := predictions.size - int(np.count_nonzero(np.isfinite(predictions))):
         raise ArtifactError(
@@ -154,7 +154,7 @@ def _candidates(
     order = _most_confident(confidence.ravel()[flat], most)
     index, label = np.divmod(flat[order], confidence.shape[1])
     centre, half = rows[index, :2], rows[index, 2:4] / 2
-    with np.errstate(over="ignore"):  # of sides near the largest float: clipped
+    with np.errstate(over="ignore"):  # sides near the largest float overflow, and are clipped below
         corners = np.concatenate((centre - half, centre + half), axis=1)
     corners = corners.clip(-_FARTHEST, _FARTHEST)
     columns = (corners, confidence[index, label, None], label[:, None])
@@ -162,7 +162,7 @@ def _candidates(
 
 
 def _most_confident(confidence: FloatArray, most: int) -> npt.NDArray[np.intp]:
-    """Return the order of the `most` highest; of equal ones the earlier comes first."""
+    """Return the indices of the `most` highest, falling; among equals the earlier first."""
     chosen = np.arange(len(confidence))
     if len(confidence) > most:
         least = np.partition(confidence, -most)[-most]
@@ -175,20 +175,25 @@ def _most_confident(confidence: FloatArray, most: int) -> npt.NDArray[np.intp]:
 def suppress(
     found: FloatArray, iou_thres: float, *, max_det: int = 300, agnostic: bool = False
 ) -> FloatArray:
-    """Return the boxes to keep of `found` (n, 6), which is sorted by confidence.
+    """Return the boxes to keep of `found`.
 
-    Block by block, so that the work ends with the last box to keep: of thousands of candidates
-    the first few hundred often settle it.
+    The boxes are compared block by block, so that the work ends once `max_det` boxes are kept.
+
+    Args:
+        found: (n, 6) x1, y1, x2, y2, confidence, class, the most confident first.
+        iou_thres: As for `non_max_suppression`.
+        max_det: As for `non_max_suppression`.
+        agnostic: As for `non_max_suppression`.
     """
     kept = np.zeros(0, np.intp)
     for start in range(0, len(found), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(found)))
         block = block[~_overlap(found[block], found[kept], iou_thres, agnostic).any(axis=1)]
-        rivals = _overlap(found[block], found[block], iou_thres, agnostic)
+        alike = _overlap(found[block], found[block], iou_thres, agnostic)
         alive = np.ones(len(block), np.bool_)
         for index in range(len(block)):
             if alive[index]:
-                alive[index + 1 :] &= ~rivals[index, index + 1 :]
+                alive[index + 1 :] &= ~alike[index, index + 1 :]
         kept = np.concatenate((kept, block[alive]))
         if len(kept) >= max_det:
             break
@@ -196,11 +201,11 @@ def suppress(
 
 
 def _overlap(some: FloatArray, others: FloatArray, iou_thres: float, agnostic: bool) -> _Flags:
-    """Return (n, m) whether two boxes are too much alike for both to stay."""
+    """Return (n, m) flags of the pairs that overlap too much for both boxes to stay."""
     sides = np.minimum(some[:, None, 2:4], others[:, 2:4])  # (n, m, 2)
     sides -= np.maximum(some[:, None, :2], others[:, :2])
     inter = sides.clip(min=0).prod(axis=2)
     area, other_area = ((boxes[:, 2:4] - boxes[:, :2]).prod(axis=1) for boxes in (some, others))
-    # Multiplied out, so that two boxes without area divide nothing by nothing.
+    # Multiplied out, so that two boxes without area do not divide 0 by 0.
     alike: _Flags = inter > iou_thres * (area[:, None] + other_area - inter)
     return alike if agnostic else alike & (some[:, None, 5] == others[:, 5])

@@ -1,6 +1,6 @@
-"""Detectors that are not YOLOv5's: what gives them away, and what they are called.
+"""Detectors other than YOLOv5's, recognized by their outputs and metadata.
 
-They run, and what they give can be read as boxes; it would be garbage. So they are refused by name.
+They run, and their outputs could be read as boxes, but wrong ones. So they are refused by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["refuse_other_detectors"]
 Shape = Sequence[int | str | None]
 
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
-_MOST_FINAL = 1000  # rows of a file that ends in non-maximum suppression, or needs none
+_MOST_FINAL = 1000  # most rows of a file that ends in non-maximum suppression, or needs none
 _TASKS = {
     "segment": "a segmentation model",
     "classify": "a classifier",
@@ -33,17 +33,17 @@ def refuse_other_detectors(
     image_size: tuple[int, int] | None,
     metadata: Mapping[str, str],
 ) -> None:
-    """Refuse what is another kind of detector by its outputs, its classes or its metadata.
+    """Refuse another kind of detector, judged by outputs, classes and metadata.
 
     Args:
-        path: of the file, for the message.
-        outputs: shapes; a dynamic side is no number.
-        names: the classes; empty where the file does not say.
-        image_size: height and width of the input; None where they are dynamic.
-        metadata: of the file.
+        path: Path of the file, for the message.
+        outputs: Shapes of the outputs; a dynamic side is no int.
+        names: Class names; empty if the file does not state them.
+        image_size: (height, width) of the input; None if they are dynamic.
+        metadata: Metadata of the file.
 
     Raises:
-        ArtifactError: it is another kind, or has other columns than its classes ask for.
+        ArtifactError: the detector is of another kind, or its columns do not match its classes.
     """
     _, rows, columns = outputs[0]
     kind = _TASKS.get(metadata.get("task", ""))
@@ -71,7 +71,7 @@ def refuse_other_detectors(
 
 
 def _has_masks(columns: int | str | None, names: Sequence[str]) -> bool:
-    """Whether there are more columns than a detector's: coefficients of masks."""
+    """Return whether the columns are not a detector's, so that they hold mask coefficients."""
     return not names or columns != 5 + len(names)
 
 
@@ -81,7 +81,7 @@ def _is_anchor_free(
     names: Sequence[str],
     image_size: tuple[int, int] | None,
 ) -> bool:
-    """Whether the file has a column for each cell, and rows of 4 sides and classes."""
+    """Return whether the output has one column per cell, and rows for 4 sides and the classes."""
     if names and columns == 5 + len(names):
         return False
     if names and rows == 4 + len(names):
@@ -90,4 +90,4 @@ def _is_anchor_free(
         return False
     height, width = image_size
     cells = {sum((height // s) * (width // s) for s in strides) for strides in _STRIDES}
-    return columns in cells and rows <= columns  # YOLOv5 has three rows for each cell
+    return columns in cells and rows <= columns  # YOLOv5 has three rows per cell

@@ -1,7 +1,7 @@
 """The metrics of a detector: one table that files, progress, tables and plots read.
 
-To add one: give it a field of `Scores` and a row of `METRICS` here, and let `metrics.py` compute it
-for a class.
+To add a metric, add a field to `Scores` and a row to `METRICS`, and let `metrics.py` compute it per
+class.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Metric:
 
     Attributes:
         name: Attribute of `Scores`.
-        of_class: Attribute of `ClassMetrics`, the mean of which over the classes it is.
-        column: Column of `results.csv`, which YOLOv5 names so.
-        heading: Heading of val's table.
-        is_summary: Whether it is one of the few that a line about a detector tells.
+        of_class: Attribute of `ClassMetrics`, whose mean over the classes is the metric.
+        column: Column of `results.csv`, as named by YOLOv5.
+        heading: Heading in val's table.
+        is_summary: True if one-line summaries show it.
     """
 
     name: str
@@ -53,13 +53,13 @@ METRICS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How good the detector is on the validation images, means over the classes, in [0, 1].
+    """Scores of a detector on the validation images: means over the classes, in [0, 1].
 
     Attributes:
-        precision: at the confidence of the best F1.
-        recall: at the same.
-        map50: mean average precision at IoU 0.5.
-        map50_95: the same over IoU 0.5 to 0.95; COCO's AP.
+        precision: Precision at the confidence of the best F1.
+        recall: Recall at the same confidence.
+        map50: Mean average precision at IoU 0.5.
+        map50_95: Mean average precision over IoU 0.5 to 0.95; COCO's AP.
     """
 
     precision: float
@@ -69,7 +69,7 @@ class Scores:
 
     @property
     def fitness(self) -> float:
-        """What YOLOv5 chooses the best epoch by: 0.1 mAP50 + 0.9 mAP50-95."""
+        """Fitness by which YOLOv5 chooses the best epoch: 0.1 mAP50 + 0.9 mAP50-95."""
         return 0.1 * self.map50 + 0.9 * self.map50_95
 
     def summary(self, separator: str = "  ") -> str:
@@ -82,5 +82,5 @@ class Scores:
 
 
 def scores_of(source: Any) -> Scores:
-    """Return the scores among the attributes of something that has more."""
+    """Return the scores among the attributes of an object, such as `Metrics`."""
     return Scores(**{metric.name: getattr(source, metric.name) for metric in METRICS})

@@ -1,4 +1,4 @@
-"""What a detector finds in labelled images, and what that is worth."""
+"""Validation: a detector run over labelled images, and its metrics."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = ["BatchDetections", "Predict", "Validation", "true_boxes", "validate"]
 
 Boxes = npt.NDArray[np.float32]
 
-# Decoded rows (B, N, 5 + nc), or an evaluation that has the loss as well.
+# Returns decoded rows (B, N, 5 + nc), or an evaluation that also has the loss.
 Predict = Callable[[Batch], Evaluation | Boxes]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What `validate` returns.
+    """Result of `validate`.
 
     Attributes:
-        metrics: precision, recall and average precision.
-        confusion: at confidence 0.25 and IoU 0.45, as YOLOv5 draws it.
-        items: mean terms of the loss over the batches; None where it is not known.
-        inference_ms: milliseconds an image in `predict`.
-        nms_ms: milliseconds an image in non-maximum suppression.
+        metrics: Precision, recall and average precision.
+        confusion: Confusion matrix at confidence 0.25 and IoU 0.45, as in YOLOv5.
+        items: Mean loss terms over the batches; None if `predict` gives no loss.
+        inference_ms: Milliseconds per image in `predict`.
+        nms_ms: Milliseconds per image in non-maximum suppression.
     """
 
     metrics: Metrics
@@ -46,13 +46,14 @@ class Validation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class BatchDetections:
-    """What was found in the real images of a batch.
+    """Detections in the real images of a batch.
 
     Attributes:
-        number: of the batch, from 0.
-        batch: it.
-        on_canvas: (n, 6) x1, y1, x2, y2, confidence, class an image, in pixels of the batch.
-        on_image: the same in pixels of the image file, clipped to it.
+        number: Number of the batch, from 0.
+        batch: Batch of the images.
+        on_canvas: One (n, 6) array per image: x1, y1, x2, y2 (pixels of the batch), confidence,
+            class.
+        on_image: Arrays as in `on_canvas`, in pixels of the image file and clipped to it.
     """
 
     number: int
@@ -71,18 +72,19 @@ def validate(
     max_det: int = 300,
     tell: Callable[[BatchDetections], None] | None = None,
 ) -> Validation:
-    """Run a detector over labelled images and judge what it finds, in pixels of the files.
+    """Run a detector over labelled images and compute its metrics, in pixels of the image files.
 
-    Like YOLOv5 it clips detections and labels to the image.
+    As in YOLOv5, detections and labels are clipped to the image.
 
     Args:
-        predict: the detector.
-        batches: of the data set, without augmentation, such as `Batches`.
-        num_classes: of the data set.
-        conf_thres: detections must exceed this; low, since the metrics weigh all of them.
-        iou_thres: of non-maximum suppression.
-        max_det: most detections an image.
-        tell: told of the detections of each batch.
+        predict: Function that runs the detector on a batch.
+        batches: Batches of the data set without augmentation, such as `Batches`.
+        num_classes: Number of classes of the data set, >= 1.
+        conf_thres: Confidence that detections must exceed, in [0, 1]; low, since average precision
+            takes all of them into account.
+        iou_thres: IoU threshold of non-maximum suppression, in [0, 1].
+        max_det: Most detections per image, >= 1.
+        tell: Function called with the detections of each batch.
 
     Raises:
         ArtifactError: the detector gives numbers that are not finite.
@@ -142,11 +144,11 @@ def validate(
 
 
 def true_boxes(batch: Batch, *, repeated: bool = False) -> list[Boxes]:
-    """Return (n, 6) x1, y1, x2, y2 in pixels of the batch, 1, class for each real image.
+    """Return per real image the (n, 6) true boxes: x1, y1, x2, y2 in pixels of the batch, 1, class.
 
     Args:
-        batch: of a loader.
-        repeated: for the images that only fill the batch as well.
+        batch: Batch of `Batches`.
+        repeated: True to include the images that only fill the batch.
     """
     height, width = batch.images.shape[2:]
     scale = np.array((width, height, width, height), np.float32)

@@ -1,4 +1,4 @@
-"""Images from files, and into the fixed size of a graph and back."""
+"""Decoding of image files."""
 
 from __future__ import annotations
 
@@ -9,42 +9,35 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
-from exportloss.bounds import at_least
-from exportloss.errors import ConfigError, DataError, excerpt
+from exportloss.errors import DataError, excerpt
 from exportloss.reading import open_regular
-from exportloss.runtime.images.resize import resize_area, resize_linear
+from exportloss.runtime.images.letterbox import Letterbox
+from exportloss.runtime.images.resize import ImageArray, resize_area, resize_linear
 from exportloss.runtime.images.unended_jpeg import MAX_JPEG_BYTES, endings
 
 __all__ = [
     "FORMATS",
-    "PADDING",
     "ExaminedImage",
     "ImageArray",
-    "Letterbox",
     "examine_image",
     "inspect_image",
-    "letterbox",
     "load_image",
     "load_scaled",
 ]
 
-# Pillow's decoders that are used, by suffix. It has some forty more: one starts another program.
+# The only decoders of Pillow that are used, by suffix. It has some forty more; one of them starts
+# another program.
 FORMATS: Mapping[str, str] = {
     **dict.fromkeys((".jpeg", ".jpg"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     **{".png": "PNG", ".bmp": "BMP", ".webp": "WEBP"},
 }
 
-ImageArray = npt.NDArray[np.uint8]
-
 _T = TypeVar("_T")
 
-PADDING = 114  # YOLOv5's grey
-
-# That of JPEG also opens MPO, a JPEG with more images after it.
+# The JPEG decoder also opens MPO: a JPEG with more images after it.
 _DECODERS = tuple(sorted(set(FORMATS.values())))
 _JPEGS = "JPEG", "MPO"
 _TILE_TAGS = 322, 323  # of TIFF: width and height of a tile, pixels
@@ -53,18 +46,18 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 def load_image(path: str | Path) -> ImageArray:
-    """Decode an image as it is meant to be seen.
+    """Decode an image upright, in RGB.
 
-    EXIF orientation is applied; grey, palette, CMYK and 16-bit grey images are converted, an
-    alpha channel is dropped. A JPEG that lacks nothing but its end marker is decoded.
+    EXIF orientation is applied; grey, palette, CMYK and 16-bit grey images are converted; an
+    alpha channel is dropped. A JPEG that lacks only its end marker is accepted.
 
     Returns:
-        (H, W, 3) RGB in [0, 255].
+        (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: the file is missing, damaged, cut short, none of `FORMATS`, of floating-point
-            pixels or integers of more than 16 bits, or has more than `PIL.Image.MAX_IMAGE_PIXELS`
-            pixels.
+        DataError: the file is missing, damaged, truncated, or not one of `FORMATS`; its pixels are
+            floating-point or have more than 16 bits; or it has more than
+            `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
     return _read(path, _pixels)[0]
 
@@ -79,24 +72,24 @@ def load_scaled(
     """Decode an image at the size at which YOLOv5 trains and validates on it.
 
     Args:
-        path: as for `load_image`.
+        path: Image file.
         size: (height, width) of the canvas, pixels.
-        linear: shrink by linear interpolation, as for training, rather than to the mean over
-            areas, as for validation; what is enlarged is always interpolated.
-        source: (height, width) that the image had when its labels were checked; None for any.
+        linear: True to shrink by linear interpolation, as for training; False to average over
+            areas, as for validation. Enlarging always interpolates.
+        source: (height, width) of the image when its data set was checked; None to skip the check.
 
     Returns:
         The image in RGB, of the size `Letterbox.fit(source, size, truncate=True).scaled`.
 
     Raises:
-        DataError: as for `load_image`; or its size is another than `source`.
+        DataError: as for `load_image`, or the image's size is not `source`.
     """
     image = load_image(path)
     found = image.shape[:2]
     if source not in (None, found):
         raise DataError(
-            f"{path}: the image was replaced: its height and width are {found}, they were "
-            f"{source} when it was checked; start again"
+            f"{path}: the image was replaced: its height and width are {found}, expected "
+            f"{source} as when the data set was checked; start again"
         )
     scaled = Letterbox.fit(found, size, truncate=True).scaled
     shrinks = scaled[0] <= image.shape[0] and scaled[1] <= image.shape[1]
@@ -109,8 +102,8 @@ class ExaminedImage:
     """An image file that can be decoded.
 
     Attributes:
-        size: (height, width) as it is meant to be seen, pixels.
-        lacks_end: whether it is a JPEG without its end marker.
+        size: (height, width) of the upright image, pixels.
+        lacks_end: True for a JPEG without its end marker.
     """
 
     size: tuple[int, int]
@@ -118,7 +111,7 @@ class ExaminedImage:
 
 
 def examine_image(path: str | Path) -> ExaminedImage:
-    """Decode an image to see that it can be decoded; JPEGs at an eighth, which is faster.
+    """Check that an image can be decoded; JPEGs are decoded at an eighth of their size, for speed.
 
     Raises:
         DataError: as for `load_image`.
@@ -133,10 +126,10 @@ def inspect_image(path: str | Path) -> tuple[int, int]:
 
 
 def _read(path: str | Path, use: Callable[[Image.Image], _T]) -> tuple[_T, bool]:
-    """Open an image and use it; whatever goes wrong with it is a DataError.
+    """Open an image and apply `use` to it; every failure becomes a DataError.
 
     Returns:
-        What `use` returned, and whether the image is a JPEG without its end marker.
+        The result of `use`, and whether the image is a JPEG without its end marker.
     """
     try:
         with open_regular(Path(path), error=DataError) as content:
@@ -155,14 +148,14 @@ def _read(path: str | Path, use: Callable[[Image.Image], _T]) -> tuple[_T, bool]
             f"{path}: the image is too large: {error}; make it smaller, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
-    except Exception as error:  # Decoders raise nearly anything over a damaged file.
+    except Exception as error:  # decoders raise nearly any type over a damaged file
         raise DataError(
             f"{path}: the image cannot be decoded ({excerpt(error, 300)}); replace or remove it"
         ) from error
 
 
 class _UnendedError(Exception):
-    """A JPEG ended before its decoder did."""
+    """A JPEG that ended before its decoder was done."""
 
     def __init__(self, problem: OSError) -> None:
         super().__init__(str(problem))
@@ -187,7 +180,7 @@ def _open(content: BinaryIO, use: Callable[[Image.Image], _T]) -> _T:
 
 
 def _completed(content: BinaryIO) -> BinaryIO | None:
-    """Return a JPEG with its end marker; None where more than that is missing."""
+    """Append the end marker to a JPEG; return None if more than that is missing."""
     content.seek(0)
     held = content.read(MAX_JPEG_BYTES + 1)
     if len(held) > MAX_JPEG_BYTES or not (tries := endings(held)):
@@ -214,7 +207,7 @@ def _inspect(file: Image.Image) -> tuple[int, int]:
 
 
 def _jpeg_size(file: Image.Image) -> tuple[int, int] | None:
-    """Return the (height, width) of a JPEG once it is turned upright; None for other formats."""
+    """Return the (height, width) of a JPEG once upright; None for other formats."""
     if file.format not in _JPEGS:
         return None
     is_turned = file.getexif().get(ExifTags.Base.Orientation) in _TURNED
@@ -222,7 +215,7 @@ def _jpeg_size(file: Image.Image) -> tuple[int, int] | None:
 
 
 def _refuse_wide(file: Image.Image) -> None:
-    """Refuse, before memory is taken, pixels of more than 16 bits, and tiles beyond the image."""
+    """Refuse pixels over 16 bits and oversized tiles, before any memory is allocated."""
     if file.mode == "F":
         raise ValueError("its pixels are floating-point; expected 8 or 16 bits")
     # Pillow before 11 reads 16 bits of PNG as 32.
@@ -230,8 +223,8 @@ def _refuse_wide(file: Image.Image) -> None:
         raise ValueError("its pixels have 32 bits; expected 8 or 16")
     tags = getattr(file, "tag_v2", {})
     for tag, side in zip(_TILE_TAGS, file.size, strict=True):
-        if (tile := tags.get(tag, 0)) > max(2 * side, _USUAL_TILE):
-            raise ValueError(f"its tiles have a side of {tile} pixels, the image {side}")
+        if (tile := tags.get(tag, 0)) > (most := max(2 * side, _USUAL_TILE)):
+            raise ValueError(f"its tiles have a side of {tile} pixels; expected at most {most}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -241,126 +234,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Letterbox:
-    """Where an image lies on its canvas.
-
-    Attributes:
-        source: (height, width) of the image, pixels.
-        size: (height, width) of the canvas, pixels.
-        ratio: (vertical, horizontal) scale, canvas pixels an image pixel; the two differ by the
-            rounding of the scaled image to whole pixels.
-        pad: (top, left) padding, pixels.
-    """
-
-    source: tuple[int, int]
-    size: tuple[int, int]
-    ratio: tuple[float, float]
-    pad: tuple[int, int]
-
-    @classmethod
-    def fit(
-        cls,
-        source: tuple[int, int],
-        size: tuple[int, int],
-        *,
-        scale_up: bool = True,
-        truncate: bool = False,
-    ) -> Letterbox:
-        """Return where an image lies that is scaled to fit a canvas, aspect kept, and centred.
-
-        Args:
-            source: (height, width) of the image, at least one pixel.
-            size: (height, width) of the canvas, the same.
-            scale_up: whether an image smaller than the canvas is enlarged.
-            truncate: cut the scaled sides to whole pixels, as YOLOv5 does where it reads images
-                for training and validation, rather than round them, as it does for detection.
-        """
-        height, width = source
-        scale = min(size[0] / height, size[1] / width)
-        if not scale_up:
-            scale = min(scale, 1.0)
-        whole = int if truncate else round
-        scaled = max(whole(height * scale), 1), max(whole(width * scale), 1)
-        return cls(
-            source=source,
-            size=size,
-            ratio=(scaled[0] / height, scaled[1] / width),
-            pad=((size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2),
-        )
-
-    @property
-    def scaled(self) -> tuple[int, int]:
-        """(height, width) of the image on the canvas, pixels."""
-        return round(self.source[0] * self.ratio[0]), round(self.source[1] * self.ratio[1])
-
-    def place(self, image: Image.Image, color: int = PADDING) -> Image.Image:
-        """Draw an image, scaled already, on a canvas of grey."""
-        canvas = Image.new("RGB", self.size[::-1], (color,) * 3)
-        canvas.paste(image, self.pad[::-1])
-        return canvas
-
-    def map_labels(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Move normalised boxes from the image to the canvas.
-
-        Args:
-            labels: (n, 5) class, x, y, width, height; centre and size as shares of the image.
-
-        Returns:
-            (n, 5) the same, as shares of the canvas.
-        """
-        (height, width), (canvas_height, canvas_width) = self.source, self.size
-        scale = np.array([self.ratio[1] * width, self.ratio[0] * height])
-        canvas = np.array([canvas_width, canvas_height])
-        mapped = labels.astype(np.float64)
-        mapped[:, 1:3] = (mapped[:, 1:3] * scale + self.pad[::-1]) / canvas
-        mapped[:, 3:5] *= scale / canvas
-        mapped[:, 1:] = np.clip(mapped[:, 1:], 0, 1)  # rounding only: the canvas holds it all
-        return mapped.astype(np.float32)
-
-    def unmap_boxes(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Move predicted boxes from the canvas to the image, and clip them to it.
-
-        Args:
-            boxes: (n, 4 or more) x1, y1, x2, y2 in canvas pixels; further columns are kept.
-
-        Returns:
-            The same shape, in pixels of the image.
-        """
-        mapped = boxes.astype(np.float64)
-        top_left, ratio, limit = self.pad[::-1], self.ratio[::-1], self.source[::-1]
-        for corner in (slice(0, 2), slice(2, 4)):
-            mapped[:, corner] = np.clip((mapped[:, corner] - top_left) / ratio, 0, limit)
-        return mapped.astype(np.float32)
-
-
-def letterbox(
-    image: ImageArray, size: tuple[int, int], *, color: int = PADDING, scale_up: bool = True
-) -> tuple[ImageArray, Letterbox]:
-    """Scale an image to fit a canvas, aspect kept, and centre it on grey.
-
-    These are the pixels on which YOLOv5 detects: OpenCV's linear interpolation, up and down.
-
-    Args:
-        image: (H, W, 3), any size of at least one pixel.
-        size: (height, width) of the canvas, pixels.
-        color: grey value of the padding, in [0, 255].
-        scale_up: whether an image smaller than the canvas is enlarged.
-
-    Returns:
-        The canvas (height, width, 3), and where on it the image lies.
-
-    Raises:
-        ConfigError: the size is not positive, the color not in [0, 255], or the image not
-            (H, W, 3) of uint8.
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ConfigError(f"image is {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
-    at_least(1, size=min(size))
-    if not 0 <= color <= 255:
-        raise ConfigError(f"color is {color}; expected a grey value in [0, 255]")
-    box = Letterbox.fit(image.shape[:2], size, scale_up=scale_up)
-    canvas = box.place(Image.fromarray(resize_linear(image, box.scaled)), color)
-    return np.array(canvas), box

@@ -1,7 +1,7 @@
 """Resizing to OpenCV's pixels without OpenCV: its linear interpolation, and its mean over areas.
 
-YOLOv5 was trained on these pixels. Pillow's filters smooth where they shrink, OpenCV's linear
-interpolation never does, and a detector can tell.
+YOLOv5 was trained on these pixels. Pillow's filters smooth when they shrink an image, OpenCV's
+linear interpolation does not, and the difference shows in a detector's results.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import numpy.typing as npt
 from exportloss.bounds import at_least
 from exportloss.errors import ConfigError
 
-__all__ = ["resize_area", "resize_linear"]
+__all__ = ["ImageArray", "resize_area", "resize_linear"]
 
-_Pixels = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 _Means = npt.NDArray[np.float32]
 _Indices = npt.NDArray[np.intp]
 
-_BITS = 11  # of the fixed-point weights
+_BITS = 11  # fraction bits of the fixed-point weights
 _ONE = 1 << _BITS
 
 
-def resize_linear(image: _Pixels, size: tuple[int, int]) -> _Pixels:
-    """Interpolate between the four nearest pixels, as `cv2.INTER_LINEAR` does for 8 bits.
+def resize_linear(image: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """Interpolate linearly between the four nearest pixels, as `cv2.INTER_LINEAR` does for 8 bits.
 
     Args:
         image: (H, W, C), at least one pixel.
         size: (height, width) of the result, each at least 1.
 
     Returns:
-        (height, width, C), in the same fixed-point arithmetic: weights have 11 bits.
+        (height, width, C), computed in OpenCV's fixed-point arithmetic: weights have 11 bits.
 
     Raises:
         ConfigError: the size is not positive.
@@ -42,10 +42,10 @@ def resize_linear(image: _Pixels, size: tuple[int, int]) -> _Pixels:
         return image
     (upper, lower, down), (left, right, across) = map(_neighbours, image.shape[:2], size)
     rows, places = np.unique(np.concatenate([upper, lower]), return_inverse=True)
-    image = image[rows]  # where it shrinks, many are not looked at
+    image = image[rows]  # when shrinking, many rows are not used
     weight = across.astype(np.int32)[:, None]
     lines = image.take(left, axis=1) * (_ONE - weight) + image.take(right, axis=1) * weight
-    lines >>= 4  # so that products with another weight fit into 32 bits
+    lines >>= 4  # so that the products with the second weight fit into 32 bits
     weight = down.astype(np.int32)[:, None, None]
     top = lines[places[: len(upper)]]
     top *= _ONE - weight
@@ -59,28 +59,28 @@ def resize_linear(image: _Pixels, size: tuple[int, int]) -> _Pixels:
     return top.astype(np.uint8)
 
 
-def resize_area(image: _Pixels, size: tuple[int, int]) -> _Pixels:
+def resize_area(image: ImageArray, size: tuple[int, int]) -> ImageArray:
     """Shrink to the mean over the area that each pixel covers, as `cv2.INTER_AREA` does.
 
     Args:
         image: (H, W, C), at least one pixel.
-        size: (height, width) of the result, each from 1 to that of the image.
+        size: (height, width) of the result, each from 1 to the image's.
 
     Returns:
         (height, width, C), rounded.
 
     Raises:
-        ConfigError: the size is not positive, or larger than the image.
+        ConfigError: `size` is not positive, or larger than the image.
     """
     at_least(1, size=min(size))
     if size[0] > image.shape[0] or size[1] > image.shape[1]:
-        raise ConfigError(f"size is {size}; expected none larger than the image's {image.shape}")
+        raise ConfigError(f"size is {size}; expected at most the image's {image.shape[:2]}")
     means = _mean_over(_mean_over(image, size[0], 0), size[1], 1)
     return np.rint(means).astype(np.uint8)
 
 
 def _neighbours(length: int, wanted: int) -> tuple[_Indices, _Indices, _Indices]:
-    """Return, for each pixel of a line: the nearest two of the source, and the second's weight."""
+    """Return per output pixel of a line two source indices, and the weight of the second."""
     middle = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
     first = np.floor(middle)
     weight = np.rint((middle - first) * np.float32(_ONE)).astype(np.intp)
@@ -89,8 +89,8 @@ def _neighbours(length: int, wanted: int) -> tuple[_Indices, _Indices, _Indices]
     return np.clip(index, 0, length - 1), np.clip(index + 1, 0, length - 1), weight
 
 
-def _mean_over(image: _Pixels | _Means, length: int, axis: int) -> _Pixels | _Means:
-    """Average along an axis over as many equal spans, which may begin and end within a pixel."""
+def _mean_over(image: ImageArray | _Means, length: int, axis: int) -> ImageArray | _Means:
+    """Average along an axis over `length` equal spans, which may begin and end within a pixel."""
     held = image.shape[axis]
     if held == length:
         return image

@@ -1,9 +1,8 @@
-"""JPEG files that are complete but for the marker that ends them (EOI).
+"""JPEG files that are complete except for their end marker (EOI).
 
-Cameras that lose power and some converters leave it out. Libraries differ over such files: Pillow
-refuses them as truncated, and with a marker appended libjpeg fills whatever is missing with grey
-and only warns. So a file is tried with several endings: where all pixels have been decoded before
-the end, none of the endings changes any.
+Some converters, and cameras that lose power, do not write it. Pillow refuses such files as
+truncated; with a marker appended, libjpeg only warns and fills missing pixels with grey. So a file
+is decoded with several endings: if all pixels come before the end, no ending changes any of them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 
 __all__ = ["MAX_JPEG_BYTES", "endings"]
 
-MAX_JPEG_BYTES = 1 << 26  # of a file that is read into memory to be completed
+MAX_JPEG_BYTES = 1 << 26  # largest file that is read into memory to be completed
 
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -22,33 +21,33 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _RESTARTS = range(0xD0, 0xD8)
 _BARE = frozenset((0x01, 0xD8, *_RESTARTS))  # markers without a length
 _COEFFICIENTS = 64
-# Fixed bits that decode to anything but a flat area, and the same inverted; no byte is 0xFF, which
+# Fixed bits that decode to anything but a flat area, and their inverse. No byte is 0xFF, which
 # would begin a marker.
 _BITS = bytes((index * index * 151 + index * 77 + 90) % 254 + 1 for index in range(96))
 _INVERTED = bytes(255 - byte for byte in _BITS)
 
 
 def endings(content: bytes) -> tuple[bytes, ...]:
-    """Complete a JPEG that has no end marker, in several ways.
+    """Complete a JPEG without end marker in several ways.
 
     Args:
-        content: the file.
+        content: Bytes of the file.
 
     Returns:
-        The completed file, then the same with more data before the marker: it was complete if and
-        only if all decode to the same pixels. Empty where whole scans are missing, or the file is
-        no JPEG.
+        The file with the marker, then variants with more data before it. The file was complete if
+        and only if all of them decode to the same pixels. Empty if whole scans are missing, or the
+        file is no JPEG.
     """
     if not _has_all_scans(content):
         return ()
-    whole = content.rstrip(b"\xff")  # of which the last may be half the marker
+    whole = content.rstrip(b"\xff")  # the last byte may be the first half of the marker
     restart = _next_restart(whole)
     tails = b"", _BITS, _INVERTED, restart + _BITS, restart + _INVERTED
     return tuple(whole + tail + _END for tail in tails)
 
 
 def _has_all_scans(content: bytes) -> bool:
-    """Return whether the scans give every bit of every coefficient of every component."""
+    """Return whether the scans hold every bit of every coefficient of every component."""
     missing: dict[int, set[int]] = {}
     at = 2
     while (found := _next_marker(content, at)) is not None:
@@ -68,25 +67,25 @@ def _has_all_scans(content: bytes) -> bool:
 
 
 def _next_marker(content: bytes, at: int) -> tuple[int, int] | None:
-    """Return the next marker that is no stuffed or fill byte, and where it ends."""
+    """Return the next marker, skipping stuffed and fill bytes, and the offset after it."""
     found = _MARKER.search(content, at)
     return None if found is None else (content[found.end() - 1], found.end())
 
 
 def _take_scan(segment: bytes, missing: Mapping[int, set[int]]) -> bool:
-    """Note what a scan gives; return whether its header is whole."""
+    """Remove the coefficients of a scan from `missing`; return whether its header is complete."""
     count = segment[0] if segment else 0
     if len(segment) != 2 * count + 4:
         return False
     first, last, precision = segment[-3:]
-    if precision & 15 == 0:  # the last bits
+    if precision & 15 == 0:  # the scan with the lowest bits
         for component in segment[1 : 2 * count + 1 : 2]:
             missing.get(component, set()).difference_update(range(first, last + 1))
     return True
 
 
 def _next_restart(content: bytes) -> bytes:
-    """Return the restart marker that would follow."""
+    """Return the restart marker that would come next."""
     at = max(content.rfind(bytes((0xFF, marker))) for marker in _RESTARTS)
     last = content[at + 1] & 7 if at >= 0 else 7
     return bytes((0xFF, _RESTARTS[(last + 1) % 8]))

@@ -1,4 +1,4 @@
-"""One epoch: steps on every batch, then what the detector is worth."""
+"""One epoch: a step on every batch, then the validation."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ __all__ = ["Reporter", "evaluate_start", "run_epoch"]
 
 _Entry = TypeVar("_Entry")
 
-MAX_NORM = 10.0  # of the gradient, as in YOLOv5
+MAX_NORM = 10.0  # clipping norm of the gradient, as in YOLOv5
 
 
 class Reporter(Protocol):
-    """Who is told how a run goes."""
+    """Receiver of the events of a run."""
 
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
-        """Take note of a batch: how many of the epoch are done, the mean losses so far, a rate."""
+        """Report a batch: batches of the epoch done, mean loss terms so far, a learning rate."""
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
-        """Take note of a batch that changed nothing, before `batch_done`: its loss and images."""
+        """Report a batch that changed nothing, before `batch_done`: its loss and images."""
 
     def start_done(self, result: EpochResult) -> None:
-        """Take note of what the detector is worth before the first epoch."""
+        """Report the validation before the first epoch."""
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
-        """Take note of an epoch, which is saved by then."""
+        """Report an epoch, which is saved by then."""
 
 
 def run_epoch(
@@ -60,22 +60,22 @@ def run_epoch(
     reporter: Reporter,
     class_map: Sequence[float] | None,
 ) -> EpochResult:
-    """Train on every batch once, and validate where there is something to validate on.
+    """Train on every batch once, and validate if there are validation batches.
 
     Args:
-        session: which is trained.
-        train_batches: as for `train`, like the rest.
-        val_batches: see there.
-        schedule: see there.
-        epoch: counted from 0.
-        folder: see there.
-        overflow: see there.
-        skipped: counts steps that changed nothing, and gives up.
-        reporter: see there.
-        class_map: (nc,) mAP50-95 of each class at the last validation; None before.
+        session: Session to train.
+        train_batches: As for `train`.
+        val_batches: As for `train`.
+        schedule: As for `train`.
+        epoch: Number of the epoch, from 0.
+        folder: As for `train`.
+        overflow: As for `train`.
+        skipped: Counter of steps that changed nothing, which ends the run at its limit.
+        reporter: As for `train`.
+        class_map: (nc,) mAP50-95 of each class at the last validation; None before the first.
 
     Raises:
-        ArtifactError: the folder was removed or replaced meanwhile.
+        ArtifactError: the folder was removed or replaced during the epoch.
         DataError: an image cannot be decoded.
         TrainingError: too many steps were skipped, or a loss is not finite.
     """
@@ -97,7 +97,7 @@ def run_epoch(
 
 
 def evaluate_start(session: TrainSession, batches: Batches, overflow: Overflow) -> EpochResult:
-    """Validate a detector before it is trained.
+    """Validate a detector before any training.
 
     Raises:
         DataError: an image cannot be decoded.
@@ -123,7 +123,7 @@ def _train_epoch(
     class_map: Sequence[float] | None,
 ) -> EpochResult:
     """Train on every batch once."""
-    total, left_out, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
+    total, all_dropped, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
 
     def run() -> Generator[tuple[PlannedStep, Batch, int, StepResult], None, None]:
         with contextlib.closing(batches.epoch(epoch, class_map=class_map)) as stream:
@@ -142,36 +142,36 @@ def _train_epoch(
 
     with contextlib.closing(run()) as steps:
         for done, (step, batch, dropped, result) in enumerate(_one_behind(steps), 1):
-            folder.check_held()  # noticed now rather than when the epoch is to be saved
+            folder.check_held()  # fails now instead of when the epoch is saved
             where = f"epoch {epoch}, batch {done} of {len(batches)}"
             if result.skipped:
                 reporter.batch_skipped(epoch, done, result.loss, batch.paths)
             skipped.note(result, batch, where)
             if not result.skipped:
-                _check_finite(result.loss, where, batch)  # artifacts of 0.1 do not skip
+                _check_finite(result.loss, where, batch)  # artifacts of version 0.1 do not skip
                 total += dataclasses.astuple(result.items)
                 trained += 1
-            left_out += dropped
+            all_dropped += dropped
             waited += batch.waited
             items = Items(*(total / max(trained, 1)).tolist())
             reporter.batch_done(epoch, done, items, step.lr[0])
     if result.skipped:
-        # The last update is due in the last step. Without it a sum of gradients may be left, which
-        # a saved state does not have: it is dropped here too, so that a resumed run is the same.
+        # The last step, which should have updated, was skipped: a sum of gradients may be left
+        # that a saved state does not hold. Drop it here too, so that a resumed run is the same.
         session.load_state(session.state())
     return EpochResult(
         epoch=epoch,
         train=items,
         val=None,
         lr=step.lr,
-        left_out=left_out,
+        left_out=all_dropped,
         skipped=len(batches) - trained,
         waiting=waited / (time.monotonic() - started),
     )
 
 
 def _one_behind(entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Yield each entry when the next is there: a GPU need not wait while a result is looked at."""
+    """Yield each entry once the next exists, so that a GPU need not wait for results to be read."""
     waiting: list[_Entry] = []
     for entry in entries:
         yield from waiting
@@ -182,15 +182,15 @@ def _one_behind(entries: Iterable[_Entry]) -> Iterator[_Entry]:
 def _validate(
     session: TrainSession, batches: Batches, result: EpochResult, overflow: Overflow
 ) -> EpochResult:
-    """Add what the detector, with its running statistics, makes of the validation images."""
-    manifest, left_out = session.manifest, 0
+    """Add the validation of the detector, with its running statistics, to a result."""
+    manifest, all_dropped = session.manifest, 0
     after = "before the first epoch" if result.is_start else f"after epoch {result.epoch}"
     where = f"validation {after}"
 
     def evaluate(batch: Batch) -> Evaluation:
-        nonlocal left_out
+        nonlocal all_dropped
         targets, dropped = fit_targets(batch, manifest, overflow)
-        left_out += dropped
+        all_dropped += dropped
         evaluation = session.evaluate(batch.images, targets, ema=manifest.ema)
         _check_finite(evaluation.loss, where, batch)
         return evaluation
@@ -202,7 +202,7 @@ def _validate(
         result,
         val=validation.items,
         scores=scores_of(metrics),
-        left_out=result.left_out + left_out,
+        left_out=result.left_out + all_dropped,
         class_map=class_map_of(metrics, manifest.num_classes),
     )
 
@@ -211,5 +211,5 @@ def _check_finite(loss: float, where: str, batch: Batch) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss is {loss} in {where} ({name_images(batch)}); train with a lower "
-            "lr0 or a longer warm-up. What was saved after earlier epochs stays"
+            "lr0 or a longer warm-up. States saved after earlier epochs are kept"
         )

@@ -1,8 +1,8 @@
-"""Scalars of a run in the file that TensorBoard reads, without TensorBoard.
+"""Scalars of a run in the file format of TensorBoard, without TensorBoard.
 
-The format is public: records of a length and data with their CRC-32C, the data `Event` messages of
-protocol buffers, of which few fields are needed. The library that writes them opens sockets and
-threads, which a device has no use for.
+The format is public: each record is a length and data, both with their CRC-32C; the data is an
+`Event` protocol buffer message, of which few fields are needed. TensorBoard's own writer opens
+sockets and threads, which a device has no use for.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from exportloss.runtime.training.results import EpochResult, as_row
 __all__ = ["EventFile", "crc32c"]
 
 _WALL_TIME, _STEP, _VERSION, _SUMMARY = 1, 2, 3, 5  # fields of an Event
-_VALUE, _TAG, _SIMPLE = 1, 1, 2  # of its Summary, and of a Value in that
-_POLYNOMIAL = 0x82F63B78  # Castagnoli's, reversed
+_VALUE, _TAG, _SIMPLE = 1, 1, 2  # fields of its Summary, and of a Value in it
+_POLYNOMIAL = 0x82F63B78  # Castagnoli polynomial, bits reversed
 
 
 class EventFile:
     """An event file with the columns of `results.csv`, by epoch.
 
     Args:
-        path: file to write; one that is there is replaced.
-        results: epochs that are known already, as of a resumed run.
+        path: File to write; an existing one is replaced.
+        results: Epochs to write at once, those before a resume.
 
     Raises:
         ArtifactError: the file cannot be written.

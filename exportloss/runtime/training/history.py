@@ -1,7 +1,7 @@
-"""The runs of a project as a history: what each began with, what it came to, which is in use.
+"""The history of a project's runs: their origins, their results, and the run in use.
 
-The run in use is what the link `current` in the project's folder leads to, so that any program can
-read `runs/train/current/weights/best.onnx`.
+The link `current` in the project's folder leads to the run in use, so that any program can read
+`runs/train/current/weights/best.onnx`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ CURRENT = "current"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run.
+    """One run of a project.
 
     Attributes:
-        folder: where it is.
-        origin: what it began with; None where that is not known.
-        start: what its detector was worth before the first epoch; None where that is not known.
-        epochs: all that it has done.
-        is_complete: whether it has a detector to use.
-        problem: why no more is known of it; empty where nothing is wrong.
+        folder: Folder of the run.
+        origin: Origin of the run; None if unknown.
+        start: Validation before the first epoch; None if unknown.
+        epochs: Epochs done so far.
+        is_complete: True if the run has a detector to use.
+        problem: Reason why the run cannot be read; empty if it can.
     """
 
     folder: RunFolder
@@ -53,23 +53,23 @@ class RunSummary:
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
+        """Name of the run's folder."""
         return self.folder.path.name
 
     @property
     def parent(self) -> Path | None:
-        """The run that it took its weights from."""
+        """Folder of the run whose weights this run started from; None if there is none."""
         return Path(self.origin.run) if self.origin is not None and self.origin.run else None
 
     @property
     def best(self) -> EpochResult | None:
-        """The best epoch, or the start; None before there is either."""
+        """Best epoch, or the start if no epoch is better; None before either."""
         judged = [*([] if self.start is None else [self.start]), *self.epochs]
         return best_epoch(judged) if judged else None
 
 
 def list_runs(project: str | Path) -> tuple[RunSummary, ...]:
-    """Return the runs of a project, the earliest first.
+    """Return the runs of a project in the order of their starts.
 
     Raises:
         ArtifactError: there is no such folder.
@@ -90,12 +90,12 @@ def latest_run(project: str | Path) -> RunFolder:
     """
     runs = [run.folder for run in list_runs(project)]
     if not runs:
-        raise ArtifactError(f"{project} has no run to resume; name one, or another --project")
+        raise ArtifactError(f"{project} has no run to resume; name a run, or another project")
     return max(runs, key=lambda run: _modified(run.last) or _modified(run.options))
 
 
 def current_run(project: str | Path) -> RunFolder | None:
-    """Return the run in use; None where none was completed yet."""
+    """Return the run in use; None if no run is complete yet."""
     link = Path(project) / CURRENT
     return RunFolder(link.resolve()) if link.is_dir() else None
 
@@ -108,8 +108,8 @@ def make_current(run: RunFolder) -> None:
     """
     if not run.best_onnx.is_file():
         raise ArtifactError(
-            f"{run.path} has no {run.best_onnx.name}: it is no run, or not complete; see "
-            "`exportloss runs`"
+            f"{run.path} has no {run.best_onnx.name}: it is no run, or not complete; name "
+            "a complete one, as `exportloss runs` lists them"
         )
     read_onnx(run.best_onnx)
     link = run.path.resolve().parent / CURRENT
@@ -127,11 +127,11 @@ def make_current(run: RunFolder) -> None:
 def find_damage(run: RunFolder) -> str:
     """Read the files of a run and return what is wrong with the first damaged one.
 
-    The weights are read whole and held to the sha256 that they carry. A file that is not there is
-    no damage: a run may be interrupted.
+    The weights are read whole and compared with the SHA-256 that they carry. A missing file is no
+    damage: a run may be interrupted.
 
     Returns:
-        The reason, which names the file; empty where every file is good.
+        The problem and its file, in words; empty if every file is good.
     """
     try:
         run.check()

@@ -1,4 +1,4 @@
-"""The keys of YOLOv5's hyperparameter files that concern training; others are `LossConfig`'s."""
+"""The training keys of YOLOv5's hyperparameter files; the loss keys belong to `LossConfig`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ __all__ = ["TrainingConfig", "every_key", "read_hyp", "unused_keys"]
 _RATES = frozenset({"lr0", "lrf", "weight_decay", "warmup_bias_lr"})
 _IN_USE_THERE = frozenset({"anchors", "copy_paste"})
 
-# Of the keys that nothing here depends on, those that YOLOv5 does not start without, with the
-# values of its `hyp.scratch-low.yaml`.
+# Keys that are unused here but required by YOLOv5, with the values of its `hyp.scratch-low.yaml`.
 _UNUSED_DEFAULTS = {"iou_t": 0.2, "copy_paste": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to train; the defaults are those of YOLOv5's `hyp.scratch-low.yaml`.
+    """Settings of training; the defaults are those of YOLOv5's `hyp.scratch-low.yaml`.
 
     Attributes:
-        lr0: learning rate at the start, in [0, 1000] as all rates and the decay.
-        lrf: learning rate at the end as a share of `lr0`, >= 0.
-        momentum: of SGD, first beta of AdamW, in [0, 1).
-        weight_decay: of the weights, at the nominal batch, >= 0.
-        warmup_epochs: epochs of warm-up, >= 0; it lasts 100 batches at least.
-        warmup_momentum: momentum at the start of warm-up, in [0, 1).
-        warmup_bias_lr: learning rate of the biases at the start of warm-up, >= 0.
+        lr0: Learning rate at the start, in [0, 1000].
+        lrf: Learning rate at the end as a fraction of `lr0`, in [0, 1000].
+        momentum: Momentum, or first beta of Adam and AdamW, in [0, 1).
+        weight_decay: Decay of the weights at the nominal batch, in [0, 1000].
+        warmup_epochs: Epochs of warm-up, >= 0; it lasts at least 100 batches.
+        warmup_momentum: Momentum at the start of warm-up, in [0, 1).
+        warmup_bias_lr: Learning rate of the biases at the start of warm-up, in [0, 1000].
         hsv_h, hsv_s, hsv_v, degrees, translate, scale, shear, perspective, flipud, fliplr,
             mosaic, mixup: as in `Augmentation`.
 
@@ -77,7 +76,7 @@ class TrainingConfig:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What images are put through."""
+        """Augmentations of the training images."""
         names = (field.name for field in dataclasses.fields(Augmentation))
         return Augmentation(**{name: getattr(self, name) for name in names})
 
@@ -85,7 +84,7 @@ class TrainingConfig:
     def from_mapping(
         cls, values: Mapping[str, Any], *, source: str = "the mapping"
     ) -> TrainingConfig:
-        """Take the training keys out of a YOLOv5 `hyp` mapping; its loss keys are passed over.
+        """Read the training keys of a YOLOv5 `hyp` mapping; its loss keys are skipped.
 
         Raises:
             ConfigError: a key is unknown to YOLOv5, or a value is out of range.
@@ -102,16 +101,16 @@ def every_key(config: TrainingConfig, loss: LossConfig, given: Mapping[str, Any]
     """Return a mapping with every key of YOLOv5's files, so that YOLOv5 can use it too.
 
     Args:
-        config: how to train.
-        loss: with the gains before scaling.
-        given: hyperparameters as read, for the keys that are not used here.
+        config: Settings of training.
+        loss: Settings of the loss, with the gains before scaling.
+        given: Hyperparameters as read, for the keys that are unused here.
     """
     unused = {key: given.get(key, default) for key, default in _UNUSED_DEFAULTS.items()}
     return {**dataclasses.asdict(config), **dataclasses.asdict(loss), **unused}
 
 
 def read_hyp(path: str | Path | None) -> dict[str, Any]:
-    """Read a YOLOv5 hyperparameter file; None is an empty one.
+    """Read a YOLOv5 hyperparameter file; None reads as an empty one.
 
     Raises:
         ConfigError: the file cannot be read, is no mapping, or holds an unknown key.
@@ -120,12 +119,12 @@ def read_hyp(path: str | Path | None) -> dict[str, Any]:
         return {}
     read = read_yaml_mapping(Path(path), expected="`key: value` lines", error=ConfigError)
     for key, value in read.values.items():
-        if key != "criterion":  # which cannot be judged alone
+        if key != "criterion":  # valid only together with other keys
             TrainingConfig.from_mapping({key: value}, source=read.where(key))
     TrainingConfig.from_mapping(read.values, source=str(path))
     return dict(read.values)
 
 
 def unused_keys(values: Mapping[str, Any]) -> list[str]:
-    """Name the settings of a hyperparameter file that are in use there but not here."""
+    """Return the settings of a hyperparameter file that YOLOv5 uses and this package does not."""
     return [key for key, value in values.items() if key in _IN_USE_THERE and value]

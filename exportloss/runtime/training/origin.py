@@ -1,4 +1,4 @@
-"""`origin.json`: what a run was started from, so that rounds of training form a history."""
+"""`origin.json`: what a run was started from, which joins rounds of training into a history."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MOST_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a run began.
+    """Starting point of a run.
 
     Attributes:
-        weights: absolute path of the state that it took its weights from; empty where it began
-            with those of its artifacts.
-        sha256: digest of that file, or of the artifacts' manifest; hexadecimal.
-        run: absolute path of the run that the state belongs to; empty where it is of none.
-        data: digest of the training images' names, sizes and labels; hexadecimal.
-        created: time of the start, ISO 8601 with its offset from UTC.
+        weights: Absolute path of the state with the first weights; empty if those of the artifacts
+            were used.
+        sha256: SHA-256 of that state, or of the artifacts' manifest, hexadecimal.
+        run: Absolute path of the run that the state belongs to; empty if it belongs to none.
+        data: SHA-256 of the training images' names, sizes and labels, hexadecimal.
+        created: Time of the start, ISO 8601 with offset from UTC.
         artifacts: Digest of the artifacts' manifest, hexadecimal; empty in files of versions that
             did not write it.
     """
@@ -44,7 +44,7 @@ class Origin:
 
     @property
     def manifest_digest(self) -> str:
-        """Digest of the artifacts' manifest, hexadecimal; empty where it is not known."""
+        """Digest of the artifacts' manifest, hexadecimal; empty if unknown."""
         return self.artifacts or ("" if self.weights else self.sha256)
 
     @classmethod
@@ -52,10 +52,10 @@ class Origin:
         """Describe a run that starts now.
 
         Args:
-            state: the weights that it takes over; None for those of the artifacts.
-            manifest: of the artifacts.
-            run: the run that the state belongs to.
-            data: as from `data_digest`.
+            state: State with the first weights; None for those of the artifacts.
+            manifest: Manifest file of the artifacts.
+            run: Run that the state belongs to; None if it belongs to none.
+            data: Digest as from `data_digest`.
 
         Raises:
             ArtifactError: a file cannot be read.
@@ -70,18 +70,18 @@ class Origin:
         )
 
     def check_weights(self) -> Path | None:
-        """Return the state that the run began with, the same as then; None where there is none.
+        """Return the state that the run began with, checked to be unchanged; None if there is none.
 
         Raises:
-            ArtifactError: it is gone.
-            ConfigError: it is another one by now.
+            ArtifactError: the state cannot be read.
+            ConfigError: the state has changed since.
         """
         if not self.weights:
             return None
         if (found := file_digest(Path(self.weights))) != self.sha256:
             raise ConfigError(
-                f"{self.weights} has sha256 {found[:12]}..., not {self.sha256[:12]}... as when the "
-                "run was started from it; start a new run"
+                f"{self.weights} has sha256 {found[:12]}..., expected {self.sha256[:12]}... as "
+                "when the run was started from it; start a new run"
             )
         return Path(self.weights)
 
@@ -98,7 +98,7 @@ def write_origin(path: Path, origin: Origin) -> None:
 
 
 def read_origin(path: Path) -> Origin | None:
-    """Read a run's origin; None where there is no file, as in runs of version 0.1.
+    """Read a run's origin; None if there is no file, as in runs of version 0.1.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -108,7 +108,7 @@ def read_origin(path: Path) -> Origin | None:
         values = {"artifacts": "", **values}
         fields = {field.name: values[field.name] for field in dataclasses.fields(Origin)}
         if not all(isinstance(value, str) for value in fields.values()):
-            raise ValueError("a value is no text")
+            raise ValueError("expected text for every value")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -122,7 +122,7 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal.
 
     Raises:
-        ArtifactError: it cannot be read.
+        ArtifactError: the file cannot be read.
     """
     try:
         with open_regular(path, error=ArtifactError) as file:
@@ -134,7 +134,7 @@ def file_digest(path: Path) -> str:
 
 
 def data_digest(batches: Batches) -> str:
-    """Return the SHA-256 of a data set's image names, sizes and labels, wherever they lie."""
+    """Return the SHA-256 of a data set's image names, sizes and labels, independent of folders."""
     digest = hashlib.sha256()
     images = zip(batches.dataset.images, batches.sizes, batches.labels, strict=True)
     for path, size, rows in images:

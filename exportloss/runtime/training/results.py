@@ -1,4 +1,4 @@
-"""`results.csv`: what every epoch came to, under YOLOv5's column names."""
+"""`results.csv`: the results of every epoch, under YOLOv5's column names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "write_results",
 ]
 
-START = -1  # the number of what was before the first epoch
+START = -1  # number of the validation before the first epoch
 
 _TERMS = ("box", "obj", "cls")
 COLUMNS = (
@@ -42,23 +42,21 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """One epoch.
+    """Results of one epoch.
 
     Attributes:
-        epoch: counted from 0, as YOLOv5 does; `START` is before any training.
-        train: mean terms of the loss over the training batches, while they were trained on; NaN for
-            the start.
-        val: mean terms over the validation batches at the end; None without a validation split.
-        scores: on the validation images; None without a validation split, or boxes.
-        lr: learning rates of the weights, norms and biases in the last batch.
-        left_out: target rows that did not fit into `max_targets`; not in the file.
-        skipped: batches that changed nothing, since their loss or gradients were not finite; not in
-            the file, nor in the mean terms.
-        waiting: share of the time of training that was spent waiting for images, in [0, 1]; not
-            in the file.
-        seconds: how long it took; not in the file.
-        class_map: (nc,) mAP50-95 of each class, classes without objects with the mean; None
-            without a validation; in `results.jsonl` only.
+        epoch: Number of the epoch, from 0 as in YOLOv5; `START` before any training.
+        train: Mean loss terms over the training batches, as each was trained on; NaN for the start.
+        val: Mean loss terms over the validation batches; None without a validation.
+        scores: Scores on the validation images; None without a validation.
+        lr: Learning rates of the weights, norms and biases in the last batch.
+        left_out: Number of target rows dropped because of `max_targets`; not in the file.
+        skipped: Number of batches that changed nothing because their loss or gradients were not
+            finite; not in the file, and not part of `train`.
+        waiting: Fraction of the training time spent waiting for images, in [0, 1]; not in the file.
+        seconds: Duration; not in the file.
+        class_map: (nc,) mAP50-95 of each class, the mean for classes without objects; None without
+            a validation; in `results.jsonl` only.
     """
 
     epoch: int
@@ -74,28 +72,28 @@ class EpochResult:
 
     @property
     def is_start(self) -> bool:
-        """Whether this is what the detector was worth before any training."""
+        """True for the validation before any training."""
         return self.epoch == START
 
     @property
     def loss(self) -> float:
-        """Box + objectness + class, of validation if any."""
+        """Sum of the box, objectness and class terms, of the validation if there is one."""
         items = self.val or self.train
         return items.box + items.objectness + items.category
 
     @property
     def fitness(self) -> float:
-        """What is best where it is highest; 0 without scores."""
+        """Fitness by which the best epoch is chosen, in [0, 1]; 0 without scores."""
         return 0.0 if self.scores is None else self.scores.fitness
 
 
 def best_epoch(results: Sequence[EpochResult]) -> EpochResult:
-    """Return the epoch of the highest fitness; of equal ones that of the lowest loss.
+    """Return the epoch of the highest fitness; among equals, that of the lowest loss.
 
-    Where some were validated, the others do not count.
+    If any epoch was validated, only validated ones count.
 
     Args:
-        results: at least one.
+        results: Epochs, at least one.
     """
     judged = [result for result in results if result.scores is not None] or results
     return min(judged, key=lambda result: (-result.fitness, result.loss, result.epoch))
@@ -104,7 +102,7 @@ def best_epoch(results: Sequence[EpochResult]) -> EpochResult:
 def write_results(path: Path, results: Sequence[EpochResult]) -> None:
     """Write all epochs to a file, atomically, in full precision.
 
-    YOLOv5's `x/lr0` is the rate of the biases, `x/lr1` of the weights, `x/lr2` of the norms.
+    As in YOLOv5, `x/lr0` is the rate of the biases, `x/lr1` of the weights, `x/lr2` of the norms.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -117,7 +115,7 @@ def write_results(path: Path, results: Sequence[EpochResult]) -> None:
 
 
 def as_row(result: EpochResult) -> dict[str, int | float | None]:
-    """Return the columns of an epoch; None stands for what is not known."""
+    """Return the columns of an epoch; None for unknown values."""
     weights, norms, biases = result.lr
     val = (None,) * len(_TERMS) if result.val is None else dataclasses.astuple(result.val)
     scores = [
@@ -129,7 +127,7 @@ def as_row(result: EpochResult) -> dict[str, int | float | None]:
 
 
 def from_row(row: Mapping[str, str]) -> EpochResult:
-    """Return the epoch of a row of the file, whose empty columns are not known.
+    """Return the epoch of a row of the file; empty columns are unknown values.
 
     Raises:
         KeyError, TypeError, ValueError: a column is missing, or holds no number.
@@ -149,7 +147,7 @@ def from_row(row: Mapping[str, str]) -> EpochResult:
 
 
 def read_results(path: Path) -> list[EpochResult]:
-    """Read what `write_results` wrote; a file that is not there holds no epoch.
+    """Read the epochs that `write_results` wrote; none if there is no file.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -165,11 +163,11 @@ def read_results(path: Path) -> list[EpochResult]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the lines of a `results.csv` by its column names, spaces around these left out.
+    """Read the rows of a `results.csv` by column name; spaces around the names are removed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ArtifactError: it is no regular file, larger than `MAX_RESULTS_BYTES`, or damaged.
+        ArtifactError: the file is no regular one, larger than `MAX_RESULTS_BYTES`, or damaged.
     """
     content = read_bounded(path, MAX_RESULTS_BYTES, error=ArtifactError)
     try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import os
-import platform
 import stat
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -18,25 +16,28 @@ import yaml
 from exportloss.errors import ArtifactError
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.storage.files import new_file
-from exportloss.runtime.storage.locks import is_at, lock, open_lock_file
+from exportloss.runtime.training.run_lock import locked_file
 
 __all__ = ["RunFolder", "read_yaml", "write_yaml"]
 
-_LOCK = ".lock"  # in a folder that is being trained
-_LONGEST_HOLDER = 200  # characters that tell who trains
+_LOCK = ".lock"  # exists while the run is trained
 # Device and inode of the folders that this thread has locked.
 _held: ContextVar[frozenset[tuple[int, int]]] = ContextVar("held", default=frozenset())
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what."""
+    """Paths of the files of a run.
+
+    Attributes:
+        path: Folder of the run.
+    """
 
     path: Path
 
     @property
     def results(self) -> Path:
-        """Losses and rates of every epoch."""
+        """Losses, metrics and rates of every epoch."""
         return self.path / "results.csv"
 
     @property
@@ -46,7 +47,7 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """Every epoch, for TensorBoard, which looks for the middle of the name."""
+        """Every epoch, for TensorBoard, which recognizes the file by `tfevents` in its name."""
         return self.path / "events.out.tfevents.0.exportloss"
 
     @property
@@ -60,12 +61,12 @@ class RunFolder:
         return self.path / "weights" / "best.safetensors"
 
     def of_epoch(self, epoch: int) -> Path:
-        """State after an epoch that was to be kept."""
+        """State after an epoch, if it was kept."""
         return self.path / "weights" / f"epoch{epoch}.safetensors"
 
     @property
     def best_onnx(self) -> Path:
-        """The detector of the best epoch, for inference."""
+        """Detector of `best`, for inference."""
         return self.path / "weights" / "best.onnx"
 
     @property
@@ -75,7 +76,7 @@ class RunFolder:
 
     @property
     def skipped_batch(self) -> Path:
-        """The batch that ended the run, where too many steps were skipped."""
+        """Batch that ended the run, if too many steps were skipped."""
         return self.path / "skipped_batch.npz"
 
     @property
@@ -85,7 +86,7 @@ class RunFolder:
 
     @property
     def origin(self) -> Path:
-        """What the run was started from."""
+        """Starting point of the run, see `Origin`."""
         return self.path / "origin.json"
 
     @property
@@ -95,17 +96,17 @@ class RunFolder:
 
     @property
     def artifacts(self) -> Path:
-        """What the run exported for itself, if it was started from a model's name or file."""
+        """Artifacts that the run exported itself, if it was started from a model's name or file."""
         return self.path / "artifacts"
 
     @classmethod
     def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> RunFolder:
-        """Make `project/name`, or the first free of `name2`, `name3`, ... where that exists.
+        """Make `project/name`, or the first free one of `name2`, `name3`, ... if that exists.
 
         Args:
-            project: folder of runs; made where it is missing.
-            name: of the run.
-            exist_ok: use `project/name` even if it exists.
+            project: Folder of runs; made if it is missing.
+            name: Name of the run.
+            exist_ok: True to use `project/name` even if it exists.
 
         Raises:
             ArtifactError: the folder cannot be made, or is a link to another.
@@ -118,7 +119,7 @@ class RunFolder:
                     raise _linked(path)
             except FileExistsError as error:
                 if exist_ok:
-                    raise ArtifactError(f"{path} is a file; choose another --name") from error
+                    raise ArtifactError(f"{path} is a file; choose another name") from error
             except OSError as error:
                 raise ArtifactError(f"{path} cannot be made: {error}") from error
             else:
@@ -126,10 +127,10 @@ class RunFolder:
         raise AssertionError("unreachable: count never ends")
 
     def subfolder(self, *names: str) -> Path:
-        """Return a folder below this one, made where it is missing.
+        """Return a folder below this one, made if it is missing.
 
         Raises:
-            ArtifactError: it cannot be made, or is a link: what it leads to is somebody's.
+            ArtifactError: it cannot be made, or is a link, which leads to files outside the run.
         """
         path = self.path
         for name in names:
@@ -143,10 +144,10 @@ class RunFolder:
         return path
 
     def check(self) -> None:
-        """Check that nothing of the run lies elsewhere: writing there would change what is not its.
+        """Check that no file of the run lies elsewhere, where writing would change other files.
 
         Raises:
-            ArtifactError: a file or folder of the run is a link, or something else of its name.
+            ArtifactError: a file or folder of the run is a link, or of another kind.
         """
         folders = (self.last.parent, self.artifacts)
         files = (
@@ -159,7 +160,7 @@ class RunFolder:
         ):
             try:
                 is_right = is_kind(path.lstat().st_mode)
-            except OSError:  # missing, or named by whoever opens it
+            except OSError:  # missing, or reported when it is opened
                 continue
             if not is_right:
                 raise ArtifactError(
@@ -169,19 +170,19 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other training off this folder for a while.
+        """Hold the lock of this folder, which keeps every other training off it.
 
-        The lock goes when the process does, `kill -9` included. Whoever holds it may take it again
-        (in the same thread). On a file system without locks nothing is kept off.
+        The lock ends with the process, even if it is killed. The thread that holds it may take it
+        again. On a file system without locks there is no protection.
 
         Raises:
-            ArtifactError: another training has it; the message names its process. Or the folder
-                holds links, see `check`.
+            ArtifactError: another training holds the lock (the message names its process), or the
+                folder holds links, see `check`.
         """
         if self._is_held():
             yield
             return
-        with _locked_file(self.path / _LOCK):
+        with locked_file(self.path / _LOCK):
             self.check()
             token = _held.set(_held.get() | {_identity(self.path)})
             try:
@@ -193,12 +194,11 @@ class RunFolder:
         """Check that the folder is still the one that was locked.
 
         Raises:
-            ArtifactError: it was removed, or another one put in its place.
+            ArtifactError: the folder was removed or replaced.
         """
         if not self._is_held():
             raise ArtifactError(
-                f"{self.path} was removed or replaced while it was trained; what it held is gone: "
-                "start a new run"
+                f"{self.path} was removed or replaced while it was trained; start a new run"
             )
 
     def _is_held(self) -> bool:
@@ -208,10 +208,10 @@ class RunFolder:
             return False
 
     def clear(self) -> None:
-        """Remove the weights and results of an earlier run, so that none pass for this one's.
+        """Remove the weights and results of an earlier run, so that none are taken for this run's.
 
         Raises:
-            ArtifactError: one cannot be removed.
+            ArtifactError: a file cannot be removed.
         """
         weights = self.last, self.best, self.last_onnx, self.best_onnx
         kept = self.last.parent.glob("epoch*.safetensors")
@@ -222,7 +222,7 @@ class RunFolder:
         """Remove the detector of the last state, which is about to be replaced.
 
         Raises:
-            ArtifactError: it cannot be removed.
+            ArtifactError: the file cannot be removed.
         """
         _remove(self.last_onnx)
 
@@ -236,7 +236,7 @@ def _remove(path: Path) -> None:
 
 def _linked(path: Path) -> ArtifactError:
     return ArtifactError(
-        f"{path} is a link; results would be written where it leads: name that folder, or remove it"
+        f"{path} is a link; expected a folder: name the one that it leads to, or remove the link"
     )
 
 
@@ -245,57 +245,8 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-@contextlib.contextmanager
-def _locked_file(path: Path) -> Iterator[None]:
-    """Hold a file that only this package makes; it is removed at the end."""
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = open_lock_file(path)
-        except OSError as error:
-            raise ArtifactError(
-                f"{path.parent} cannot be written to: {path.name}: {error}"
-            ) from error
-        try:
-            try:
-                lock(descriptor)
-            except BlockingIOError as error:
-                holder = _read_holder(descriptor)
-                raise ArtifactError(
-                    f"{path.parent} is being trained by {holder or 'another'}; "
-                    "wait until it is done, or stop it, or train into another folder (--name)"
-                ) from error
-            if not is_at(descriptor, path):
-                continue  # whoever had it is done, and has removed it
-            _tell_holder(descriptor, path)
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):  # what lies there is no obstacle to the next
-                    if is_at(descriptor, path):
-                        path.unlink()
-            return
-        finally:
-            os.close(descriptor)
-
-
-def _read_holder(descriptor: int) -> str:
-    try:
-        return os.read(descriptor, _LONGEST_HOLDER).decode(errors="replace")
-    except OSError:  # Windows lets nobody else read what is locked
-        return ""
-
-
-def _tell_holder(descriptor: int, path: Path) -> None:
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
-    except OSError as error:  # a full disk
-        raise ArtifactError(f"{path} cannot be written: {error}") from error
-
-
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a mapping, atomically, in its order.
+    """Write a mapping as YAML, atomically, in its order.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -307,12 +258,12 @@ def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # yaml has no types
     def ignore_aliases(self, data: Any) -> bool:
-        """Write what is there twice twice: `read_yaml` takes no aliases."""
+        """Write repeated values in full: `read_yaml` accepts no aliases."""
         return True
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read what `write_yaml` wrote.
+    """Read a mapping that `write_yaml` wrote.
 
     Raises:
         ArtifactError: the file is missing or damaged.

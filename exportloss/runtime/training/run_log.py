@@ -1,9 +1,8 @@
-"""`results.jsonl`: the start and every epoch of a run, a JSON object a line.
+"""`results.jsonl`: the start and every epoch of a run, one JSON object per line.
 
-It has the columns of `results.csv` under the same names, and what that file has no column for:
-`fitness`, `left_out`, `skipped`, `waiting`, `seconds`, and of a validated epoch `class_map`, the
-mAP50-95 of every class. Its first line is the start, `"epoch": -1`:
-what the detector was worth before any training.
+Each object has the columns of `results.csv` under the same names, and beyond those `fitness`,
+`left_out`, `skipped`, `waiting`, `seconds` and, for a validated epoch, `class_map`, the mAP50-95 of
+every class. The first line is the start, `"epoch": -1`: the validation before any training.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _MOST_BYTES = 1 << 26  # a hundred thousand epochs
 
 
 def append_to_log(path: Path, result: EpochResult) -> None:
-    """Add an epoch, atomically, in place of what the file knows of it and of later ones.
+    """Add an epoch, atomically; lines of the same and of later epochs are removed.
 
     Raises:
         ArtifactError: the file is damaged, or cannot be written.
@@ -44,7 +43,7 @@ def append_to_log(path: Path, result: EpochResult) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a log; a file that is not there has none.
+    """Read the lines of a log; none if there is no file.
 
     Raises:
         ArtifactError: the file is damaged, or larger than 64 MiB.
@@ -53,7 +52,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         lines = read_bounded(path, _MOST_BYTES, error=ArtifactError).decode("utf-8").splitlines()
         entries = [json.loads(line) for line in lines]
         if not all(isinstance(entry, dict) and type(entry["epoch"]) is int for entry in entries):
-            raise ValueError("a line is no epoch")
+            raise ValueError("expected an object with `epoch` per line")
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, RecursionError) as error:
@@ -64,7 +63,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def read_start(path: Path) -> EpochResult | None:
-    """Return what a run was worth before its first epoch; None where its log does not say.
+    """Return the validation before the first epoch; None if the log has none.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -84,7 +83,7 @@ def read_start(path: Path) -> EpochResult | None:
 
 
 def read_class_map(path: Path, epoch: int) -> tuple[float, ...] | None:
-    """Return the mAP50-95 of every class after an epoch; None where the log does not say.
+    """Return the mAP50-95 of every class after an epoch; None if the log has none.
 
     Raises:
         ArtifactError: the file is damaged.

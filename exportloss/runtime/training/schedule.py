@@ -1,4 +1,4 @@
-"""YOLOv5's training schedule (v6.2, v7.0): rates, momentum and accumulation of every batch."""
+"""YOLOv5's training schedule (v6.2, v7.0): rates, momentum and accumulation per batch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class PlannedStep:
     """Settings of one batch.
 
     Attributes:
-        lr: learning rates of the weights, norms and biases.
-        momentum: momentum, or the first beta of Adam and AdamW.
-        accumulate: batches whose gradients YOLOv5 would add up before it updates, >= 1.
-        update: whether the parameters are updated after this batch.
+        lr: Learning rates of the weights, norms and biases.
+        momentum: Momentum, or the first beta of Adam and AdamW.
+        accumulate: Batches whose gradients YOLOv5 would add up per update, >= 1.
+        update: True if the parameters are updated after this batch.
     """
 
     lr: tuple[float, float, float]
@@ -36,32 +36,32 @@ class PlannedStep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What YOLOv5 would train each batch with.
+    """Settings of every batch, as YOLOv5 would choose them.
 
-    Learning rates fall from `lr0` towards `lr0 * lrf` over the epochs, in a line or along a cosine.
-    In the first `warmup_epochs`, or 100 batches where those are more, the rates of weights and
-    norms rise from 0, that of the biases falls from `warmup_bias_lr`, the momentum rises from
-    `warmup_momentum` (not of Adam and AdamW) and the accumulation grows from 1.
+    Learning rates fall from `lr0` towards `lr0 * lrf` over the epochs, linearly or along a cosine.
+    In the first `warmup_epochs`, but at least 100 batches, the rates of weights and norms rise from
+    0, that of the biases falls from `warmup_bias_lr`, the momentum rises from `warmup_momentum`
+    (except for Adam and AdamW), and the accumulation grows from 1.
 
-    Warm-up aims at `factor(epoch)`. After it YOLOv5's scheduler sets the rates, one epoch late: it
+    Warm-up aims at `factor(epoch)`. After it, YOLOv5's scheduler sets the rates one epoch late: it
     steps when an epoch ends, so that epoch e trains with `factor(e - 1)`. The epoch in which
-    warm-up ends keeps what warm-up aimed at.
+    warm-up ends keeps the rates that warm-up aimed at.
 
-    Gradients are added up until about `nominal_batch` images were seen. One thing differs from
-    YOLOv5: what is left at the end of an epoch is applied there and not carried into the next
-    one, so that a state saved between epochs is complete and a resumed run is the same run.
+    Gradients are added up over about `nominal_batch` images. One thing differs from YOLOv5: a sum
+    left at the end of an epoch is applied there instead of carried into the next one, so that a
+    state saved between epochs is complete and a resumed run is the same run.
 
-    As in YOLOv5 the 100 batches hold for runs that are shorter, which then never leave warm-up;
-    `warmup_covers_run` tells.
+    As in YOLOv5, the 100 batches apply even to shorter runs, which then never leave warm-up; see
+    `warmup_covers_run`.
 
     Attributes:
-        epochs: epochs of the run, >= 1.
-        batches: batches an epoch, >= 1.
-        batch_size: images a batch, >= 1.
-        config: rates, momentum, decay and warm-up.
-        optimizer: optimizer of the run; Adam and AdamW keep their betas through warm-up.
-        cosine: a cosine (arXiv 1812.01187) instead of a line.
-        nominal_batch: images an update, >= 1; YOLOv5's is 64.
+        epochs: Number of epochs of the run, >= 1.
+        batches: Batches per epoch, >= 1.
+        batch_size: Images per batch, >= 1.
+        config: Rates, momentum, decay and warm-up.
+        optimizer: Optimizer of the run; Adam and AdamW keep their betas through warm-up.
+        cosine: True for a cosine decay (arXiv 1812.01187) instead of a linear one.
+        nominal_batch: Images per update, >= 1; 64 in YOLOv5.
 
     Raises:
         ConfigError: a number is below 1.
@@ -86,28 +86,28 @@ class Schedule:
 
     @property
     def warmup_covers_run(self) -> bool:
-        """Whether the run ends before warm-up does."""
+        """True if the run ends before warm-up does."""
         return self.epochs * self.batches <= self.warmup_batches
 
     @property
     def accumulate(self) -> int:
-        """Batches an update after warm-up, >= 1."""
+        """Batches per update after warm-up, >= 1."""
         return max(round(self.nominal_batch / self.batch_size), 1)
 
     @property
     def weight_decay(self) -> float:
-        """Decay of the weights, scaled to the images that an update really takes."""
+        """Decay of the weights, scaled to the number of images per update."""
         return self.config.weight_decay * self.batch_size * self.accumulate / self.nominal_batch
 
     def factor(self, epoch: int) -> float:
-        """Share of `lr0` that the line or cosine has reached after so many epochs."""
+        """Return the fraction of `lr0` that the decay has reached after a number of epochs."""
         lrf, done = self.config.lrf, epoch / self.epochs
         if self.cosine:
             return (1 - math.cos(math.pi * done)) / 2 * (lrf - 1) + 1
         return (1 - done) * (1 - lrf) + lrf
 
     def steps(self, epoch: int) -> tuple[PlannedStep, ...]:
-        """Plan the batches of an epoch, counted from 0; the last one always updates."""
+        """Return the steps of an epoch, numbered from 0; the last one always updates."""
         planned = []
         waiting = 0  # batches whose gradients wait for an update
         for index in range(self.batches):
@@ -120,7 +120,7 @@ class Schedule:
         return tuple(planned)
 
     def epochs_done(self, updates: int) -> int | None:
-        """Return after how many epochs a run has made `updates`, or None if between two."""
+        """Return the number of epochs that make `updates` updates; None if no whole number does."""
         made = 0
         for epoch in range(self.epochs + 1):
             if made >= updates:

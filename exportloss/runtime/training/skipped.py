@@ -1,4 +1,4 @@
-"""Training steps that were skipped: counted, named, and the end of a run where they go on."""
+"""Skipped training steps: counted, and the end of a run with too many in a row."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SkippedSteps:
     """Counts skipped steps in a row.
 
     Args:
-        path: where the batch is kept that ends the run.
-        most: steps in a row that end it, >= 1.
+        path: File for the batch that ends the run.
+        most: Number of skipped steps in a row that ends it, >= 1.
 
     Raises:
         ConfigError: `most` is below 1.
@@ -35,16 +35,16 @@ class SkippedSteps:
         self._in_a_row = 0
 
     def note(self, result: StepResult, batch: Batch, where: str) -> None:
-        """Take note of a step.
+        """Count a step.
 
         Args:
-            result: of the step.
-            batch: what it was to train on.
-            where: the batch's place in the run, in words.
+            result: Result of the step.
+            batch: Batch of the step.
+            where: Place of the batch in the run, in words.
 
         Raises:
-            TrainingError: it is one skipped step too many; the batch is named, and kept as numpy's
-                `.npz`: `images`, `targets` and `paths` as in `Batch`.
+            TrainingError: too many steps in a row were skipped; the message names the batch, which
+                is kept as numpy's `.npz` with `images`, `targets` and `paths` as in `Batch`.
         """
         self._in_a_row = self._in_a_row + 1 if result.skipped else 0
         if self._in_a_row < self._most:
@@ -53,13 +53,13 @@ class SkippedSteps:
             paths = np.array([str(path) for path in batch.paths])
             np.savez(file, images=batch.images, targets=batch.targets, paths=paths)
         raise TrainingError(
-            f"{self._in_a_row} steps in a row were skipped, since their loss or gradients are not "
-            f"finite; the last is {where} (loss {result.loss}; {name_images(batch)}), kept in "
-            f"{self._path}. Train with a lower lr0 or a longer warm-up. What was saved after "
-            "earlier epochs stays"
+            f"{self._in_a_row} steps in a row were skipped because their loss or gradients are "
+            f"not finite; the last is {where} (loss {result.loss}; {name_images(batch)}), kept in "
+            f"{self._path}. Train with a lower lr0 or a longer warm-up. States saved "
+            "after earlier epochs are kept"
         )
 
 
 def name_images(batch: Batch) -> str:
-    """The image files of a batch, with commas."""
+    """Return the image files of a batch, separated by commas."""
     return ", ".join(map(str, batch.paths))

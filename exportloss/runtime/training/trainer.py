@@ -28,22 +28,22 @@ __all__ = ["Reporter", "RunCompleteError", "TrainResult", "is_exhausted", "train
 
 
 class RunCompleteError(ConfigError):
-    """A run that is to be resumed has come to its end already."""
+    """A run to resume is already complete."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
-        folder: where it wrote.
-        epochs: every epoch, those before a resume too.
-        best: the epoch of the highest fitness, without a validation split of the lowest loss; or
-            the start, where no epoch was better.
-        start: what the detector was worth before the first epoch; None without a validation split,
-            or where that is not known of a resumed run.
-        updates: optimizer steps.
-        stopped_early: whether patience ran out before the epochs did.
+        folder: Folder of the run.
+        epochs: All epochs, including those before a resume.
+        best: Epoch of the highest fitness (without a validation split: of the lowest loss), or the
+            start if no epoch is better.
+        start: Validation before the first epoch; None without a validation split, or if a resumed
+            run has no record of it.
+        updates: Number of optimizer steps.
+        stopped_early: True if `patience` ended the run.
     """
 
     folder: RunFolder
@@ -80,50 +80,51 @@ def train(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
-    """Train a session to the end of a schedule, or until it gets no better.
+    """Train a session to the end of a schedule, or until it stops improving.
 
-    After every epoch the detector, its moving average where the artifacts keep one, is validated,
+    After every epoch the detector (its moving average if the artifacts keep one) is validated;
     `results.csv`, `results.jsonl` and `weights/last.safetensors` are written, and
-    `weights/best.safetensors` where the fitness (without a validation split: the training loss) is
-    the best so far; at the end `weights/last.onnx` and `weights/best.onnx`. The session keeps the
-    last state.
+    `weights/best.safetensors` if the fitness (without a validation split: the training loss) is the
+    best so far. At the end `weights/last.onnx` and `weights/best.onnx` are written. The session
+    keeps the last state.
 
-    The start counts: with a validation split the detector is validated before the first epoch, too,
-    and stays the best one where no epoch is better.
+    With a validation split the detector is also validated before the first epoch, and this start
+    stays the best if no epoch is better.
 
     Args:
-        session: fresh from its artifacts; where `resume` is set its state is replaced.
-        train_batches: order and augmentation of an epoch depend on its number alone, and where
-            images are weighted on the class mAPs of the last validation.
-        val_batches: what decides on the best epoch; None for none.
-        schedule: for as many batches of the same size.
-        folder: where to write; unless `resume` is set, an earlier run's results are removed.
-        overflow: refuse batches of more target rows than the graph has, or drop the smallest
-            boxes and count them. By default mosaics drop, and all other batches are refused: how
-            full a mosaic gets is a matter of chance, with a bound far above what occurs.
-        patience: stop after so many epochs without a better one; 0 never stops early.
-        max_skipped: give up after so many steps in a row, or a whole epoch, whose loss or gradients
-            are not finite, >= 1. Such a step changes nothing; it is counted, and the reporter told.
-        validate_each: validate after every epoch; otherwise the start and the last epoch only, and
-            patience is of no use.
-        save_each: write states after every epoch; otherwise they are kept in memory and written at
-            the end, so that an interrupted run cannot be resumed.
-        save_period: keep the state of every so manyth epoch as `weights/epoch10.safetensors`; 0
-            keeps none.
-        resume: continue after the last epoch that `folder` holds; the result is, bit for bit,
-            that of an uninterrupted run.
-        reporter: who is told how it goes.
+        session: Session without updates; with `resume` its state is replaced.
+        train_batches: Training batches; they depend only on the number of the epoch and, for
+            weighted images, on the class mAPs of the last validation.
+        val_batches: Batches that decide on the best epoch; None for none.
+        schedule: Schedule for the same number and size of batches.
+        folder: Folder to write to; without `resume` an earlier run's results are removed.
+        overflow: `"raise"` to refuse data sets whose batches could have more target rows than the
+            graph, `"keep-largest"` to drop the smallest boxes and count them. `"auto"` drops boxes
+            of mosaics only, whose fullest possible batch is far above what occurs.
+        patience: Number of epochs without a better one after which to stop; 0 never stops early.
+        max_skipped: Number of steps in a row whose loss or gradients are not finite after which the
+            run ends, >= 1; a whole epoch of them always ends it. Such a step changes nothing; it is
+            counted and reported.
+        validate_each: True to validate after every epoch; False to validate only the start and the
+            last epoch, without `patience`.
+        save_each: True to write states after every epoch; False to write them at the end, so that
+            an interrupted run cannot be resumed.
+        save_period: Number of epochs between states kept as `weights/epoch10.safetensors` and so
+            on; 0 keeps none.
+        resume: True to continue after the last epoch in `folder`; the result is, bit for bit, that
+            of an uninterrupted run.
+        reporter: Receiver of the run's events; None for none.
 
     Raises:
-        TooManyTargetsError: a batch could hold more target rows than the graph has; raised before
-            the first step.
+        TooManyTargetsError: a batch could hold more target rows than the graph; raised before the
+            first step.
         ConfigError: session, batches and schedule do not fit together, or (`RunCompleteError`)
-            there is nothing left to resume.
-        ArtifactError: the saved state is of another model or schedule, or cannot be written; or
-            another training is at work in the folder; or the folder was removed meanwhile.
+            the run to resume is complete.
+        ArtifactError: the saved state belongs to another model or schedule, or cannot be written;
+            another training holds the folder; or the folder was removed.
         DataError: an image cannot be decoded.
-        TrainingError: too many steps were skipped, the last batch is in `folder.skipped_batch`; or
-            the loss of a validation is not finite. States saved before stay.
+        TrainingError: too many steps were skipped (the last batch is in `folder.skipped_batch`), or
+            the loss of a validation is not finite. States saved before are kept.
     """
     reporter = reporter or _Silent()
     manifest = session.manifest
@@ -132,11 +133,11 @@ def train(
             f"the schedule is for {schedule.batches} batches of {schedule.batch_size}; the data "
             f"set makes {len(train_batches)} and the artifacts take {manifest.batch_size}"
         )
-    # Training artifacts of version 0.1 have no such file, and can do without.
+    # Training artifacts of version 0.1 have no such file, and do not need it.
     if KINDS[manifest.kind].detector_file and "inference.onnx" not in manifest.files:
         raise ConfigError(
-            f"{session.folder} was exported from a model without `decode`: a run ends with its "
-            "detector, which that cannot be; give the model one, and export again"
+            f"{session.folder} was exported from a model without `decode`, but a run exports its "
+            "detector at the end; give the model a `decode`, and export again"
         )
     for batches in filter(None, (train_batches, val_batches)):
         check_batches(batches, manifest, overflow)
@@ -172,8 +173,8 @@ def train(
             results.append(result)
             class_map = result.class_map or class_map
             is_best = best_epoch([*candidates, *results]) is result
-            # The last state comes last: a run is resumed after the epoch that it holds, so whatever
-            # a crash leaves beside it is written again, the same.
+            # The last state comes last: a run resumes after its epoch, so files that a crash leaves
+            # beside it are written again, unchanged.
             write_results(folder.results, results)
             append_to_log(folder.log, result)
             if is_best:
@@ -182,7 +183,7 @@ def train(
             reporter.epoch_done(result, is_best)
         last = session.state()
         states.write()
-        # A run is complete when it has the best detector, so that one comes last.
+        # A run with a best detector is complete, so that file comes last.
         session.export_inference(folder.last_onnx, ema=manifest.ema)
         session.resume(folder.best).export_inference(folder.best_onnx, ema=manifest.ema)
         session.load_state(last)
@@ -197,7 +198,7 @@ def train(
 
 
 class _States:
-    """The states that a run keeps: the best, the last, and that of every so manyth epoch."""
+    """Keeps the states of a run: the best, the last, and one every `period` epochs."""
 
     def __init__(
         self, session: TrainSession, folder: RunFolder, *, at_once: bool, period: int
@@ -221,20 +222,20 @@ class _States:
             self._save_last()
 
     def write(self) -> None:
-        """Write what was kept in memory; the last state comes last."""
+        """Write the states kept in memory; the last state comes last."""
         if self._best is not None:
             save_state(self._folder.best, self._best, manifest=self._session.manifest)
         if not self._at_once:
             self._save_last()
 
     def _save_last(self) -> None:
-        """Write the last state; an interruption never leaves the detector of another beside it."""
+        """Write the last state; an interruption never leaves another state's detector beside it."""
         self._folder.remove_last_onnx()
         self._session.save(self._folder.last)
 
 
 def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:
-    """Whether the last `patience` epochs, 1 or more, brought nothing better than an earlier one."""
+    """Return whether the last `patience` epochs are no better than an earlier one; False for 0."""
     return bool(patience and results) and (
         results[-1].epoch - best_epoch(results).epoch >= patience
     )
@@ -243,8 +244,8 @@ def is_exhausted(results: Sequence[EpochResult], patience: int) -> bool:
 def _start(session: TrainSession, folder: RunFolder) -> list[EpochResult]:
     if updates := session.state().updates:
         raise ConfigError(
-            f"the session has made {updates} updates already; open a new one, or resume the run "
-            "that it belongs to"
+            f"the session has made {updates} updates already; expected none: open a new session, "
+            "or resume its run"
         )
     folder.clear()
     return []
@@ -257,7 +258,7 @@ def _resume(
     if not folder.last.exists():  # interrupted in the first epoch
         return _start(session, folder)
     state = session.resume(folder.last).state()
-    updates = state.updates + state.skipped  # that were due
+    updates = state.updates + state.skipped  # updates due
     epochs = schedule.epochs_done(updates)
     results = read_results(folder.results)
     if epochs is None or len(results) < epochs:
@@ -269,8 +270,8 @@ def _resume(
     finished = epochs == schedule.epochs or is_exhausted(results, patience)
     if finished and _is_newer(folder.best_onnx, folder.last):
         raise RunCompleteError(
-            f"{folder.path} is complete, all {epochs} epochs; give it more (--epochs), or start a "
-            "new run from it (--weights)"
+            f"{folder.path} is complete, all {epochs} epochs; raise its number of epochs, "
+            "or start a new run from its weights"
         )
     return results
 
@@ -283,11 +284,11 @@ def _class_map(folder: RunFolder, results: Sequence[EpochResult]) -> tuple[float
     if (found := read_class_map(folder.log, validated[-1])) is None:
         raise ConfigError(
             f"{folder.log} has no class_map of epoch {validated[-1]}, on which the images of the "
-            "next one depend: the run cannot go on as it would have; start a new one"
+            "next epoch depend: the run cannot be resumed exactly; start a new one"
         )
     return found
 
 
 def _is_newer(path: Path, other: Path) -> bool:
-    """Whether a file was written after another: a run that goes on has the detector of before."""
+    """Return whether a file was written after another; a resumed run has an older detector."""
     return path.exists() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns

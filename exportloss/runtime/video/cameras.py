@@ -20,18 +20,18 @@ from exportloss.runtime.video.frames import (
 
 __all__ = ["Camera", "open_camera", "open_device"]
 
-_MOST_BROKEN = 100  # frames in a row, of a camera that gives no other any more
+_MOST_BROKEN = 100  # damaged packets in a row after which a camera counts as failed
 
 
 class Camera:
-    """A camera that is open.
+    """An open camera.
 
     Attributes:
-        number: the camera's, from 0.
-        count: 0: nobody knows how many frames there will be.
-        rate: frames per second, on average.
-        time_base: seconds per unit of its times.
-        damage: why the frames ended, in words; None while they go on.
+        number: Number of the camera, from 0.
+        count: Always 0: the number of frames is unknown.
+        rate: Frames per second, on average.
+        time_base: Seconds per unit of its timestamps.
+        damage: Reason why the frames ended; None until then.
     """
 
     def __init__(self, number: int, container: Any, *, stride: int) -> None:
@@ -50,7 +50,7 @@ class Camera:
         context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
 
     def frames(self) -> Iterator[Frame]:
-        """Yield frames until the camera is gone; one that arrives damaged is skipped."""
+        """Yield frames until the camera stops; damaged packets are skipped."""
         av = import_av()
         number = broken = 0
         try:
@@ -77,8 +77,8 @@ def open_camera(number: int, *, stride: int = 1) -> Iterator[Camera]:
     """Open a camera of this machine.
 
     Args:
-        number: the camera's, from 0, as the system counts them.
-        stride: take the first frame and every `stride`-th after it, >= 1.
+        number: Number of the camera in the system's order, from 0.
+        stride: Step between the frames that are yielded, starting with the first, >= 1.
 
     Raises:
         DataError: there is no such camera, or it cannot be used.
@@ -91,7 +91,7 @@ def open_camera(number: int, *, stride: int = 1) -> Iterator[Camera]:
             camera = Camera(number, container, stride=stride)
         except ExportLossError:
             raise
-        except Exception as error:  # PyAV's, or the system's
+        except Exception as error:  # from PyAV, or from the system
             reason = excerpt(getattr(error, "strerror", None) or error, 200)
             raise DataError(
                 f"camera {number} cannot be opened ({reason}); expected the number of a camera "
@@ -101,7 +101,7 @@ def open_camera(number: int, *, stride: int = 1) -> Iterator[Camera]:
 
 
 def open_device(number: int) -> Any:
-    """Open a camera with what the system has for it, as PyAV's container."""
+    """Open a camera through the system's own API, as a PyAV container."""
     av = import_av()
     if sys.platform == "darwin":
         return av.open(f"{number}:none", format="avfoundation", options={"framerate": "30"})

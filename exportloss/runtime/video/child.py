@@ -1,4 +1,4 @@
-"""The child of `exportloss.runtime.video.video`: decodes a video, within limits, and sends it."""
+"""Child process of `exportloss.runtime.video.video`: decodes a video within limits and sends it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from exportloss.runtime.video.reader import open_reader
 
 __all__ = ["main"]
 
-_BASE = 1 << 30  # bytes for FFmpeg itself and what it keeps of a file: a long one's index
-_TIMES_PIXELS = 128  # bytes per pixel: the frames that a decoder keeps and threads work on
-_USUAL_PIXELS = 1 << 21  # of frames whose size is not known beforehand
+_BASE = 1 << 30  # bytes for FFmpeg itself and the index that it keeps of a long file
+_TIMES_PIXELS = 128  # bytes per pixel: frames that a decoder keeps and its threads work on
+_USUAL_PIXELS = 1 << 21  # assumed for frames of unknown size
 
 
 def main() -> None:
-    """Read which video is meant; send a description, then each frame, then what was damaged."""
+    """Receive a path and stride; send a description, then each frame, then the damage found."""
     requests, answers = sys.stdin.buffer, private_output()
     follow_parent()
     about, _ = receive(requests)

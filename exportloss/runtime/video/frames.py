@@ -1,4 +1,4 @@
-"""Frames of a video or camera: PyAV, found when it is needed, and its frames as images."""
+"""Frames of a video or camera as images; PyAV is imported when first needed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from exportloss.runtime.images.load import ImageArray
 
 __all__ = ["MAX_FRAME_PIXELS", "Frame", "Images", "Timeline", "check_frame_size", "import_av"]
 
-MAX_FRAME_PIXELS = 1 << 25  # 8K (7680 x 4320) has 33.2 million; a decoder keeps up to 16 frames
+MAX_FRAME_PIXELS = 1 << 25  # 8K (7680 x 4320) has 33.2 million; decoders keep up to 16 frames
 
-_USUAL_RATE = Fraction(25)  # frames per second, of a source that does not say
+_USUAL_RATE = Fraction(25)  # frames per second, for a source that does not state its rate
 _SLOWEST, _FASTEST = Fraction(1, 100), Fraction(1000)
 _MATRIX_BYTES = 9 * 4
-_LONGEST_GAP = Fraction(24 * 3600)  # seconds between two frames; more is a damaged time
+_LONGEST_GAP = Fraction(24 * 3600)  # seconds between two frames; more is a damaged timestamp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One frame.
+    """One frame of a video or camera.
 
     Attributes:
         image: (H, W, 3) RGB in [0, 255], upright, as from `load_image`.
-        number: place in the source, from 1.
-        time: seconds after the first frame; higher for each later frame.
+        number: Position in the source, from 1.
+        time: Seconds after the first frame; strictly increasing.
     """
 
     image: ImageArray
@@ -39,14 +39,14 @@ class Frame:
 
 
 class Timeline:
-    """Turns the times that a source gives its frames into times that only rise.
+    """Converts the timestamps of a source's frames into strictly increasing times.
 
     Args:
-        base: seconds per unit of the source's times; None where it has none.
-        rate: frames per second, of those without a usable time; None where it does not say.
+        base: Seconds per unit of the timestamps; None if the source has none.
+        rate: Frames per second, for frames without a usable timestamp; None if unknown.
 
     Attributes:
-        rate: frames per second.
+        rate: Frames per second that are assumed without timestamps.
     """
 
     def __init__(self, base: Fraction | None, rate: Fraction | None) -> None:
@@ -57,7 +57,7 @@ class Timeline:
         self._last: Fraction | None = None
 
     def place(self, pts: int | None) -> Fraction:
-        """Return the time of the next frame, seconds after the first."""
+        """Return the time of the next frame in seconds after the first; `pts` is its timestamp."""
         given = None if pts is None or self._base is None else pts * self._base
         if self._last is None:
             self._shift, self._last = given, Fraction(0)
@@ -71,10 +71,10 @@ class Timeline:
 
 
 def import_av() -> ModuleType:
-    """Return PyAV.
+    """Import PyAV.
 
     Raises:
-        InstallationError: it is not installed, or cannot be loaded.
+        InstallationError: PyAV is not installed, or cannot be loaded.
     """
     try:
         return import_module("av")
@@ -86,10 +86,10 @@ def import_av() -> ModuleType:
 
 
 def check_frame_size(what: object, width: int, height: int) -> None:
-    """Check the size that a source says its frames have.
+    """Check the frame size that a source states; `what` names the source in messages.
 
     Raises:
-        DataError: they have no pixel, or more than `MAX_FRAME_PIXELS`.
+        DataError: a side is below 1, or the frame has more than `MAX_FRAME_PIXELS`.
     """
     if width < 1 or height < 1:
         raise DataError(f"{what}: frames of {width} x {height} pixels; is it damaged?")
@@ -101,9 +101,9 @@ def check_frame_size(what: object, width: int, height: int) -> None:
 
 
 class Images:
-    """Turns a source's frames, PyAV's, into images as they are meant to be seen.
+    """Converts PyAV's frames of one source into upright RGB images.
 
-    What FFmpeg needs to convert pixels, threads among it, is made once, not per frame.
+    FFmpeg's converter and its threads are created once per source, not per frame.
     """
 
     def __init__(self) -> None:
@@ -113,8 +113,8 @@ class Images:
 
     def convert(self, frame: Any) -> ImageArray:
         """Return a frame as (H, W, 3) RGB, rotated and mirrored."""
-        # What `side_data` gives keeps the frame alive until garbage is collected, so it is not
-        # read of every frame. A matrix is the file's, or changes with the rotation.
+        # Reading `side_data` keeps the frame alive until garbage collection, so it is not read for
+        # every frame: the matrix belongs to the file, or changes with the rotation.
         if frame.rotation != self._rotation:
             self._rotation = frame.rotation
             given = frame.side_data.get("DISPLAYMATRIX")
@@ -125,7 +125,7 @@ class Images:
 
 
 def _turn(image: ImageArray, matrix: list[int]) -> ImageArray:
-    """Apply a display matrix: x' = a x + c y, y' = b x + d y; ignored unless by right angles."""
+    """Apply a display matrix, x' = a x + c y, y' = b x + d y, if it only flips or turns by 90°."""
     a, b, _, c, d, *_ = matrix
     if a == d == 0 and b and c:
         image = image.transpose(1, 0, 2)

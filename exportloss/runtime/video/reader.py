@@ -1,7 +1,7 @@
-"""Frames from a video file, one after the other, decoded in this process.
+"""Frames from a video file, decoded one by one in this process.
 
-FFmpeg reads far more than videos: lists of addresses, of other files, programs of filters. Here it
-is given one open file, the demuxers and decoders of usual videos, and nothing that it could open.
+FFmpeg reads far more than videos: lists of addresses or of other files, and filter programs. Here
+it gets one open file, the demuxers and decoders of common videos, and may open nothing else.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ DECODERS = frozenset(
 )
 
 _MICROSECONDS = 1_000_000
-_TOLERANCE = Fraction(1, 2)  # seconds that a file may be shorter than it says
+_TOLERANCE = Fraction(1, 2)  # seconds by which a file may be shorter than it states
 _EXPECTED = "expected asf, avi, gif, mkv, mov, mp4, mpeg, ts, webm or wmv"
-# No decoder is needed to look at a file: its frames' size is known before one is decoded.
+# Probing needs no decoder: the frame size is known before any frame is decoded.
 _OPTIONS = {
     "format_whitelist": ",".join(DEMUXERS),
     "protocol_whitelist": "none",
@@ -51,15 +51,15 @@ _OPTIONS = {
 
 
 class VideoReader:
-    """A video file that is open.
+    """An open video file.
 
     Attributes:
-        path: the file.
-        size: (height, width) of its frames before they are rotated; zeros where not known yet.
-        rate: frames per second, on average.
-        time_base: seconds per unit of its times.
-        count: frames that it says it has; 0 where it does not say.
-        damage: what was wrong with the frames so far, in words; None where nothing was.
+        path: Video file.
+        size: (height, width) of the frames before rotation, pixels; zeros if not known yet.
+        rate: Frames per second, on average.
+        time_base: Seconds per unit of the timestamps.
+        count: Number of frames that the file states, unchecked; 0 if it states none.
+        damage: Description of damage, set once `frames` has ended; None if there is none.
     """
 
     def __init__(self, path: Path, container: Any, stream: Any) -> None:
@@ -78,10 +78,10 @@ class VideoReader:
     def frames(self, *, stride: int = 1) -> Iterator[Frame]:
         """Yield the frames; only one is held at a time.
 
-        Packets that cannot be decoded are skipped; `damage` tells of them at the end.
+        Packets that cannot be decoded are skipped; `damage` counts them at the end.
 
         Args:
-            stride: yield the first frame and every `stride`-th after it, >= 1.
+            stride: Step between the frames that are yielded, starting with the first, >= 1.
 
         Raises:
             DataError: no frame can be decoded.
@@ -109,7 +109,7 @@ class VideoReader:
             try:
                 decoded = packet.decode()
             except _av_error():
-                skipped += number > 0  # before it, a recording may have begun amid a sequence
+                skipped += number > 0  # a recording may begin amid a sequence: not damage
                 continue
             for frame in decoded:
                 number += 1
@@ -130,7 +130,7 @@ class VideoReader:
         self.damage = "; ".join(told) or None
 
     def _length(self) -> Fraction | None:
-        """Return the seconds that the file says it lasts; None where FFmpeg measures that."""
+        """Return the length that the file states, in seconds; None where FFmpeg measures it."""
         if "matroska" not in self._container.format.name or self._container.duration is None:
             return None
         start = self._container.start_time or 0
@@ -142,8 +142,8 @@ def open_reader(path: str | Path) -> Iterator[VideoReader]:
     """Open a video file; nothing else is opened, whatever the file names.
 
     Raises:
-        DataError: the file is missing, empty, no video of `DEMUXERS` and `DECODERS`, has no
-            images, or frames of more than `MAX_FRAME_PIXELS` pixels.
+        DataError: the file is missing, empty, or no video of `DEMUXERS` and `DECODERS`; or its
+            frames have more than `MAX_FRAME_PIXELS`.
         InstallationError: PyAV is not installed.
     """
     av = import_av()
@@ -167,7 +167,7 @@ def open_reader(path: str | Path) -> Iterator[VideoReader]:
 
 
 def _chosen_stream(path: Path, container: Any) -> Any:
-    # An image of an album's cover is a stream of video, too.
+    # The cover image of an album is a video stream, too.
     cover = import_av().stream.Disposition.attached_pic
     streams = [one for one in container.streams.video if not one.disposition & cover]
     if not streams:
@@ -181,7 +181,7 @@ def _chosen_stream(path: Path, container: Any) -> Any:
             f"{path}: the video is in {excerpt(name or 'a format unknown to FFmpeg')}, which is "
             "not read here; convert it, to H.264 for example"
         )
-    if context.width or context.height:  # MPEG's are known only from the first frame
+    if context.width or context.height:  # in MPEG known only from the first frame
         check_frame_size(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
@@ -195,7 +195,7 @@ def _end_of(packet: Any) -> Fraction:
 
 
 def _refuse_opening(url: str, *_: object) -> NoReturn:
-    raise PermissionError(f"it names another file or address, {excerpt(url)}, to be opened")
+    raise PermissionError(f"it asks for another file or address to be opened: {excerpt(url)}")
 
 
 def _av_error() -> type[Exception]:
@@ -211,7 +211,7 @@ def _as_data_error(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such video; correct the path") from error
-    except Exception as error:  # what PyAV raises over a damaged file has no common base
+    except Exception as error:  # PyAV's errors over a damaged file have no common base
         reason = excerpt(getattr(error, "strerror", None) or error, 300)
         raise DataError(
             f"{path}: the video cannot be read ({reason}); {_EXPECTED}; replace or remove it"

@@ -1,7 +1,7 @@
-"""Frames from a video file of somebody else, decoded in a process of its own.
+"""Frames from an untrusted video file, decoded in a child process.
 
-FFmpeg is a large program in C, and a few bytes of a file can ask it for gigabytes. So a video is
-read in a child, which may take so much memory and time, writes no file, and ends with the video.
+FFmpeg is a large program in C, and a few bytes of a file can make it allocate gigabytes. So a video
+is read in a child process with limits on memory and time, which writes no file.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from exportloss.runtime.video.frames import Frame, import_av
 
 __all__ = ["Video", "open_video"]
 
-_LONGEST = 86_400.0  # seconds for a frame, however many are skipped before it
+_LONGEST = 86_400.0  # most seconds per frame, however many are skipped before it
 
 
 class Video:
-    """A video file that is open.
+    """An open video file.
 
     Attributes:
-        path: the file.
-        count: number of its frames as the file gives it, unchecked; 0 where it does not.
-        rate: frames per second, on average.
-        time_base: seconds per unit of its times; 0 where the file has none.
-        damage: what was wrong with the frames, in words, once `frames` has ended; None if nothing.
+        path: Video file.
+        count: Number of frames that the file states, unchecked; 0 if it states none.
+        rate: Frames per second, on average.
+        time_base: Seconds per unit of the timestamps; 0 if the file has none.
+        damage: Description of damage, set once `frames` has ended; None if there is none.
     """
 
     def __init__(self, path: Path, child: Child, *, stride: int, seconds: float) -> None:
@@ -47,11 +47,11 @@ class Video:
         self.time_base = Fraction(*described["time_base"])
 
     def frames(self) -> Iterator[Frame]:
-        """Yield the frames, once. The next one is decoded meanwhile; no others are held.
+        """Yield the frames, once. Only the next frame is decoded ahead.
 
         Raises:
             DataError: no frame can be decoded, one takes too long or too much memory, or FFmpeg
-                ends the process.
+                ends its process.
         """
         while True:
             about, pixels = self._receive()
@@ -82,14 +82,14 @@ def open_video(
     """Open a video file; nothing else is opened, whatever the file names.
 
     Args:
-        path: the file, in one of `exportloss.runtime.video.reader.DEMUXERS` and `DECODERS`.
-        stride: read the first frame and every `stride`-th after it, >= 1.
-        time_limit: seconds that opening may take, and each frame of the file.
+        path: Video of one of `exportloss.runtime.video.reader.DEMUXERS` and `DECODERS`.
+        stride: Step between the frames that are yielded, starting with the first, >= 1.
+        time_limit: Most seconds for opening, and per frame of the file.
 
     Raises:
         ConfigError: `stride` is below 1, or `time_limit` not above 0.
-        DataError: the file is missing, empty, no video, of another format, or its frames have more
-            than `exportloss.runtime.video.frames.MAX_FRAME_PIXELS` pixels.
+        DataError: the file is missing, empty, no video, or of another format; or its frames have
+            more than `exportloss.runtime.video.frames.MAX_FRAME_PIXELS`.
         InstallationError: PyAV is not installed.
     """
     if stride < 1:

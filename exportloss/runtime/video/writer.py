@@ -1,4 +1,4 @@
-"""Writing images as a video."""
+"""Videos written frame by frame."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from typing import Any
 import numpy as np
 
 from exportloss.errors import ArtifactError, InstallationError, excerpt
-from exportloss.runtime.images.load import ImageArray, letterbox
+from exportloss.runtime.images.letterbox import letterbox
+from exportloss.runtime.images.resize import ImageArray
 from exportloss.runtime.storage.pending_file import PendingFile
 from exportloss.runtime.video.frames import import_av
 
 __all__ = ["VideoWriter"]
 
-# The first that PyAV's build of FFmpeg has. Options: more bits than usual, since labels are small.
+# In order of preference; PyAV's build of FFmpeg may lack some. The options ask for more bits than
+# the defaults, to keep small labels legible.
 _ENCODERS = {
     "libx264": {"preset": "veryfast", "crf": "20"},
     "libopenh264": {"b": "8M"},
     "mpeg4": {"qscale": "3"},
 }
 _FINEST = 1_000_000  # units per second
-_FINEST_MPEG4 = 65_535  # that the format has
+_FINEST_MPEG4 = 65_535  # limit of the format
 _BLACK = 0
 _HD = 1  # FFmpeg's number of BT.709, for colour space, primaries and transfer
 
 
 class VideoWriter:
-    """Writes an MP4 file, H.264 where FFmpeg has an encoder for it, in the size of the first frame.
+    """Writes an MP4 file of the first frame's size, in H.264 if FFmpeg has an encoder for it.
 
     Args:
-        path: file to write; it is there, complete, after `finish`.
-        rate: frames per second that are usual in it.
-        time_base: seconds per unit of the frames' times; 0 for units that suit `rate`.
+        path: File to write; it appears, complete, on `finish`.
+        rate: Nominal frames per second.
+        time_base: Seconds per unit of the timestamps; 0 for a unit that suits `rate`.
 
     Raises:
         ArtifactError: the folder cannot be written to.
@@ -57,11 +59,11 @@ class VideoWriter:
         """Add a frame.
 
         Args:
-            image: (H, W, 3) RGB. One of another size than the first is scaled to fit it, on black.
-            time: seconds after the beginning; at least one unit after the frame before.
+            image: (H, W, 3) RGB. An image of another size than the first is letterboxed on black.
+            time: Seconds after the start, at least one unit after the previous frame.
 
         Raises:
-            ArtifactError: it cannot be written.
+            ArtifactError: the file cannot be written.
         """
         av = import_av()
         try:
@@ -70,7 +72,7 @@ class VideoWriter:
             if image.shape[:2] != self._size:
                 image, _ = letterbox(image, self._size, color=_BLACK)
             height, width = self._size
-            # The format has whole 2 x 2 blocks only.
+            # yuv420p needs even sides.
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace="ITU709")
@@ -81,10 +83,10 @@ class VideoWriter:
             raise self._failed(error) from error
 
     def finish(self) -> None:
-        """Complete the file; without any frame there is none.
+        """Complete the file; without frames no file is written.
 
         Raises:
-            ArtifactError: it cannot be written.
+            ArtifactError: the file cannot be written.
         """
         if self._output is None:
             self._file.abandon()
@@ -99,7 +101,7 @@ class VideoWriter:
         self._file.complete()
 
     def abandon(self) -> None:
-        """Remove what was written so far; does nothing after `finish`."""
+        """Discard what was written so far; no-op after `finish`."""
         output, self._output = self._output, None
         if output is not None:
             output.close()
@@ -130,5 +132,6 @@ def _encoder() -> str:
             continue
         return name
     raise InstallationError(
-        f"PyAV has none of the encoders {', '.join(_ENCODERS)}; install its wheel, or pass --nosave"
+        f"PyAV has none of the encoders {', '.join(_ENCODERS)}; install PyAV's wheel, which "
+        "has one, or do not save videos"
     )

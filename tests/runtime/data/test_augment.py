@@ -119,11 +119,11 @@ def test_mixup_blends_two_mosaics_and_keeps_the_boxes_of_both():
         first, second, both = (
             np.asarray(make_image(each, load)).astype(float) for each in (one, two, recipe)
         )
-        expected = recipe.share * first + (1 - recipe.share) * second
+        expected = recipe.fraction * first + (1 - recipe.fraction) * second
         np.testing.assert_allclose(both, expected, atol=1)
         rows = [make_labels(each, WHOLE) for each in (one, two)]
         np.testing.assert_array_equal(make_labels(recipe, WHOLE), np.concatenate(rows))
-        shares.append(recipe.share)
+        shares.append(recipe.fraction)
     assert 0.25 < min(shares) < 0.45 < max(shares) < 0.75
     assert augment.most_images == 8
 

@@ -180,7 +180,7 @@ def test_a_bad_annotation_is_named_or_its_image_skipped(tmp_path, change, match)
         ({"images": []}, "0 images and 2 categories"),
         ({"categories": []}, "1 images and 0 categories"),
         ({"categories": [*CATEGORIES, {"id": 7, "name": "cow"}]}, r"categories\[2\]: id 7"),
-        ({"categories": [*CATEGORIES, {"id": 8, "name": "cat"}]}, "7 and 8 are both called 'cat'"),
+        ({"categories": [*CATEGORIES, {"id": 8, "name": "cat"}]}, "7 and 8 .*'cat'"),
         ({"categories": [{"id": 7, "name": "a\x1b[2J"}]}, r"a\\x1b"),
         ({"categories": [{"id": 7, "name": 3}]}, "`name` is 3"),
         ({"annotations": [BOX, BOX]}, r"annotations\[1\]: id 1 is there twice"),

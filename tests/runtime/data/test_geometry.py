@@ -8,11 +8,11 @@ from PIL import Image
 
 from exportloss.runtime.data.geometry import (
     clip_boxes,
-    corners_from_shares,
+    corners_from_fractions,
+    fractions_from_corners,
     is_worth_keeping,
     move_boxes,
     random_matrix,
-    shares_from_corners,
     warp,
 )
 
@@ -140,10 +140,10 @@ def test_which_boxes_are_kept(before, after, kept):
     assert is_worth_keeping(*both).tolist() == [kept]
 
 
-def test_shares_and_corners_are_inverse():
+def test_fractions_and_corners_are_inverse():
     labels = np.array([[3, 0.5, 0.25, 0.5, 0.1]], np.float32)
-    boxes = corners_from_shares(labels, (100, 40), left=7, top=-3)
+    boxes = corners_from_fractions(labels, (100, 40), left=7, top=-3)
     np.testing.assert_allclose(boxes, [[17, 17, 37, 27]], rtol=1e-6)
-    back = shares_from_corners(labels[:, 0], boxes - (7, -3, 7, -3), (100, 40))
+    back = fractions_from_corners(labels[:, 0], boxes - (7, -3, 7, -3), (100, 40))
     assert back.dtype == np.float32
     np.testing.assert_allclose(back, labels, rtol=1e-6)

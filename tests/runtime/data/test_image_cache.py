@@ -15,7 +15,7 @@ from PIL import Image
 
 from exportloss.cli import main
 from exportloss.errors import ConfigError
-from exportloss.runtime.data import image_cache, loader
+from exportloss.runtime.data import decoded_images, image_cache
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.training.run_folder import RunFolder
 from tests.runtime.data.test_loader import ALL, assert_same, make
@@ -39,13 +39,13 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 def decoded(monkeypatch) -> list[Path]:
     """The images that are decoded for training, as they are."""
     seen: list[Path] = []
-    load = loader.load_scaled
+    load = decoded_images.load_scaled
 
     def watched(path, *arguments, **options):
         seen.append(path)
         return load(path, *arguments, **options)
 
-    monkeypatch.setattr(loader, "load_scaled", watched)
+    monkeypatch.setattr(decoded_images, "load_scaled", watched)
     return seen
 
 
@@ -66,7 +66,7 @@ def test_batches_are_the_same_and_nothing_is_decoded_again(tmp_path, own_cache, 
     plain = [list(Batches(dataset, 2, SIZE, **options).epoch(epoch)) for epoch in (0, 1)]
     assert_same(list(Batches(dataset, 2, SIZE, cache="disk", **options).epoch(0)), plain[0])
     for index in range(5):  # whatever a mosaic has not taken
-        Batches(dataset, 2, SIZE, cache="disk", **options)._load(index)
+        Batches(dataset, 2, SIZE, cache="disk", **options)._images.load(index)
     assert len(entries(own_cache)) == 5
     decoded.clear()
     again = Batches(dataset, 2, SIZE, cache="disk", **options)  # as in another process
@@ -79,9 +79,9 @@ def test_batches_are_the_same_and_nothing_is_decoded_again(tmp_path, own_cache, 
 def test_size_and_interpolation_have_entries_of_their_own(tmp_path, own_cache):
     dataset = data(tmp_path, 1)
     for size, augment in ((SIZE, None), (SIZE, ALL), ((16, 16), None)):
-        expected = Batches(dataset, 1, size, augment=augment)._load(0)
+        expected = Batches(dataset, 1, size, augment=augment)._images.load(0)
         for _ in range(2):
-            found = Batches(dataset, 1, size, augment=augment, cache="disk")._load(0)
+            found = Batches(dataset, 1, size, augment=augment, cache="disk")._images.load(0)
             np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
     assert len(entries(own_cache)) == 3
 

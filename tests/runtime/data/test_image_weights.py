@@ -13,7 +13,7 @@ from exportloss.cli import main
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.data.augment import Augmentation, draw_recipe
-from exportloss.runtime.data.capacity import check_room
+from exportloss.runtime.data.capacity import check_capacity
 from exportloss.runtime.data.image_weights import ImageWeights
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.evaluation.metrics import class_map_of
@@ -140,9 +140,9 @@ def test_all_images_of_a_batch_can_be_the_fullest(new_run):
     dataset = new_run().train_batches.dataset
     batches = Batches(dataset, 2, (64, 64), image_weights=True)
     most = max(map(len, batches.labels))
-    check_room(batches, 2 * most)
+    check_capacity(batches, 2 * most)
     with pytest.raises(TooManyTargetsError):
-        check_room(batches, 2 * most - 1)
+        check_capacity(batches, 2 * most - 1)
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.data import loader
+from exportloss.runtime.data import decoded_images
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.data.dataset import Dataset
 from exportloss.runtime.data.loader import Batch, Batches
+from exportloss.runtime.data.read_ahead import map_ahead
 from exportloss.runtime.images.load import load_image, load_scaled
 from exportloss.targets import pad_targets
 
@@ -171,7 +172,7 @@ def test_work_ahead_is_bounded_and_in_order():
             yield item
 
     with ThreadPoolExecutor(3) as pool:
-        results = loader._map_ahead(pool, lambda item: item * item, items(), depth=4)
+        results = map_ahead(pool, lambda item: item * item, items(), depth=4)
         assert not started
         for index in range(20):
             assert next(results) == index * index
@@ -215,7 +216,7 @@ def test_an_augmented_epoch_can_be_counted_without_decoding(tmp_path, monkeypatc
     batches = Batches(make(tmp_path, 9), 3, (32, 48), shuffle=True, augment=ALL)
     expected = [len(batch.targets) for batch in batches.epoch(2)]
     assert len(set(expected)) > 1
-    monkeypatch.setattr(loader, "load_scaled", None)
+    monkeypatch.setattr(decoded_images, "load_scaled", None)
     assert batches.target_counts(2, batches=9) == expected
     assert batches.target_counts(2, batches=2) == expected[:2]
 
@@ -238,13 +239,13 @@ def test_images_kept_in_memory_are_the_same(tmp_path, monkeypatch, augment):
     kept = Batches(dataset, 2, (32, 48), cache="ram", **options)
     assert_same(list(kept.epoch(0)), plain[0])
     if augment is None:
-        monkeypatch.setattr(loader, "load_scaled", None)  # all were seen
+        monkeypatch.setattr(decoded_images, "load_scaled", None)  # all were seen
     assert_same(list(kept.epoch(1)), plain[1])
 
 
 def test_images_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
     dataset = make(tmp_path, 5)
-    monkeypatch.setattr(loader, "available_bytes", lambda: 5 * 24 * 32 * 3)
+    monkeypatch.setattr(decoded_images, "available_bytes", lambda: 5 * 24 * 32 * 3)
     with pytest.raises(ConfigError, match='cache "ram" needs'):
         Batches(dataset, 2, (24, 32), cache="ram")
     Batches(dataset, 2, (12, 16), cache="ram")
@@ -252,13 +253,13 @@ def test_images_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
 
 
 def test_waiting_is_measured(tmp_path, monkeypatch):
-    load = loader.load_scaled
+    load = decoded_images.load_scaled
 
     def slow(*args, **kwargs):
         time.sleep(0.05)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(loader, "load_scaled", slow)
+    monkeypatch.setattr(decoded_images, "load_scaled", slow)
     batches = Batches(make(tmp_path, 4), 2, (32, 32), workers=2)
     started = time.perf_counter()
     waited = [batch.waited for batch in batches]

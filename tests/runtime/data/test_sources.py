@@ -42,7 +42,7 @@ def test_a_list_keeps_its_order(folder):
     [
         ("gone", "no such file or folder"),
         ("gone/*.jpg", "no such file or folder"),
-        ("empty", r"no image found; .* for its subfolders say '.*empty/\*\*/\*.jpg'"),
+        ("empty", r"no image found; .*'.*empty/\*\*/\*.jpg'"),
         ("photos/*.md", "no image found"),
         ("photos/notes.md", "no image of a known format"),
         ("bad.txt", r"bad.txt:2: .*gone.png"),

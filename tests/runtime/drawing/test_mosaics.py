@@ -6,7 +6,8 @@ import pytest
 from exportloss.runtime.data.loader import Batch
 from exportloss.runtime.drawing.draw import class_color
 from exportloss.runtime.drawing.mosaics import draw_batch, surest, write_batch
-from exportloss.runtime.images.load import letterbox, load_image
+from exportloss.runtime.images.letterbox import letterbox
+from exportloss.runtime.images.load import load_image
 
 
 def make_batch(count, height, width):

@@ -29,8 +29,8 @@ def test_values():
     expected[0, 0] = expected[2, 1] = expected[3, 1] = 1
     expected[0, 3] = expected[1, 3] = expected[2, 3] = 1
     np.testing.assert_array_equal(confusion.counts, expected)
-    np.testing.assert_allclose(confusion.shares[:, 1], [0, 0, 0.5, 0.5])
-    assert (confusion.shares[:, 2] == 0).all()
+    np.testing.assert_allclose(confusion.fractions[:, 1], [0, 0, 0.5, 0.5])
+    assert (confusion.fractions[:, 2] == 0).all()
 
 
 def test_a_image_without_objects_or_detections():

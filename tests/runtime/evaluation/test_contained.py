@@ -16,8 +16,8 @@ import pytest
 
 from exportloss.cli import main
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
-from exportloss.runtime.evaluation import contained
 from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.processes import child
 from tests.support.bright_detector import make_spots, spot_image, write_bright_detector
 from tests.support.hostile.graphs import HOSTILE, graph_of
 
@@ -170,7 +170,7 @@ def _message(text: bytes, content: bytes = b"") -> bytes:
 )
 def test_a_message_that_is_no_object_is_a_value_error(text):
     with pytest.raises(ValueError):
-        contained.receive(io.BytesIO(_message(text)))
+        child.receive(io.BytesIO(_message(text)))
 
 
 ANSWERS = {
@@ -213,4 +213,4 @@ def test_predictions_of_another_form_are_an_artifact_error(path, monkeypatch, an
 def _answer(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     """Let the child write these bytes, whatever it is asked, and wait to be ended."""
     program = f"import sys; sys.stdout.buffer.write({content!r}); sys.stdout.flush()"
-    monkeypatch.setattr(contained, "_PROGRAM", f"{program}; sys.stdin.buffer.read()")
+    monkeypatch.setattr(child, "_PROGRAM", f"{program}; sys.stdin.buffer.read()")

@@ -5,13 +5,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exportloss.errors import ConfigError, DataError
-from exportloss.runtime.images.load import (
-    Letterbox,
-    inspect_image,
-    letterbox,
-    load_image,
-    load_scaled,
-)
+from exportloss.runtime.images.letterbox import Letterbox, letterbox
+from exportloss.runtime.images.load import inspect_image, load_image, load_scaled
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

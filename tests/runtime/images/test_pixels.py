@@ -10,7 +10,8 @@ from exportloss.runtime.data.dataset import Dataset
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.evaluation.nms import non_max_suppression
-from exportloss.runtime.images.load import Letterbox, letterbox, load_image, load_scaled
+from exportloss.runtime.images.letterbox import Letterbox, letterbox
+from exportloss.runtime.images.load import load_image, load_scaled
 from exportloss.runtime.images.resize import resize_area, resize_linear
 from tests.support.bright_detector import write_bright_detector
 

@@ -8,7 +8,7 @@ import pytest
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError, TrainingError
 from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.data.augment import Augmentation
-from exportloss.runtime.data.capacity import check_batches, check_room, drops_boxes
+from exportloss.runtime.data.capacity import check_batches, check_capacity, drops_boxes
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.sessions.installation import import_onnxruntime
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
@@ -211,13 +211,13 @@ def test_a_loss_that_is_not_finite_and_not_skipped_stops_the_run(session, run, m
 def test_too_many_boxes_are_refused_before_the_first_step(session, run, monkeypatch):
     counts = sorted(map(len, run.train_batches.labels))
     fullest = counts[-1] + counts[-2]
-    check_room(run.train_batches, fullest)
-    with pytest.raises(TooManyTargetsError, match=f"have {fullest} targets.*{fullest - 1} slots"):
-        check_room(run.train_batches, fullest - 1)
-    check_room(run.train_batches, 1, "keep-largest")
+    check_capacity(run.train_batches, fullest)
+    with pytest.raises(TooManyTargetsError, match=rf"{fullest} targets.*\b{fullest - 1}\b"):
+        check_capacity(run.train_batches, fullest - 1)
+    check_capacity(run.train_batches, 1, "keep-largest")
     session.manifest = dataclasses.replace(session.manifest, max_targets=fullest - 1)
     monkeypatch.setattr(session, "step", None)
-    with pytest.raises(TooManyTargetsError, match=f"--max-targets {fullest}"):
+    with pytest.raises(TooManyTargetsError, match=f"max_targets={fullest}"):
         run.train(session)
 
 
@@ -227,14 +227,14 @@ def test_mosaics_lose_boxes_unless_that_is_forbidden(run):
     plain = counts[-1] + counts[-2]
     for augment, others in ((Augmentation(mosaic=0.5), 3), (Augmentation(mosaic=1, mixup=1), 7)):
         mosaics = Batches(run.train_batches.dataset, 2, (64, 64), augment=augment)
-        check_room(mosaics, 1)
-        check_room(mosaics, 1, "keep-largest")
+        check_capacity(mosaics, 1)
+        check_capacity(mosaics, 1, "keep-largest")
         fullest = plain + 2 * others * counts[-1]
-        check_room(mosaics, fullest, "raise")
+        check_capacity(mosaics, fullest, "raise")
         with pytest.raises(
             TooManyTargetsError, match=f"in mosaics of {others + 1}, have {fullest}"
         ):
-            check_room(mosaics, fullest - 1, "raise")
+            check_capacity(mosaics, fullest - 1, "raise")
         assert drops_boxes(mosaics, "auto")
         assert not drops_boxes(mosaics, "raise")
     assert not drops_boxes(run.train_batches, "auto")
@@ -271,9 +271,9 @@ def test_repeated_images_count(run):
     one = dataclasses.replace(dataset, images=dataset.images[:1], labels=dataset.labels[:1])
     batches = Batches(one, 2, (64, 64), drop_last=True)
     boxes = len(batches.labels[0])
-    check_room(batches, 2 * boxes)
+    check_capacity(batches, 2 * boxes)
     with pytest.raises(TooManyTargetsError):
-        check_room(batches, 2 * boxes - 1)
+        check_capacity(batches, 2 * boxes - 1)
 
 
 def test_the_smallest_boxes_are_left_out_and_counted(session, run, monkeypatch):

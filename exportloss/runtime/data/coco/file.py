@@ -7,7 +7,7 @@ import functools
 import os
 from array import array
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ import numpy.typing as npt
 from exportloss.class_names import LONGEST_NAME, bad_name
 from exportloss.errors import DataError, excerpt
 from exportloss.runtime.artifact.limits import MAX_CLASSES, MAX_IMAGE_SIDE
+from exportloss.runtime.data.coco.fields import name_problem, read_box, refuse_same_names
 from exportloss.runtime.data.coco.json_entries import entry_place, read_entries
 from exportloss.runtime.data.labels import MAX_LABEL_LINES
-from exportloss.runtime.images.load import FORMATS
 
 __all__ = ["MAX_ANNOTATIONS", "MAX_IMAGES", "CocoFile", "CocoImage", "forget", "read_coco"]
 
@@ -27,25 +27,22 @@ MAX_ANNOTATIONS = 1 << 25
 
 _LISTS = frozenset({"images", "annotations", "categories"})
 _MOST_PROBLEMS = 10_000
-_LONGEST_PATH = 4096  # characters
 _ID_BITS = 63
 _KEPT = 4  # files; a data set has three splits
-
-Boxes = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CocoImage:
-    """An entry of `images` with the boxes of its entries in `annotations`.
+    """An entry of `images`, with the boxes of its entries in `annotations`.
 
     Attributes:
-        id: its number in the file.
-        file_name: path relative to the folder of the images, with no `..` in it.
-        size: (height, width) as the file says, pixels; None where it does not.
-        categories: (n,) int64, place of each box's category in `CocoFile.categories`.
+        id: Id of the image in the file.
+        file_name: Path relative to the image folder, without `..`.
+        size: (height, width) that the file states, pixels; None if it states none.
+        categories: (n,) int64 index of each box's category in `CocoFile.categories`.
         boxes: (n, 4) left, top, width, height, pixels of the image, finite; width and height
-            above 0. Crowds and empty boxes are not among them.
-        positions: (n,) int64, places in `annotations`.
+            above 0. Crowds and empty boxes are skipped.
+        positions: (n,) int64 index of each box in `annotations`.
         problems: `file: annotations[place]: what` for each bad entry.
     """
 
@@ -53,22 +50,22 @@ class CocoImage:
     file_name: str
     size: tuple[int, int] | None
     categories: npt.NDArray[np.int64]
-    boxes: Boxes
+    boxes: npt.NDArray[np.float64]
     positions: npt.NDArray[np.int64]
     problems: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CocoFile:
-    """An annotation file.
+    """Contents of an annotation file.
 
     Attributes:
-        source: the file.
-        images: in the order of the file.
-        categories: names by id, in the order of the ids.
-        crowds: number of boxes skipped because they stand for a crowd (`iscrowd`).
-        empty: number of boxes skipped because a side is 0.
-        strays: number of annotations skipped because they belong to no image of the file.
+        source: Path of the file.
+        images: Images in the order of the file.
+        categories: Category names by id, in the order of the ids.
+        crowds: Number of boxes skipped because they stand for a crowd (`iscrowd`).
+        empty: Number of boxes skipped because a side is 0.
+        strays: Number of annotations skipped because they belong to no image of the file.
     """
 
     source: Path
@@ -80,24 +77,24 @@ class CocoFile:
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Read a COCO annotation file; one that was read before and is the same is not read again.
+    """Read a COCO annotation file; an unchanged file is read once and kept.
 
     Raises:
-        DataError: the file is missing, too large or no JSON of this kind; an image or category is
-            bad, there twice, or leads out of the folder of the images; or more than 10,000
-            annotations are bad. Fewer of those are problems of their images.
+        DataError: the file is missing, too large or no COCO file; an image or category is bad or
+            there twice; an image path leads out of the image folder; or more than 10,000
+            annotations are bad. Up to that, they become problems of their images.
     """
     identity: tuple[int, ...] = ()
     try:
         status = os.stat(path)  # noqa: PTH116 - raises ValueError for a NUL
         identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
     except (OSError, ValueError):
-        pass  # the reader says what is wrong
+        pass  # the reader reports what is wrong
     return _read(path, identity)
 
 
 def forget() -> None:
-    """Forget the files that were read, to read them again whatever their time says."""
+    """Forget all files read, so that they are read again even if their times are unchanged."""
     _read.cache_clear()
 
 
@@ -112,7 +109,7 @@ def _read(path: Path, _identity: tuple[int, ...]) -> CocoFile:
 
 
 class _Reader:
-    """What was found in a file so far."""
+    """Collects the entries of a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -120,7 +117,7 @@ class _Reader:
         self._names: set[str] = set()
         self._categories: dict[int, str] = {}
         self._ids: set[int] = set()
-        self._numbers, self._sides = array("q"), array("d")  # 3 and 4 per box
+        self._numbers, self._sides = array("q"), array("d")  # 3 and 4 entries per box
         self._bad: list[tuple[int, str]] = []
         self._of_crowds, self._of_empty = array("q"), array("q")  # image ids
 
@@ -137,7 +134,7 @@ class _Reader:
         where = f"{where} (id {number})"
         if number in self._images:
             raise DataError(f"{where}: `id` is there twice; give each image its own")
-        if problem := _name_problem(name):
+        if problem := name_problem(name):
             raise DataError(f"{where}: `file_name` {excerpt(ascii(name))} {problem}")
         assert isinstance(name, str)
         if (name := str(PurePosixPath(name))) in self._names:
@@ -159,12 +156,12 @@ class _Reader:
     def take_categories(self, position: int, entry: dict[str, Any]) -> None:
         where = f"{self._path}: {entry_place('categories', position)}"
         if len(self._categories) == MAX_CLASSES:
-            raise DataError(f"{where}: more than {MAX_CLASSES} categories")
+            raise DataError(f"{where}: more than {MAX_CLASSES} categories; remove some")
         number, name = self._id(entry.get("id"), f"{where}: `id`"), entry.get("name")
         if not isinstance(name, str) or not name or bad_name([name]) is not None:
             raise DataError(
-                f"{where} (id {number}): `name` is {excerpt(ascii(name))}; expected text that can "
-                f"be printed, of 1 to {LONGEST_NAME} characters"
+                f"{where} (id {number}): `name` is {excerpt(ascii(name))}; expected printable "
+                f"text of 1 to {LONGEST_NAME} characters"
             )
         if number in self._categories:
             raise DataError(f"{where}: id {number} is there twice; keep one")
@@ -183,7 +180,7 @@ class _Reader:
         image = self._id(entry.get("image_id"), f"{where}: `image_id`")
         try:
             category = self._id(entry.get("category_id"), "`category_id`")
-            crowd, box = entry.get("iscrowd", 0), _box(entry.get("bbox"))
+            crowd, box = entry.get("iscrowd", 0), read_box(entry.get("bbox"))
             if crowd not in (0, 1):
                 raise ValueError(f"`iscrowd` is {excerpt(ascii(crowd))}; expected 0 or 1")
         except ValueError as error:
@@ -198,14 +195,18 @@ class _Reader:
             self._sides.extend(box)
 
     def file(self) -> CocoFile:
-        """Put together what was found."""
+        """Join the entries collected.
+
+        Raises:
+            DataError: there is no image or no category, or two categories have the same name.
+        """
         if not self._images or not self._categories:
             raise DataError(
                 f"{self._path}: {len(self._images)} images and {len(self._categories)} categories; "
                 "expected a COCO file with the lists `images`, `annotations` and `categories`"
             )
         categories = dict(sorted(self._categories.items()))
-        _refuse_same_names(self._path, categories)
+        refuse_same_names(self._path, categories)
         numbers = np.frombuffer(self._numbers, np.int64).reshape(-1, 3)
         boxes = np.frombuffer(self._sides, np.float64).reshape(-1, 4)
         ids = np.fromiter(categories, np.int64, len(categories))
@@ -264,7 +265,8 @@ class _Reader:
     def _too_many(self, image: int, boxes: int) -> tuple[str, ...]:
         if boxes <= MAX_LABEL_LINES:
             return ()
-        return (f"{self._path}: image id {image} has {boxes} boxes; {MAX_LABEL_LINES} is the most",)
+        problem = f"image id {image} has {boxes} boxes; expected at most {MAX_LABEL_LINES}"
+        return (f"{self._path}: {problem}",)
 
     def _note(self, image: int, problem: str) -> None:
         self._bad.append((image, problem))
@@ -275,47 +277,3 @@ class _Reader:
         if type(value) is not int or not -(1 << _ID_BITS) <= value < 1 << _ID_BITS:
             raise DataError(f"{what} is {excerpt(ascii(value))}; expected a whole number")
         return value
-
-
-def _box(value: object) -> tuple[float, ...]:
-    if not isinstance(value, list) or len(value) != 4:
-        raise ValueError(f"`bbox` is {excerpt(ascii(value))}; expected [x, y, width, height]")
-    for number in value:
-        # A whole number that is no float64 is as useless as one that is infinite.
-        if type(number) not in (int, float) or not abs(number) < 1e300:
-            raise ValueError(
-                f"`bbox` holds {excerpt(ascii(number))}; expected finite numbers, in pixels"
-            )
-    if min(value[2:]) < 0:
-        raise ValueError(f"`bbox` is {excerpt(ascii(value))}; expected a width and height above 0")
-    return tuple(map(float, value))
-
-
-def _name_problem(name: object) -> str:
-    """Say why a `file_name` cannot be used; empty where it can."""
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_PATH or not _can_be_named(name):
-        return "is no path; expected one, relative to the folder of the images"
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
-        return "is absolute; expected a path relative to the folder of the images"
-    if ".." in (*PurePosixPath(name).parts, *PureWindowsPath(name).parts):
-        return "leads out of its folder; expected a path without `..`"
-    if PurePosixPath(name).suffix.lower() not in FORMATS:
-        return f"is no image of a known format; expected {' '.join(sorted(FORMATS))}"
-    return ""
-
-
-def _can_be_named(name: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
-
-
-def _refuse_same_names(path: Path, categories: Mapping[int, str]) -> None:
-    first: dict[str, int] = {}
-    for number, name in categories.items():
-        if (other := first.setdefault(name, number)) != number:
-            raise DataError(
-                f"{path}: categories {other} and {number} are both called {excerpt(repr(name))}; "
-                "give each its own name"
-            )

@@ -1,4 +1,4 @@
-"""Large JSON files of lists of entries, read one entry after another within limits."""
+"""Large JSON files of lists, read entry by entry within limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exportloss.reading import read_bounded
 __all__ = ["MAX_ENTRY_BYTES", "MAX_JSON_BYTES", "entry_place", "read_entries"]
 
 MAX_JSON_BYTES = 1 << 31  # COCO's training split has 0.45 GB, LVIS's 1.1 GB
-MAX_ENTRY_BYTES = 1 << 24  # of one entry: as objects it takes up to some thirty times as much
+MAX_ENTRY_BYTES = 1 << 24  # per entry; as Python objects it takes up to thirty times as much
 
 _WINDOWS = 1 << 12, 1 << 16, 1 << 20, MAX_ENTRY_BYTES  # most entries are short
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -22,19 +22,19 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_entries(path: Path, lists: frozenset[str]) -> Iterator[tuple[str, int, Any]]:
-    """Yield the entries of the lists that a JSON object holds at its top level.
+    """Yield the entries of the lists at the top level of a JSON object.
 
     Args:
-        path: the file, UTF-8, with or without byte order mark.
-        lists: keys whose entries are wanted; the values of other keys are read and discarded.
+        path: UTF-8 file, with or without byte order mark.
+        lists: Keys of the lists to yield; the values of other keys are read and discarded.
 
     Yields:
-        Key, position in the list, and entry. A list that is empty yields nothing, as does one that
-        is not there.
+        Key, position in the list, and entry; nothing for an empty or missing list.
 
     Raises:
-        DataError: the file is missing, larger than `MAX_JSON_BYTES` or no such JSON, holds a number
-            that is not finite or an entry larger than `MAX_ENTRY_BYTES`, or has a wanted key twice.
+        DataError: the file is missing, larger than `MAX_JSON_BYTES` or no such JSON; it holds a
+            number that is not finite or an entry larger than `MAX_ENTRY_BYTES`; or one of `lists`
+            is there twice.
     """
     try:
         content = read_bounded(path, MAX_JSON_BYTES, error=DataError)
@@ -46,7 +46,7 @@ def read_entries(path: Path, lists: frozenset[str]) -> Iterator[tuple[str, int, 
     for _ in walk.items(b"}"):
         key = walk.value("a key")
         if not isinstance(key, str):
-            walk.refuse(f"a key is {excerpt(repr(key))}; expected a text")
+            walk.refuse(f"a key is {excerpt(repr(key))}; expected text")
         walk.expect(b":", f"a colon after {excerpt(repr(key))}")
         if key in lists and key in seen:
             walk.refuse(f"`{key}` is there twice; keep one")
@@ -65,12 +65,12 @@ def read_entries(path: Path, lists: frozenset[str]) -> Iterator[tuple[str, int, 
 
 
 def entry_place(key: str, position: int) -> str:
-    """Return how messages call an entry."""
+    """Return the name of an entry in messages, `key[position]`."""
     return f"{key}[{position}]"
 
 
 class _Walk:
-    """A place in a file that moves forward."""
+    """A position in a file that only moves forward."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         self._path, self._content = path, content
@@ -82,7 +82,7 @@ class _Walk:
         raise DataError(f"{self._path}:{line}: not readable as a COCO file: {what}")
 
     def take(self, mark: bytes) -> bool:
-        """Move behind a mark if it comes next; the empty mark is the end of the file."""
+        """Move past a mark if it comes next; return whether it did. b"" is the end of the file."""
         self._skip_space()
         if not mark:
             return self._at == len(self._content)
@@ -102,7 +102,7 @@ class _Walk:
             self.refuse(f"got {found!a}, expected {what}")
 
     def items(self, end: bytes) -> Iterator[int]:
-        """Yield the positions of what lies between commas up to `end`; the caller reads it."""
+        """Yield the position of each comma-separated value up to `end`; the caller reads it."""
         if self.take(end):
             return
         position = 0
@@ -114,7 +114,7 @@ class _Walk:
             position += 1
 
     def value(self, what: str) -> Any:
-        """Read one value, which `what` names."""
+        """Read one value; `what` names it in messages."""
         self._skip_space()
         problem: Exception | None = None
         for size in _WINDOWS:
@@ -126,10 +126,10 @@ class _Walk:
             except (ValueError, RecursionError) as error:
                 problem = error
             else:
-                if end < len(text) or (is_all and undecoded is None):  # else a number may go on
+                if end < len(text) or (is_all and undecoded is None):  # else a number may continue
                     self._at += end if text.isascii() else len(text[:end].encode())
                     return value
-            # A character may go on behind the window.
+            # A character may continue behind the window.
             if undecoded is not None and (is_all or undecoded.start < len(window) - 3):
                 self.refuse(f"{what}: {excerpt(undecoded)}")
             if is_all:
@@ -149,7 +149,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _decoded(window: bytes) -> tuple[str, UnicodeDecodeError | None]:
-    """Decode as far as it goes; return also what ended it."""
+    """Decode as much as is UTF-8; also return the error that ended it, if any."""
     try:
         return window.decode(), None
     except UnicodeDecodeError as error:

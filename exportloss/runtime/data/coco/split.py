@@ -1,4 +1,4 @@
-"""A split of a data set whose boxes are in a COCO file: its images, and their boxes as labels."""
+"""A split whose boxes are in a COCO file: its images, and their boxes as labels."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["CocoSplit", "coco_names", "coco_rows", "is_coco", "open_coco"]
 
 _SUFFIX = ".json"
 _PREFIX = "instances_"
-# Positive shares below this are zero, or nearly so, as float32.
+# Positive fractions below this are zero, or nearly so, as float32.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CocoSplit:
-    """A COCO file and where its images are.
+    """A COCO file and the folder of its images.
 
     Attributes:
-        file: what the file says.
-        folder: folder that the names of images are relative to.
-        images: entries by the path of the image.
-        category_ids: ids of the categories, by class.
-        classes: (n,) class of each category, in the order of the file's categories.
+        file: Contents of the COCO file.
+        folder: Folder that the image names are relative to.
+        images: Entries by image path.
+        category_ids: Category id of each class.
+        classes: Class of each category, in the order of `CocoFile.categories`.
     """
 
     file: CocoFile
@@ -42,12 +42,12 @@ class CocoSplit:
 
 
 def is_coco(source: Path) -> bool:
-    """Return whether a split of a `data.yaml` is a COCO file, by its name."""
+    """Return whether a split of a `data.yaml` is a COCO file, by its suffix."""
     return source.suffix.lower() == _SUFFIX
 
 
 def coco_names(source: Path) -> tuple[str, ...]:
-    """Return the classes of a COCO file: its categories in the order of their ids.
+    """Return the class names of a COCO file: its categories in the order of their ids.
 
     Raises:
         DataError: as for `read_coco`.
@@ -61,17 +61,16 @@ def open_coco(
     """Open a COCO file as a split.
 
     Args:
-        source: the file.
-        folder: the images; None looks for the first one in the file's own folder, in `images/NAME`
-            and `NAME` of the data set, where the file is `instances_NAME.json` or `NAME.json`, in
-            its `images`, and in the data set's folder itself.
-        names: the classes, in the order of their numbers.
-        root: folder of the data set.
-        key: how `data.yaml` says the folder, for messages.
+        source: COCO file, such as `instances_NAME.json` or `NAME.json`.
+        folder: Folder of the images; None tries the file's own folder, then `images/NAME`, `NAME`,
+            `images` and `.` in `root`, and takes the first that holds the first image.
+        names: Class names, in the order of their numbers.
+        root: Folder of the data set.
+        key: Key of `data.yaml` that names the image folder, for messages.
 
     Raises:
-        DataError: as for `read_coco`; the folder cannot be found, an image leads out of it, or
-            the categories are not the classes.
+        DataError: as for `read_coco`; or the folder cannot be found, an image is a link out of it,
+            or the categories are not the classes.
     """
     file = read_coco(source)
     by_name = {name: number for number, name in file.categories.items()}
@@ -81,7 +80,7 @@ def open_coco(
             where, other = ("`names`", source) if name in numbers else (source, "`names`")
             raise DataError(
                 f"{where}: class {excerpt(repr(name))} is not in {other}; make the names agree, or "
-                "leave `names` out to take them from the file"
+                "remove `names` to take them from the file"
             )
     folder = folder or _find_folder(file, root, key)
     images = {folder / image.file_name: image for image in file.images}
@@ -100,31 +99,31 @@ def coco_rows(
 ) -> tuple[LabelArray, tuple[str, ...]]:
     """Return the boxes of an image as rows of a label file.
 
-    Boxes are clipped to the image, and a box that is there twice counts once, as in label files.
-    Centre and size are computed in float64 and rounded to float32 once, so that they are those of
-    a label file whose digits suffice.
+    Boxes are clipped to the image, and duplicates count once, as in label files. Centre and size
+    are computed in float64 and rounded to float32 once, so that they equal those of a label file
+    with enough digits.
 
     Args:
-        split: holds the image.
-        path: of the image.
-        size: its (height, width) as decoded, pixels.
+        split: Split that holds the image.
+        path: Path of the image.
+        size: (height, width) of the decoded image, pixels.
 
     Returns:
-        (n, 5) rows as from `read_labels`, and a `file: what` for whatever is wrong.
+        (n, 5) rows as from `read_labels`, and `file: what` for every problem.
     """
     image, source = split.images[path], split.file.source
     problems = list(image.problems)
     if image.size not in (None, size):
         problems.append(
             f"{source}: image id {image.id} has height and width {image.size}, but {path} has "
-            f"{size}; its boxes are in other pixels"
+            f"{size}; its boxes are for another size"
         )
     rows: dict[tuple[float, ...], None] = {}
     boxes = zip(
         image.categories.tolist(), image.boxes.tolist(), image.positions.tolist(), strict=True
     )
     for category, box, position in boxes:
-        row = _as_shares(box, size)
+        row = _as_fractions(box, size)
         if min(row[2:]) < _SMALLEST:
             problems.append(
                 f"{source}: {entry_place('annotations', position)}: box {excerpt(str(box))} lies "
@@ -135,7 +134,7 @@ def coco_rows(
     return np.array(list(rows), dtype=np.float32).reshape(-1, 5), tuple(problems)
 
 
-def _as_shares(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _as_fractions(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return x, y of the centre, width and height as fractions of the image."""
     (x, width), (y, height) = (
         _clipped(start, length, side)
@@ -145,7 +144,7 @@ def _as_shares(box: Sequence[float], size: tuple[int, int]) -> tuple[float, floa
 
 
 def _clipped(start: float, length: float, side: int) -> tuple[float, float]:
-    """Return centre and length of an interval within [0, side], as fractions of it."""
+    """Clip an interval to [0, side]; return its centre and length as fractions of the side."""
     end = start + length
     if start < 0 or end > side:
         start, end = max(start, 0.0), min(end, float(side))
@@ -169,7 +168,7 @@ def _find_folder(file: CocoFile, root: Path, key: str) -> Path:
 
 
 def _refuse_links_out(images: Mapping[Path, CocoImage], folder: Path, source: Path) -> None:
-    """Refuse links below the folder that lead out of it: the file decides what is opened."""
+    """Refuse links out of the folder: otherwise the COCO file could have any file opened."""
     inside = os.path.realpath(folder)
     holders: dict[Path, str] = {}
     for path, image in images.items():
