@@ -154,4 +154,4 @@ def test_no_answer_is_said_and_held_against_nobody(monkeypatch, capsys, error):
     assert str(error) in capsys.readouterr().out
     monkeypatch.setattr(audit, "audit", lambda _: audit.Answer(3, 0, ()))
     assert audit.main() == 0
-    assert "says nothing of 3" in capsys.readouterr().out
+    assert re.search(r"\b3\b", capsys.readouterr().out)

@@ -89,7 +89,7 @@ def test_what_is_written_stands_out_against_the_colour_of_its_class(label):
 def test_a_tag_is_whole_at_every_edge(corner):
     """Above the box as far as the image reaches; moved inside where it does not."""
     expected, moved = (
-        draw(box=(left, top, left + 20, top + 15), line_width=1, show_confidence=False)
+        draw(names=("", "H" * 6), box=(left, top, left + 20, top + 15), show_confidence=False)
         for left, top in ((60, 60), corner)
     )
     inks = [

@@ -135,7 +135,10 @@ def write_other(path, outputs, inputs=((1, 3, 8, 8),), element_type=TensorProto.
         ({"outputs": (1, 64, 3)}, ["out", [1, 64, 3]]),
         ({"outputs": (1, 24, 8), "inputs": ((1, 192),)}, [[1, 192]]),
         ({"outputs": (1, 24, 8), "inputs": ((1, 3, 8, 8), (1,))}, ["in1"]),
-        ({"outputs": (1, 24, 8), "element_type": TensorProto.UINT8}, ["uint8", "float32", "float16"]),
+        (
+            {"outputs": (1, 24, 8), "element_type": TensorProto.UINT8},
+            ["uint8", "float32", "float16"],
+        ),
     ],
 )
 def test_other_graphs_are_refused(path, file, said):
