@@ -62,7 +62,7 @@ def entry(name="w", shape=(2, 3), offset=0):
         ([{"name": "w", "offset": 0}], ["shape"]),
         ({"w": entry()}, ["'w'"]),
         ("w", ["'w'"]),
-        ([entry("v", (1,), n) for n in range(100_001)], ["100001", "100000"]),
+        ([entry("v", (1,), n) for n in range(100_001)], ["100000"]),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(values, said):

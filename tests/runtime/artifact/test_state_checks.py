@@ -114,7 +114,7 @@ SAID: dict[str, str] = {
     **dict.fromkeys(("nan", "infinite", "memory of nan", "balance of nan"), "not finite"),
     **{"float64": "float64", "integers": "int32", "a list": "list"},
     **{"missing": "model", "unknown": "'other'", "another memory": "other"},
-    **{"no memory": "momentum", "negative variance": "running_var"},
+    **{"negative variance": "running_var"},
     **{"negative updates": "-5", "negative skipped": "-1", "many updates": str(1 << 40)},
 }
 
@@ -125,14 +125,15 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(session, tmp_p
     session.step(images, rows, lr=0.01)
     before = session.state()
     wrong = CHANGES[name](before)
-    with pytest.raises(ArtifactError, match=mentions("the state", SAID[name])):
+    said = next(iter(before.optimizer)) if name == "no memory" else SAID[name]
+    with pytest.raises(ArtifactError, match=mentions("the state", said)):
         session.load_state(wrong)
     path = tmp_path / "wrong.safetensors"
     if all(isinstance(tensor, np.ndarray) for tensor in wrong.model.values()):
         save_state(path, wrong)
         if wrong.optimizer.keys() != before.optimizer.keys() and "other" in wrong.optimizer:
             return  # a memory without tensors is not written
-        with pytest.raises(ArtifactError, match=mentions(path, SAID[name])):
+        with pytest.raises(ArtifactError, match=mentions(path, said)):
             session.resume(path)
     assert_same(session.state(), before)
     session.load_state(before)

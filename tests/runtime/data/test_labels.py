@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import DataError
@@ -153,6 +153,7 @@ share = st.floats(0, 1, width=32)
 side = st.floats(2**-20, 1, width=32)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 79), share, share, side, side)))
 def test_what_is_written_is_read(tmp_path_factory, rows):
     text = "\n".join(" ".join(map(repr, row)) for row in rows)
@@ -171,6 +172,7 @@ text = st.lists(line, max_size=6).flatmap(
 content = st.binary(max_size=200) | text.map(lambda text: text.encode(errors="surrogatepass"))
 
 
+@settings(deadline=None)
 @given(content)
 def test_any_bytes_are_labels_or_an_error_with_file_and_line(tmp_path_factory, content):
     path = write(tmp_path_factory.getbasetemp(), content, "any.txt")

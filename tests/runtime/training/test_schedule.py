@@ -3,7 +3,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError
@@ -122,6 +122,7 @@ def test_how_many_epochs_a_number_of_updates_means():
         assert schedule.epochs_done(updates) == expected
 
 
+@settings(deadline=None)
 @given(
     epochs=st.integers(1, 6),
     batches=st.integers(1, 60),

@@ -348,7 +348,7 @@ def test_a_new_run_in_an_old_folder_starts_over(run):
 
 def test_damaged_results_are_named(tmp_path):
     (tmp_path / "results.csv").write_text("epoch,train/box_loss\n0,what\n")
-    with pytest.raises(ArtifactError, match=mentions(tmp_path / "results.csv", "'what'")):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "results.csv", "train/obj_loss")):
         read_results(tmp_path / "results.csv")
     assert read_results(tmp_path / "none.csv") == []
 
