@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exportloss.errors import ConfigError, DataError, ExportLossError, excerpt, printable
+from exportloss.errors import ConfigError, DataError, ExportLossError, excerpt
 from exportloss.reading import read_bounded, read_yaml_mapping
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.training.hyp import read_hyp
@@ -34,7 +34,7 @@ def test_values_and_their_lines(tmp_path):
 def test_a_limit_is_kept_to_the_byte(tmp_path):
     path = write(tmp_path, b"x" * 10)
     assert read_bounded(path, 10, error=DataError) == b"x" * 10
-    with pytest.raises(DataError, match=mentions(path, "10 bytes", 9)):
+    with pytest.raises(DataError, match=mentions(path, "10 bytes")):
         read_bounded(path, 9, error=DataError)
     with pytest.raises(FileNotFoundError):
         read_bounded(tmp_path / "none", 9, error=DataError)
@@ -50,9 +50,7 @@ def test_a_huge_file_is_never_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["/dev/zero", ".", "a\0b", "x" * 300])
 def test_what_is_no_file_is_refused(tmp_path, path):
-    with pytest.raises(
-        ConfigError, match=mentions(printable(str(tmp_path / path)), "cannot be read")
-    ):
+    with pytest.raises(ConfigError, match=mentions(tmp_path / path, "cannot be read")):
         read(tmp_path / path)
 
 
