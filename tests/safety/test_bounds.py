@@ -118,9 +118,7 @@ def test_a_resumed_run_is_read_within_bounds(tmp_path, tiny_artifact, tiny_shape
 def test_results_are_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "MAX_RESULTS_BYTES", 10)
     (tmp_path / "results.csv").write_text("epoch," * 3)
-    with pytest.raises(
-        ArtifactError, match=mentions(tmp_path / "results.csv", "18 bytes", " 10 bytes")
-    ):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "results.csv", "18 bytes")):
         read_results(tmp_path / "results.csv")
 
 
