@@ -26,7 +26,7 @@ def test_absent(name):
 
 
 def test_onnxruntime_is_no_training_build():
-    with pytest.raises(InstallationError, match="has no training API"):
+    with pytest.raises(InstallationError, match=r"onnxruntime.*training API"):
         import_onnxruntime_training()
 
 

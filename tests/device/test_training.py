@@ -148,11 +148,15 @@ def test_inference_model_predicts_what_the_session_does(session, batches, expect
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": np.zeros((1, 3, 128, 128), np.uint8)}, DataError, "exported for"),
-        ({"images": np.zeros((2, 3, 128, 128), np.float32)}, DataError, "takes uint8"),
+        (
+            {"images": np.zeros((1, 3, 128, 128), np.uint8)},
+            DataError,
+            r"\(1, 3, 128, 128\).*\(2, 3, 128, 128\)",
+        ),
+        ({"images": np.zeros((2, 3, 128, 128), np.float32)}, DataError, "float32.*uint8"),
         ({"targets": [(2, 0, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "image is 2"),
         ({"targets": [(0, 3, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "class is 3"),
-        ({"targets": np.zeros((17, 6))}, TooManyTargetsError, "got 17.*has 16 slots"),
+        ({"targets": np.zeros((17, 6))}, TooManyTargetsError, r"\b17\b.*\b16\b"),
     ],
 )
 def test_bad_batch_is_refused_and_changes_nothing(session, batches, change, error, message):
@@ -168,5 +172,5 @@ def test_damaged_artifact_is_refused(device, tmp_path):
     content = bytearray((folder / "train_step.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "train_step.onnx").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"train_step\.onnx is damaged"):
+    with pytest.raises(ArtifactError, match=rf"{folder}/train_step\.onnx .*damaged"):
         TrainSession.open(folder)

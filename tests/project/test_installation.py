@@ -15,6 +15,7 @@ import pytest
 import exportloss
 from exportloss import InstallationError
 from exportloss.runtime.sessions import installation
+from tests.support.messages import mentions
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
@@ -91,7 +92,7 @@ def test_public_names_exist_and_are_documented(package):
 
 
 def test_unknown_name():
-    with pytest.raises(AttributeError, match="no attribute 'YoloLos'"):
+    with pytest.raises(AttributeError, match="'YoloLos'"):
         exportloss.YoloLos  # noqa: B018
 
 
@@ -106,7 +107,7 @@ def pretend_installed(monkeypatch, *names):
 
 def test_two_runtimes_in_one_environment_are_named(monkeypatch):
     pretend_installed(monkeypatch, "onnxruntime", "onnxruntime-training-cpu")
-    with pytest.raises(InstallationError, match="onnxruntime and onnxruntime-training-cpu are"):
+    with pytest.raises(InstallationError, match="onnxruntime and onnxruntime-training-cpu"):
         installation.import_onnxruntime()
 
 
@@ -114,7 +115,7 @@ def test_two_runtimes_stop_a_session_and_an_export(monkeypatch, ort_artifact, tm
     from exportloss.cli import main
 
     pretend_installed(monkeypatch, "onnxruntime-gpu", "onnxruntime-training-cpu")
-    with pytest.raises(InstallationError, match="overwrite each other's files"):
+    with pytest.raises(InstallationError, match="onnxruntime-gpu and onnxruntime-training-cpu"):
         exportloss.runtime.TrainSession.open(ort_artifact)
     arguments = ["export", "--weights", "yolov5n", "--nc", "2", "--format", "ort"]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
@@ -124,14 +125,16 @@ def test_two_runtimes_stop_a_session_and_an_export(monkeypatch, ort_artifact, tm
 def test_missing_runtime_is_named(monkeypatch):
     pretend_installed(monkeypatch)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InstallationError, match=r"pip install .*\[cpu\].*step.*\[training\].*ort"):
+    with pytest.raises(
+        InstallationError, match=mentions("pip install", "[cpu]", "step", "[training]", "ort")
+    ):
         installation.import_onnxruntime()
 
 
 def test_runtime_without_training(monkeypatch):
     bindings = importlib.import_module("onnxruntime.capi._pybind_state")
     monkeypatch.delattr(bindings, "Module")
-    with pytest.raises(InstallationError, match="has no training API"):
+    with pytest.raises(InstallationError, match=mentions("onnxruntime", "training API")):
         installation.import_onnxruntime_training()
 
 

@@ -10,6 +10,7 @@ from exportloss.errors import ConfigError, DataError, ExportLossError, excerpt
 from exportloss.reading import read_bounded, read_yaml_mapping
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.training.hyp import read_hyp
+from tests.support.messages import mentions
 
 
 def write(folder: Path, content: str | bytes, name: str = "a.yaml") -> Path:
@@ -33,7 +34,7 @@ def test_values_and_their_lines(tmp_path):
 def test_a_limit_is_kept_to_the_byte(tmp_path):
     path = write(tmp_path, b"x" * 10)
     assert read_bounded(path, 10, error=DataError) == b"x" * 10
-    with pytest.raises(DataError, match=r"a\.yaml: 10 bytes, more than"):
+    with pytest.raises(DataError, match=mentions(path, "10 bytes")):
         read_bounded(path, 9, error=DataError)
     with pytest.raises(FileNotFoundError):
         read_bounded(tmp_path / "none", 9, error=DataError)
@@ -43,46 +44,45 @@ def test_a_huge_file_is_never_read(tmp_path, monkeypatch):
     path = write(tmp_path, b"")
     with path.open("r+b") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(ConfigError, match="1099511627776 bytes, more than the 1 MiB"):
+    with pytest.raises(ConfigError, match=mentions(path, "1099511627776 bytes", "1 MiB")):
         read(path)
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", ".", "a\0b", "x" * 300])
 def test_what_is_no_file_is_refused(tmp_path, path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=mentions(tmp_path / path, "cannot be read")):
         read(tmp_path / path)
 
 
 def test_links_in_a_circle_are_refused(tmp_path):
     path = tmp_path / "a.yaml"
     path.symlink_to(path)
-    with pytest.raises(ConfigError, match=r"a\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=mentions(path, "cannot be read")):
         read(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "said"),
     [
-        ("a: 1\nb: [", ":2: not readable"),
-        ("a: 1\n\tb: 1", ":2: not readable"),
-        ("a: &x [1]\nb: *x", ":2: not readable as YAML: aliases are not supported"),
-        ("a: 1\n--- \nb: 1", ":2: not readable"),
-        (b"a: 1\nb: \xff", ":2: not readable as YAML: invalid start byte"),
-        ("a: " + "[" * 1000, ": not readable as YAML"),
-        ("a: 9999-99-99", ": not readable as YAML"),
-        ("a: !!python/object:os.system 1", ":1: not readable"),
-        ("b: 1\na: " + "9" * 5000, ":2: not readable as YAML: a number of 5000 digits"),
-        ("a\0b: 1", ": not readable as YAML"),
-        ("- 1", ": expected `key: value` lines, got list"),
-        ("", "got NoneType"),
+        ("a: 1\nb: [", ":2:"),
+        ("a: 1\n\tb: 1", ":2:"),
+        ("a: &x [1]\nb: *x", ":2:|aliases"),
+        ("a: 1\n--- \nb: 1", ":2:"),
+        (b"a: 1\nb: \xff", ":2:|start byte"),
+        ("a: " + "[" * 1000, "YAML"),
+        ("a: 9999-99-99", "YAML"),
+        ("a: !!python/object:os.system 1", ":1:"),
+        ("b: 1\na: " + "9" * 5000, ":2:|5000 digits"),
+        ("a\0b: 1", "YAML"),
+        ("- 1", "`key: value`|list"),
+        ("", "`key: value`|NoneType"),
     ],
 )
-def test_a_bad_file_is_named_with_its_line(tmp_path, content, message):
+def test_a_bad_file_is_named_with_its_line(tmp_path, content, said):
     path = write(tmp_path, content)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=mentions(*said.split("|"))) as caught:
         read(path)
     assert str(caught.value).startswith(str(path))
-    assert message in str(caught.value)
     assert len(str(caught.value)) < 500
 
 

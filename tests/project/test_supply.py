@@ -154,4 +154,4 @@ def test_no_answer_is_reported_and_no_failure(monkeypatch, capsys, error):
     assert str(error) in capsys.readouterr().out
     monkeypatch.setattr(audit, "audit", lambda _: audit.Answer(3, 0, ()))
     assert audit.main() == 0
-    assert "3 packages" in capsys.readouterr().out
+    assert re.search(r"\b3\b", capsys.readouterr().out)

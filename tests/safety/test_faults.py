@@ -25,6 +25,7 @@ from exportloss.runtime.storage import replacing
 from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.run_folder import RunFolder
 from tests.support.manifests import edit_manifest
+from tests.support.messages import mentions
 from tests.support.old_folders import unpack
 from tests.support.training_runs import EPOCHS, Recorder, assert_same_run, make_run
 
@@ -71,16 +72,16 @@ def test_a_folder_without_write_permission_is_named():
             with ordinary_user():
                 for write in (new_file, new_folder):
                     with (
-                        pytest.raises(ArtifactError, match=r"new cannot be written: .*denied"),
+                        pytest.raises(ArtifactError, match=mentions(folder / "new", "denied")),
                         write(folder / "new"),
                     ):
                         pass
                 with (
-                    pytest.raises(ArtifactError, match=r"cannot be written to: .*denied"),
+                    pytest.raises(ArtifactError, match=mentions(folder, "denied")),
                     RunFolder(folder).locked(),
                 ):
                     pass
-                with pytest.raises(ArtifactError, match=r"cannot be made: .*denied"):
+                with pytest.raises(ArtifactError, match=mentions(folder / "exp", "denied")):
                     RunFolder.create(folder, "exp")
         finally:
             folder.chmod(0o700)
@@ -118,7 +119,7 @@ def test_a_disk_that_fills_up_leaves_the_epochs_before(open_session, tiny_shapes
     whole.train(open_session())
     with contextlib.ExitStack() as full:
         fill = Fault(0, lambda: full.enter_context(largest_file(1 << 10)))
-        with pytest.raises(ArtifactError, match="cannot be written"):
+        with pytest.raises(ArtifactError, match=mentions(run.folder.path, "File too large")):
             run.train(open_session(), reporter=fill)
     assert load_state(run.folder.last).updates == load_state(run.folder.best).updates > 0
     assert len(fill.epochs) == 1
@@ -132,7 +133,7 @@ def test_a_data_set_that_goes_half_way_is_named(open_session, tiny_shapes, tmp_p
     whole.train(open_session())
     images, aside = data.parent / "images", tmp_path / "aside"
     fault = Fault(1, lambda: images.rename(aside))
-    with pytest.raises(DataError, match=r"images/train/\d+\.png: no such image"):
+    with pytest.raises(DataError, match=rf"{images}/train/\d+\.png: no such"):
         run.train(open_session(), reporter=fault)
     assert len(fault.epochs) == 2
     aside.rename(images)
@@ -152,7 +153,7 @@ def test_a_run_folder_that_goes_is_noticed_at_once(open_session, tiny_shapes, tm
             run.folder.path.mkdir()
 
     fault = Fault(0, remove)
-    with pytest.raises(ArtifactError, match=f"{run.folder.path} was removed or replaced"):
+    with pytest.raises(ArtifactError, match=mentions(run.folder.path, "removed or replaced")):
         run.train(open_session(), reporter=fault)
     assert fault.batches[-1] == (0, len(run.train_batches))  # the next batch is not reported
     assert run.folder.path.exists() == replaced
@@ -175,7 +176,9 @@ def test_two_trainings_on_one_folder(open_session, tiny_shapes, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout is not None and other.stdout.readline() == "locked\n"
-            with pytest.raises(ArtifactError, match=rf"is being trained by process {other.pid} on"):
+            with pytest.raises(
+                ArtifactError, match=mentions(run.folder.path, f"process {other.pid}")
+            ):
                 run.train(open_session())
             assert not run.folder.results.exists()
         finally:
@@ -223,7 +226,10 @@ def test_a_folder_that_was_set_aside_comes_back(old, monkeypatch):
     (old / "ort").rename(old / ".ort.replaced")
     assert Manifest.read(old / "ort") == before
     (old / "ort").rename(old / ".ort.replaced")
-    with pytest.raises(ArtifactError, match="say --exist-ok"), new_folder(old / "ort"):
+    with (
+        pytest.raises(ArtifactError, match=mentions(old / "ort", "exist")),
+        new_folder(old / "ort"),
+    ):
         pass
     assert Manifest.read(old / "ort") == before
 
@@ -249,7 +255,7 @@ def test_a_folder_in_which_something_of_the_users_lies_stays(old, tmp_path, mine
         path.write_text("kept")
     before = content_of(folder)
     with (
-        pytest.raises(ArtifactError, match=f"{folder} holds"),
+        pytest.raises(ArtifactError, match=mentions(folder, Path(mine).parts[0])),
         new_folder(folder, exist_ok=True) as temporary,
     ):
         (temporary / "manifest.json").write_text("new")
@@ -259,7 +265,7 @@ def test_a_folder_in_which_something_of_the_users_lies_stays(old, tmp_path, mine
 
 def test_what_is_laid_into_a_folder_while_it_is_replaced_stays(old):
     with (
-        pytest.raises(ArtifactError, match=r"notes\.txt"),
+        pytest.raises(ArtifactError, match=mentions(old / "ort", "notes.txt")),
         new_folder(old / "ort", exist_ok=True) as temporary,
     ):
         (temporary / "manifest.json").write_text("new")

@@ -42,7 +42,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path, name):
     command = [sys.executable, "-c", WRITE, str(path), str(LIMIT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert f"{path} cannot be written" in done.stderr
+    assert str(path) in done.stderr
     assert "Traceback" not in done.stderr
     assert path.read_bytes() == before
     assert load_state(path).updates == 0

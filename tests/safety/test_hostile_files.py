@@ -16,9 +16,11 @@ import torch
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError, DataError, ExportLossError
 from exportloss.models import read_checkpoint
+from exportloss.runtime.artifact import limits
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.training.run_folder import read_yaml, write_yaml
 from fuzzing.targets import SEEDS, TARGETS, read_made_up
+from tests.support.messages import mentions
 
 _MANIFEST = (SEEDS / "manifest" / "step").read_bytes()
 _STATE = (SEEDS / "state" / "small").read_bytes()
@@ -32,15 +34,20 @@ def _pair_of_pairs(depth: int) -> bytes:
 
 
 FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
-    ("manifest", b'{"a": ' + b"[" * 100_000, ArtifactError, "not readable"),
+    ("manifest", b'{"a": ' + b"[" * 100_000, ArtifactError, "manifest"),
     ("manifest", _MANIFEST.replace(b" 64,", b" Infinity,"), ArtifactError, "OverflowError"),
     ("manifest", b'{"format": "' + b"x" * 99_999 + b'"}', ArtifactError, r"has format 'x+\.\.\.;"),
-    ("state", _STATE.replace(b'"updates"', b'"updated"'), ArtifactError, "no complete"),
-    ("state", _STATE.replace(b'"balance"', b'"balancf"'), ArtifactError, "no complete"),
-    ("results", b'"' + b"1" * 200_000, ArtifactError, "no readable results"),
-    ("results", b'"' + b"1" * 200_000 + b'"\n1', ArtifactError, "no readable results"),
-    ("options_yaml", b"1: 2\nepochs: [3]\nweights: a\ndata: b", ArtifactError, "epochs is"),
-    ("options_yaml", b"weights: 3\ndata: b", ArtifactError, "weights is 3; expected str"),
+    ("state", _STATE.replace(b'"updates"', b'"updated"'), ArtifactError, "KeyError"),
+    ("state", _STATE.replace(b'"balance"', b'"balancf"'), ArtifactError, "KeyError"),
+    ("results", b'"' + b"1" * 200_000, ArtifactError, "results.csv"),
+    ("results", b'"' + b"1" * 200_000 + b'"\n1', ArtifactError, "results.csv"),
+    (
+        "options_yaml",
+        b"1: 2\nepochs: [3]\nweights: a\ndata: b",
+        ArtifactError,
+        r"epochs.*\[3\].*int",
+    ),
+    ("options_yaml", b"weights: 3\ndata: b", ArtifactError, "weights.*3.*str"),
     *(
         ("options_yaml", b"weights: a\ndata: b\n" + wrong, ArtifactError, "expected")
         for wrong in (
@@ -49,12 +56,12 @@ FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
             *(b"epochs: true", b"cos_lr: 1", b"name: null", b"hyp: {}", b"project: 7"),
         )
     ),
-    ("options_yaml", b"a: &a [x]\nb: *a", ArtifactError, "aliases are not supported"),
+    ("options_yaml", b"a: &a [x]\nb: *a", ArtifactError, "aliases"),
     ("hyp_yaml", b"criterion: " + b"x" * 100_000, ConfigError, r"criterion is 'x+\.\.\.;"),
-    ("hyp_yaml", b"? " + b"x" * 500_000 + b"\n: 1", ConfigError, "unknown key 'x"),
+    ("hyp_yaml", b"? " + b"x" * 500_000 + b"\n: 1", ConfigError, "'x"),
     ("image_list", b"x" * 100_000 + b".jpg", DataError, r"x\.\.\."),
-    ("class_names", b"{0: '\xed\xa0\x80'}", ArtifactError, "no text"),
-    ("onnx", _ONNX.replace(b"Reshape", b"\xffeshape"), ArtifactError, "no valid ONNX"),
+    ("class_names", b"{0: '\xed\xa0\x80'}", ArtifactError, "'utf-8'"),
+    ("onnx", _ONNX.replace(b"Reshape", b"\xffeshape"), ArtifactError, "ONNX"),
     *(
         ("manifest", _MANIFEST.replace(b'"train_step.onnx"', name), ArtifactError, "outside")
         for name in (
@@ -63,15 +70,15 @@ FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
         )
     ),
     *(
-        ("manifest", _MANIFEST.replace(b'"cat"', name), ArtifactError, "name 0 of a class")
+        ("manifest", _MANIFEST.replace(b'"cat"', name), ArtifactError, "name 0 ")
         for name in (rb'"a\nb"', rb'"\ud800"', rb'"\u001b[2J"', b'"' + b"x" * 201 + b'"')
     ),
     *(
-        ("data_yaml", b"train: a\nnames: [" + name + b", b]", DataError, "name 0 is")
+        ("data_yaml", b"train: a\nnames: [" + name + b", b]", DataError, "name 0 ")
         for name in (rb'"a\nb"', rb'"\ud800"', rb'"\e[2J"', b"x" * 201, b"y" * 200_000)
     ),
-    ("data_yaml", b"names: [a]\ntrain: [" + b"a, " * 20_000 + b"a]", DataError, "20001 folders"),
-    ("pickle", _pair_of_pairs(40), ArtifactError, "refer to each other without end"),
+    ("data_yaml", b"names: [a]\ntrain: [" + b"a, " * 20_000 + b"a]", DataError, "20001"),
+    ("pickle", _pair_of_pairs(40), ArtifactError, "without end"),
 ]
 
 
@@ -90,7 +97,7 @@ def test_what_broke_a_reader_is_refused(tmp_path, target, content, error, messag
 
 
 def test_unknown_keys_are_named_up_to_a_limit():
-    with pytest.raises(ConfigError, match=r"'a19', 980 more; the loss knows"):
+    with pytest.raises(ConfigError, match=mentions("'a19'", "980 more")):
         LossConfig.from_mapping({f"a{number}": 1 for number in range(1_000)})
 
 
@@ -141,7 +148,7 @@ def test_values_that_the_file_does_not_have_are_not_made_up(tmp_path):
     numel = 1 << 28
     content = _old_torch_file({"a": _Tensor(_Storage(0, numel), numel)}, {})
     (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(ArtifactError, match="does not hold all storages"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "a.pt", "storages")):
         read_checkpoint(tmp_path / "a.pt")
 
 
@@ -149,15 +156,18 @@ def test_values_are_not_taken_many_times_over(tmp_path):
     storage = _Storage(0, 1_000)
     content = _old_torch_file({f"a{n}": _Tensor(storage, 1_000) for n in range(100)}, {0: 1_000})
     (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(ArtifactError, match="its tensors have 200000 bytes, more than the"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "a.pt", "200000 bytes")):
         read_checkpoint(tmp_path / "a.pt")
 
 
 def test_a_header_may_not_claim_more_than_there_is(tmp_path):
     """Of safetensors: the length of the header, and where tensors lie."""
-    for header in (b"\xff" * 8, struct.pack("<Q", 1 << 40)):
-        (tmp_path / "a.safetensors").write_bytes(header + b"{}")
-        with pytest.raises(ArtifactError, match="before the tensors; the most are"):
+    for claimed in ((1 << 64) - 1, 1 << 40):
+        (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", claimed) + b"{}")
+        with pytest.raises(
+            ArtifactError,
+            match=mentions(tmp_path / "a.safetensors", claimed, limits.MAX_HEADER_BYTES),
+        ):
             read_checkpoint(tmp_path / "a.safetensors")
     about = {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
     assert not read_made_up(TARGETS["weights"], json.dumps(about).encode(), tmp_path)

@@ -121,11 +121,11 @@ def test_bad_settings(graphs: Path, tmp_path: Path):
     path, engine = graphs / "yolov5-loss" / "loss.onnx", tmp_path / "engine"
     with pytest.raises(ConfigError, match=r"'9\.0'.* 8\.9"):
         check(path, provider="tensorrt-rtx", engine=engine, compute_capability="9.0")
-    with pytest.raises(InstallationError, match="TensorRT is not installed"):
+    with pytest.raises(InstallationError, match="TensorRT"):
         check(path, provider="tensorrt", engine=engine)
     assert list(tmp_path.iterdir()) == []
     in_the_way = tmp_path / "file"
     in_the_way.write_text("mine")
-    with pytest.raises(ArtifactError, match="file"):
+    with pytest.raises(ArtifactError, match=str(in_the_way)):
         check(path, provider="tensorrt-rtx", engine=in_the_way / "engine")
     assert in_the_way.read_text() == "mine"

@@ -254,7 +254,8 @@ def _lines(
     few = len(named) <= _MOST_NAMED
     for (index, name), line in zip(named, values, strict=True):
         if few:
-            axes.plot(x, line, color=_hex(index), linewidth=1.4, label=name)
+            label = f" {name}" if name.startswith("_") else name  # legends skip a leading "_"
+            axes.plot(x, line, color=_hex(index), linewidth=1.4, label=label)
         else:
             axes.plot(x, line, color=GREY, linewidth=0.7, alpha=0.6)
     axes.plot(x, values.mean(axis=0), color=DARK, linewidth=2.6, label=mean)

@@ -23,6 +23,7 @@ from exportloss.runtime.artifact.protobuf import embedded
 from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.evaluation.inference import Detector
 from tests.support.manifests import edit_manifest, read_values
+from tests.support.messages import mentions
 from tests.support.old_folders import unpack
 
 
@@ -53,29 +54,29 @@ def test_what_belongs_together_is_accepted(folders):
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "message"),
+    ("kind", "change", "said"),
     [
-        ("step", {"batch_size": 3}, r"'images' is .*shape=\(2, 3, 64, 64\).* follows .*\(3, 3,"),
-        ("step", {"max_targets": 9}, r"'targets' is .*\(8, 6\)"),
-        ("step", {"opset": 17}, "opset 18, the manifest says 17"),
-        ("step", {"ema": False}, "has an input 'ema_"),
-        ("step", {"optimizer": "sgd"}, "sgd does not remember"),
-        ("step", {"layout": {}}, "layout is damaged: .*'parameters'"),
-        ("step", {"statistics": []}, "has an input 'statistics'"),
-        ("step", {"strides": [8, 16, 32]}, "3 strides, 2 anchors"),
-        ("ort", {"image_size": [64, 128]}, "'images' is"),
-        ("ort", {"groups": {"weights": ["gone"]}}, "has no input 'gone'"),
-        ("ort", {"batch_size": 1 << 30}, "batch_size: 1073741824, expected 1 to"),
-        ("ort", {"image_size": [0, 64]}, "image_size: 0, expected 1 to"),
-        ("ort", {"names": []}, "names: 0, expected 1 to"),
-        ("ort", {"files": {}}, r"names no training_model\.onnx"),
-        ("ort", {"files": {str(n): {"sha256": "", "size": 0} for n in range(65)}}, "65 files"),
-        ("ort", {"anchors": [[[float("nan"), 1]], [[1, 1]]]}, "no number of pixels"),
+        ("step", {"batch_size": 3}, ["'images'", (2, 3, 64, 64), (3, 3, 64, 64)]),
+        ("step", {"max_targets": 9}, ["'targets'", (8, 6), (9, 6)]),
+        ("step", {"opset": 17}, ["opset 18", "17"]),
+        ("step", {"ema": False}, ["input 'ema_"]),
+        ("step", {"optimizer": "sgd"}, ["sgd"]),
+        ("step", {"layout": {}}, ["layout", "'parameters'"]),
+        ("step", {"statistics": []}, ["input 'statistics'"]),
+        ("step", {"strides": [8, 16, 32]}, ["3 strides", "2 anchors"]),
+        ("ort", {"image_size": [64, 128]}, ["'images'", (2, 3, 64, 64), (2, 3, 64, 128)]),
+        ("ort", {"groups": {"weights": ["gone"]}}, ["no input 'gone'"]),
+        ("ort", {"batch_size": 1 << 30}, ["batch_size", 1073741824]),
+        ("ort", {"image_size": [0, 64]}, ["image_size: 0"]),
+        ("ort", {"names": []}, ["names: 0"]),
+        ("ort", {"files": {}}, ["training_model.onnx"]),
+        ("ort", {"files": {str(n): {"sha256": "", "size": 0} for n in range(65)}}, ["65"]),
+        ("ort", {"anchors": [[[float("nan"), 1]], [[1, 1]]]}, ["anchor", "pixels"]),
     ],
 )
-def test_a_manifest_that_describes_another_folder_is_refused(folders, kind, change, message):
+def test_a_manifest_that_describes_another_folder_is_refused(folders, kind, change, said):
     edit_manifest(folders / kind, **change)
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(ArtifactError, match=mentions("manifest", *said)):
         read_artifact(folders / kind)
 
 
@@ -90,7 +91,7 @@ def test_a_layout_with_gaps_is_refused(folders):
 
 def test_a_graph_of_another_export_is_refused(folders):
     edit_graph(folders / "step" / "train_step.onnx", lambda m: m.graph.output.pop(0))
-    with pytest.raises(ArtifactError, match=r"train_step\.onnx has no output 'loss'"):
+    with pytest.raises(ArtifactError, match=mentions("train_step.onnx", "no output 'loss'")):
         read_artifact(rehash(folders / "step"))
 
 
@@ -101,7 +102,7 @@ def test_a_state_of_another_model_is_refused(folders, tmp_path):
     assert entry["shape"] == [16]
     layout["parameters"][-1]["shape"] = [4, 4]
     edit_manifest(folders / "step", layout=layout)
-    with pytest.raises(ArtifactError, match=r"has shape \(16,\); the manifest says \(4, 4\)"):
+    with pytest.raises(ArtifactError, match=mentions(entry["name"], (16,), (4, 4))):
         read_artifact(folders / "step")
     assert load_state(state).updates == 0
 
@@ -120,9 +121,9 @@ def test_tensors_in_other_files_are_refused(folders, tmp_path, location):
     (folder / "link.bin").symlink_to("/etc/hostname")
     edit_graph(folder / "train_step.onnx", change)
     (folder / "link.bin").unlink()
-    with pytest.raises(ArtifactError, match=r"external data\), which is refused"):
+    with pytest.raises(ArtifactError, match=mentions("train_step.onnx", "external data")):
         read_artifact(rehash(folder))
-    with pytest.raises(ArtifactError, match=r"external data\), which is refused"):
+    with pytest.raises(ArtifactError, match=mentions("train_step.onnx", "external data")):
         Detector.open(folder / "train_step.onnx")
 
 
@@ -210,10 +211,10 @@ def test_a_checkpoint_of_another_model_is_refused(folders, tmp_path):
     checkpoint = folders / "ort" / "checkpoint"
     other = checkpoint.read_bytes().replace(b"head.0.bias", b"tail.0.bias")
     checkpoint.write_bytes(other)
-    with pytest.raises(ArtifactError, match=r"checkpoint lacks 'head\.0\.bias'"):
+    with pytest.raises(ArtifactError, match=mentions(checkpoint, "'head.0.bias'")):
         TrainSession.open(rehash(folders / "ort"))
     checkpoint.write_bytes(other[: len(other) // 2])
-    with pytest.raises(ArtifactError, match=r"checkpoint (cannot be read|lacks)"):
+    with pytest.raises(ArtifactError, match=mentions(checkpoint)):
         TrainSession.open(rehash(folders / "ort"))
 
 
@@ -222,30 +223,32 @@ def test_links_and_pipes_in_a_folder_are_refused(folders, tmp_path, name):
     path = folders / "step" / name
     path.rename(tmp_path / name)
     path.symlink_to(tmp_path / name)
-    with pytest.raises(ArtifactError, match="no regular file"):
+    with pytest.raises(ArtifactError, match=mentions(path, "regular")):
         read_artifact(folders / "step")
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ArtifactError, match="no regular file"):
+    with pytest.raises(ArtifactError, match=mentions(path, "regular")):
         read_artifact(folders / "step")
 
 
 def test_sizes_are_limited_before_anything_is_read(folders, tmp_path, monkeypatch):
     manifest = folders / "ort" / "manifest.json"
     os.truncate(manifest, limits.MAX_MANIFEST_BYTES + 1)
-    with pytest.raises(ArtifactError, match="more than the 8 MiB"):
+    with pytest.raises(
+        ArtifactError, match=mentions(manifest, limits.MAX_MANIFEST_BYTES + 1, "8 MiB")
+    ):
         Manifest.read(folders / "ort")
     huge = tmp_path / "huge.safetensors"
     huge.write_bytes((limits.MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{")
-    with pytest.raises(ArtifactError, match=rf"{limits.MAX_HEADER_BYTES + 1} bytes .* tensors"):
+    with pytest.raises(ArtifactError, match=mentions(huge, f"{limits.MAX_HEADER_BYTES + 1} bytes")):
         load_state(huge)
     os.truncate(huge, limits.MAX_STATE_BYTES + 1)
-    with pytest.raises(ArtifactError, match=f"{limits.MAX_STATE_BYTES + 1} bytes"):
+    with pytest.raises(ArtifactError, match=mentions(huge, f"{limits.MAX_STATE_BYTES + 1} bytes")):
         load_state(huge)
     model = tmp_path / "huge.onnx"
     model.touch()
     os.truncate(model, limits.MAX_MODEL_BYTES + 1)
-    with pytest.raises(ArtifactError, match="is it the right file"):
+    with pytest.raises(ArtifactError, match=mentions(model, f"{limits.MAX_MODEL_BYTES + 1} bytes")):
         Detector.open(model)
 
 
@@ -253,7 +256,7 @@ def test_a_manifest_without_its_hash_is_refused(folders):
     path = folders / "step" / "manifest.json"
     values = json.loads(path.read_text()) | {"format": "exportloss/2"}
     path.write_text(json.dumps(values))
-    with pytest.raises(ArtifactError, match="damaged or was edited"):
+    with pytest.raises(ArtifactError, match=mentions(path, "damaged", "sha256")):
         read_artifact(folders / "step")
 
 
@@ -266,8 +269,8 @@ def test_a_state_without_its_parts_is_refused(tmp_path):
     tensors = {"w": np.zeros(1, np.float32)}
     path = tmp_path / "s.safetensors"
     save_file(tensors, path, metadata=about | {"sha256": _digest(tensors, about)})
-    with pytest.raises(ArtifactError, match="is no complete training state: KeyError"):
+    with pytest.raises(ArtifactError, match=mentions(path, "KeyError")):
         load_state(path)
     save_file(tensors, path, metadata=about)
-    with pytest.raises(ArtifactError, match="does not match its sha256"):
+    with pytest.raises(ArtifactError, match=mentions(path, "sha256")):
         load_state(path)

@@ -15,6 +15,7 @@ from exportloss.runtime.artifact.checksum import seal_model
 from exportloss.runtime.artifact.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import load_state
 from tests.support.manifests import edit_manifest
+from tests.support.messages import mentions
 from tests.support.old_folders import unpack
 
 CUTS = 64
@@ -89,7 +90,7 @@ def test_no_bit_of_a_seal_passes_a_model_off_as_unsealed(folders):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        with pytest.raises(ArtifactError, match=r"sha256|no ONNX file"):
+        with pytest.raises(ArtifactError, match=r"sha256|ONNX"):
             read_onnx(path)
     path.write_bytes(whole)
 
@@ -99,6 +100,6 @@ def test_damage_to_an_unsealed_file_of_an_old_folder_is_named(folders, tmp_path)
     folder = unpack("0.1", tmp_path) / "step"
     path = folder / "train_step.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    with pytest.raises(ArtifactError, match=r"train_step\.onnx is damaged"):
+    with pytest.raises(ArtifactError, match=mentions(path, "damaged")):
         read_artifact(folder)
     shutil.rmtree(folder)

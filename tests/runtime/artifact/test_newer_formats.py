@@ -15,14 +15,13 @@ from exportloss.runtime.artifact.manifest import describe_file
 from exportloss.runtime.artifact.state import load_state, save_state
 from exportloss.runtime.artifact.tensor_file import read_tensor_file, write_tensors
 from tests.support.manifests import edit_manifest, read_values
+from tests.support.messages import mentions
 from tests.support.old_folders import unpack
 
-# What it is, the file and what was found, what this version knows, and what to do.
-NEWER = r"{file} was written by a newer exportloss \({found}; .*{known}.*\); upgrade exportloss"
 
-
-def newer(file: str, found: str, known: str) -> str:
-    return NEWER.format(file=file, found=found, known=known)
+def newer(file: str | Path, found: str, known: str) -> str:
+    """What it is, the file and what was found, what this version knows, and what to do."""
+    return mentions("newer", file, found, known, "upgrade exportloss")
 
 
 @pytest.fixture
@@ -48,7 +47,9 @@ def folder(tmp_path) -> Path:
 )
 def test_a_manifest_of_a_later_version_is_named(folder, changes, found, known):
     edit_manifest(folder, **changes)
-    with pytest.raises(ArtifactError, match=newer(r"manifest\.json", found, known)) as caught:
+    with pytest.raises(
+        ArtifactError, match=newer(folder / "manifest.json", found, known)
+    ) as caught:
         TrainSession.open(folder)
     assert "export again" in str(caught.value)
 
@@ -69,14 +70,16 @@ def test_a_manifest_of_a_later_version_is_named(folder, changes, found, known):
 )
 def test_a_manifest_that_no_version_writes_is_damaged(folder, changes):
     edit_manifest(folder, **changes)
-    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+    with pytest.raises(ArtifactError, match=mentions(folder / "manifest.json", "damaged")):
         Manifest.read(folder)
 
 
 @pytest.mark.parametrize("format_", ["exportloss/0", "exportloss/2.5", "exportloss/", "other/3", 3])
 def test_formats_that_are_no_later_ones_are_refused(folder, format_):
     edit_manifest(folder, format=format_)
-    with pytest.raises(ArtifactError, match=f"format {format_!r}; .*'exportloss/2'"):
+    with pytest.raises(
+        ArtifactError, match=mentions("manifest.json", f"format {format_!r}", "'exportloss/2'")
+    ):
         Manifest.read(folder)
 
 
@@ -85,7 +88,9 @@ def test_damage_is_not_taken_for_a_later_version(step_artifact, tmp_path, change
     text = (step_artifact / "manifest.json").read_text()
     assert change[0] in text
     (tmp_path / "manifest.json").write_text(text.replace(*change))
-    with pytest.raises(ArtifactError, match="damaged or was edited"):
+    with pytest.raises(
+        ArtifactError, match=mentions(tmp_path / "manifest.json", "damaged", "sha256")
+    ):
         Manifest.read(tmp_path)
 
 
@@ -94,14 +99,14 @@ def test_an_unsealed_manifest_says_nothing_of_later_versions(folder):
     path = folder / "manifest.json"
     values = {name: value for name, value in read_values(folder).items() if name != "sha256"}
     path.write_text(json.dumps(values | {"kind": "train-stfp"}))
-    with pytest.raises(ArtifactError, match=r"is damaged: .*'train-stfp'"):
+    with pytest.raises(ArtifactError, match=mentions(path, "damaged", "'train-stfp'")):
         Manifest.read(folder)
 
 
 def test_a_folder_of_a_later_version_is_not_taken_for_something_else(folder):
     """Its format is looked at before its values, of which nothing is known."""
     edit_manifest(folder, format="exportloss/3", kind={}, loss=[], files=None)
-    with pytest.raises(ArtifactError, match=newer(r"manifest\.json", "format 3", "up to 2")):
+    with pytest.raises(ArtifactError, match=newer(folder / "manifest.json", "format 3", "up to 2")):
         Manifest.read(folder)
 
 
@@ -118,7 +123,7 @@ def later_state(path: Path, monkeypatch) -> Path:
 def test_a_state_of_a_later_version_is_named(folder, monkeypatch):
     path = later_state(folder.parent / "state.safetensors", monkeypatch)
     session = TrainSession.open(folder, threads=1)
-    message = newer(r"state\.safetensors", "format 2", "up to 1")
+    message = newer(path, "format 2", "up to 1")
     for read in (load_state, session.resume, session.start_from, read_checkpoint):
         with pytest.raises(ArtifactError, match=message):
             read(path)
@@ -129,7 +134,7 @@ def test_an_artifact_whose_state_is_of_a_later_version_is_named(folder, monkeypa
     path = later_state(folder / "state.safetensors", monkeypatch)
     files = {name: vars(entry) for name, entry in Manifest.read(folder).files.items()}
     edit_manifest(folder, files=files | {path.name: vars(describe_file(path))})
-    with pytest.raises(ArtifactError, match=newer(r"step/state\.safetensors", "format 2", "1")):
+    with pytest.raises(ArtifactError, match=newer(path, "format 2", "up to 1")):
         TrainSession.open(folder, threads=1)
 
 
@@ -137,10 +142,12 @@ def test_damage_to_a_state_is_not_taken_for_a_later_version(folder):
     path = folder.parent / "state.safetensors"
     content = path.read_bytes()
     path.write_bytes(content.replace(b"exportloss-state/1", b"exportloss-state/3"))
-    with pytest.raises(ArtifactError, match=r"is damaged: .* sha256"):
+    with pytest.raises(ArtifactError, match=mentions(path, "damaged", "sha256")):
         load_state(path)
     path.write_bytes(content.replace(b"exportloss-state/1", b"exportloss-statf/1"))
-    with pytest.raises(ArtifactError, match=r"'exportloss-statf/1'; .*'exportloss-state/1'"):
+    with pytest.raises(
+        ArtifactError, match=mentions(path, "'exportloss-statf/1'", "'exportloss-state/1'")
+    ):
         load_state(path)
 
 
@@ -151,5 +158,5 @@ def test_weights_of_a_later_version_are_named(tmp_path):
     tensors = {name: tensor.numpy().copy() for name, tensor in file.tensors.items()}
     with path.open("wb") as out:
         write_tensors(out, tensors, dict(file.about) | {"format": "exportloss-weights/2"})
-    with pytest.raises(ArtifactError, match=newer(r"weights\.safetensors", "format 2", "up to 1")):
+    with pytest.raises(ArtifactError, match=newer(path, "format 2", "up to 1")):
         read_checkpoint(path)

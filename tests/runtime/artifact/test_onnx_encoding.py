@@ -62,7 +62,7 @@ DATA, PLACE = EXTERNAL_DATA << 3 | 2, DATA_LOCATION << 3
 def test_no_encoding_of_a_tag_hides_a_tensor_in_another_file(tmp_path, data, place):
     (tmp_path / "victim").write_bytes(bytes(4))
     content = external(data, place, "victim")
-    with pytest.raises(ValueError, match=r"external data|as no writer does"):
+    with pytest.raises(ValueError, match=r"external data|encoded"):
         parse_onnx(content)
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(ArtifactError):

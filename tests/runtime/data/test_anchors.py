@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from exportloss.runtime.data.anchors import (
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
 from tests.runtime.data.test_loader import make
+from tests.support.messages import mentions
 from tests.support.tiny_runs import make_tiny_shapes
 
 # YOLOv5's own, of P3 to P5.
@@ -97,7 +100,7 @@ def test_anchors_that_do_not_fit_are_replaced(tmp_path):
 
 
 def test_too_few_boxes_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"3 boxes .* 9 anchors"):
+    with pytest.raises(DataError, match=mentions("3 boxes", "9 anchors")):
         improve_anchors(batches_of(tmp_path, [(300, 3)] * 3), STOCK)
 
 
@@ -124,7 +127,7 @@ def test_anchors_are_read_as_in_a_model_file(tmp_path, rows):
 def test_a_bad_file_of_anchors_is_named(tmp_path, text):
     path = tmp_path / "anchors.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"anchors\.yaml"):
+    with pytest.raises(ConfigError, match=mentions(path)):
         read_anchors(path)
 
 
@@ -176,7 +179,7 @@ def test_an_export_suits_the_anchors(thin, monkeypatch, capsys, more, expected):
     batches = Batches(Dataset.open(read_data_yaml(thin), "train"), 2, (320, 320))
     found = best_possible_recall(box_sides(batches), manifest.anchors, 4.0)
     assert found == pytest.approx(recall, abs=0.01)
-    assert f"recall of the anchors: {found:.4f}" in printed
+    assert re.search(rf"recall.*anchors.*{found:.4f}", printed)
 
 
 def test_an_inference_file_keeps_its_anchors(thin, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ def test_crowds_boxes_without_an_area_and_strays_are_counted_and_said(tmp_path, 
     assert (summary.images, summary.objects, summary.empty, summary.without_file) == (2, 1, 1, 0)
     print_split("train", batches)
     said = capsys.readouterr().out
-    assert "2 images, 1 objects; 1 without a box" in said
-    assert "1 boxes of crowds (iscrowd) and 1 boxes without an area" in said
-    assert "3 annotations belong to no image" in said
+    for part in ("2 images", "1 objects", "1 without a box"):
+        assert part in said
+    assert re.search(r"\b1 .*iscrowd.*\b1 .*area", said)
+    assert "3 annotations" in said
 
 
 @pytest.mark.parametrize(
@@ -167,26 +169,26 @@ def test_a_bad_annotation_is_named_or_its_image_skipped(tmp_path, change, match)
         ({"images": [{**IMAGE, "file_name": "../a.png"}]}, r"images\[0\] \(id 5\).*'../a.png'"),
         ({"images": [{**IMAGE, "file_name": "b/../../a.png"}]}, "leads out"),
         ({"images": [{**IMAGE, "file_name": "..\\a.png"}]}, "leads out"),
-        ({"images": [{**IMAGE, "file_name": "/etc/a.png"}]}, "'/etc/a.png' is absolute"),
-        ({"images": [{**IMAGE, "file_name": "C:\\a.png"}]}, "is absolute"),
-        ({"images": [{**IMAGE, "file_name": "a.txt"}]}, "'a.txt' is no image"),
+        ({"images": [{**IMAGE, "file_name": "/etc/a.png"}]}, "'/etc/a.png'.*absolute"),
+        ({"images": [{**IMAGE, "file_name": "C:\\a.png"}]}, "absolute"),
+        ({"images": [{**IMAGE, "file_name": "a.txt"}]}, "'a.txt'"),
         ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]}, r"images\[1\] \(id 5\).* twice"),
-        ({"images": [IMAGE, {**IMAGE, "id": 6}]}, r"images\[1\] \(id 6\).*'a.png' is there twice"),
+        ({"images": [IMAGE, {**IMAGE, "id": 6}]}, r"images\[1\] \(id 6\).*'a.png'.*twice"),
         ({"images": [IMAGE, {**IMAGE, "id": 6, "file_name": "./a.png"}]}, "twice"),
         ({"images": [{**IMAGE, "id": "5"}]}, "'5'"),
         ({"images": [{**IMAGE, "id": True}]}, "True"),
         ({"images": [{**IMAGE, "id": 2**63}]}, str(2**63)),
         ({"images": [{**IMAGE, "width": -1}]}, "-1"),
-        ({"images": []}, "0 images and 2 categories"),
-        ({"categories": []}, "1 images and 0 categories"),
+        ({"images": []}, "0 images.*2 categories"),
+        ({"categories": []}, "1 images.*0 categories"),
         ({"categories": [*CATEGORIES, {"id": 7, "name": "cow"}]}, r"categories\[2\]: id 7"),
-        ({"categories": [*CATEGORIES, {"id": 8, "name": "cat"}]}, "7 and 8 .*'cat'"),
+        ({"categories": [*CATEGORIES, {"id": 8, "name": "cat"}]}, "7.*8.*'cat'"),
         ({"categories": [{"id": 7, "name": "a\x1b[2J"}]}, r"a\\x1b"),
-        ({"categories": [{"id": 7, "name": 3}]}, "`name` is 3"),
-        ({"annotations": [BOX, BOX]}, r"annotations\[1\]: id 1 is there twice"),
+        ({"categories": [{"id": 7, "name": 3}]}, r"`name`.*\b3\b"),
+        ({"annotations": [BOX, BOX]}, r"annotations\[1\]: id 1 .*twice"),
         ({"annotations": [{**BOX, "image_id": None}]}, r"annotations\[0\] \(id 1\).*None"),
-        ({"annotations": [[BOX]]}, r"annotations\[0\].*expected an object"),
-        ({"annotations": {"1": BOX}}, "`annotations` is no list"),
+        ({"annotations": [[BOX]]}, r"annotations\[0\].*object"),
+        ({"annotations": {"1": BOX}}, "`annotations`.*list"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_a_line(tmp_path, lists, match):
@@ -210,12 +212,12 @@ def test_what_is_wrong_with_a_file_is_said_in_a_line(tmp_path, lists, match):
     [
         (b"", "''"),
         (b"[]", r"'\[\]'"),
-        (b'{"images": [NaN]}', r"images\[0\]: NaN is not finite"),
-        (b'{"info": -Infinity}', "-Infinity is not finite"),
+        (b'{"images": [NaN]}', r"images\[0\]: .*NaN"),
+        (b'{"info": -Infinity}', "info.*-Infinity"),
         (b'{"images": [' + b"1" * 5000 + b"]}", r"images\[0\]"),
         (b'{"annotations": [' + b"[" * 200_000, r"annotations\[0\]: .*recursion"),
         (b'{"info": ' + b'{"a":' * 200_000, "info: .*recursion"),
-        (b'{"images": [], "images": []}', "`images` is there twice"),
+        (b'{"images": [], "images": []}', "`images`.*twice"),
         (b'{"images": [{"id": 1', r"images\[0\]"),
         (b'{"images": []} {}', r"'\{\}'"),
         (b'{"images": [\n{"file_name": "\xff"}]}', r"json:2: .*images\[0\]: 'utf-8'"),
@@ -237,12 +239,12 @@ def test_limits_hold(tmp_path, monkeypatch):
     path = write(tmp_path, annotations=[{**BOX, "id": None}] * 4)
     source = tmp_path / "annotations" / "instances_train.json"
     for module, name, limit, match in (
-        (json_entries, "MAX_JSON_BYTES", 100, "more than"),
-        (json_entries, "_WINDOWS", (8, 16), "larger than"),
-        (coco_file, "MAX_ANNOTATIONS", 3, "more than 3 annotations"),
-        (coco_file, "MAX_IMAGES", 0, "more than 0 images"),
-        (coco_file, "MAX_CLASSES", 1, "more than 1 categories"),
-        (coco_file, "MAX_LABEL_LINES", 3, "image id 5 has 4 boxes"),
+        (json_entries, "MAX_JSON_BYTES", 100, f"{source.stat().st_size} bytes"),
+        (json_entries, "_WINDOWS", (8, 16), "16"),
+        (coco_file, "MAX_ANNOTATIONS", 3, "3 annotations"),
+        (coco_file, "MAX_IMAGES", 0, "0 images"),
+        (coco_file, "MAX_CLASSES", 1, "1 categories"),
+        (coco_file, "MAX_LABEL_LINES", 3, "id 5.*4 boxes"),
     ):
         coco_file.forget()
         with monkeypatch.context() as patch, pytest.raises(DataError, match=match) as caught:
@@ -256,7 +258,7 @@ def test_links_out_of_the_folder_of_the_images_are_refused(tmp_path):
     image = tmp_path / "images" / "train" / "a.png"
     outside = image.rename(tmp_path / "outside.png")
     image.symlink_to(outside)
-    with pytest.raises(DataError, match=r"id 5: 'a\.png' is a link that leads out of"):
+    with pytest.raises(DataError, match=r"id 5: 'a\.png'.*link"):
         rows(path)
     image.unlink()
     outside.rename(image.with_name("b.png"))
@@ -272,20 +274,20 @@ def test_a_linked_subfolder_that_leads_out_is_refused(tmp_path):
     folder = tmp_path / "images" / "train" / "sub"
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"'sub/a\.png' is a link that leads out of"):
+    with pytest.raises(DataError, match=r"'sub/a\.png'.*link"):
         rows(path)
 
 
 def test_an_image_of_another_size_than_the_file_says_is_named(tmp_path):
     path = write(tmp_path, images=[{**IMAGE, "width": HEIGHT, "height": WIDTH}])
-    with pytest.raises(DataError, match=r"id 5 has height and width \(100, 60\).*\(60, 100\)"):
+    with pytest.raises(DataError, match=r"id 5 .*\(100, 60\).*\(60, 100\)"):
         rows(path)
 
 
 def test_a_missing_image_is_named_or_skipped(tmp_path):
     path = write(tmp_path, images=[{"id": 6, "file_name": "b.png"}, IMAGE])
     (tmp_path / "images" / "train" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a\.png: no such image"):
+    with pytest.raises(DataError, match=r"a\.png: no such"):
         rows(path)
     assert rows(path, on_bad="skip") == [[]]
 
@@ -302,23 +304,26 @@ def test_the_images_are_found_where_tools_put_them(tmp_path, place):
 
 def test_the_yaml_can_name_the_folder_of_the_images(tmp_path):
     path = write(tmp_path, yaml="train_images: photos\n")
-    with pytest.raises(DataError, match=r"photos/a\.png: no such image"):
+    with pytest.raises(DataError, match=r"photos/a\.png: no such"):
         rows(path)
     (tmp_path / "images" / "train").rename(tmp_path / "photos")
     assert len(rows(path)) == 1
     path.write_text("train: annotations/instances_train.json\n")
-    with pytest.raises(DataError, match=r"'a\.png' is in none of .*`train_images:`"):
+    with pytest.raises(DataError, match=r"'a\.png'.*`train_images:`"):
         rows(path)
 
 
 @pytest.mark.parametrize(
     ("yaml", "match"),
     [
-        ("train: [annotations/instances_train.json, images]\n", "`train` names a COCO file and 1"),
-        ("train: gone.json\n", r"gone\.json: no such file"),
-        ("train: gone.json\nnames: [a]\n", r"gone\.json: no such file"),
-        ("train: annotations/instances_train.json\ntrain_images: 3\n", "yaml:2: `train_images` is"),
-        ("path: a.json\nnames: [a]\n", r"yaml:1: `path` is 'a\.json'"),
+        ("train: [annotations/instances_train.json, images]\n", r"`train`.*COCO.*\b1\b"),
+        ("train: gone.json\n", r"gone\.json"),
+        ("train: gone.json\nnames: [a]\n", r"gone\.json"),
+        (
+            "train: annotations/instances_train.json\ntrain_images: 3\n",
+            r"yaml:2: .*`train_images`.*\b3\b",
+        ),
+        ("path: a.json\nnames: [a]\n", r"yaml:1: .*`path`.*'a\.json'"),
     ],
 )
 def test_what_is_wrong_with_the_yaml_is_said(tmp_path, yaml, match):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_an_export_takes_names_anchors_and_calibration_from_coco(both, tmp_path,
     run("export", *options, "--data", both[1], "--int8")
     printed = capsys.readouterr().out
     assert "float32" in printed
-    assert "calibrated with 8 images" in printed
+    assert re.search(r"calibrat.*\b8 images", printed)
     assert Detector.open(tmp_path / "yolov5n-int8.onnx").names == NAMES
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime.data.dataset import DataConfig, Dataset, label_path, read_data_yaml
+from tests.support.messages import mentions
 
 
 def write_yaml(folder: Path, text: str) -> Path:
@@ -48,32 +49,30 @@ def test_names_as_mapping_follow_their_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "said"),
     [
-        ("train: a", "`names` is None"),
-        ("names: []", "`names` is"),
-        ("names: cat", "`names` is 'cat'"),
-        ("names: [a, b]\nnc: 3", "`nc` is 3 but `names` has 2"),
+        ("train: a", "`names`|None"),
+        ("names: []", "`names`|[]"),
+        ("names: cat", "`names`|'cat'"),
+        ("names: [a, b]\nnc: 3", "`nc`| 3 |`names`| 2"),
         ("names: {0: a, 2: b}", "0 to 1"),
-        ("names: [yes, b]", "name 0 is True"),
-        ("names: [a]\ntrain: 3", "`train` holds 3"),
-        ("names: [a]\nval: [x, null]", "`val` holds None"),
-        ("names: [a]\npath: [x]", "`path` is"),
-        ("- a", "got list"),
-        ("", "got NoneType"),
-        ("names: [a", "not readable as YAML"),
+        ("names: [yes, b]", "name 0|True"),
+        ("names: [a]\ntrain: 3", "`train`|3"),
+        ("names: [a]\nval: [x, null]", "`val`|None"),
+        ("names: [a]\npath: [x]", "`path`|['x']"),
+        ("- a", "list"),
+        ("", "NoneType"),
+        ("names: [a", "YAML"),
     ],
 )
-def test_refuses_a_bad_yaml_and_names_it(tmp_path, text, message):
+def test_refuses_a_bad_yaml_and_names_it(tmp_path, text, said):
     path = write_yaml(tmp_path, text)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=mentions(path, *said.split("|"))):
         read_data_yaml(path)
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
 
 
 def test_missing_yaml(tmp_path):
-    with pytest.raises(DataError, match=r"no\.yaml: no such file"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "no.yaml", "no such")):
         read_data_yaml(tmp_path / "no.yaml")
 
 
@@ -129,19 +128,19 @@ def test_a_list_names_every_missing_image_with_its_line(tmp_path):
 @pytest.mark.parametrize("text", ["train: gone", "train: gone/list.txt", "train: [here, gone]"])
 def test_a_missing_source_is_named(tmp_path, text):
     touch(tmp_path, "here/a.jpg")
-    with pytest.raises(DataError, match=r"gone.*: no such file or folder .*data\.yaml"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "gone", "no such", "data.yaml")):
         open_split(tmp_path, text)
 
 
 def test_an_empty_split_is_refused(tmp_path):
     touch(tmp_path, "images/readme.md")
-    with pytest.raises(DataError, match="images: no image found"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "images", "no image")):
         open_split(tmp_path, "train: images")
 
 
 def test_a_split_that_the_yaml_lacks(tmp_path):
     for split in ("val", "test"):
-        with pytest.raises(DataError, match=f"no `{split}:`"):
+        with pytest.raises(DataError, match=mentions("data.yaml", f"`{split}:`")):
             open_split(tmp_path, "train: images", split)
     with pytest.raises(ConfigError, match="'validation'"):
         open_split(tmp_path, "train: images", "validation")
@@ -184,7 +183,7 @@ def test_a_path_from_the_working_folder(tmp_path, monkeypatch):
 def test_an_unreadable_list_is_named_with_its_line(tmp_path):
     touch(tmp_path, "a.jpg")
     (tmp_path / "list.txt").write_bytes(b"a.jpg\n\xff.jpg\n")
-    with pytest.raises(DataError, match=r"list\.txt:2: not readable as a list"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "list.txt", ":2")):
         open_split(tmp_path, "train: list.txt")
 
 

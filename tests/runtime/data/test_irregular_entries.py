@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from exportloss.runtime.data.labels import read_label_file
 from exportloss.runtime.data.sources import find_images
 from exportloss.runtime.data.walking import describe_entry, files_below, find_matches
 from tests.support.bright_detector import make_spots, write_bright_detector
+from tests.support.messages import mentions
 
 
 def make_socket(path: Path) -> None:
@@ -63,7 +65,7 @@ def test_all_are_told_and_none_is_found(folder, source):
 def test_where_nothing_else_is_there_the_error_names_it(tmp_path, kind, is_pattern):
     path = tmp_path / "x.jpg"
     KINDS[kind][0](path)
-    with pytest.raises(DataError, match=f"1 entry .*x.jpg {KINDS[kind][1].split(' to ')[0]}"):
+    with pytest.raises(DataError, match=mentions("1 entry", path, KINDS[kind][1].split(" to ")[0])):
         find_images(tmp_path / "*.jpg" if is_pattern else path)
 
 
@@ -88,7 +90,7 @@ def test_a_source_folder_that_cannot_be_read_is_a_data_error(tmp_path, monkeypat
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(DataError, match="Permission denied"):
+    with pytest.raises(DataError, match=mentions(tmp_path, "Permission denied")):
         find_images(tmp_path)
 
 
@@ -96,10 +98,10 @@ def test_a_source_folder_that_cannot_be_read_is_a_data_error(tmp_path, monkeypat
 def test_a_list_says_what_its_entry_is(folder, kind):
     (folder / "list.txt").write_text(f"a.jpg\n{kind}.jpg\n")
     words = KINDS[kind][1].split(" to ")[0]
-    with pytest.raises(DataError, match=f"list.txt:2: .*{kind}.jpg .*{words}"):
+    with pytest.raises(DataError, match=mentions("list.txt:2: ", f"{kind}.jpg", words)):
         find_images(folder / "list.txt")
     (folder / "data.yaml").write_text("train: list.txt\nnames: [a]\n")
-    with pytest.raises(DataError, match=f"list.txt:2: .*{kind}.jpg {words}"):
+    with pytest.raises(DataError, match=mentions("list.txt:2: ", f"{kind}.jpg", words)):
         Dataset.open(read_data_yaml(folder / "data.yaml"), "train")
 
 
@@ -110,13 +112,15 @@ def test_a_data_set_holds_them_apart(folder, tmp_path):
     assert sorted(path.stem for path in dataset.irregular) == sorted(KINDS)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "batch2").symlink_to("/gone/batch2", target_is_directory=True)
-    with pytest.raises(DataError, match=r"1 entry .*batch2 is a broken link to /gone/batch2"):
+    with pytest.raises(
+        DataError, match=mentions("1 entry", "empty/batch2", "broken link", "/gone/batch2")
+    ):
         Dataset.open(read_data_yaml(tmp_path / "data.yaml"), "val")
 
 
 def test_a_broken_link_in_place_of_labels_is_no_background(tmp_path):
     (tmp_path / "a.txt").symlink_to("gone.txt")
-    with pytest.raises(DataError, match=r"a\.txt: is a broken link to gone.txt"):
+    with pytest.raises(DataError, match=mentions("a.txt", "broken link", "gone.txt")):
         read_label_file(tmp_path / "a.txt")
     assert read_label_file(tmp_path / "b.txt") is None
 
@@ -132,5 +136,4 @@ def test_commands_say_how_many_were_skipped(tmp_path, monkeypatch, capsys, comma
     source = ["--data", str(data), "--noplots"] if command == "val" else ["--source", str(images)]
     assert main([command, "--weights", str(weights), *source, "--threads", "1"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
-    assert "warning: 2 entries" in line
-    assert f"{images / 'link.png'} is a broken link to gone.png" in line
+    assert re.search(mentions("warning", "2 entries", images / "link.png", "to gone.png"), line)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import DataError
 from exportloss.runtime.data.labels import MAX_LABEL_BYTES, MAX_LABEL_LINES, read_labels
+from tests.support.messages import mentions
 
 
 def write(folder: Path, text: str | bytes, name: str = "a.txt") -> Path:
@@ -39,36 +40,34 @@ def test_missing_and_empty_are_images_without_objects(tmp_path, text):
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("1 .5 .5 .1", "4 columns, expected 5"),
-        ("1 .5 .5 .1 .1 .9", "6 columns, expected 5"),
-        ("1 .1 .1 .2 .1 .2 .2 .1", "8 columns, expected 5 (class x y width height), or a class"),
-        ("1 .1 .1 .2 .1 1.2 .2", "x 1.2, expected a fraction of the image in [0, 1]"),
-        ("1 .1 .1 .2 .1 .3 .1", "height 0, expected a size above 0"),
-        ("1 1e309 .5 .1 .1", "x 1e309 is not finite"),
-        ("1,.5,.5,.1,.1", "1 columns, expected 5"),
-        ("cat .5 .5 .1 .1", "class 'cat' is not a number"),
-        ("1 .5 half .1 .1", "y 'half' is not a number"),
-        ("1 nan .5 .1 .1", "x nan is not finite"),
-        ("1 .5 .5 inf .1", "width inf is not finite"),
-        ("1.5 .5 .5 .1 .1", "class 1.5, expected a whole number in [0, 3)"),
-        ("3 .5 .5 .1 .1", "class 3, expected a whole number in [0, 3)"),
-        ("-1 .5 .5 .1 .1", "class -1, expected a whole number in [0, 3)"),
-        ("1 1.01 .5 .1 .1", "x 1.01, expected a fraction of the image in [0, 1]"),
-        ("1 .5 -.2 .1 .1", "y -0.2, expected a fraction of the image in [0, 1]"),
-        ("1 .5 .5 .1 320", "height 320, expected a fraction of the image in [0, 1]"),
-        ("1 .5 .5 0 .1", "width 0, expected a size above 0"),
-        ("1 .5 .5 .1 -.1", "height -0.1, expected a size above 0"),
-        ("1 .5 .5 1e-60 .1", "width 1e-60, expected a size above 0"),
-        ("1 .5 .5 .1 \udcff", "height '\\ufffd' is not a number"),
+        ("1 .5 .5 .1", "4 columns|expected 5"),
+        ("1 .5 .5 .1 .1 .9", "6 columns|expected 5"),
+        ("1 .1 .1 .2 .1 .2 .2 .1", "8 columns|expected 5|class x y width height"),
+        ("1 .1 .1 .2 .1 1.2 .2", "x 1.2|[0, 1]"),
+        ("1 .1 .1 .2 .1 .3 .1", "height 0|above 0"),
+        ("1 1e309 .5 .1 .1", "x 1e309|finite"),
+        ("1,.5,.5,.1,.1", "1 columns|expected 5"),
+        ("cat .5 .5 .1 .1", "class 'cat'|number"),
+        ("1 .5 half .1 .1", "y 'half'|number"),
+        ("1 nan .5 .1 .1", "x nan|finite"),
+        ("1 .5 .5 inf .1", "width inf|finite"),
+        ("1.5 .5 .5 .1 .1", "class 1.5|whole number|[0, 3)"),
+        ("3 .5 .5 .1 .1", "class 3|whole number|[0, 3)"),
+        ("-1 .5 .5 .1 .1", "class -1|whole number|[0, 3)"),
+        ("1 1.01 .5 .1 .1", "x 1.01|[0, 1]"),
+        ("1 .5 -.2 .1 .1", "y -0.2|[0, 1]"),
+        ("1 .5 .5 .1 320", "height 320|[0, 1]"),
+        ("1 .5 .5 0 .1", "width 0|above 0"),
+        ("1 .5 .5 .1 -.1", "height -0.1|above 0"),
+        ("1 .5 .5 1e-60 .1", "width 1e-60|above 0"),
+        ("1 .5 .5 .1 \udcff", "height '\\ufffd'|number"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, what):
     text = f"0 .5 .5 .1 .1\n\n{line}\n".encode(errors="surrogateescape")
     path = write(tmp_path, text)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=mentions("1 problem", f"{path}:3: ", *what.split("|"))):
         read_labels(path, 3)
-    assert f"{path}:3: {what}" in str(caught.value)
-    assert str(caught.value).startswith("1 problem in the data set;")
 
 
 def test_every_bad_line_is_named(tmp_path):
@@ -93,7 +92,7 @@ def test_a_long_listing_is_cut(tmp_path):
 
 def test_a_folder_in_the_place_of_a_label_file(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(DataError, match=r"a\.txt: cannot be read"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "a.txt")):
         read_labels(tmp_path / "a.txt", 3)
 
 
@@ -110,7 +109,7 @@ def test_a_polygon_becomes_the_box_around_it(tmp_path):
 def test_values_are_read_as_float32(tmp_path):
     labels = read_labels(write(tmp_path, "1 .5 .5 1.00000004 1.0000000001"), 3)
     np.testing.assert_array_equal(labels, [[1, 0.5, 0.5, 1, 1]])
-    with pytest.raises(DataError, match=r"width 1\.0000"):
+    with pytest.raises(DataError, match=mentions("a.txt:1", "width 1.0000")):
         read_labels(write(tmp_path, "1 .5 .5 1.0000002 1"), 3)
 
 
@@ -138,7 +137,7 @@ def test_a_file_as_large_as_allowed_is_read(tmp_path):
     row = b"0 .5 .5 .1 .1\n"
     content = row + b"\n" * (MAX_LABEL_LINES - 1) + b" " * (MAX_LABEL_BYTES - MAX_LABEL_LINES + 1)
     content = content[:MAX_LABEL_BYTES]
-    with pytest.raises(DataError, match="more than 20000 lines"):
+    with pytest.raises(DataError, match=mentions("a.txt", 20_000)):
         read_labels(write(tmp_path, content), 3)
     content = row + b" " * (MAX_LABEL_BYTES - len(row))
     assert len(read_labels(write(tmp_path, content), 3)) == 1
@@ -146,7 +145,7 @@ def test_a_file_as_large_as_allowed_is_read(tmp_path):
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "a.txt", "regular")):
         read_labels(tmp_path / "a.txt", 3)
 
 
@@ -154,6 +153,7 @@ share = st.floats(0, 1, width=32)
 side = st.floats(2**-20, 1, width=32)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 79), share, share, side, side)))
 def test_what_is_written_is_read(tmp_path_factory, rows):
     text = "\n".join(" ".join(map(repr, row)) for row in rows)
@@ -172,6 +172,7 @@ text = st.lists(line, max_size=6).flatmap(
 content = st.binary(max_size=200) | text.map(lambda text: text.encode(errors="surrogatepass"))
 
 
+@settings(deadline=None)
 @given(content)
 def test_any_bytes_are_labels_or_an_error_with_file_and_line(tmp_path_factory, content):
     path = write(tmp_path_factory.getbasetemp(), content, "any.txt")

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from PIL import Image
 
@@ -40,14 +42,14 @@ def test_a_list_keeps_its_order(folder):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("gone", "no such file or folder"),
-        ("gone/*.jpg", "no such file or folder"),
-        ("empty", r"no image found; .*'.*empty/\*\*/\*.jpg'"),
-        ("photos/*.md", "no image found"),
-        ("photos/notes.md", "no image of a known format"),
+        ("gone", "gone.*no such"),
+        ("gone/*.jpg", r"gone/\*\.jpg.*no such"),
+        ("empty", r"empty.*no image.*'.*empty/\*\*/\*.jpg'"),
+        ("photos/*.md", r"photos/\*\.md.*no image"),
+        ("photos/notes.md", r"photos/notes\.md.*no image"),
         ("bad.txt", r"bad.txt:2: .*gone.png"),
-        ("empty.txt", "no image found"),
-        ("binary.txt", "not readable as a list"),
+        ("empty.txt", r"empty\.txt.*no image"),
+        ("binary.txt", r"binary\.txt.*not readable"),
     ],
 )
 def test_nothing_to_look_at(folder, source, message):
@@ -86,7 +88,7 @@ def test_videos_are_found_where_they_are_asked_for(folder):
     ["rtsp://10.0.0.1/a.mp4", "HTTP://x/*.mp4", "https:/youtu.be/a", "screen", "screen 0 10 10"],
 )
 def test_addresses_and_the_screen_are_refused(source):
-    with pytest.raises(DataError, match=rf"^{source.replace('*', '.')} is .*no network"):
+    with pytest.raises(DataError, match=rf"^{re.escape(source)} .*no network"):
         find_images(source, videos=True)
 
 

@@ -7,6 +7,7 @@ from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.evaluation.inference import Detector
 from tests.support.bright_detector import spot_image, write_bright_detector
+from tests.support.messages import mentions
 
 # On a canvas of 64 x 96 the first is scaled by 1/2 and padded above and below, the second is not.
 WIDE = spot_image(96, 192, (0, 32, 16, 48, 32), (1, 160, 64, 176, 80))
@@ -83,16 +84,16 @@ def test_size_and_batch_are_the_files_or_fit_the_stride(path, tmp_path):
     fixed = Detector.open(write_bright_detector(path, shape=(2, 3, 64, 96)), threads=1)
     assert fixed.check_size(None) == fixed.check_size((64, 96)) == (64, 96)
     assert fixed.check_batch(None, default=8) == fixed.check_batch(2, default=8) == 2
-    with pytest.raises(ConfigError, match=r"\(64, 96\) only"):
+    with pytest.raises(ConfigError, match=mentions((96, 96), (64, 96))):
         fixed.check_size((96, 96))
-    with pytest.raises(ConfigError, match="takes 2 only"):
+    with pytest.raises(ConfigError, match=r"\b3\b.*\b2\b"):
         fixed.check_batch(3, default=8)
     free = Detector.open(write_bright_detector(tmp_path / "free.onnx", stride="64"), threads=1)
     assert free.check_size(None) == (640, 640)
     assert (free.check_batch(None, default=8), free.check_batch(3, default=8)) == (8, 3)
-    with pytest.raises(ConfigError, match=r"such as \(128, 64\)"):
+    with pytest.raises(ConfigError, match=mentions((100, 64), (128, 64))):
         free.check_size((100, 64))
-    with pytest.raises(ConfigError, match="expected at least 1"):
+    with pytest.raises(ConfigError, match=r"\b0\b.*\b1\b"):
         free.check_batch(0, default=8)
 
 
@@ -128,18 +129,21 @@ def write_other(path, outputs, inputs=((1, 3, 8, 8),), element_type=TensorProto.
 
 
 @pytest.mark.parametrize(
-    ("file", "message"),
+    ("file", "said"),
     [
-        ({"outputs": (192, 1)}, r"gives out \[192, 1\]; expected \(B, N, 5 \+ classes\)"),
-        ({"outputs": (1, 64, 3)}, "gives out"),
-        ({"outputs": (1, 24, 8), "inputs": ((1, 192),)}, "expected images alone"),
-        ({"outputs": (1, 24, 8), "inputs": ((1, 3, 8, 8), (1,))}, "expected images alone"),
-        ({"outputs": (1, 24, 8), "element_type": TensorProto.UINT8}, "float32 or float16"),
+        ({"outputs": (192, 1)}, ["out", [192, 1], "(B, N, 5 + classes)"]),
+        ({"outputs": (1, 64, 3)}, ["out", [1, 64, 3]]),
+        ({"outputs": (1, 24, 8), "inputs": ((1, 192),)}, [[1, 192]]),
+        ({"outputs": (1, 24, 8), "inputs": ((1, 3, 8, 8), (1,))}, ["in1"]),
+        (
+            {"outputs": (1, 24, 8), "element_type": TensorProto.UINT8},
+            ["uint8", "float32", "float16"],
+        ),
     ],
 )
-def test_other_graphs_are_refused(path, file, message):
+def test_other_graphs_are_refused(path, file, said):
     write_other(path, **file)
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(ArtifactError, match=mentions(path, *said)):
         Detector.open(path, threads=1)
 
 
@@ -171,7 +175,7 @@ CELLS = 8 * 8 + 4 * 4 + 2 * 2  # of 64 x 64 pixels
         ([(1, 300, 6)], {"names": str(list("abcd"))}, "end-to-end"),
         ([(1, 300, 6)], {"names": "['a']", "end2end": "True"}, "end-to-end"),
         ([(1, 56, CELLS)], {"names": "['person']", "task": "pose"}, "pose"),
-        ([(1, 3 * CELLS, 12)], {"names": str(list("abcd"))}, "7 classes.* 4 by their names"),
+        ([(1, 3 * CELLS, 12)], {"names": str(list("abcd"))}, r"\b7\b.*\b4\b"),
     ],
 )
 def test_other_detectors_are_refused_by_name(path, outputs, metadata, told):
@@ -195,20 +199,20 @@ def test_a_yolov5_detector_is_not_taken_for_another(path, outputs, metadata):
 
 
 def test_what_is_no_file_is_refused(path):
-    with pytest.raises(ArtifactError, match="no such file"):
+    with pytest.raises(ArtifactError, match=mentions(path, "no such file")):
         Detector.open(path)
     path.write_bytes(b"no onnx")
-    with pytest.raises(ArtifactError, match="is no ONNX file that can be run"):
+    with pytest.raises(ArtifactError, match=mentions(path, "ONNX")):
         Detector.open(path)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "said"),
     [
-        ({"device": "tpu"}, "device is .tpu."),
-        ({"threads": 0}, "threads is 0"),
+        ({"device": "tpu"}, ["device", "'tpu'"]),
+        ({"threads": 0}, ["threads", "0"]),
     ],
 )
-def test_settings_out_of_range_are_refused(path, options, message):
-    with pytest.raises(ConfigError, match=message):
+def test_settings_out_of_range_are_refused(path, options, said):
+    with pytest.raises(ConfigError, match=mentions(*said)):
         Detector.open(write_bright_detector(path), **options)

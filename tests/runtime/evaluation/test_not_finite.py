@@ -23,6 +23,7 @@ from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppres
 from exportloss.runtime.training.epoch import evaluate_start
 from tests.support.bright_detector import make_spots, spot_image
 from tests.support.hostile.graphs import graph_of
+from tests.support.messages import mentions
 
 NAN, INF = float("nan"), float("inf")
 GOOD = (32.0, 32.0, 8.0, 8.0, 0.9, 0.9, 0.1)
@@ -61,7 +62,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_how_many_are_not_finite_is_said(name):
     rows, counted = BAD[name]
-    with pytest.raises(ArtifactError, match=f"{counted} .* not finite"):
+    with pytest.raises(ArtifactError, match=mentions(counted, "not finite")):
         check_predictions(np.array([rows], np.float32))
 
 

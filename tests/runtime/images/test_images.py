@@ -7,6 +7,7 @@ from PIL import Image
 from exportloss.errors import ConfigError, DataError
 from exportloss.runtime.images.letterbox import Letterbox, letterbox
 from exportloss.runtime.images.load import inspect_image, load_image, load_scaled
+from tests.support.messages import mentions
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -58,13 +59,13 @@ def test_other_pixel_formats_become_rgb(tmp_path):
 
 def test_damaged_files_are_refused_by_name(tmp_path):
     path = tmp_path / "a.jpg"
-    with pytest.raises(DataError, match=r"a\.jpg: no such image"):
+    with pytest.raises(DataError, match=mentions(path, "no such")):
         load_image(path)
     Image.fromarray(gradient(64, 64)).save(path)
     whole = path.read_bytes()
     for data in (b"", b"no image at all", whole[: len(whole) // 2], whole[:30]):
         path.write_bytes(data)
-        with pytest.raises(DataError, match=r"a\.jpg: the image cannot be decoded"):
+        with pytest.raises(DataError, match=mentions(path, "decoded")):
             load_image(path)
 
 
@@ -86,7 +87,7 @@ def test_a_damaged_byte_is_a_image_or_a_data_error(tmp_path, at):
 def test_oversize_images_are_refused_by_name(tmp_path, monkeypatch, limit):
     Image.fromarray(gradient(30, 40)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(DataError, match=r"a\.png: the image is too large"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "a.png", "too large")):
         load_image(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
     assert load_image(tmp_path / "a.png").shape == (30, 40, 3)
@@ -94,7 +95,7 @@ def test_oversize_images_are_refused_by_name(tmp_path, monkeypatch, limit):
 
 def test_floating_point_pixels_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match="floating-point"):
+    with pytest.raises(DataError, match=mentions(tmp_path / "a.tif", "float")):
         load_image(tmp_path / "a.tif")
 
 
@@ -103,7 +104,7 @@ def test_integers_of_32_bits_are_refused(tmp_path, largest):
     pixels = np.linspace(0, largest, 16, dtype=np.int32).reshape(4, 4)
     Image.fromarray(pixels).save(tmp_path / "a.tif")
     for read in (load_image, inspect_image):
-        with pytest.raises(DataError, match=r"a\.tif.*32 bits"):
+        with pytest.raises(DataError, match=mentions(tmp_path / "a.tif", "32 bits")):
             read(tmp_path / "a.tif")
 
 
@@ -207,11 +208,11 @@ def test_boxes_out_are_clipped_to_the_image():
 def test_letterbox_refuses_bad_arguments():
     image = gradient(4, 4)
     for bad in (image.astype(np.float32), image[..., :1], image[0], image[:0]):
-        with pytest.raises(ConfigError, match="image is"):
+        with pytest.raises(ConfigError, match=mentions("image", bad.dtype, bad.shape)):
             letterbox(bad, (8, 8))
-    with pytest.raises(ConfigError, match="size is"):
+    with pytest.raises(ConfigError, match=r"\bsize\b.*\b0\b.*\b1\b"):
         letterbox(image, (0, 8))
-    with pytest.raises(ConfigError, match="color is 256"):
+    with pytest.raises(ConfigError, match=mentions("color", 256)):
         letterbox(image, (8, 8), color=256)
 
 

@@ -21,6 +21,7 @@ from exportloss.runtime.sessions.installation import how_to_install
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from exportloss.runtime.sessions.step_loop import StepLoop
 from tests.support import tiny_detector as tiny
+from tests.support.messages import mentions
 from tests.support.pretended_gpu import CPU, CUDA, TENSORRT, PretendedGpu
 
 CUDA_0 = Device(kind="cuda")
@@ -114,11 +115,11 @@ def test_other_names_are_refused(name):
         ("tensorrt:1", TENSORRT, "onnxruntime-gpu"),
         ("coreml", "CoreMLExecutionProvider", "onnxruntime on macOS"),
         ("directml", "DmlExecutionProvider", "onnxruntime-directml"),
-        ("XnnpackExecutionProvider", "XnnpackExecutionProvider", "use --device cpu"),
+        ("XnnpackExecutionProvider", "XnnpackExecutionProvider", "cpu"),
     ],
 )
 def test_a_build_without_the_provider(folder, device, missing, install):
-    with pytest.raises(InstallationError, match=f"built without .*{missing}.*{install}"):
+    with pytest.raises(InstallationError, match=mentions(missing, install)):
         TrainSession.open(folder, device=device)
 
 
@@ -155,7 +156,7 @@ def test_a_provider_that_does_not_load():
 @pytest.mark.parametrize(
     ("trouble", "device", "error", "message"),
     [
-        ({"providers": [CPU]}, "cuda", InstallationError, "cannot drive it"),
+        ({"providers": [CPU]}, "cuda", InstallationError, "cuda.*cannot drive"),
         ({"providers": [CUDA, CPU]}, "tensorrt", InstallationError, "TensorRT 10"),
         (
             {"error": RuntimeError("Please install TensorRT libraries as mentioned")},
@@ -207,13 +208,13 @@ def test_versions_that_capture_safely(version, safe):
 
 @pytest.mark.parametrize("device", ["cpu", "tensorrt"])
 def test_cuda_graphs_are_of_cuda(folder, gpu, device):
-    with pytest.raises(ConfigError, match="cuda_graph requires device cuda"):
+    with pytest.raises(ConfigError, match=mentions("cuda_graph", "cuda", device)):
         TrainSession.open(folder, device=device, cuda_graph=True)
 
 
 def test_cuda_graphs_where_they_go_wrong(folder, gpu):
     gpu.__version__ = "1.30.0"
-    with pytest.raises(ConfigError, match=r"onnxruntime-gpu 1\.31\.1 or later"):
+    with pytest.raises(ConfigError, match=mentions("onnxruntime-gpu 1.31.1")):
         TrainSession.open(folder, device="cuda", cuda_graph=True)
     TrainSession.open(folder, device="cuda", self_check=False)
     assert gpu.opened[0][2][0]["enable_cuda_graph"] == "0"
@@ -287,12 +288,12 @@ class TestTrainingArtifacts:
         return folder
 
     def test_on_cuda_without_it(self, folder):
-        message = r"needs onnxruntime-training 1\.19\.2 .*CUDA 11\.8.*portable step"
+        message = mentions("onnxruntime-training 1.19.2", "CUDA 11.8", "portable step")
         with pytest.raises(InstallationError, match=message):
             TrainSession.open(folder, device="cuda")
 
     def test_on_tensorrt(self, folder):
-        with pytest.raises(ConfigError, match="for TensorRT export the portable step"):
+        with pytest.raises(ConfigError, match=mentions("TensorRT", "portable step")):
             TrainSession.open(folder, device="tensorrt")
 
     def test_copies_train_as_views_do(self, folder):

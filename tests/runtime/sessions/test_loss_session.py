@@ -21,6 +21,7 @@ from exportloss import (
 )
 from exportloss.runtime import LossResult, LossSession
 from exportloss.runtime.sessions import graph_session
+from tests.support.messages import mentions
 from tests.support.old_folders import unpack
 from tests.support.portable_loss import open_session
 from tests.support.small_losses import (
@@ -200,23 +201,25 @@ def test_what_cannot_be_computed_is_refused(session):
             session.compute(given, targets, balance=balance)
 
     names = "predictions_0, predictions_1"
-    refused(DataError, rf"inputs are predictions_0; .*starts from {names}$", predictions_1=None)
-    refused(DataError, rf"inputs are {names}, images; .* from {names}$", images=one)
-    refused(DataError, r"predictions_1 is float32 \(1, .*for float32 \(2, ", predictions_1=one[:1])
+    refused(DataError, rf"\bpredictions_0; .*\b{names}$", predictions_1=None)
+    refused(DataError, rf"\b{names}, images; .*\b{names}$", images=one)
+    refused(DataError, r"predictions_1.*float32 \(1, .*float32 \(2, ", predictions_1=one[:1])
     double = one.astype(np.float64)
-    refused(DataError, r"is float64 \(2, 2, 4, 4, 8\)", predictions_1=double)
+    refused(DataError, mentions("predictions_1", "float64", (2, 2, 4, 4, 8)), predictions_1=double)
     value = onnxruntime.OrtValue.ortvalue_from_numpy(double)
-    refused(DataError, r"is tensor\(double\) \(2, 2, 4, 4, 8\)", predictions_1=value)
-    refused(DataError, r"is list \(\)", predictions_1=one.tolist())
-    refused(DataError, r"balance has shape \(3,\); expected \(2,\)", balance=[4, 1, 0.4])
-    refused(TooManyTargetsError, "got 10 target rows, the graph has 9", targets=draw_rows(10))
-    refused(TargetError, "row 1: class is 3", targets=[[0] * 6, [0, 3, 0, 0, 0, 0]])
+    refused(
+        DataError, mentions("predictions_1", "tensor(double)", (2, 2, 4, 4, 8)), predictions_1=value
+    )
+    refused(DataError, mentions("predictions_1", "list ()"), predictions_1=one.tolist())
+    refused(DataError, mentions("balance", (3,), (2,)), balance=[4, 1, 0.4])
+    refused(TooManyTargetsError, r"\b10\b.*\b9\b", targets=draw_rows(10))
+    refused(TargetError, mentions("row 1", "class is 3"), targets=[[0] * 6, [0, 3, 0, 0, 0, 0]])
 
 
 def test_another_kind_of_artifact_is_refused(small_losses, tmp_path):
-    with pytest.raises(ArtifactError, match="holds a 'train-step' artifact, not a loss alone"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path, "'train-step'", "loss")):
         LossSession.open(unpack("0.1", tmp_path) / "step")
-    for wrong, message in (({"threads": -1}, "threads is -1"), ({"device": "tpu"}, "'tpu'")):
+    for wrong, message in (({"threads": -1}, "threads.*-1"), ({"device": "tpu"}, "'tpu'")):
         with pytest.raises(ConfigError, match=message):
             LossSession.open(small_losses["permuted"], **wrong)
 
@@ -234,7 +237,5 @@ def test_for_a_cpu_alone_the_numbers_are_the_same(sessions, tmp_path, layout):
     folder = export_small_loss(tmp_path / "loss", layout, provider="cpu")
     result = LossSession.open(folder, threads=1).compute(inputs, rows)
     assert_near(values_of(result), values_of(sessions[layout].compute(inputs, rows)))
-    with pytest.raises(
-        ConfigError, match=r"device is cuda, but .* for a CPU alone; export without"
-    ):
+    with pytest.raises(ConfigError, match=mentions("device is cuda", folder, "CPU")):
         LossSession.open(folder, device="cuda")

@@ -15,6 +15,7 @@ from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.sessions import loss_session, portable_step
 from exportloss.runtime.sessions.self_check import check_training
 from tests.support import tiny_detector as tiny
+from tests.support.messages import mentions
 from tests.support.pretended_gpu import CUDA, PretendedGpu
 
 RATE = 1e-3
@@ -53,7 +54,7 @@ def test_a_lying_device_does_not_train(gpu, tiny_artifact):
     gpu(1e-3)
     with pytest.raises(DeviceError) as caught:
         TrainSession.open(tiny_artifact, device="cuda:1")
-    figures = ("loss 1.0e-03 off", "at most 1e-05")
+    figures = ("loss 1.0e-03", "1e-05")
     for part in ("cuda:1", f"{CUDA} of onnxruntime 1.30.0", *figures):
         assert part in str(caught.value)
     TrainSession.open(tiny_artifact, device="cuda:1", self_check=False)
@@ -62,7 +63,7 @@ def test_a_lying_device_does_not_train(gpu, tiny_artifact):
 
 def test_what_is_no_number_is_a_difference(gpu, tiny_artifact):
     gpu(float("nan"))
-    with pytest.raises(DeviceError, match="loss nan off"):
+    with pytest.raises(DeviceError, match=mentions("cuda", "loss nan")):
         TrainSession.open(tiny_artifact, device="cuda")
 
 
@@ -71,7 +72,7 @@ def test_the_command_writes_nothing(gpu, tiny_artifact, tiny_shapes, tmp_path, c
     options = ["--data", str(tiny_shapes), "--project", str(tmp_path / "runs"), "--epochs", "1"]
     for weights in ([str(tiny_artifact)], ["yolov5n", "--imgsz", "64"]):
         assert main(["train", "--weights", *weights, *options, "--device", "cuda"]) == 2
-        assert "does not compute a training step" in capsys.readouterr().err
+        assert "training step" in capsys.readouterr().err
         assert not list(tmp_path.rglob("runs/*"))
 
 
@@ -84,7 +85,7 @@ def test_a_lying_device_gives_no_loss(gpu, small_losses):
     targets = [[0, 0, 0.5, 0.5, 0.2, 0.2]]
     expected = LossSession.open(folder, threads=1).compute(inputs, targets).loss
     gpu(1e-3)
-    with pytest.raises(DeviceError, match=r"a loss .*gradient_0 1\.0e-03 off"):
+    with pytest.raises(DeviceError, match=mentions("cuda", "a loss", "gradient_0 1.0e-03")):
         LossSession.open(folder, device="cuda").compute(inputs, targets)
     lie = LossSession.open(folder, device="cuda", self_check=False).compute(inputs, targets).loss
     assert lie == pytest.approx(1.001 * expected, rel=1e-5)
@@ -97,7 +98,7 @@ def test_a_lying_device_finds_nothing(gpu, tiny_artifact, tmp_path):
     path = tmp_path / "detector.onnx"
     TrainSession.open(tiny_artifact, threads=1).export_inference(path)
     gpu(1e-3)
-    with pytest.raises(DeviceError, match=r"a detection .*output0 1\.0e-03 off"):
+    with pytest.raises(DeviceError, match=mentions("cuda", "a detection", "output0 1.0e-03")):
         Detector.open(path, device="cuda")
     assert Detector.open(path, device="cuda", self_check=False).image_size is not None
     gpu(0.0)
@@ -110,7 +111,7 @@ def test_training_artifacts_are_compared_too(tmp_path, monkeypatch):
     check_training(one, other, device="cuda")
     step = one.step
     monkeypatch.setattr(one, "step", lambda *batch, lr, **more: step(*batch, lr=1.1 * lr, **more))
-    with pytest.raises(DeviceError, match=r"onnxruntime 1\.19\.2.*update 1\.0e-01 off"):
+    with pytest.raises(DeviceError, match=mentions("onnxruntime 1.19.2", "update 1.0e-01")):
         check_training(one, other, device="cuda")
 
 

@@ -15,6 +15,7 @@ from exportloss import ArtifactError, ConfigError, DataError, TargetError, TooMa
 from exportloss.export import export_train_step, export_training_artifacts
 from exportloss.runtime import TrainSession
 from tests.support import tiny_detector as tiny
+from tests.support.messages import mentions
 
 RATE = 1e-3
 
@@ -70,7 +71,7 @@ def test_uint8_and_float_images_are_the_same(ort_artifact):
 
 def test_portable_step_takes_uint8_only(step_artifact):
     images, rows = make_batch(0)
-    with pytest.raises(DataError, match="images are float32; the portable step takes uint8"):
+    with pytest.raises(DataError, match=mentions("images", "float32", "uint8")):
         TrainSession.open(step_artifact).evaluate(images.astype(np.float32) / 255, rows)
 
 
@@ -186,36 +187,39 @@ def test_training_needs_neither_torch_nor_onnx(artifact):
     assert done.stdout == "True\n", done.stderr
 
 
+SHAPE = (2, 3, 64, 64)
+
+
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "error", "said"),
     [
-        ({"images": np.zeros((1, 3, 64, 64), np.uint8)}, DataError, "exported for"),
-        ({"images": np.zeros((2, 64, 64, 3), np.uint8)}, DataError, "exported for"),
-        ({"images": [[0]]}, DataError, "images have shape None"),
-        ({"images": np.zeros((2, 3, 64, 64))}, DataError, "images are float64"),
-        ({"targets": [(2, 0, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "image is 2"),
-        ({"targets": [(0, 4, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "class is 4"),
-        ({"targets": np.zeros((33, 6))}, TooManyTargetsError, "got 33.*has 32 slots"),
-        ({"lr": float("nan")}, ConfigError, r"lr \(weights\) is nan"),
-        ({"lr": (0.1, -1.0, 0.1)}, ConfigError, r"lr \(norms\) is -1"),
-        ({"momentum": 1.0}, ConfigError, "momentum is 1.0; expected below 1"),
-        ({"weight_decay": float("inf")}, ConfigError, "weight_decay is inf"),
-        ({"max_norm": 0.0}, ConfigError, "max_norm is 0.0"),
+        ({"images": np.zeros((1, 3, 64, 64), np.uint8)}, DataError, [(1, 3, 64, 64), SHAPE]),
+        ({"images": np.zeros((2, 64, 64, 3), np.uint8)}, DataError, [(2, 64, 64, 3), SHAPE]),
+        ({"images": [[0]]}, DataError, ["images", None, SHAPE]),
+        ({"images": np.zeros((2, 3, 64, 64))}, DataError, ["images", "float64"]),
+        ({"targets": [(2, 0, 0.5, 0.5, 0.5, 0.5)]}, TargetError, ["row 0", "image is 2"]),
+        ({"targets": [(0, 4, 0.5, 0.5, 0.5, 0.5)]}, TargetError, ["row 0", "class is 4"]),
+        ({"targets": np.zeros((33, 6))}, TooManyTargetsError, ["33", "32"]),
+        ({"lr": float("nan")}, ConfigError, ["lr (weights)", "nan"]),
+        ({"lr": (0.1, -1.0, 0.1)}, ConfigError, ["lr (norms)", "-1"]),
+        ({"momentum": 1.0}, ConfigError, ["momentum", "1.0", "below 1"]),
+        ({"weight_decay": float("inf")}, ConfigError, ["weight_decay", "inf"]),
+        ({"max_norm": 0.0}, ConfigError, ["max_norm", "0.0"]),
     ],
 )
-def test_bad_step_is_refused_and_changes_nothing(session, change, error, message):
+def test_bad_step_is_refused_and_changes_nothing(session, change, error, said):
     images, rows = make_batch(0)
     arguments = {"images": images, "targets": rows, "lr": RATE} | change
     before = session.state()
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=mentions(*said)):
         session.step(**arguments)
     assert_same_state(before, session.state())
 
 
 def test_device_and_threads_are_checked(artifact):
-    with pytest.raises(ConfigError, match="device is 'tpu'"):
+    with pytest.raises(ConfigError, match=mentions("device", "'tpu'")):
         TrainSession.open(artifact, device="tpu")
-    with pytest.raises(ConfigError, match="threads is 0"):
+    with pytest.raises(ConfigError, match=r"\bthreads\b.*\b0\b"):
         TrainSession.open(artifact, threads=0)
 
 
@@ -232,9 +236,9 @@ def test_damaged_state_is_refused(session, tmp_path):
         content + b"x",
     ):
         path.write_bytes(damaged)
-        with pytest.raises(ArtifactError, match=r"state\.safetensors"):
+        with pytest.raises(ArtifactError, match=mentions(path)):
             session.resume(path)
-    with pytest.raises(ArtifactError, match="nowhere"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "nowhere")):
         session.resume(tmp_path / "nowhere")
     assert_same_state(before, session.state())
 
@@ -245,15 +249,17 @@ def test_state_of_another_model_is_refused(session, tmp_path):
     state = session.state()
     short = dict(list(state.model.items())[1:])
     save_state(tmp_path / "short", dataclasses.replace(state, model=short))
-    with pytest.raises(ArtifactError, match="lacks model tensor"):
+    with pytest.raises(ArtifactError, match=mentions("model", next(iter(state.model)))):
         session.resume(tmp_path / "short")
     name = next(iter(state.model))
     other = state.model | {name: np.zeros(3, np.float32)}
     save_state(tmp_path / "other", dataclasses.replace(state, model=other))
-    with pytest.raises(ArtifactError, match=rf"{name} has shape \(3,\), expected"):
+    with pytest.raises(ArtifactError, match=mentions(name, (3,), state.model[name].shape)):
         session.resume(tmp_path / "other")
     save_state(tmp_path / "adamw", dataclasses.replace(state, optimizer={}))
-    with pytest.raises(ArtifactError, match="lacks momentum tensor"):
+    with pytest.raises(
+        ArtifactError, match=mentions("momentum", next(iter(state.optimizer["momentum"])))
+    ):
         session.resume(tmp_path / "adamw")
 
 

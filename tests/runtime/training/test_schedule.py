@@ -3,12 +3,13 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exportloss.errors import ConfigError
 from exportloss.runtime.training.hyp import TrainingConfig, read_hyp, unused_keys
 from exportloss.runtime.training.schedule import PlannedStep, Schedule
+from tests.support.messages import mentions
 
 CONFIG = TrainingConfig()
 
@@ -121,6 +122,7 @@ def test_how_many_epochs_a_number_of_updates_means():
         assert schedule.epochs_done(updates) == expected
 
 
+@settings(deadline=None)
 @given(
     epochs=st.integers(1, 6),
     batches=st.integers(1, 60),
@@ -151,7 +153,7 @@ def test_every_schedule(epochs, batches, batch_size, cosine, warmup_epochs):
 @pytest.mark.parametrize("name", ["epochs", "batches", "batch_size", "nominal_batch"])
 def test_a_schedule_of_nothing_is_refused(name):
     settings = {"epochs": 1, "batches": 1, "batch_size": 1, name: 0}
-    with pytest.raises(ConfigError, match=f"{name} is 0"):
+    with pytest.raises(ConfigError, match=rf"\b{name}\b.*\b0\b.*\b1\b"):
         Schedule(**settings)
 
 
@@ -168,25 +170,24 @@ def test_a_hyp_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "values"),
     [
-        ("lr00: 0.1", "unknown key 'lr00'"),
-        ("lr0: -1", "lr0 is -1; expected a finite number >= 0"),
-        ("lr0: fast", "lr0 is 'fast'; expected a number"),
-        ("warmup_bias_lr: true", "warmup_bias_lr is True"),
-        ("lrf: .nan", "lrf is nan"),
-        ("momentum: 1.0", "momentum is 1.0; expected a number below 1"),
-        ("flipud: 2", r"flipud is 2; expected a number in \[0, 1\]"),
-        ("degrees: 200", r"degrees is 200; expected a number in \[0, 180\]"),
-        ("mosaic: 1.5", r"mosaic is 1.5; expected a number in \[0, 1\]"),
-        ("fliplr: 0.5\nlr0: 0x1" + "0" * 200, ":2: not readable as YAML: a number of 203 digits"),
-        ("# none\nhsv_h: red", ":2: hsv_h is 'red'; expected a number"),
-        ("just words", "expected `key: value` lines"),
+        ("lr00: 0.1", ("unknown", "'lr00'")),
+        ("lr0: -1", (":1:", "lr0", "-1", ">= 0")),
+        ("lr0: fast", (":1:", "lr0", "'fast'", "number")),
+        ("warmup_bias_lr: true", (":1:", "warmup_bias_lr", "True", "number")),
+        ("lrf: .nan", (":1:", "lrf", "nan")),
+        ("momentum: 1.0", (":1:", "momentum", "1.0", "below 1")),
+        ("flipud: 2", (":1:", "flipud", "2", "[0, 1]")),
+        ("degrees: 200", (":1:", "degrees", "200", "[0, 180]")),
+        ("mosaic: 1.5", (":1:", "mosaic", "1.5", "[0, 1]")),
+        ("fliplr: 0.5\nlr0: 0x1" + "0" * 200, (":2:", "YAML", "203 digits")),
+        ("# none\nhsv_h: red", (":2:", "hsv_h", "'red'", "number")),
+        ("just words", ("`key: value`",)),
     ],
 )
-def test_a_bad_hyp_file_is_refused(tmp_path, text, message):
+def test_a_bad_hyp_file_is_refused(tmp_path, text, values):
     path = tmp_path / "hyp.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=mentions(path, *values)):
         read_hyp(path)
-    assert str(path) in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 
 from exportloss.errors import ArtifactError, ConfigError, TooManyTargetsError, TrainingError
 from exportloss.runtime import Manifest, TrainSession
+from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.data.capacity import check_batches, check_capacity, drops_boxes
 from exportloss.runtime.data.loader import Batches
@@ -16,7 +17,8 @@ from exportloss.runtime.sessions.session import Items
 from exportloss.runtime.training.hyp import TrainingConfig
 from exportloss.runtime.training.results import EpochResult, Scores, best_epoch, read_results
 from exportloss.runtime.training.run_folder import RunFolder
-from exportloss.runtime.training.trainer import is_exhausted
+from exportloss.runtime.training.trainer import RunCompleteError, is_exhausted
+from tests.support.messages import mentions
 from tests.support.training_runs import (
     EPOCHS,
     Recorder,
@@ -177,15 +179,18 @@ def test_a_crash_between_the_files_of_an_epoch_does_no_harm(
 
 def test_what_cannot_be_resumed(session, run, uninterrupted, tmp_path):
     complete = run.but(folder=RunFolder(shutil.copytree(uninterrupted.path, tmp_path / "copy")))
-    with pytest.raises(ConfigError, match="is complete, all 3 epochs"):
+    with pytest.raises(RunCompleteError, match=mentions(complete.folder.path, "3 epochs")):
         complete.train(session, resume=True)
     other = dataclasses.replace(run.schedule, nominal_batch=6)
-    with pytest.raises(ConfigError, match="no whole number of epochs of this run"):
+    updates = load_state(complete.folder.last).updates
+    with pytest.raises(
+        ConfigError, match=mentions(complete.folder.last, f"{updates} updates", "epochs")
+    ):
         complete.but(schedule=other).train(session, resume=True)
     complete.folder.last.write_bytes(b"damaged")
-    with pytest.raises(ArtifactError, match="no readable training state"):
+    with pytest.raises(ArtifactError, match=mentions(complete.folder.last)):
         complete.train(session, resume=True)
-    with pytest.raises(ConfigError, match="made 10 updates already"):
+    with pytest.raises(ConfigError, match=f"{updates} updates"):
         run.train(session.resume(uninterrupted.last))
 
 
@@ -198,7 +203,7 @@ def test_a_loss_that_is_not_finite_and_not_skipped_stops_the_run(session, run, m
         return result if len(calls) < 6 else dataclasses.replace(result, loss=float("nan"))
 
     monkeypatch.setattr(session, "step", fail)
-    with pytest.raises(TrainingError, match="loss is nan in epoch 1, batch 2 of 4") as caught:
+    with pytest.raises(TrainingError, match=mentions("nan", "epoch 1", "batch 2 of 4")) as caught:
         run.train(session)
     batch = list(run.train_batches.epoch(1))[1]
     assert all(str(path) in str(caught.value) for path in batch.paths)
@@ -212,12 +217,12 @@ def test_too_many_boxes_are_refused_before_the_first_step(session, run, monkeypa
     counts = sorted(map(len, run.train_batches.labels))
     fullest = counts[-1] + counts[-2]
     check_capacity(run.train_batches, fullest)
-    with pytest.raises(TooManyTargetsError, match=rf"{fullest} targets.*\b{fullest - 1}\b"):
+    with pytest.raises(TooManyTargetsError, match=rf"\b{fullest}\b.*\b{fullest - 1}\b"):
         check_capacity(run.train_batches, fullest - 1)
     check_capacity(run.train_batches, 1, "keep-largest")
     session.manifest = dataclasses.replace(session.manifest, max_targets=fullest - 1)
     monkeypatch.setattr(session, "step", None)
-    with pytest.raises(TooManyTargetsError, match=f"max_targets={fullest}"):
+    with pytest.raises(TooManyTargetsError, match=rf"\b{fullest}\b.*\b{fullest - 1}\b"):
         run.train(session)
 
 
@@ -232,7 +237,7 @@ def test_mosaics_lose_boxes_unless_that_is_forbidden(run):
         fullest = plain + 2 * others * counts[-1]
         check_capacity(mosaics, fullest, "raise")
         with pytest.raises(
-            TooManyTargetsError, match=f"in mosaics of {others + 1}, have {fullest}"
+            TooManyTargetsError, match=mentions(f"mosaics of {others + 1}", f" {fullest} ")
         ):
             check_capacity(mosaics, fullest - 1, "raise")
         assert drops_boxes(mosaics, "auto")
@@ -304,20 +309,20 @@ def test_the_smallest_boxes_are_left_out_and_counted(session, run, monkeypatch):
 def test_what_does_not_fit_is_refused(session, run):
     manifest = session.manifest
     dataset = run.val_batches.dataset
-    with pytest.raises(ConfigError, match=r"batches of 3 images of \(64, 64\)"):
+    with pytest.raises(ConfigError, match=mentions("3 images", (64, 64), manifest.batch_size)):
         check_batches(Batches(dataset, 3, (64, 64)), manifest)
-    with pytest.raises(ConfigError, match=r"of \(64, 32\) pixels"):
+    with pytest.raises(ConfigError, match=mentions((64, 32), (64, 64))):
         check_batches(Batches(dataset, 2, (64, 32)), manifest)
     fifth = dataclasses.replace(dataset, names=(*dataset.names, "hexagon"))
-    with pytest.raises(ConfigError, match="5 classes, the artifacts 4"):
+    with pytest.raises(ConfigError, match=r"\b5\b.*\b4\b"):
         check_batches(Batches(fifth, 2, (64, 64)), manifest)
     swapped = dataclasses.replace(dataset, names=("circle", "triangle", "square", "star"))
-    with pytest.raises(ConfigError, match="class 1 is 'triangle' in the data set and 'square'"):
+    with pytest.raises(ConfigError, match=mentions("class 1", "'triangle'", "'square'")):
         check_batches(Batches(swapped, 2, (64, 64)), manifest)
     unnamed = dataclasses.replace(manifest, names=("0", "1", "2", "3"))
     check_batches(Batches(swapped, 2, (64, 64)), unnamed)
     longer = dataclasses.replace(run.schedule, batches=5)
-    with pytest.raises(ConfigError, match="the schedule is for 5 batches of 2"):
+    with pytest.raises(ConfigError, match=r"\b5\b.*\b2\b.*\b4\b"):
         run.but(schedule=longer).train(session)
 
 
@@ -327,9 +332,9 @@ def test_run_folders_count_up(tmp_path):
     assert names == ["exp", "exp2", "exp3"]
     assert RunFolder.create(project, "exp", exist_ok=True).path == project / "exp"
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot be made"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "file" / "exp")):
         RunFolder.create(tmp_path / "file", "exp")
-    with pytest.raises(ArtifactError, match="is a file"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "file", "a file")):
         RunFolder.create(tmp_path, "file", exist_ok=True)
 
 
@@ -343,7 +348,7 @@ def test_a_new_run_in_an_old_folder_starts_over(run):
 
 def test_damaged_results_are_named(tmp_path):
     (tmp_path / "results.csv").write_text("epoch,train/box_loss\n0,what\n")
-    with pytest.raises(ArtifactError, match=r"results\.csv is no readable results file"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "results.csv", "train/obj_loss")):
         read_results(tmp_path / "results.csv")
     assert read_results(tmp_path / "none.csv") == []
 
@@ -390,5 +395,5 @@ def test_a_run_without_progress_stops_early_and_resumes_as_complete(session, new
     assert result.stopped_early
     assert result.epochs[-1].epoch == result.best.epoch + 2 < 8
     assert run.folder.best_onnx.exists()
-    with pytest.raises(ConfigError, match="is complete"):
+    with pytest.raises(RunCompleteError, match=mentions(run.folder.path, "3 epochs")):
         still.train(new_session(), patience=2, resume=True)

@@ -1,6 +1,7 @@
 """Training runs some of whose batches are not finite."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from exportloss.errors import ConfigError, TrainingError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
+from tests.support.messages import mentions
 from tests.support.training_runs import Recorder, assert_same_run, make_run
 
 
@@ -75,7 +77,7 @@ def test_a_resumed_run_that_skips_is_the_same_run(new_session, run):
 def test_too_many_skipped_in_a_row_stop_the_run(session, run):
     bad = list(run.train_batches.epoch(1))[1:3]
     with pytest.raises(
-        TrainingError, match=r"2 steps in a row.*epoch 1, batch 3 of 4.*nan"
+        TrainingError, match=mentions("2 steps", "epoch 1", "batch 3 of 4", "nan")
     ) as info:
         run.train(spoil(session, *bad), max_skipped=2)
     assert all(str(path) in str(info.value) for path in bad[1].paths)
@@ -89,9 +91,9 @@ def test_too_many_skipped_in_a_row_stop_the_run(session, run):
 
 
 def test_an_epoch_that_is_skipped_whole_stops_the_run(session, run):
-    with pytest.raises(TrainingError, match=r"4 steps in a row.*epoch 0, batch 4 of 4"):
+    with pytest.raises(TrainingError, match=mentions("4 steps", "epoch 0", "batch 4 of 4")):
         run.train(spoil(session, *run.train_batches.epoch(0)))
-    with pytest.raises(ConfigError, match="max_skipped is 0; expected at least 1"):
+    with pytest.raises(ConfigError, match=r"\bmax_skipped\b.*\b0\b.*\b1\b"):
         run.train(session, max_skipped=0)
 
 
@@ -99,6 +101,6 @@ def test_the_console_names_what_is_skipped(session, run, capsys):
     bad = list(run.train_batches.epoch(0))[1]
     run.train(spoil(session, bad), reporter=Lines(Terminal(soft_wrap=True), run.schedule))
     _, warning, *epochs = capsys.readouterr().out.splitlines()
-    assert warning.startswith("warning: epoch 0, batch 2 was skipped: its loss, nan")
+    assert re.search(mentions("warning", "epoch 0", "batch 2", "skipped", "nan"), warning)
     assert all(str(path) in warning for path in bad.paths)
     assert ["1 batches skipped" in line for line in epochs] == [True, False, False]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from exportloss.runtime.video import reader as video_reader
 from exportloss.runtime.video.frames import MAX_FRAME_PIXELS, Frame, Timeline, check_frame_size
 from exportloss.runtime.video.reader import open_reader
 from exportloss.runtime.video.video import open_video
+from tests.support.messages import mentions
 from tests.support.videos import hostile_files, noise, write_audio, write_video
 
 
@@ -154,9 +156,9 @@ def test_times_only_rise():
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("a.mkv", {}, "of its 3.0 seconds"),
-        ("a.avi", {}, "of its 30 frames"),
-        ("a.mp4", {"codec": "png", "pixels": "rgb24", "movflags": "faststart"}, "of its 30 frames"),
+        ("a.mkv", {}, "3.0 seconds"),
+        ("a.avi", {}, "30 frames"),
+        ("a.mp4", {"codec": "png", "pixels": "rgb24", "movflags": "faststart"}, "30 frames"),
     ],
 )
 def test_of_a_file_cut_short_the_frames_before_are_kept(tmp_path, name, options, said):
@@ -166,7 +168,8 @@ def test_of_a_file_cut_short_the_frames_before_are_kept(tmp_path, name, options,
     frames, damage = read(path)
     assert 12 < len(frames) < 24
     assert_frames(frames, images[: len(frames)])
-    assert damage is not None and "it ends after" in damage and said in damage
+    reached = len(frames) / 10 if said.endswith("seconds") else len(frames)
+    assert damage is not None and re.search(rf"\b{reached} .*\b{said}", damage)
 
 
 def test_a_damaged_packet_is_skipped_and_said(tmp_path):
@@ -192,7 +195,7 @@ def test_a_file_without_the_index_that_is_written_last_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(b"", "empty"), (b"no video at all\n" * 99, "cannot be read"), (None, "no such video")],
+    [(b"", "empty"), (b"no video at all\n" * 99, "read"), (None, "no such")],
 )
 def test_no_video(tmp_path, content, match):
     path = tmp_path / "a.mp4"
@@ -205,7 +208,7 @@ def test_no_video(tmp_path, content, match):
 
 def test_sound_alone_is_refused(tmp_path):
     path = write_audio(tmp_path / "a.mp4")
-    with pytest.raises(DataError, match=rf"^{path}: .*only audio"):
+    with pytest.raises(DataError, match=rf"^{path}: .*audio"):
         read(path)
 
 
@@ -223,7 +226,7 @@ def test_a_video_without_frames_is_refused(tmp_path, name):
 def test_a_pipe_or_a_folder_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     for name in ("pipe.mp4", "."):
-        with pytest.raises(DataError, match="no regular file"):
+        with pytest.raises(DataError, match=mentions(tmp_path / name, "regular")):
             read(tmp_path / name)
 
 
@@ -265,7 +268,7 @@ def test_a_child_that_takes_too_long_is_ended(tmp_path):
 @pytest.mark.parametrize("options", [{"stride": 0}, {"time_limit": 0}, {"time_limit": -1}])
 def test_options_out_of_range(tmp_path, options):
     ((name, value),) = options.items()
-    with pytest.raises(ConfigError, match=f"{name} is {value}"), open_video(tmp_path, **options):
+    with pytest.raises(ConfigError, match=mentions(name, value)), open_video(tmp_path, **options):
         pass
 
 
