@@ -20,6 +20,11 @@ def missing(text: str, *values: object) -> list[object]:
     return [value for value in values if not re.search(mentions(value), text)]
 
 
+def error_of(output: str) -> str:
+    """Return what a command's last line of errors says, without the command's name and usage."""
+    return output.splitlines()[-1].partition("error: ")[2]
+
+
 def _pattern(value: object) -> str:
     pattern = re.escape(str(value))
     if isinstance(value, (int, float)):
