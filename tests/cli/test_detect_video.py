@@ -20,6 +20,7 @@ from exportloss.runtime.video import cameras
 from exportloss.runtime.video.reader import open_reader
 from tests.support.bright_detector import spot_image, write_bright_detector
 from tests.support.hostile.system_calls import trace, why_no_trace
+from tests.support.messages import error_of, missing
 from tests.support.videos import hostile_files, noise, write_audio, write_video
 
 EXP = Path("runs/detect/exp")
@@ -116,7 +117,7 @@ def test_every_nth_frame_has_the_number_it_has_in_the_video(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert written() == {f"labels/clip_{n}.txt" for n in (1, 3, 5)}
     assert detect("clip.mkv", "--vid-stride", 0) == 2
-    assert "--vid-stride is 0" in capsys.readouterr().err
+    assert not missing(error_of(capsys.readouterr().err), "vid-stride", 0)
 
 
 def test_of_a_video_cut_short_what_was_found_is_kept(capsys):
@@ -124,7 +125,7 @@ def test_of_a_video_cut_short_what_was_found_is_kept(capsys):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert detect(path, "--save-json") == 1
     errors = capsys.readouterr().err.splitlines()
-    assert errors[0].startswith("video 1/1 clip.avi: ") and "of its 30 frames" in errors[0]
+    assert errors[0].startswith("video 1/1 clip.avi: ") and not missing(errors[0], 30)
     count = len(json.loads((EXP / "detections.json").read_text()))
     assert 10 < count < 20
     with open_reader(EXP / "clip.mp4") as video:

@@ -8,7 +8,8 @@ import pytest
 from exportloss.cli import main
 from exportloss.cli.detection.detectors import open_detector
 from exportloss.runtime.artifact.state import load_state
-from tests.cli.test_train import command
+from tests.support.device_command import command
+from tests.support.messages import error_of, missing
 
 
 @pytest.fixture(scope="module")
@@ -56,4 +57,4 @@ def test_a_run_can_be_judged_by_its_state(step_artifact, shapes, tmp_path):
 def test_without_torch_they_are_refused_in_words(exported, shapes, tmp_path):
     done = command("val", "--weights", exported / "yolov5n.pt", "--data", shapes, cwd=tmp_path)
     assert done.returncode == 2
-    assert "needs torch" in done.stderr
+    assert not missing(error_of(done.stderr), exported / "yolov5n.pt", "torch")
