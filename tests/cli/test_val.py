@@ -51,7 +51,7 @@ def test_where_there_is_neither_torch_nor_onnx_the_table_has_pycocotools_numbers
     done = command("val", "--weights", weights, "--data", data, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "val" / "exp"
-    assert done.stdout.splitlines()[-1] == "written to runs/val/exp"
+    assert done.stdout.splitlines()[-1].endswith(" runs/val/exp")
     table = rows(done.stdout)
     assert list(table) == ["all", "green", "blue"]
     ap50, ap = coco_map(data, folder / "best_predictions.json")

@@ -62,8 +62,9 @@ def test_bad_row_is_named(column, value, expected):
 def test_every_bad_row_is_named_up_to_a_limit():
     with pytest.raises(TargetError) as error:
         pad([(9, 0, 0, 0, 0, 0)] * 30)
-    text = str(error.value)
-    assert text.count("image is 9") == 20 and "and 10 more" in text
+    lines = str(error.value).splitlines()
+    assert sum(not missing(line, "image", 9) for line in lines) == 20
+    assert not missing(lines[-1], 10)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_the_second_time_only_what_changed_is_looked_into(data, looked_into, tmp
     assert changed.labels[4][0, 0] == 1
 
 
-def test_a_image_is_known_by_more_than_its_size(data, looked_into):
+def test_an_image_is_known_by_more_than_its_size(data, looked_into):
     check_dataset(data)
     looked_into.clear()
     status = data.images[0].stat()
@@ -272,7 +272,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(data, monkeypat
     cut=st.floats(0, 1),
     harm=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
 )
-def test_any_damage_to_a_image_is_decoded_or_named(tmp_path_factory, suffix, cut, harm):
+def test_any_damage_to_an_image_is_decoded_or_named(tmp_path_factory, suffix, cut, harm):
     folder = tmp_path_factory.getbasetemp() / "damage"
     data = write(folder, GOOD)
     rng = np.random.default_rng(0)
