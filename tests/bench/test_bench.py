@@ -16,6 +16,7 @@ from exportloss.bench.measuring import check_agreement, measure
 from exportloss.bench.process import RivalProcess, Unavailable
 from exportloss.bench.scenario import make_head, make_maps, make_padded_targets, make_targets
 from exportloss.bench.statistics import Timing, fitted_exponent, fitted_slope
+from tests.support.messages import mentions, missing
 
 
 def test_timing_is_of_the_scaled_milliseconds():
@@ -41,7 +42,7 @@ def test_the_fit_is_by_least_squares():
 
 def test_a_rival_that_is_not_available_says_why():
     absent = Rival(name="absent", about="", prepare="os:abort", libraries=("numpy", "no_package"))
-    with RivalProcess(absent) as process, pytest.raises(Unavailable, match="no_package is not"):
+    with RivalProcess(absent) as process, pytest.raises(Unavailable, match=mentions("no_package")):
         process.prepare(Scenario(), None)
 
 
@@ -49,8 +50,8 @@ def test_a_rival_that_breaks_down_shows_what_it_wrote():
     broken = Rival(name="broken", about="", prepare="os:getenv", libraries=("numpy",))
     with RivalProcess(broken) as process, pytest.raises(BenchmarkError) as caught:
         process.prepare(Scenario(), None)
-    assert "broken broke down (prepare, exit status 1)" in str(caught.value)
-    assert "TypeError: str expected, not Scenario" in str(caught.value)
+    # The error is Python's own.
+    assert not missing(str(caught.value), "broken", "prepare", 1, "TypeError: str expected")
 
 
 class Recorder:
@@ -75,25 +76,24 @@ def test_a_rival_that_computes_something_else_is_named():
     check_agreement({})
     check_agreement({"eager": (2.0, 1.0), "static": (2.0001, 1.0)})
     for wrong in (2.0003, math.nan):
-        with pytest.raises(
-            BenchmarkError, match=r"portable does not do what eager does.*1 against"
-        ):
+        told = mentions("portable", "eager", f"{wrong}, 1", "2, 1")
+        with pytest.raises(BenchmarkError, match=told):
             check_agreement({"eager": (2.0, 1.0), "portable": (wrong, 1.0)})
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "told"),
     [
-        ({"batch_size": 0}, "batch size is 0"),
-        ({"image_size": (64, 0)}, "image size is 0"),
-        ({"targets": 65}, "targets is 65; expected 0 to max targets, 64"),
-        ({"threads": 0}, "threads is 0"),
-        ({"device": "tpu"}, "device is 'tpu'"),
-        ({"layout": "flat"}, "layout is 'flat'"),
+        ({"batch_size": 0}, ("batch size", 0, 1)),
+        ({"image_size": (64, 0)}, ("image size", 0, 1)),
+        ({"targets": 65}, ("targets", 65, 64)),
+        ({"threads": 0}, ("threads", 0, 1)),
+        ({"device": "tpu"}, ("device", "'tpu'", "cpu")),
+        ({"layout": "flat"}, ("layout", "'flat'", "'permuted'", "'head-output'", "'head-input'")),
     ],
 )
-def test_a_scenario_refuses_sizes_that_cannot_be(wrong, message):
-    with pytest.raises(ConfigError, match=message):
+def test_a_scenario_refuses_sizes_that_cannot_be(wrong, told):
+    with pytest.raises(ConfigError, match=mentions(*told)):
         Scenario(**wrong)
 
 

@@ -13,6 +13,7 @@ from exportloss.bench.statistics import Timing
 from exportloss.cli import main
 from exportloss.cli.bench import command
 from exportloss.errors import BenchmarkError
+from tests.support.messages import error_of, missing
 
 TINY = ["--imgsz", "64", "--batch-size", "1", "--nc", "2", "--max-targets", "8", "--threads", "1"]
 ONCE = ["--rounds", "1", "--steps", "1"]
@@ -39,14 +40,14 @@ def test_bench_loss(capsys, tmp_path):
     assert portable["peak_mb"] < eager["imported_mb"]  # it has no torch
     assert [limit["name"] for limit in found["limits"]] == ["memory-limit"]
     assert found["machine"]["cores"] >= 1
-    assert found["unavailable"] == [
-        {"rival": "cuda-graph", "reason": "CUDA graphs need --device cuda"}
-    ]
+    (unavailable,) = found["unavailable"]
+    assert unavailable["rival"] == "cuda-graph"
+    assert not missing(unavailable["reason"], "--device cuda")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     # What was exported is used again, or refused where it is of other sizes.
     other = ["bench", "loss", *TINY, *ONCE, "--rivals", "portable", "--artifacts", str(tmp_path)]
     assert main([*other, "--nc", "3"]) == 2
-    assert "is of num_classes 2, but 3 is to be measured" in capsys.readouterr().err
+    assert not missing(error_of(capsys.readouterr().err), "num_classes", 2, 3)
 
 
 def test_bench_step(capsys):
@@ -55,7 +56,8 @@ def test_bench_step(capsys):
     )
     out, progress = capsys.readouterr()
     assert "round 1 of 1" in progress
-    assert "step: yolov5n, 64 x 64, batch 1, 2 classes, 8 targets, 8 slots, frozen 24" in out
+    title = next(line for line in out.splitlines() if line.startswith("step: yolov5n, 64 x 64, "))
+    assert not missing(title, "batch 1", "2 classes", "8 targets", "frozen 24")
     rows = {line.split()[0]: line for line in out.splitlines() if line}
     assert "torch" in rows["eager"] and "onnxruntime" in rows["portable"]
     assert rows["arithmetic-limit:"].split()[2] == "ms"
@@ -111,7 +113,7 @@ def test_growth(capsys, monkeypatch, tmp_path):
     assert lines[0].startswith("step: yolov5n, 320 x 320, 80 classes")
     assert lines[-5].split() == ["2", "16.00", "(1.00)", "8.00", "(0.50)"]
     assert lines[-3].split() == ["exponent", "2.00", "2.00"]
-    assert lines[-1] == "ort-training not available: not here"
+    assert lines[-1].startswith("ort-training ") and lines[-1].endswith(": not here")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
     found = run_json(capsys, *arguments[1:])
     assert found["growth"] == "batch"
@@ -135,7 +137,7 @@ def test_growth_keeps_what_was_measured_before_a_size_failed(capsys, monkeypatch
     arguments = ["bench", "step", "--growth", "batch", "--at"]
     assert main([*arguments, "1,2,4,8"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "4 not available: portable does not do what eager does"
+    assert last.startswith("4 ") and last.endswith(": portable does not do what eager does")
     assert main([*arguments, "1,2,4,8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["failed"] == {"4": "portable does not do what eager does"}
@@ -154,7 +156,7 @@ def test_targets_grow_with_their_slots(capsys, monkeypatch):
     assert main(["bench", "loss", "--growth", "targets", "--at", "30,1000"]) == 0
     assert [(one.targets, one.max_targets) for one in scenarios] == [(30, 30), (1000, 1000)]
     title = capsys.readouterr().out.splitlines()[0]
-    assert "targets" not in title and "slots" not in title and "batch 16" in title
+    assert missing(title, "batch 16", 30, 64, 1000) == [30, 64, 1000]
 
 
 def test_a_table_of_memory(capsys, monkeypatch):
@@ -172,34 +174,34 @@ def test_a_table_of_memory(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "told"),
     [
-        (["loss", "--rivals", "eager,portible"], "no rival 'portible'; choose from eager, static"),
-        (["loss", "--targets", "9"], "targets is 9; expected 0 to max targets, 8"),
-        (["loss", "--imgsz", "64", "64", "64"], "--imgsz got 3 numbers"),
-        (["step", "--batch-size", "0"], "batch size is 0"),
-        (["step", "--device", "cuda"], "finds no GPU"),
+        (["loss", "--rivals", "eager,portible"], ("'portible'", "eager", "static", "portable")),
+        (["loss", "--targets", "9"], ("targets", 9, 0, 8)),
+        (["loss", "--imgsz", "64", "64", "64"], ("imgsz", 3)),
+        (["step", "--batch-size", "0"], ("batch size", 0, 1)),
+        (["step", "--device", "cuda"], ("device", "'cuda'", torch.__version__)),
         (
             ["loss", "--rivals", "portable", "--device-python", "/no/python"],
-            "/no/python is no program that can be run",
+            ("/no/python",),
         ),
-        (["loss", "--imgsz", "80"], "image size is (80, 80); expected multiples of 32 for yolov5n"),
-        (["step", "--weights", "yolov5s6", "--imgsz", "96"], "multiples of 64 for yolov5s6"),
-        (["loss", "--at", "1,2"], "--at names the sizes of --growth"),
-        (["step", "--growth", "batch", "--at", "1,few"], "'few' is no batch size"),
-        (["loss", "--growth", "slots", "--at", "0,8"], "max targets is 0"),
-        (["loss", "--growth", "targets", "--at", "few"], "'few' is no number of boxes"),
-        (["memory", "--layout", "head-output"], "--layout is of the loss alone"),
-        (["memory", "--of", "loss", "--freeze", "10"], "--freeze means nothing to the loss alone"),
-        (["loss", "--rounds", "0"], "rounds is 0"),
-        (["loss", "--rivals", "cuda-graph"], "none of the rivals is available: cuda-graph: CUDA"),
+        (["loss", "--imgsz", "80"], ("image size", (80, 80), 32, "yolov5n")),
+        (["step", "--weights", "yolov5s6", "--imgsz", "96"], ((96, 96), 64, "yolov5s6")),
+        (["loss", "--at", "1,2"], ("--at", "--growth")),
+        (["step", "--growth", "batch", "--at", "1,few"], ("'few'", "batch size")),
+        (["loss", "--growth", "slots", "--at", "0,8"], ("max targets", 0, 1)),
+        (["loss", "--growth", "targets", "--at", "few"], ("'few'", "boxes")),
+        (["memory", "--layout", "head-output"], ("--layout", "loss")),
+        (["memory", "--of", "loss", "--freeze", "10"], ("--freeze", "loss")),
+        (["loss", "--rounds", "0"], ("rounds", 0, 1)),
+        (["loss", "--rivals", "cuda-graph"], ("cuda-graph", "--device cuda")),
     ],
 )
-def test_bad_options_are_refused(capsys, monkeypatch, arguments, message):
+def test_bad_options_are_refused(capsys, monkeypatch, arguments, told):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     name, *more = arguments
     assert main(["bench", name, *TINY, *more]) == 2
-    assert message in capsys.readouterr().err
+    assert not missing(error_of(capsys.readouterr().err), *told)
 
 
 def test_rivals_have_names_of_their_own():

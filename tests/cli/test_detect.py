@@ -8,8 +8,9 @@ from exportloss.cli import main
 from exportloss.runtime.data.labels import read_labels
 from exportloss.runtime.drawing.draw import class_color
 from exportloss.runtime.images.load import load_image
-from tests.cli.test_train import command
 from tests.support.bright_detector import spot_image, write_bright_detector
+from tests.support.device_command import command
+from tests.support.messages import error_of, missing
 
 ESCAPING = {0: "../up", 1: "dog"}
 
@@ -38,7 +39,7 @@ def test_where_there_is_neither_torch_nor_onnx_everything_is_written(photos, wei
     first, second, last = done.stdout.splitlines()
     assert first.startswith(f"image 1/2 {photos}/none.png: 64x64 (no detections), ")
     assert second.startswith(f"image 2/2 {photos}/two.png: 128x128 1 ../up, 1 dog, ")
-    assert last == "written to runs/detect/exp"
+    assert last.endswith(" runs/detect/exp")
     folder = tmp_path / "runs" / "detect" / "exp"
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert written == {
@@ -80,8 +81,9 @@ def test_a_damaged_image_is_named_and_passed_over(photos, weights, tmp_path, cap
     arguments = ["--weights", str(weights), "--source", str(photos), "--save-txt", "--hide-conf"]
     assert main(["detect", *arguments]) == 1
     errors = capsys.readouterr().err
-    assert f"image 1/3 {photos}/bad.png: {photos}/bad.png: the image cannot be decoded" in errors
-    assert "1 of 3 images could not be decoded" in errors
+    first, *_ = errors.splitlines()
+    assert first.startswith(f"image 1/3 {photos}/bad.png: ")
+    assert not missing(errors.splitlines()[-1], 1, 3)
     folder = tmp_path / "runs" / "detect" / "exp"
     assert len(read_labels(folder / "labels" / "two.txt", 2)) == 2
     assert sorted(path.name for path in folder.glob("*.png")) == ["none.png", "two.png"]
@@ -96,20 +98,20 @@ def test_images_of_the_same_name_do_not_replace_each_other(photos, weights, tmp_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "told"),
     [
-        ("--weights gone.onnx --source photos", "gone.onnx: no such file"),
-        ("--weights ONNX --source gone", "gone: no such file or folder"),
-        ("--weights ONNX --source photos --imgsz 96", "the detector takes (64, 64) only"),
-        ("--weights ONNX --source photos --iou-thres -1", "iou_thres is -1.0"),
-        ("--weights ONNX --source photos --line-thickness 0", "--line-thickness is 0"),
+        ("--weights gone.onnx --source photos", ("gone.onnx: ", "no such file")),
+        ("--weights ONNX --source gone", ("gone: ", "no such file")),
+        ("--weights ONNX --source photos --imgsz 96", ((64, 64),)),
+        ("--weights ONNX --source photos --iou-thres -1", ("iou_thres", -1.0)),
+        ("--weights ONNX --source photos --line-thickness 0", ("line-thickness", 0)),
     ],
 )
 @pytest.mark.usefixtures("photos")
-def test_what_is_wrong_is_said_before_a_folder_is_made(weights, capsys, arguments, message):
+def test_what_is_wrong_is_said_before_a_folder_is_made(weights, capsys, arguments, told):
     words = {"ONNX": str(weights)}
     assert main(["detect", *(words.get(word, word) for word in arguments.split())]) == 2
-    assert message in capsys.readouterr().err
+    assert not missing(error_of(capsys.readouterr().err), *told)
     assert not (weights.parent / "runs").exists()
 
 

@@ -20,6 +20,7 @@ from exportloss.runtime.video import cameras
 from exportloss.runtime.video.reader import open_reader
 from tests.support.bright_detector import spot_image, write_bright_detector
 from tests.support.hostile.system_calls import trace, why_no_trace
+from tests.support.messages import error_of, missing
 from tests.support.videos import hostile_files, noise, write_audio, write_video
 
 EXP = Path("runs/detect/exp")
@@ -71,7 +72,7 @@ def test_a_video_gives_what_its_images_give(name, codec, pixels, capsys):
     first, second, *_, last = told.out.splitlines()
     assert first.startswith(f"video 1/1 (1/{'?' if name == 'clip.mkv' else 6}) {name}: 96x128 1 gr")
     assert second.partition(": ")[2].startswith("96x128 (no detections), ")
-    assert last == f"written to {EXP}"
+    assert last.endswith(f" {EXP}")
     images = Path("runs/detect/images")
     frames = {one for one in written(images) if "/" in one}
     assert len(frames) == 10  # labels and crops of five
@@ -116,7 +117,7 @@ def test_every_nth_frame_has_the_number_it_has_in_the_video(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert written() == {f"labels/clip_{n}.txt" for n in (1, 3, 5)}
     assert detect("clip.mkv", "--vid-stride", 0) == 2
-    assert "--vid-stride is 0" in capsys.readouterr().err
+    assert not missing(error_of(capsys.readouterr().err), "vid-stride", 0)
 
 
 def test_of_a_video_cut_short_what_was_found_is_kept(capsys):
@@ -124,7 +125,7 @@ def test_of_a_video_cut_short_what_was_found_is_kept(capsys):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert detect(path, "--save-json") == 1
     errors = capsys.readouterr().err.splitlines()
-    assert errors[0].startswith("video 1/1 clip.avi: ") and "of its 30 frames" in errors[0]
+    assert errors[0].startswith("video 1/1 clip.avi: ") and not missing(errors[0], 30)
     count = len(json.loads((EXP / "detections.json").read_text()))
     assert 10 < count < 20
     with open_reader(EXP / "clip.mp4") as video:
@@ -185,7 +186,7 @@ def test_a_camera_runs_until_it_is_stopped_and_leaves_whole_files(monkeypatch, c
     count = 30 if stop is None else 7
     told = capsys.readouterr()
     assert told.out.startswith("camera 0 (1): 96x128 1 green, ")
-    assert f"written to {EXP}" in told.out
+    assert str(EXP) in told.out
     assert ("camera 0: " in told.err) == (stop is None)
     with open_reader(EXP / "0.mp4") as video:
         assert len(list(video.frames())) == count

@@ -2,6 +2,7 @@ import pytest
 
 from exportloss.cli import main, make_parser
 from exportloss.cli.unknown_flags import _ANSWERS
+from tests.support.messages import error_of, missing
 
 REQUIRED = {
     "train": [],
@@ -24,7 +25,7 @@ def refused(command, *arguments, capsys):
 def test_a_flag_of_yolov5_that_is_not_here_is_answered(command, flag, capsys):
     told = refused(command, flag, "3", capsys=capsys)
     assert told.startswith(f"usage: exportloss {command}")
-    assert f"{flag}: not here; " in told
+    assert error_of(told).startswith(f"{flag}: ")
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,8 @@ def test_a_flag_of_yolov5_that_is_not_here_is_answered(command, flag, capsys):
 def test_what_a_graph_of_one_shape_cannot_do_is_answered_in_a_line(flag, reasons, capsys):
     *usage, answer = refused("train", flag, capsys=capsys).splitlines()
     assert usage[0].startswith("usage: ")
-    assert f"{flag}: not here; " in answer
-    assert all(reason in answer for reason in reasons)
+    assert error_of(answer).startswith(f"{flag}: ")
+    assert not missing(answer, *reasons)
 
 
 def test_a_batch_size_that_is_to_be_tried_out_is_answered_in_a_line(
@@ -64,12 +65,13 @@ def test_a_batch_size_that_is_to_be_tried_out_is_answered_in_a_line(
 def test_a_mistyped_flag_is_told_what_is_near(command, flag, near, capsys):
     told = refused(command, flag, capsys=capsys)
     assert told.startswith(f"usage: exportloss {command}")
-    assert f"did you mean {near}?" in told
+    assert not missing(error_of(told), flag.partition("=")[0], near)
 
 
 def test_nothing_is_near_nonsense(capsys):
-    assert "no flag --zzzz" in refused("train", "--zzzz", capsys=capsys)
-    assert "'a'" in refused("train", "a", capsys=capsys)
+    answer = error_of(refused("train", "--zzzz", capsys=capsys))
+    assert answer.count("--") == 1 and not missing(answer, "--zzzz")
+    assert "'a'" in error_of(refused("train", "a", capsys=capsys))
 
 
 @pytest.mark.parametrize("command", _ANSWERS)

@@ -6,9 +6,10 @@ import pytest
 
 from exportloss.cli import main
 from exportloss.runtime.data.labels import read_labels
-from tests.cli.test_train import command
 from tests.support.bright_detector import make_spots, write_bright_detector
 from tests.support.coco_numbers import coco_map
+from tests.support.device_command import command
+from tests.support.messages import error_of, missing
 
 NAMES = {0: "green", 1: "blue"}
 
@@ -50,7 +51,7 @@ def test_where_there_is_neither_torch_nor_onnx_the_table_has_pycocotools_numbers
     done = command("val", "--weights", weights, "--data", data, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "val" / "exp"
-    assert done.stdout.splitlines()[-1] == "written to runs/val/exp"
+    assert done.stdout.splitlines()[-1].endswith(" runs/val/exp")
     table = rows(done.stdout)
     assert list(table) == ["all", "green", "blue"]
     ap50, ap = coco_map(data, folder / "best_predictions.json")
@@ -81,9 +82,7 @@ def test_a_run_folder_stands_for_its_best_detector(data, weights, tmp_path, caps
 
 def test_without_matplotlib_it_says_what_to_install(data, weights, tmp_path, capsys):
     assert main(["val", "--weights", str(weights), "--data", str(data), "--imgsz", "64"]) == 0
-    assert "no plots: matplotlib is not installed; pip install matplotlib" in (
-        capsys.readouterr().out
-    )
+    assert "pip install matplotlib" in capsys.readouterr().out
     written = {path.suffix for path in (tmp_path / "runs" / "val" / "exp").iterdir()}
     assert written == {".jpg"}
 
@@ -99,8 +98,8 @@ def test_artifacts_give_the_loss_too(step_artifact, shapes, tmp_path):
 def test_names_that_differ_are_noted(data, tmp_path, capsys):
     weights = write_bright_detector(tmp_path / "other.onnx", names={0: "green", 1: "red"})
     assert main(["val", "--weights", str(weights), "--data", str(data), "--imgsz", "64"]) == 0
-    note = "note: class 1 is 'red' in the detector, 'blue' in the data set"
-    assert note in capsys.readouterr().out
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert any(not missing(note, 1, "'red'", "'blue'") for note in notes)
 
 
 def test_a_split_without_objects_is_said_to_be(data, weights, tmp_path, capsys):
@@ -108,7 +107,7 @@ def test_a_split_without_objects_is_said_to_be(data, weights, tmp_path, capsys):
         path.write_text("")
     assert main(["val", "--weights", str(weights), "--data", str(data), "--imgsz", "64"]) == 0
     out = capsys.readouterr().out
-    assert "no object in val" in out
+    assert any(not missing(line, "no object", "val") for line in out.splitlines())
     assert rows(out) == {"all": [6, 0, 0, 0, 0, 0]}
 
 
@@ -122,29 +121,29 @@ def test_predictions_carry_the_files_own_name_where_it_is_no_number(data, weight
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "told"),
     [
-        ("--weights gone.onnx --data DATA", "gone.onnx: no such file"),
-        ("--weights EMPTY --data DATA", "is neither a finished run"),
-        ("--weights DATA --data DATA", "ends in neither .onnx nor .pt"),
-        ("--weights ONNX --data gone.yaml", "gone.yaml: no such file"),
-        ("--weights ONNX --data DATA --task train", "no `train:`"),
-        ("--weights ONNX --data DATA --imgsz 0", "--imgsz is 0"),
-        ("--weights ONNX --data DATA --imgsz 64 64 64", "--imgsz got 3 numbers"),
-        ("--weights ONNX --data DATA --batch-size 0", "batch size is 0"),
-        ("--weights ONNX --data DATA --conf-thres 2", "conf_thres is 2.0"),
-        ("--weights ONNX --data DATA --max-det 0", "max_det is 0"),
-        ("--weights ONNX --data DATA --device tpu", "device is 'tpu'"),
-        ("--weights ONNX --data DATA --threads 0", "threads is 0"),
-        ("--weights ONNX --data THREE", "the detector has 2 classes, the data set 3"),
+        ("--weights gone.onnx --data DATA", ("gone.onnx: ", "no such file")),
+        ("--weights EMPTY --data DATA", ("empty", "run")),
+        ("--weights DATA --data DATA", ("data.yaml", ".onnx", ".pt")),
+        ("--weights ONNX --data gone.yaml", ("gone.yaml: ", "no such file")),
+        ("--weights ONNX --data DATA --task train", ("data.yaml", "`train:`")),
+        ("--weights ONNX --data DATA --imgsz 0", ("imgsz", 0)),
+        ("--weights ONNX --data DATA --imgsz 64 64 64", ("imgsz", 3)),
+        ("--weights ONNX --data DATA --batch-size 0", ("batch size", 0)),
+        ("--weights ONNX --data DATA --conf-thres 2", ("conf_thres", 2.0)),
+        ("--weights ONNX --data DATA --max-det 0", ("max_det", 0)),
+        ("--weights ONNX --data DATA --device tpu", ("device", "'tpu'")),
+        ("--weights ONNX --data DATA --threads 0", ("threads", 0)),
+        ("--weights ONNX --data THREE", ("classes", 2, 3)),
     ],
 )
-def test_what_is_wrong_is_said_before_a_folder_is_made(data, weights, capsys, arguments, message):
+def test_what_is_wrong_is_said_before_a_folder_is_made(data, weights, capsys, arguments, told):
     tmp_path = weights.parent
     (tmp_path / "empty").mkdir()
     three = tmp_path / "three.yaml"
     three.write_text(data.read_text().replace("path: .", "path: spots").replace("[", "[red, "))
     words = {"ONNX": weights, "DATA": data, "EMPTY": "empty", "THREE": three}
     assert main(["val", *(str(words.get(word, word)) for word in arguments.split())]) == 2
-    assert message in capsys.readouterr().err
+    assert not missing(error_of(capsys.readouterr().err), *told)
     assert not (tmp_path / "runs").exists()

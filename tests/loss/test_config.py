@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exportloss import ConfigError, LossConfig
+from tests.support.messages import mentions
 
 HYP = """
 lr0: 0.01  # training keys are passed over
@@ -30,51 +31,54 @@ def test_hyperparameter_file(tmp_path):
 def test_unknown_key_suggests_the_near_one(tmp_path):
     path = tmp_path / "hyp.yaml"
     path.write_text("boxx: 0.05\nfl_gama: 1.5\n")
-    with pytest.raises(ConfigError, match=r"'boxx' \(did you mean 'box'\?\), 'fl_gama' \(did you"):
+    unknown = ("'boxx'", "'box'", "'fl_gama'", "'fl_gamma'")
+    with pytest.raises(ConfigError, match=mentions(path, *unknown)):
         LossConfig.from_yaml(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "told"),
     [
-        ("- box", "expected `key: value` lines"),
-        ("box: [", "not readable as YAML"),
-        ("box: large", "box is 'large'; expected a finite number"),
-        ("box: .nan", "box is nan; expected a finite number"),
-        ("autobalance: 1", "autobalance is 1; expected true or false"),
+        ("- box", ("`key: value`", "list")),
+        ("box: [", (1, "YAML")),
+        ("box: large", ("box", "'large'", "finite")),
+        ("box: .nan", ("box", "nan", "finite")),
+        ("autobalance: 1", ("autobalance", 1, "true or false")),
     ],
 )
-def test_bad_file(tmp_path, text, message):
+def test_bad_file(tmp_path, text, told):
     path = tmp_path / "hyp.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(ConfigError, match=mentions(path, *told)):
         LossConfig.from_yaml(path)
-    assert str(path) in str(error.value)
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere"):
+    with pytest.raises(ConfigError, match=mentions(tmp_path / "nowhere.yaml")):
         LossConfig.from_yaml(tmp_path / "nowhere.yaml")
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "told"),
     [
-        ({"box": -1}, "box is -1; expected a number >= 0"),
-        ({"cls_pw": 0}, "cls_pw is 0; expected a number > 0"),
-        ({"anchor_t": 1}, "anchor_t is 1; expected a number > 1"),
-        ({"label_smoothing": 1}, r"expected a number in \[0, 1\)"),
-        ({"gr": 1.1}, r"expected a number in \[0, 1\]"),
-        ({"focal_alpha": 2}, r"expected a number in \[0, 1\]"),
-        ({"criterion": "mse"}, "criterion is 'mse'; expected one of"),
-        ({"criterion": "qfocal"}, "needs fl_gamma > 0"),
-        ({"criterion": "blur", "fl_gamma": 1}, "takes no fl_gamma"),
-        ({"box": True}, "box is True; expected a finite number"),
-        ({"box": float("inf")}, "expected a finite number"),
+        ({"box": -1}, ("box", -1, ">= 0")),
+        ({"cls_pw": 0}, ("cls_pw", "> 0")),
+        ({"cls_pw": -2}, ("cls_pw", -2, "> 0")),
+        ({"anchor_t": 1}, ("anchor_t", "> 1")),
+        ({"anchor_t": 0.5}, ("anchor_t", 0.5, "> 1")),
+        ({"label_smoothing": 1}, ("label_smoothing", "[0, 1)")),
+        ({"label_smoothing": 1.5}, ("label_smoothing", 1.5, "[0, 1)")),
+        ({"gr": 1.1}, ("gr", 1.1, "[0, 1]")),
+        ({"focal_alpha": 2}, ("focal_alpha", 2, "[0, 1]")),
+        ({"criterion": "mse"}, ("criterion", "'mse'", "'bce'", "'focal'", "'qfocal'", "'blur'")),
+        ({"criterion": "qfocal"}, ("qfocal", "fl_gamma", "> 0")),
+        ({"criterion": "blur", "fl_gamma": 7}, ("blur", "fl_gamma", 7)),
+        ({"box": True}, ("box", True, "finite")),
+        ({"box": float("inf")}, ("box", "inf", "finite")),
     ],
 )
-def test_out_of_range(values, message):
-    with pytest.raises(ConfigError, match=message):
+def test_out_of_range(values, told):
+    with pytest.raises(ConfigError, match=mentions(*told)):
         LossConfig(**values)
 
 

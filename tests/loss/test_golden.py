@@ -23,6 +23,7 @@ from exportloss.export import export_training_artifacts
 from exportloss.loss.matching import match
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from tests.support.golden_cases import GoldenCase, LossGraph, Runner, StepResult, find_cases
+from tests.support.messages import mentions
 from tests.support.portable_loss import run_loss_onnx
 
 
@@ -248,16 +249,16 @@ def assert_same_bits(one: StepResult, other: StepResult) -> None:
 
 
 def test_folder_without_cases_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match=mentions(tmp_path / "missing", "no folder")):
         find_cases(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"no loss case.*an empty folder"):
+    with pytest.raises(ValueError, match=mentions(tmp_path, "empty")):
         find_cases(tmp_path)
     np.savez(tmp_path / "criteria.npz", pred=np.zeros(3))
-    with pytest.raises(ValueError, match=r"no loss case.*criteria\.npz"):
+    with pytest.raises(ValueError, match=mentions(tmp_path, "criteria.npz")):
         find_cases(tmp_path)
 
 
 def test_unreadable_case_is_named(tmp_path: Path):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(ValueError, match=r"cut\.npz cannot be read"):
+    with pytest.raises(ValueError, match=mentions("cut.npz")):
         find_cases(tmp_path)

@@ -18,9 +18,9 @@ Arrays = list[npt.NDArray[np.float32]]
 
 # A case is an image with its logits and boxes. Those of a batch share a loss, in which what is not
 # finite in one of them cannot hide.
-CASES, PICTURES = 10_000, 50
+CASES, IMAGES = 10_000, 50
 CLASSES, ANCHORS, STRIDES, SIZE = 3, [[[2, 3], [16, 30]], [[30, 61], [62, 45]]], [8, 16], (16, 32)
-ROWS = 3 * PICTURES
+ROWS = 3 * IMAGES
 EXPORTED = {
     "default": {},
     "any anchor": {"anchor_t": 1e9, "gr": 0.5, "sort_obj_iou": True},
@@ -57,7 +57,7 @@ def draw_cases(rng: np.random.Generator) -> tuple[Arrays, npt.NDArray[np.float32
 
     levels = [
         mixed(
-            (PICTURES, 2, SIZE[0] // stride, SIZE[1] // stride, 5 + CLASSES),
+            (IMAGES, 2, SIZE[0] // stride, SIZE[1] // stride, 5 + CLASSES),
             [-100, 100, 0],
             *(-100, 100),
         ).astype(np.float32)
@@ -65,13 +65,13 @@ def draw_cases(rng: np.random.Generator) -> tuple[Arrays, npt.NDArray[np.float32
     ]
     rows = np.column_stack(
         (
-            np.repeat(np.arange(PICTURES), ROWS // PICTURES),
+            np.repeat(np.arange(IMAGES), ROWS // IMAGES),
             rng.integers(0, CLASSES, ROWS),
             mixed((ROWS, 2), [0, 0.25, 0.5, 1], 0, 1),
             mixed((ROWS, 2), [1e-6, 1], 1e-6, 1),
         )
     )
-    return levels, pad_targets(rows, ROWS, batch_size=PICTURES, num_classes=CLASSES)
+    return levels, pad_targets(rows, ROWS, batch_size=IMAGES, num_classes=CLASSES)
 
 
 def make_loss(options: dict[str, Any]) -> YoloLoss:
@@ -80,7 +80,7 @@ def make_loss(options: dict[str, Any]) -> YoloLoss:
 
 def test_in_torch() -> None:
     matched = 0
-    for seed in range(CASES // PICTURES):
+    for seed in range(CASES // IMAGES):
         rng = np.random.default_rng(seed)
         options, (levels, targets) = draw_options(rng), draw_cases(rng)
         loss = make_loss(options)
@@ -90,16 +90,16 @@ def test_in_torch() -> None:
         for tensor in (value, items, balance, *gradients):
             assert torch.isfinite(tensor).all(), (seed, options)
         matched += bool(items[0])
-    assert matched > CASES // PICTURES // 2
+    assert matched > CASES // IMAGES // 2
 
 
 @pytest.mark.parametrize("options", EXPORTED.values(), ids=EXPORTED.keys())
 def test_in_the_graph(tmp_path: Path, options: dict[str, Any]) -> None:
-    sizes = {"image_size": SIZE, "batch_size": PICTURES, "max_targets": ROWS}
+    sizes = {"image_size": SIZE, "batch_size": IMAGES, "max_targets": ROWS}
     loss = make_loss(options)
     export_loss(loss, tmp_path / "loss", gradients=True, **sizes)
     session = open_session((tmp_path / "loss" / "loss.onnx").read_bytes())
-    for seed in range(CASES // PICTURES):
+    for seed in range(CASES // IMAGES):
         levels, targets = draw_cases(np.random.default_rng(seed))
         feed = {f"predictions_{i}": level for i, level in enumerate(levels)}
         feed |= {"targets": targets, "balance": loss.initial_balance.numpy()}

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from exportloss import LossConfig, YoloLoss
+from exportloss.errors import ExportError
 from exportloss.export.aten.tracing import trace
 
 ANCHORS, STRIDES, CLASSES, SLOTS = (((10, 13), (16, 30)), ((30, 61), (62, 45))), (8, 16), 3, 8
@@ -64,18 +65,22 @@ def test_it_runs_where_there_is_no_data(options):
 
 
 @pytest.mark.parametrize(
-    "function",
+    ("function", "operator"),
     [
-        lambda x: x[x > 0].sum(),
-        lambda x: x * x.sum().item(),
-        lambda x: torch.nonzero(x).sum(),
-        lambda x: x.masked_select(x > 0).sum(),
+        (lambda x: x[x > 0].sum(), "aten.index.Tensor by a mask"),
+        (
+            lambda x: x.index_put((x > 0,), torch.tensor(2.0)),
+            "aten.index_put.default by a mask",
+        ),
+        (lambda x: x * x.sum().item(), "aten._local_scalar_dense.default"),
+        (lambda x: torch.nonzero(x).sum(), "aten.nonzero.default"),
+        (lambda x: x.masked_select(x > 0).sum(), "aten.masked_select.default"),
     ],
 )
-def test_what_looks_is_found(function):
-    x = torch.ones(4)
-    try:
-        traced = trace(lambda x: (function(x),), (x,))
-    except Exception:  # the trace itself may refuse
-        return
-    assert looking(traced)
+def test_what_looks_is_found(function, operator):
+    assert operator in looking(trace(lambda x: (function(x),), (torch.ones(4),)))
+
+
+def test_a_path_that_depends_on_data_is_not_traced():
+    with pytest.raises(ExportError, match="data-dependent"):
+        trace(lambda x: (x if x.sum() > 0 else -x,), (torch.ones(4),))

@@ -21,6 +21,7 @@ from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.models.layers import Detect
 from tests.support.gpu_graphs import assert_runs_on_gpus
+from tests.support.messages import mentions
 from tests.support.portable_loss import open_session
 from tests.support.tiny_detector import make_detector
 from tests.support.tiny_detector import make_loss as make_tiny_loss
@@ -154,18 +155,18 @@ def test_another_model_trains_with_its_own_head():
 
 def test_bad_heads_are_refused():
     head, loss = make_head(), make_loss()
-    with pytest.raises(ConfigError, match="no `m` of 2 convolutions"):
+    with pytest.raises(ConfigError, match=mentions("Identity", "`m`", 2)):
         SparseHeadLoss(nn.Identity(), loss)
-    with pytest.raises(ConfigError, match="level 0 of the head is"):
+    with pytest.raises(ConfigError, match=mentions("level 0", "Conv2d(6, 20, ", 16)):
         SparseHeadLoss(head, make_loss(3))
     head.m[1] = nn.Conv2d(CHANNELS[1], head.na * head.no, 3, padding=1)
-    with pytest.raises(ConfigError, match="level 1 of the head is"):
+    with pytest.raises(ConfigError, match=mentions("level 1", "kernel_size=(3, 3)", "1x1")):
         SparseHeadLoss(head, loss)
-    with pytest.raises(ConfigError, match="got 1 feature maps, expected 2"):
+    with pytest.raises(ConfigError, match=mentions("feature maps", 1, 2)):
         SparseHeadLoss(make_head(), loss)(make_features()[:1], make_targets())
-    with pytest.raises(ConfigError, match="did not call the head"):
+    with pytest.raises(ConfigError, match=mentions("Identity", "Detect")):
         head_inputs(nn.Identity(), make_head(), torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ConfigError, match="autobalance is on"):
+    with pytest.raises(ConfigError, match=mentions("autobalance", "`initial_balance`")):
         SparseHeadLoss(make_head(), make_loss(autobalance=True))(make_features(), make_targets())
 
 
@@ -237,7 +238,7 @@ def test_loss_alone_from_either_side_of_the_head(tmp_path: Path, layout: str):
 
 def test_loss_alone_from_the_heads_input_needs_the_head(tmp_path: Path):
     sizes = {"image_size": (HEIGHT, WIDTH), "batch_size": BATCH, "max_targets": 4}
-    with pytest.raises(ExportError, match="pass head="):
+    with pytest.raises(ExportError, match=mentions("head-input", "head=")):
         export_loss(make_loss(), tmp_path / "loss", layout="head-input", **sizes)
     assert not (tmp_path / "loss").exists()
 
@@ -259,7 +260,7 @@ def test_the_faster_head_is_chosen():
 def test_a_model_without_a_head_stays_dense():
     sizes = {"image_size": (64, 64), "batch_size": 2, "max_targets": 8}
     assert prepare(make_detector(), make_tiny_loss(), **sizes).image_loss.head == "dense"
-    with pytest.raises(ExportError, match="no `features` and `detect`"):
+    with pytest.raises(ExportError, match=mentions("TinyDetector", "`features`", "`detect`")):
         prepare(make_detector(), make_tiny_loss(), head="sparse", **sizes)
 
 

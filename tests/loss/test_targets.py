@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from exportloss import ExportLossError, TargetError, TooManyTargetsError, pad_targets
+from tests.support.messages import mentions, missing
 
 GOOD = (1, 2, 0.5, 0.25, 0.125, 1.0)
 
@@ -31,55 +32,60 @@ def test_no_rows(rows):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("column", "value", "expected"),
     [
-        (0, 2, "image is 2; expected 0 to 1"),
-        (0, -1, "image is -1; expected 0 to 1"),
-        (0, 0.5, "image is 0.5; expected a whole number"),
-        (1, 3, "class is 3; expected 0 to 2"),
-        (1, -1, "class is -1; expected 0 to 2"),
-        (1, 1.5, "class is 1.5; expected a whole number"),
-        (2, -0.01, "x is -0.01, negative"),
-        (3, 1.01, "y is 1.01, over 1"),
-        (4, -0.5, "width is -0.5, negative"),
-        (5, 2.0, "height is 2, over 1"),
-        *((column, np.nan, "is nan; expected a finite number") for column in range(6)),
-        *((column, np.inf, "is inf; expected a finite number") for column in range(6)),
+        (0, 2, "0 to 1"),
+        (0, -1, "0 to 1"),
+        (0, 0.5, "whole number"),
+        (1, 3, "0 to 2"),
+        (1, -1, "0 to 2"),
+        (1, 1.5, "whole number"),
+        (2, -0.01, "negative"),
+        (3, 1.01, "over 1"),
+        (4, -0.5, "negative"),
+        (5, 2, "over 1"),
+        *((column, np.nan, "finite") for column in range(6)),
+        *((column, np.inf, "finite") for column in range(6)),
     ],
 )
-def test_bad_row_is_named(column, value, message):
+def test_bad_row_is_named(column, value, expected):
     bad = list(GOOD)
     bad[column] = value
-    with pytest.raises(TargetError, match=f"1 of 3 target rows.*\n.*row 1: .*{message}"):
+    with pytest.raises(TargetError) as error:
         pad([GOOD, bad, GOOD])
+    first, line = str(error.value).splitlines()
+    assert not missing(first, 1, 3)
+    name = ("image", "class", "x", "y", "width", "height")[column]
+    assert not missing(line, "row 1", f"{name} is {value}", expected)
 
 
 def test_every_bad_row_is_named_up_to_a_limit():
     with pytest.raises(TargetError) as error:
         pad([(9, 0, 0, 0, 0, 0)] * 30)
-    text = str(error.value)
-    assert text.count("image is 9") == 20 and "and 10 more" in text
+    lines = str(error.value).splitlines()
+    assert sum(not missing(line, "image", 9) for line in lines) == 20
+    assert not missing(lines[-1], 10)
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "told"),
     [
-        (np.zeros((2, 5)), r"shape \(2, 5\); expected \(n, 6\)"),
-        (np.zeros(6), r"shape \(6,\)"),
-        (np.zeros((1, 2, 6)), r"shape \(1, 2, 6\)"),
-        ([["a"] * 6], "expected numbers"),
-        ([[True] * 6], "type bool"),
-        ([[1j] * 6], "type complex"),
-        ([GOOD, GOOD[:5]], "ragged"),
+        (np.zeros((2, 5)), ((2, 5), "(n, 6)")),
+        (np.zeros(6), ((6,), "(n, 6)")),
+        (np.zeros((1, 2, 6)), ((1, 2, 6), "(n, 6)")),
+        ([["a"] * 6], ("<U1", "float32")),
+        ([[True] * 6], ("bool", "float32")),
+        ([[1j] * 6], ("complex128", "float32")),
+        ([GOOD, GOOD[:5]], ("ragged", "(n, 6)")),
     ],
 )
-def test_wrong_shape_or_type(rows, message):
-    with pytest.raises(TargetError, match=message):
+def test_wrong_shape_or_type(rows, told):
+    with pytest.raises(TargetError, match=mentions(*told)):
         pad(rows)
 
 
 def test_too_many_rows():
-    with pytest.raises(TooManyTargetsError, match="got 5 target rows, the graph has 4 slots"):
+    with pytest.raises(TooManyTargetsError, match=mentions(5, 4, "max_targets", "keep_largest")):
         pad([GOOD] * 5)
 
 
@@ -96,12 +102,14 @@ def test_the_largest_are_kept_on_request():
 @pytest.mark.parametrize("name", ["max_targets", "batch_size", "num_classes"])
 def test_sizes_below_one(name):
     sizes = {"max_targets": 1, "batch_size": 1, "num_classes": 1} | {name: 0}
-    with pytest.raises(TargetError, match=f"{name} is 0"):
+    with pytest.raises(TargetError, match=mentions(name, 0, 1)):
         pad_targets([], **sizes)
 
 
 def test_unknown_overflow():
-    with pytest.raises(TargetError, match="overflow is 'drop'"):
+    with pytest.raises(
+        TargetError, match=mentions("overflow", "'drop'", "'raise'", "'keep_largest'")
+    ):
         pad([], overflow="drop")
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from exportloss.errors import ConfigError
 from exportloss.models import FrozenBatchNorm2d, YoloV5, freeze, yolov5
+from tests.support.messages import mentions
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ class TestFreeze:
 
     @pytest.mark.parametrize("layers", [26, -1, [0, 25], [3, -1], [1, 1.5], [0, True], True, "10"])
     def test_an_index_outside_the_model_is_refused(self, layers: object) -> None:
-        with pytest.raises(ConfigError, match=r"freeze got .*0\.\.25.*0\.\.24"):
+        with pytest.raises(ConfigError, match=mentions("freeze", repr(layers), "0..25", "0..24")):
             freeze(on_meta("n"), layers)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("layers", [25, list(range(25))])
@@ -121,11 +122,13 @@ class TestFreeze:
         self, layers: int | list[int]
     ) -> None:
         model = on_meta("n")
-        with pytest.raises(ConfigError, match="leaves no parameter of yolov5n to train"):
+        with pytest.raises(
+            ConfigError, match=mentions("freeze", layers, "yolov5n", "no parameter")
+        ):
             freeze(model, layers)
         assert all(parameter.requires_grad for parameter in model.parameters())
         assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
 
     def test_a_norm_without_statistics_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="track_running_stats=True"):
+        with pytest.raises(ConfigError, match=mentions("track_running_stats=True")):
             FrozenBatchNorm2d(nn.BatchNorm2d(4, track_running_stats=False))

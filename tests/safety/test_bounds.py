@@ -25,8 +25,8 @@ from exportloss.runtime.storage.names import fit_name
 from exportloss.runtime.training import results
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
-from tests.cli.test_train import command
 from tests.support.bright_detector import spot_image, write_bright_detector
+from tests.support.device_command import command
 from tests.support.messages import mentions
 
 

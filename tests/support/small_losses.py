@@ -16,6 +16,17 @@ LAYOUTS = ("permuted", "head-output", "head-input")
 # With autobalance the balance changes, so that it can be compared.
 OPTIONS = {"autobalance": True, "label_smoothing": 0.1}
 
+# Options of losses whose graphs differ, by name.
+LOSSES = {
+    "default": {},
+    "focal": {"fl_gamma": 1.5},
+    "qfocal": {"fl_gamma": 1.5, "criterion": "qfocal"},
+    "blur": {"criterion": "blur"},
+    "smooth": {"label_smoothing": 0.1, "cls_pw": 2.0, "obj_pw": 0.5},
+    "sorted": {"sort_obj_iou": True, "gr": 0.5},
+    "autobalance": {"autobalance": True},
+}
+
 
 def make_head() -> Detect:
     torch.manual_seed(0)

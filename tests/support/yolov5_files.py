@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from exportloss.models import Detect, YoloV5
+from exportloss.models import Detect, YoloV5, yolov5
 from exportloss.models.layers import C3, SPP, SPPF
 
 _NAMES = {
@@ -26,6 +26,17 @@ _NAMES = {
     "models.common": ("Conv", "Focus", "Bottleneck", "C3", "SPP", "SPPF", "Concat"),
     "utils.loss": ("Settings",),
 }
+CLASSES = ("cat", "dog", "ünïcode 🐕")
+
+
+def make_detector(seed: int = 0, name: str = "yolov5n", **options: Any) -> YoloV5:
+    """A detector of `CLASSES` whose every tensor is exact in float16 and not as initialised."""
+    torch.manual_seed(seed)
+    model = yolov5(name, len(CLASSES), **options)
+    for key, tensor in model.state_dict().items():
+        if not key.endswith("anchors"):
+            tensor.copy_(tensor + 7 if tensor.dtype == torch.long else torch.rand_like(tensor))
+    return model.half().float()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from exportloss.errors import ExportError
 from exportloss.export.aten.to_onnx import to_onnx
+from tests.support.messages import mentions
 from tests.support.portable_loss import open_session
 from tests.support.translations import check_translation, randn
 
@@ -124,13 +125,15 @@ class _Sorts(nn.Module):
 
 def test_operator_without_translation_is_named_with_its_module():
     model = nn.Sequential(nn.ReLU(), _Sorts())
-    with pytest.raises(ExportError, match=r"aten\.sort.*module '1'"):
+    with pytest.raises(ExportError, match=mentions("aten.sort", "module '1'")):
         to_onnx(lambda t: {"y": model(t["x"])}, {"x": randn(3)}, name="test", modules={"": model})
 
 
 def test_gradient_without_translation_is_named_with_its_module():
     model = nn.Sequential(nn.ReLU(), nn.Conv3d(1, 1, 3))
-    with pytest.raises(ExportError, match=r"aten\.convolution.*module '1'.*3-dimensional"):
+    with pytest.raises(
+        ExportError, match=mentions("aten.convolution", "module '1'", "3-dimensional")
+    ):
         to_onnx(
             lambda t: {"y": model(t["x"])},
             {"x": randn(1, 1, 4, 4, 4)},

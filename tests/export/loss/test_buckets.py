@@ -17,6 +17,7 @@ from exportloss.runtime import LossSession
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.manifest import Manifest, check_tiers, describe_file
 from tests.support.manifests import edit_manifest, read_values
+from tests.support.messages import mentions
 from tests.support.small_losses import LAYOUTS, MAX_TARGETS, export_small_loss
 from tests.support.tiny_detector import IMAGE, make_loss
 
@@ -32,14 +33,14 @@ def test_damaged_and_missing_graphs_are_refused(folder, name):
     path = folder / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ArtifactError, match=rf"{name} is damaged"):
+    with pytest.raises(ArtifactError, match=mentions(path, "damaged")):
         LossSession.open(folder)
     path.unlink()
-    with pytest.raises(ArtifactError, match=rf"{name} is missing"):
+    with pytest.raises(ArtifactError, match=mentions(path, "missing")):
         LossSession.open(folder)
     files = {other: file for other, file in read_values(folder)["files"].items() if other != name}
     edit_manifest(folder, files=files)
-    with pytest.raises(ArtifactError, match=rf"its manifest names no {name}"):
+    with pytest.raises(ArtifactError, match=mentions(folder, "manifest", name)):
         LossSession.open(folder)
 
 
@@ -55,7 +56,7 @@ def rewrite(folder: Path, name: str, change) -> Path:
 def test_a_graph_of_other_slots_is_refused(folder):
     shutil.copyfile(folder / "loss-5.onnx", folder / "loss-2.onnx")
     rewrite(folder, "loss-2.onnx", lambda graph: None)
-    with pytest.raises(ArtifactError, match=r"loss-2\.onnx: input 'targets' is .*follows .*\(2, 6"):
+    with pytest.raises(ArtifactError, match=mentions("loss-2.onnx", "'targets'", (5, 6), (2, 6))):
         read_artifact(folder)
 
 
@@ -64,39 +65,41 @@ def test_a_graph_of_other_slots_is_refused(folder):
 def test_a_manifest_of_other_sizes_is_refused(small_losses, tmp_path, layout, change):
     assert read_artifact(small_losses[layout]).loss_layout == layout
     folder = edit_manifest(shutil.copytree(small_losses[layout], tmp_path / "loss"), **change)
-    with pytest.raises(ArtifactError, match=r"(predictions|features|weight|bias)_0' is .* follows"):
+    with pytest.raises(
+        ArtifactError, match=r"loss[-\d]*\.onnx.*'(predictions|features|weight|bias)_0'"
+    ):
         read_artifact(folder)
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "message"),
+    ("name", "shape", "expected"),
     [
-        ("weight_1", (16, 5, 1, 1), r"input 'weight_1' is .*\(16, 5, 1, 1\).*\(16, 4, 1, 1\)"),
-        ("features_1", (2, 5, 4, 4), r"input 'features_1' is .*\(2, 5, 4, 4\).*\(2, 4, 4, 4\)"),
-        ("bias_0", (15,), r"input 'bias_0' is .*\(15,\).*\(16,\)"),
-        ("features_0", (2, "channels", 8, 8), "input 'features_0' is .*'channels'"),
-        ("weight_gradient_0", (16, 3), r"output 'weight_gradient_0' is .*\(16, 3\).*\(16, 3, 1, 1"),
+        ("weight_1", (16, 5, 1, 1), (16, 4, 1, 1)),
+        ("features_1", (2, 5, 4, 4), (2, 4, 4, 4)),
+        ("bias_0", (15,), (16,)),
+        ("features_0", (2, "channels", 8, 8), "loss.onnx"),
+        ("weight_gradient_0", (16, 3), (16, 3, 1, 1)),
     ],
 )
-def test_features_and_head_belong_together(small_losses, tmp_path, name, shape, message):
+def test_features_and_head_belong_together(small_losses, tmp_path, name, shape, expected):
     def change(graph):
         value = next(v for v in (*graph.inputs, *graph.outputs) if v.name == name)
         value.shape = ir.Shape(shape)
 
     folder = shutil.copytree(small_losses["head-input"], tmp_path / "loss")
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(ArtifactError, match=mentions("loss.onnx", f"'{name}'", shape, expected)):
         read_artifact(rewrite(folder, "loss.onnx", change))
 
 
 def test_strides_below_a_pixel_are_refused(folder):
-    with pytest.raises(ArtifactError, match="layout is damaged: ZeroDivisionError"):
+    with pytest.raises(ArtifactError, match=mentions(folder, "layout", "damaged")):
         read_artifact(edit_manifest(folder, strides=[0.5, 16]))
 
 
 def test_gradients_that_a_graph_lacks_are_missed(small_losses, tmp_path):
     folder = shutil.copytree(small_losses["head-input"], tmp_path / "loss")
     rewrite(folder, "loss-2.onnx", lambda graph: graph.outputs.pop())
-    with pytest.raises(ArtifactError, match=r"loss-2\.onnx has no output 'bias_gradient_1'"):
+    with pytest.raises(ArtifactError, match=mentions("loss-2.onnx", "'bias_gradient_1'")):
         read_artifact(folder)
 
 
@@ -125,7 +128,7 @@ def test_a_batch_gets_few_empty_slots(data):
 def test_tiers_that_cannot_be_are_refused_before_anything_is_traced(tmp_path, monkeypatch, tiers):
     monkeypatch.setattr("exportloss.export.loss.export.to_onnx", None)
     max_targets = MAX_TARGETS if len(tiers) < 64 else 300
-    with pytest.raises(ExportError, match=r"tiers are \(.*ascending.* below max_targets, (9|300)$"):
+    with pytest.raises(ExportError, match=mentions("tiers", str(tiers)[:6], max_targets)):
         export_small_loss(tmp_path / "loss", tiers=tiers, max_targets=max_targets)
     assert not any(tmp_path.iterdir())
 
@@ -133,7 +136,7 @@ def test_tiers_that_cannot_be_are_refused_before_anything_is_traced(tmp_path, mo
 @pytest.mark.parametrize("tiers", [[5, 2], [0], [9], ["a"], 2])
 def test_a_manifest_of_impossible_tiers_is_refused(folder, tiers):
     edit_manifest(folder, tiers=tiers)
-    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+    with pytest.raises(ArtifactError, match=mentions(folder / "manifest.json", "damaged")):
         Manifest.read(folder)
 
 

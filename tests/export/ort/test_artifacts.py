@@ -19,6 +19,7 @@ from exportloss.runtime import Manifest, TrainSession
 from exportloss.runtime.artifact.folder import new_folder
 from exportloss.runtime.storage.files import new_file
 from tests.support.manifests import edit_manifest, read_values
+from tests.support.messages import mentions
 
 # Every operator that the graphs may use. A new one is a decision: can every runtime that is
 # promised run it, and does ONNX Runtime have its gradient?
@@ -92,12 +93,12 @@ def test_every_parameter_has_a_gradient_and_every_statistic_is_kept(ort_artifact
 
 def test_loss_sizes_are_checked(tmp_path):
     loss = YoloLoss(ANCHORS, STRIDES, 3)
-    with pytest.raises(ExportError, match="multiples of 16"):
+    with pytest.raises(ExportError, match=mentions((30, 64), "multiples of 16")):
         export_loss(loss, tmp_path / "l", image_size=(30, 64), batch_size=2, max_targets=5)
-    with pytest.raises(ExportError, match="max_targets is 0"):
+    with pytest.raises(ExportError, match=mentions("max_targets", 0)):
         export_loss(loss, tmp_path / "l", image_size=(32, 64), batch_size=2, max_targets=0)
     sizes = {"image_size": (32, 64), "batch_size": 2, "max_targets": 5}
-    with pytest.raises(ExportError, match="1 class names for 3"):
+    with pytest.raises(ExportError, match=mentions("names", 1, 3)):
         export_loss(loss, tmp_path / "l", **sizes, names=("a",))
     assert not (tmp_path / "l").exists()
 
@@ -216,23 +217,23 @@ def test_optimizer_model_is_torchs_adamw(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "message"),
+    ("model", "options", "told"),
     [
-        (NoGradDetector(), {}, r"torch\.no_grad\(\).*call \.detach\(\)"),
-        (UnusedDetector(), {}, r"2 of \d+ .*unused\."),
-        (TinyDetector(), {"freeze": 1}, "freeze counts YOLOv5's layers; TinyDetector has none"),
-        (TinyDetector(), {"image_size": (32, 32), "batch_size": 0}, "batch_size is 0"),
-        (TinyDetector(), {"names": ("a",)}, "1 class names for 3 classes"),
+        (NoGradDetector(), {}, ("torch.no_grad()", ".detach()")),
+        (UnusedDetector(), {}, ("unused.bias",)),
+        (TinyDetector(), {"freeze": 1}, ("freeze", "TinyDetector")),
+        (TinyDetector(), {"image_size": (32, 32), "batch_size": 0}, ("batch_size", 0)),
+        (TinyDetector(), {"names": ("a",)}, ("names", 1, 3)),
     ],
 )
-def test_export_refuses_what_it_would_get_wrong(tmp_path, model, options, message):
-    with pytest.raises(ExportError, match=message):
+def test_export_refuses_what_it_would_get_wrong(tmp_path, model, options, told):
+    with pytest.raises(ExportError, match=mentions(*told)):
         export_tiny(model, tmp_path / "tiny", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_model_and_loss_that_do_not_fit(tmp_path):
-    with pytest.raises(ExportError, match=r"strides \[8, 16\].*the loss is for \[16, 32\]"):
+    with pytest.raises(ExportError, match=mentions("strides", [8, 16], [16, 32])):
         export_training_artifacts(
             TinyDetector(),
             YoloLoss(ANCHORS, (16, 32), 3),
@@ -241,7 +242,7 @@ def test_model_and_loss_that_do_not_fit(tmp_path):
             batch_size=2,
             max_targets=4,
         )
-    with pytest.raises(ConfigError, match=r"expected \(B, 2, H, W, 10\)"):
+    with pytest.raises(ConfigError, match=mentions((2, 2, 4, 4, 8), "(B, 2, H, W, 10)")):
         export_training_artifacts(
             TinyDetector(),
             YoloLoss(ANCHORS, STRIDES, 5),
@@ -265,61 +266,60 @@ def test_one_changed_byte_is_refused(copied, name, place):
     content = bytearray((copied / name).read_bytes())
     content[int(place * len(content))] ^= 1
     (copied / name).write_bytes(content)
-    with pytest.raises(ArtifactError, match=rf"{name} is damaged"):
+    with pytest.raises(ArtifactError, match=mentions(copied / name, "damaged")):
         TrainSession.open(copied)
 
 
 def test_cut_and_missing_files_are_refused(copied):
     path = copied / "checkpoint"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ArtifactError, match="checkpoint is damaged"):
+    with pytest.raises(ArtifactError, match=mentions(path, "damaged")):
         TrainSession.open(copied)
     path.unlink()
-    with pytest.raises(ArtifactError, match="checkpoint is missing"):
+    with pytest.raises(ArtifactError, match=mentions(path, "missing")):
         TrainSession.open(copied)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "told"),
     [
-        ({"format": "exportloss/0"}, "format 'exportloss/0'; this version opens"),
-        ({"kind": ["loss"]}, "is damaged"),
-        ({"image_size": [1]}, "is damaged"),
-        ({"files": {"../outside": {"sha256": "", "size": 0}}}, "outside the folder"),
-        ({"loss": {"box": -1}}, "is damaged"),
+        ({"format": "exportloss/0"}, ("'exportloss/0'", "exportloss/1")),
+        ({"kind": ["loss"]}, ("damaged",)),
+        ({"image_size": [1]}, ("damaged",)),
+        ({"files": {"../outside": {"sha256": "", "size": 0}}}, ("../outside",)),
+        ({"loss": {"box": -1}}, ("damaged", "box", -1)),
     ],
 )
-def test_bad_manifest_is_refused(copied, change, message):
+def test_bad_manifest_is_refused(copied, change, told):
     edit_manifest(copied, **change)
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(ArtifactError, match=mentions(copied, *told)):
         TrainSession.open(copied)
 
 
 def test_folder_that_is_no_artifact(tmp_path, copied):
-    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
-        TrainSession.open(tmp_path)
-    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
-        TrainSession.open(tmp_path / "nowhere")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ArtifactError, match=mentions(folder, "manifest.json")):
+            TrainSession.open(folder)
     (copied / "manifest.json").write_text("{")
-    with pytest.raises(ArtifactError, match="not readable"):
+    with pytest.raises(ArtifactError, match=mentions(copied / "manifest.json", "readable")):
         TrainSession.open(copied)
 
 
 def test_loss_artifact_does_not_train(tmp_path):
     loss = YoloLoss(ANCHORS, STRIDES, 3)
     export_loss(loss, tmp_path / "l", image_size=(32, 32), batch_size=1, max_targets=2)
-    with pytest.raises(ArtifactError, match="'loss' artifact, which does not train"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "l", "'loss'", "train")):
         TrainSession.open(tmp_path / "l")
 
 
 def test_output_folder_is_never_overwritten_by_accident(tmp_path, copied):
-    with pytest.raises(ArtifactError, match="say --exist-ok"), new_folder(copied):
+    with pytest.raises(ArtifactError, match=mentions(copied, "exist_ok")), new_folder(copied):
         pass
     other = tmp_path / "holiday"
     other.mkdir()
     (other / "image.png").write_bytes(b"precious")
     with (
-        pytest.raises(ArtifactError, match="is no artifacts folder"),
+        pytest.raises(ArtifactError, match=mentions(other, "no artifacts folder")),
         new_folder(other, exist_ok=True),
     ):
         pass

@@ -16,6 +16,7 @@ from exportloss.runtime.data.label_cache import Index
 from exportloss.runtime.data.labels import read_labels
 from exportloss.runtime.images.load import load_image
 from exportloss.runtime.storage.cache import cache_folder
+from tests.support.messages import mentions, missing
 
 GOOD = "1 .5 .5 .1 .1\n2 .5 .5 .1 .1"
 
@@ -115,21 +116,21 @@ def test_an_image_is_known_by_more_than_its_size(data, looked_into):
     status = data.images[0].stat()
     data.images[0].write_bytes(b"\0" * status.st_size)
     os.utime(data.images[0], ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(DataError, match=r"0\.png: the image cannot be decoded"):
+    with pytest.raises(DataError, match=mentions(data.images[0], "decoded")):
         check_dataset(data)
 
 
 def test_fewer_classes_are_noticed_in_known_labels(data):
     check_dataset(data)
     fewer = Dataset(images=data.images, labels=data.labels, names=("a", "b"))
-    with pytest.raises(DataError, match=r"0\.txt:2: class 2, expected a whole number in \[0, 2\)"):
+    with pytest.raises(DataError, match=mentions(f"{data.labels[0]}:2", "class 2", "[0, 2)")):
         check_dataset(fewer)
 
 
 def test_problems_are_found_again_and_never_remembered(data):
     data.labels[0].write_text("bad")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"0\.txt:1: 1 columns"):
+        with pytest.raises(DataError, match=mentions(f"{data.labels[0]}:1", "1 columns", 5)):
             check_dataset(data)
 
 
@@ -202,7 +203,7 @@ def test_problems_of_all_files_come_in_one_message(data):
     with pytest.raises(DataError) as caught:
         check_dataset(data)
     first, *listing = str(caught.value).splitlines()
-    assert first.startswith("4 problems in the data set")
+    assert not missing(first, 4)
     folder = data.images[0].parent
     assert [line.split(": ")[0].removeprefix(f"{folder}/") for line in listing] == [
         *("0.txt:2", "1.png", "3.txt:1", "3.txt:3")
@@ -226,18 +227,18 @@ def test_bad_images_are_left_out_and_counted(data):
 
 def test_nothing_left_is_refused(tmp_path):
     data = write(tmp_path, "bad", "bad")
-    with pytest.raises(DataError, match="2 problems"):
+    with pytest.raises(DataError, match=mentions(2, *(f"{path}:1" for path in data.labels))):
         check_dataset(data, on_bad="skip")
 
 
 def test_labels_that_lie_elsewhere_are_noticed(tmp_path):
-    with pytest.raises(DataError, match="none of 2 images has a label file"):
+    with pytest.raises(DataError, match=mentions("label", 2)):
         check_dataset(write(tmp_path / "one", None, None))
     check_dataset(write(tmp_path / "two", None, ""))
 
 
 def test_bad_arguments(data):
-    with pytest.raises(ConfigError, match="on_bad is 'ignore'"):
+    with pytest.raises(ConfigError, match=mentions("on_bad", "'ignore'")):
         check_dataset(data, on_bad="ignore")
 
 
@@ -248,9 +249,7 @@ def test_links_that_go_in_circles_are_named(data):
     data.images[1].symlink_to(data.images[1])
     with pytest.raises(DataError) as caught:
         check_dataset(data)
-    assert "2 problems" in str(caught.value)
-    assert "0.txt: cannot be read" in str(caught.value)
-    assert "1.png: the image cannot be decoded" in str(caught.value)
+    assert not missing(str(caught.value), 2, data.labels[0], data.images[1])
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -263,7 +262,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(data, monkeypat
     bomb[29:33] = __import__("zlib").crc32(bomb[12:29]).to_bytes(4, "big")
     data.images[2].write_bytes(bomb)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
-    with pytest.raises(DataError, match=r"2\.png: the image is too large"):
+    with pytest.raises(DataError, match=mentions(data.images[2], "too large")):
         check_dataset(Dataset(images=data.images[2:3], labels=data.labels[2:3], names=data.names))
 
 

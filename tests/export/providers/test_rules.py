@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from exportloss.export import check
 from exportloss.export.providers import tensorrt_parser
 from exportloss.export.providers.rules import RULES, Verdict
 from exportloss.export.providers.tables import PROVIDERS
+from tests.support.messages import error_of, mentions, missing
 from tests.support.provider_findings import CASES, Case, graph
 
 PLAIN = "(float[4] x) => (float[4] y) { y = Neg(x) }"
@@ -115,15 +117,15 @@ def test_constants_are_folded_by_onnx_runtime():
 
 
 def test_bad_input(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"'rocm'.*cuda, tensorrt"):
+    with pytest.raises(ConfigError, match=mentions("provider", "'rocm'", *PROVIDERS)):
         check(graph(PLAIN), provider="rocm")  # type: ignore[arg-type]
-    with pytest.raises(ArtifactError, match=r"missing\.onnx.*No such file"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "missing.onnx")):
         check(tmp_path / "missing.onnx", provider="cuda")
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(ArtifactError, match=r"text\.onnx"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "text.onnx", "ONNX")):
         check(tmp_path / "text.onnx", provider="cuda")
     (tmp_path / "empty.onnx").touch()
-    with pytest.raises(ArtifactError, match=r"empty\.onnx"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "empty.onnx", "ONNX")):
         check(tmp_path / "empty.onnx", provider="cuda")
 
 
@@ -141,11 +143,12 @@ def test_exit_status(files: dict[str, str], capsys):
     assert "passed" in capsys.readouterr().out
     assert main(["check", files["atan"], "--for", "cuda"]) == 1
     shown = capsys.readouterr().out
-    assert "2 nodes: 1 run, 1 fall back to the CPU, 0 unsupported" in shown
+    counts = next(line for line in shown.splitlines() if "2 nodes" in line)
+    assert re.findall(r"\d+", counts) == ["2", "1", "1", "0"]  # of these run, fall back, cannot
     assert "polynomial" in " ".join(shown.split()) and "Neg" not in shown
     assert main(["check", files["atan"], "--for", "tensorrt"]) == 0
     assert main(["check", files["atan"] + "x", "--for", "cuda"]) == 2
-    assert "atan.onnxx" in capsys.readouterr().err
+    assert not missing(error_of(capsys.readouterr().err), files["atan"] + "x")
 
 
 @pytest.mark.parametrize(
@@ -209,8 +212,7 @@ def test_onnx_that_is_missing_is_named(files: dict[str, str], capsys, monkeypatc
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["check", files["plain"], "--for", "cuda"]) == 2
     error = capsys.readouterr().err
-    assert "onnx is not installed; pip install " in error
-    assert "[export]" in error
+    assert not missing(error_of(error), "onnx", "pip install ", "[export]")
 
 
 # A TensorRT that is installed, on a machine without a GPU.
@@ -243,16 +245,16 @@ def test_a_library_that_cannot_start(files: dict[str, str], tmp_path, capsys, mo
     try:
         result = check(files["plain"], provider="tensorrt")
         assert result.passed and result.parsers == ()
-        assert "TensorRT 10.15" in result.not_asked
+        assert not missing(result.not_asked, 10.15)
         options = ["--for", "tensorrt", "--engine", str(tmp_path / "engine")]
         assert main(["check", files["plain"], *options]) == 2
-        assert "TensorRT 10.15" in capsys.readouterr().err
+        assert not missing(error_of(capsys.readouterr().err), "TensorRT 10.15")
     finally:
         sys.modules.pop("tensorrt", None)
 
 
 def test_an_engine_goes_with_tensorrt(files: dict[str, str]):
-    with pytest.raises(ConfigError, match=r"tensorrt or tensorrt-rtx.*'cuda'"):
+    with pytest.raises(ConfigError, match=mentions("engine", "tensorrt", "tensorrt-rtx", "'cuda'")):
         check(files["plain"], provider="cuda", engine="engine")
-    with pytest.raises(ConfigError, match=r"'8\.9'"):
+    with pytest.raises(ConfigError, match=mentions("capability", "'8.9'")):
         check(files["plain"], provider="tensorrt-rtx", compute_capability="8.9")

@@ -18,6 +18,7 @@ from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state import load_state
 from tests.support.gpu_graphs import assert_detects_on_gpus, assert_runs_on_gpus
 from tests.support.manifests import read_values
+from tests.support.messages import mentions
 from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss
 
 FREEZE = 10
@@ -190,7 +191,7 @@ def test_model_without_decode_and_the_users_model_are_taken(tmp_path: Path):
         "loss",
         "items",
     }
-    with pytest.raises(ArtifactError, match="exist_ok"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path / "own", "exist_ok")):
         export_train_step(
             model,
             make_loss(),

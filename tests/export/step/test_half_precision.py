@@ -22,6 +22,7 @@ from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.manifest import Manifest
 from tests.support import tiny_detector as tiny
 from tests.support.gpu_graphs import assert_runs_on_gpus
+from tests.support.messages import error_of, mentions, missing
 from tests.support.portable_loss import open_session
 
 HALVES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
@@ -200,16 +201,17 @@ def test_the_loss_scale_cancels(folders):
 
 def test_what_cannot_be(folders, tmp_path, capsys):
     assert Manifest.read(folders["bfloat16"]).precision == "bfloat16"
-    with pytest.raises(ConfigError, match=r"bfloat16.* no CPU kernels"):
+    with pytest.raises(ConfigError, match=mentions("bfloat16", "CPU")):
         TrainSession.open(folders["bfloat16"])
-    with pytest.raises(ConfigError, match="let TensorRT compute their loss in it"):
+    with pytest.raises(ConfigError, match=mentions("float16", "TensorRT")):
         TrainSession.open(folders["float16"], device="tensorrt")
-    with pytest.raises(ConfigError, match="the bounds are of float32"):
+    with pytest.raises(ConfigError, match=mentions("float16", "float32")):
         verify(folders["float16"], model=tiny.make_detector())
     for scale in (0.0, float("nan")):
-        with pytest.raises(ConfigError, match="loss_scale is"):
+        with pytest.raises(ConfigError, match=mentions("loss_scale", scale)):
             TrainSession.open(folders["float16"]).step(*batch(0), lr=RATE, loss_scale=scale)
     command = ["export", "--weights", "yolov5n", "--nc", "2", "--precision", "float16"]
     assert main([*command, "--format", "ort", "--output", str(tmp_path / "out")]) == 2
-    assert "--precision applies to --format step, got --format ort" in capsys.readouterr().err
+    told = error_of(capsys.readouterr().err)
+    assert not missing(told, "--precision", "--format step", "--format ort")
     assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest
 from tests.support.gpu_graphs import assert_runs_on_gpus
+from tests.support.small_losses import LOSSES
 from tests.support.tiny_detector import IMAGE, make_detector, make_loss
 
 # Not every runtime has them or computes them rightly, they race, or they have a shape or a path
@@ -34,16 +35,6 @@ TYPES = {
     ir.DataType.INT32,
     ir.DataType.UINT8,
     ir.DataType.BOOL,
-}
-
-LOSSES = {
-    "default": {},
-    "focal": {"fl_gamma": 1.5},
-    "qfocal": {"fl_gamma": 1.5, "criterion": "qfocal"},
-    "blur": {"criterion": "blur"},
-    "smooth": {"label_smoothing": 0.1, "cls_pw": 2.0, "obj_pw": 0.5},
-    "sorted": {"sort_obj_iou": True, "gr": 0.5},
-    "autobalance": {"autobalance": True},
 }
 
 

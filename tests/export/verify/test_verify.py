@@ -22,6 +22,7 @@ from exportloss.export.verify.verify import verify, verify_all
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest, TrainSession
 from tests.support.manifests import edit_manifest, read_values
+from tests.support.messages import mentions, missing
 
 STEPS = 2
 # At 64 px the smallest maps have 4 cells, so rounding is amplified faster than at useful sizes.
@@ -117,9 +118,9 @@ def test_the_model_can_be_given(ort_artifact: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unnamed"
     shutil.copytree(ort_artifact, folder)
     edit_manifest(folder, model="MyDetector")
-    with pytest.raises(ArtifactError, match=r"'MyDetector'.*pass the model"):
+    with pytest.raises(ArtifactError, match=mentions("'MyDetector'", "pass the model")):
         verify(folder, steps=1)
-    with pytest.raises(ArtifactError, match=r"parameters that the model lacks"):
+    with pytest.raises(ArtifactError, match=mentions(folder, 177, "parameters")):
         verify(folder, steps=1, model=torch.nn.Linear(1, 1))
     model = yolov5("yolov5n", 4)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -128,16 +129,16 @@ def test_the_model_can_be_given(ort_artifact: Path, tmp_path: Path) -> None:
 
 
 def test_bad_arguments(ort_artifact: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="steps is 0"):
+    with pytest.raises(ConfigError, match=mentions("steps", 0)):
         verify(ort_artifact, steps=0)
-    with pytest.raises(ConfigError, match="seed is -1"):
+    with pytest.raises(ConfigError, match=mentions("seed", -1)):
         verify(ort_artifact, seed=-1)
-    with pytest.raises(ArtifactError, match="no artifacts folder"):
+    with pytest.raises(ArtifactError, match=mentions(tmp_path, "manifest.json")):
         verify(tmp_path)
-    with pytest.raises(ConfigError, match="folders is 0"):
+    with pytest.raises(ConfigError, match=mentions("folders", 0)):
         verify_all([])
     other = change_manifest(ort_artifact, tmp_path / "changed", cls=0.4)
-    with pytest.raises(ConfigError, match="another detector, or otherwise"):
+    with pytest.raises(ConfigError, match=mentions(ort_artifact, other)):
         verify_all([ort_artifact, other])
 
 
@@ -161,7 +162,6 @@ def test_command_returns_1_for_a_broken_bound(
     folder = change_manifest(ort_artifact, tmp_path / "changed", cls=0.4)
     assert main(["verify", str(folder), "--steps", "1", "--lr", str(LR), "--threads", "1"]) == 1
     printed = capsys.readouterr().out
-    assert "failed: over the bound in" in printed
     assert "class" in printed.partition("failed")[2]
 
 
@@ -169,7 +169,7 @@ def test_command_refuses_what_is_no_artifact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", str(tmp_path)]) == 2
-    assert "no artifacts folder" in capsys.readouterr().err
+    assert not missing(capsys.readouterr().err, tmp_path, "manifest.json")
 
 
 def test_command_names_what_is_missing(ort_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_command_names_what_is_missing(ort_artifact: Path, monkeypatch: pytest.M
 
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "exportloss.export.verify.verify")
-    with pytest.raises(InstallationError, match=r"torch is not installed.*\[export\]"):
+    with pytest.raises(InstallationError, match=mentions("torch", "[export]")):
         command.run(dataclasses.make_dataclass("Options", ["folders"])([ort_artifact]))
 
 

@@ -1,10 +1,10 @@
 import pytest
 
+from exportloss.cli import main
 from exportloss.errors import DataError
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.data.summary import refuse_nothing_to_learn, summarize
-from tests.cli.test_train import main
 from tests.support.tiny_runs import make_tiny_shapes
 
 

@@ -15,7 +15,7 @@ from exportloss.runtime.training.origin import file_digest, read_origin
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.run_log import read_start
-from tests.cli.test_train import command
+from tests.support.device_command import command
 from tests.support.tiny_runs import make_tiny_shapes
 from tests.support.training_runs import assert_same_run
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 from exportloss.runtime.artifact.protobuf import embedded, number
 from fuzzing.targets import SEEDS
-from tests.models.test_torch_archives import archive, call, integer, pickled, storage, tensor, text
 from tests.runtime.artifact.test_onnx_encoding import external, model_of, tensor_type, varint
 from tests.runtime.artifact.test_tensor_file import entry, made_of
+from tests.support.torch_archives import archive, call, integer, pickled, storage, tensor, text
 
 __all__ = ["inputs"]
 
