@@ -44,7 +44,7 @@ WORDS = (
     Word("finding", in_text="troubles?", in_names="troubles?"),
     Word("optimizer state", in_text="memories", in_names="memories"),
     Word("checksum", in_text="seal(s|ed|ing)?", in_names="seal(s|ed|ing)?"),
-    Word("skipped", in_text="pass(es|ed|ing)? over", in_names="pass(ed)? over"),
+    Word("skipped", in_text="pass(ed|ing) over", in_names="passed over"),
     Word("skipped", in_text="left out", in_names=""),
     Word("capacity", in_names="rooms?"),
     Word("Pass --x", in_text=r"[Ss]ay(s|ing)? `?--\w+"),
