@@ -60,6 +60,7 @@ ALLOWED_TEXT = (
     r"--rivals\b",
     r"""["`']rivals?["`']""",
     r"""["`']memories["`']""",
+    r"^\s*(memories|rivals?):|\{memories\}",  # the same, described in a docstring or put in a text
     r"left_out",  # field of results.jsonl
 )
 
@@ -182,6 +183,11 @@ def test_a_replaced_word_in_a_text_is_found(source):
         'layout["memories"]',
         '"zoom, showroom"',
         "a = 'say'",
+        '''"""A row.
+
+Attributes:
+    rival: Name of the implementation.
+"""''',
     ],
 )
 def test_what_is_kept_and_other_words_are_allowed(source):
