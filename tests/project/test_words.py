@@ -47,7 +47,7 @@ WORDS = (
     Word("skipped", in_text="pass(ed|ing) over", in_names="passed over"),
     Word("skipped", in_text="left out", in_names=""),
     Word("capacity", in_names="rooms?"),
-    Word("Pass --x", in_text=r"[Ss]ay(s|ing)? `?--\w+"),
+    Word("Pass", in_text=r"[Ss]ay(s|ing)? `?--\w+"),
 )
 
 # What files, flags and public interfaces have kept, and where else a word is the right one.
