@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exportloss.cli.defaults import default_of
 from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
+from exportloss.export.verify.settings import LEARNING_RATE, SEED, STEPS
 from exportloss.runtime.sessions.installation import how_to_install
+from exportloss.runtime.sessions.registry import open_session
 
 if TYPE_CHECKING:
     from exportloss.export.verify.report import Verification
@@ -53,22 +56,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "several of one training are verified on the same batches, in little more than the time "
         "of one",
     )
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="default %(default)s")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="default %(default)s")
     parser.add_argument(
-        "--lr", type=float, default=5e-4, metavar="RATE", help="default %(default)s"
+        "--lr", type=float, default=LEARNING_RATE, metavar="RATE", help="default %(default)s"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of images and boxes (default 0)"
+        "--seed",
+        type=int,
+        default=SEED,
+        metavar="N",
+        help="of images and boxes (default %(default)s)",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of both engines (default: their own choice)"
     )
     parser.add_argument(
         "--device",
-        default="cpu",
+        default=default_of(open_session, "device"),
         metavar="NAME",
         help="where the artifact trains, such as cuda or openvino, as for `exportloss train` "
-        "(default cpu); eager torch always computes on the CPU",
+        "(default %(default)s); eager torch always computes on the CPU",
     )
     parser.set_defaults(run=run)
 
