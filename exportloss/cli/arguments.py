@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from exportloss.bounds import at_least
+from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
@@ -21,7 +23,12 @@ from exportloss.runtime.artifact.manifest import (
 )
 from exportloss.runtime.data.anchors import Anchors, read_anchors
 
-__all__ = ["ExportSettings", "add_export_arguments", "image_size", "smooth_labels"]
+if TYPE_CHECKING:
+    from exportloss.cli.train.options import TrainOptions
+
+__all__ = ["ExportSettings", "HeadChoice", "add_export_arguments", "image_size", "smooth_labels"]
+
+HeadChoice = Literal["auto", "dense", "sparse"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ class ExportSettings:
     scale_gains: bool = True
     ema: bool = False
     precision: Precision = "float32"
-    head: Literal["auto", "dense", "sparse"] = "auto"
+    head: HeadChoice = "auto"
     anchors: Anchors | None = None
     autoanchor: bool = True
 
@@ -88,38 +95,36 @@ class ExportSettings:
         check_tiers(self.tiers or (), self.max_targets, error=ConfigError)
 
     @classmethod
-    def from_options(cls, options: argparse.Namespace, **more: Any) -> ExportSettings:
-        """Take what `add_export_arguments` parsed; what was not said keeps its default.
+    def from_options(
+        cls, options: argparse.Namespace | TrainOptions, **more: Any
+    ) -> ExportSettings:
+        """Take each field from the option of its name; options that are None keep the default.
+
+        Args:
+            options: Options of `exportloss export` or `exportloss train`.
+            more: Fields that no option sets.
 
         Raises:
-                ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
+            ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
         """
         given = {
+            field.name: getattr(options, field.name, None) for field in dataclasses.fields(cls)
+        }
+        given |= {
             "image_size": image_size(options.imgsz, stride=_stride(options.weights)),
             "freeze": None if options.freeze is None else tuple(options.freeze),
             "anchors": None if options.anchors is None else read_anchors(options.anchors),
             "autoanchor": not options.noautoanchor,
-            **{
-                name: getattr(options, name)
-                for name in (
-                    "model",
-                    "batch_size",
-                    "max_targets",
-                    "optimizer",
-                    "seed",
-                    "scale_gains",
-                    "ema",
-                    "precision",
-                    "head",
-                )
-            },
         }
         said = {name: value for name, value in given.items() if value is not None}
-        return cls(weights=options.weights, **said, **more)
+        return cls(**{**said, **more})
 
 
 def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
     """Add what an export is fixed to; all default to None, for "not said"."""
+    default = functools.partial(default_of, ExportSettings)
+    side, _ = default("image_size")
+    (freeze,) = default("freeze")
     parser.add_argument(
         "--model",
         metavar="SIZE",
@@ -131,19 +136,20 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="N",
         help="height and width of the images in pixels, one number for both: multiples of 32, "
-        "of 64 for the P6 sizes (default 320)",
+        f"of 64 for the P6 sizes (default {side})",
     )
     parser.add_argument(
         *("--batch-size", "--batch"),
         type=int,
         metavar="N",
-        help="images in a batch, fixed in the graph (default 4)",
+        help=f"images in a batch, fixed in the graph (default {default('batch_size')})",
     )
     parser.add_argument(
         "--max-targets",
         type=int,
         metavar="N",
-        help="boxes that a whole batch can have, fixed in the graph (default 64)",
+        help="boxes that a whole batch can have, fixed in the graph "
+        f"(default {default('max_targets')})",
     )
     parser.add_argument(
         "--scale-gains",
@@ -161,13 +167,15 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         "--precision",
         choices=get_args(Precision),
         help="of the portable step on a GPU: what the network computes in, forward and backward; "
-        "weights, BatchNorm, loss and optimizer are float32 (default float32)",
+        "weights, BatchNorm, loss and optimizer are float32 "
+        f"(default {default('precision')})",
     )
     parser.add_argument(
         "--head",
-        choices=("auto", "dense", "sparse"),
+        choices=get_args(HeadChoice),
         help="evaluate the detection layer in training everywhere (dense) or where the loss looks "
-        "(sparse); the numbers are the same (default auto: the faster for these sizes)",
+        "(sparse); the numbers are the same "
+        f"(default {default('head')}: the faster for these sizes)",
     )
     parser.add_argument(
         "--single-cls",
@@ -179,7 +187,8 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         "--label-smoothing",
         type=float,
         metavar="X",
-        help="epsilon of the class targets, in place of that of --hyp (default 0)",
+        help="epsilon of the class targets, in place of that of --hyp "
+        f"(default {default_of(LossConfig, 'label_smoothing'):g})",
     )
     parser.add_argument(
         "--anchors",
@@ -194,7 +203,10 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         help="keep the detector's anchors, even where too few boxes of the training images fit one",
     )
     parser.add_argument(
-        "--optimizer", type=str.lower, choices=get_args(OptimizerName), help="default sgd"
+        "--optimizer",
+        type=str.lower,
+        choices=get_args(OptimizerName),
+        help=f"default {default('optimizer')}",
     )
     parser.add_argument(
         "--freeze",
@@ -202,14 +214,13 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="N",
         help="keep layers as they are: 10 is the first ten, the backbone; several numbers are "
-        "layer indices (default 0: none)",
+        f"layer indices (default {freeze}: none)",
     )
 
 
-def smooth_labels(hyp: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Return hyperparameters with what `--label-smoothing` says."""
-    said = options.label_smoothing
-    return dict(hyp) if said is None else {**hyp, "label_smoothing": said}
+def smooth_labels(hyp: Mapping[str, Any], epsilon: float | None) -> dict[str, Any]:
+    """Return hyperparameters with the value of `--label-smoothing`; None keeps theirs."""
+    return dict(hyp) if epsilon is None else {**hyp, "label_smoothing": epsilon}
 
 
 def image_size(

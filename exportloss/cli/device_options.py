@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from exportloss.cli.defaults import default_of
+from exportloss.runtime.sessions.registry import open_session
+
 __all__ = ["add_device_arguments"]
 
 
@@ -14,19 +17,20 @@ def add_device_arguments(parser: argparse._ActionsContainer, *, unsaid: bool = F
         parser: of the command.
         unsaid: leave what is not said None, instead of a default.
     """
+    device = default_of(open_session, "device")
     parser.add_argument(
         "--device",
-        default=None if unsaid else "cpu",
+        default=None if unsaid else device,
         metavar="NAME",
         help="cpu, cuda, tensorrt, nv-tensorrt-rtx, webgpu, coreml, qnn or directml, another "
         "provider of ONNX Runtime by its own name, or openvino (openvino:GPU, openvino:NPU); one "
-        "of several GPUs as cuda:1 (default cpu)",
+        f"of several GPUs as cuda:1 (default {device})",
     )
     parser.add_argument(
         "--no-self-check",
         dest="self_check",
         action="store_const",
         const=False,
-        default=None if unsaid else True,
+        default=None if unsaid else default_of(open_session, "self_check"),
         help="on another device than the CPU do not compare one step with the CPU's first",
     )

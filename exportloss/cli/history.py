@@ -9,8 +9,11 @@ from pathlib import Path
 
 from rich.table import Table
 
+from exportloss.cli.defaults import default_of
+from exportloss.cli.detection.detectors import BATCH_SIZE
 from exportloss.cli.run_paths import run_at
 from exportloss.cli.terminal import Terminal, say
+from exportloss.cli.train.options import TrainOptions
 from exportloss.errors import ConfigError, excerpt
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
@@ -27,7 +30,6 @@ from exportloss.runtime.training.results import EpochResult
 
 __all__ = ["add_parser", "run_list", "run_rollback"]
 
-_BATCH_SIZE = 8
 _LEAST_WIDTH = 120
 _LONGEST_REASON = 300
 
@@ -58,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for parser, run in ((runs, run_list), (rollback, run_rollback)):
         parser.add_argument(
             "--project",
-            default="runs/train",
+            default=default_of(TrainOptions, "project"),
             metavar="FOLDER",
             help="folder of the runs (default %(default)s)",
         )
@@ -190,7 +192,7 @@ def _best_on(data: str, runs: list[RunSummary]) -> RunSummary:
         detector = Detector.open(run.folder.best_onnx)
         batches = Batches(
             Dataset.open(config, "val"),
-            detector.check_batch(None, default=_BATCH_SIZE),
+            detector.check_batch(None, default=BATCH_SIZE),
             detector.check_size(None),
         )
         with contextlib.closing(batches.epoch(0)) as stream:

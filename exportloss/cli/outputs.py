@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,19 +23,21 @@ _Identity = tuple[int, int, str]  # device and inode of what exists, and the pat
 
 
 def check_run_folder(
-    options: argparse.Namespace,
+    path: Path,
     inputs: Iterable[Path],
     *,
+    exist_ok: bool,
     searched: Iterable[Path] = (),
     kept: Iterable[Path] = (),
     folders: Iterable[str] = (),
     trees: Iterable[str] = (),
 ) -> None:
-    """Check the folder that `--project`, `--name` and `--exist-ok` ask for, see `check_outputs`.
+    """Check that a command may write its results into a run folder; see `check_outputs`.
 
     Args:
-        options: of the command.
-        inputs: files and folders that the command reads.
+        path: The folder, `--name` in `--project`.
+        inputs: Files and folders that the command reads.
+        exist_ok: Whether the folder may exist; otherwise a new, empty one is made.
         searched: folders in which it looks for images, with their subfolders.
         kept: folders of a data set, see `check_outputs`.
         folders: names of subfolders that it writes files into.
@@ -45,16 +46,15 @@ def check_run_folder(
     Raises:
         ConfigError: results would come among what is read.
     """
-    path = Path(options.project, options.name)
     folders = tuple(folders)
     images, labels = path / "images", path / "labels"
-    if options.exist_ok and "labels" in folders and images.is_dir() and labels.exists():
+    if exist_ok and "labels" in folders and images.is_dir() and labels.exists():
         raise ConfigError(
             f"{labels} lies beside {images}, as the labels of a data set do, and would be written "
             "over; choose another folder"
         )
     check_outputs(
-        inputs if options.exist_ok else (),  # else it will be a new, empty folder
+        inputs if exist_ok else (),
         [path, *(path / name for name in folders)],
         trees=[path / name for name in trees],
         searched=searched,

@@ -8,7 +8,9 @@ from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml
 
-__all__ = ["artifacts_of", "find_run", "graph_file", "run_at", "verified_folder"]
+__all__ = ["RUN_NAME", "artifacts_of", "find_run", "graph_file", "run_at", "verified_folder"]
+
+RUN_NAME = "exp"  # of the first run of a project
 
 
 def run_at(path: Path) -> RunFolder | None:

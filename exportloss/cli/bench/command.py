@@ -28,6 +28,7 @@ from exportloss.cli.bench.options import (
     make_setting,
 )
 from exportloss.cli.bench.tables import print_growth, print_result
+from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, InstallationError
 from exportloss.runtime.drawing.figures import matplotlib_missing
@@ -61,7 +62,11 @@ def _add_bench(
     )
     add_size_arguments(parser, [bench])
     once = bench.unmeasured == 0
-    add_measuring_arguments(parser, rounds=1 if once else 10, steps=1 if once else 2)
+    add_measuring_arguments(
+        parser,
+        rounds=1 if once else default_of(run_bench, "rounds"),
+        steps=1 if once else default_of(run_bench, "steps"),
+    )
     add_growth_arguments(parser)
     add_output_arguments(parser)
     parser.set_defaults(run=functools.partial(_time, bench))
@@ -81,7 +86,7 @@ def _add_memory(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
         help="doing what; sizes and rivals are as of that benchmark (default %(default)s)",
     )
     add_size_arguments(parser, [BENCHES[name] for name in _OF])
-    add_measuring_arguments(parser, rounds=None, steps=3)
+    add_measuring_arguments(parser, rounds=None, steps=default_of(measure_memory, "steps"))
     add_growth_arguments(parser)
     add_output_arguments(parser)
     parser.set_defaults(run=_remember)

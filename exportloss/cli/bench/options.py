@@ -65,7 +65,8 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
     group.add_argument(
         "--device",
         metavar="NAME",
-        help="cpu, cuda, or tensorrt for ONNX Runtime and cuda for torch; cuda:1 (default cpu)",
+        help="cpu, cuda, or tensorrt for ONNX Runtime and cuda for torch; cuda:1 "
+        + default("device"),
     )
     if any(bench.name == "loss" for bench in benches):
         group.add_argument(
@@ -73,7 +74,7 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
             choices=get_args(Layout),
             help="what the loss starts from: maps (B, na, H, W, 5 + nc); the output of the head's "
             "convolution, (B, na * (5 + nc), H, W), of which eager torch makes those maps; or its "
-            "input, (B, C, H, W), so that the head is measured with the loss (default permuted)",
+            "input, (B, C, H, W), so that the head is measured with the loss " + default("layout"),
         )
     if any(bench.name != "loss" for bench in benches):
         group.add_argument(
@@ -81,20 +82,29 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
             type=int,
             nargs="+",
             metavar="N",
-            help="keep layers as they are, as in `exportloss export` (default 0: none)",
+            help="keep layers as they are, as in `exportloss export` "
+            f"{default('freeze').rstrip(',)')}: none)",
         )
         group.add_argument(
             "--precision",
             choices=get_args(Arithmetic),
-            help="what the network computes in, on a GPU (default float32)",
+            help=f"what the network computes in, on a GPU {default('precision')}",
         )
-    group.add_argument("--seed", type=int, metavar="N", help="of weights and batch (default 0)")
+    group.add_argument(
+        "--seed", type=int, metavar="N", help=f"of weights and batch {default('seed')}"
+    )
 
 
 def add_measuring_arguments(
     parser: argparse.ArgumentParser, *, rounds: int | None, steps: int
 ) -> None:
-    """Add who is measured and how; `rounds` is None where there are none."""
+    """Add who is measured and how.
+
+    Args:
+        parser: Parser of a benchmark.
+        rounds: Default number of rounds; None for a benchmark without rounds.
+        steps: Default number of measured steps.
+    """
     add = parser.add_argument_group("measuring").add_argument
     add("--rivals", type=_names, metavar="A,B", help="who takes part (default: all)")
     add("--threads", type=int, metavar="N", help="of each rival (default: every core)")

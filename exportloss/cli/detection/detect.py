@@ -15,10 +15,11 @@ from typing import Any
 from exportloss.bounds import at_least
 from exportloss.cli.arguments import image_size
 from exportloss.cli.data_report import print_skipped, print_undrawable
+from exportloss.cli.defaults import default_of
 from exportloss.cli.detection.detectors import (
     add_detector_arguments,
     add_folder_arguments,
-    open_chosen,
+    open_detector,
 )
 from exportloss.cli.detection.stopping import Stopping
 from exportloss.cli.detection.writer import DetectionWriter
@@ -38,7 +39,8 @@ from exportloss.runtime.video.video import Video, open_video
 
 __all__ = ["add_parser", "run"]
 
-_SOME_LEFT_OUT = 1
+_SOME_SKIPPED = 1
+_MAX_DET = 1000  # as in YOLOv5's detect.py
 _CAMERA = re.compile(r"[0-9]{1,6}")
 
 
@@ -62,7 +64,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "or the number of a camera, which Ctrl-C ends",
     )
     add("--data", metavar="YAML", help="class names of a file that has none")
-    add_detector_arguments(parser, conf_thres=0.25, iou_thres=0.45, max_det=1000)
+    add_detector_arguments(
+        parser,
+        conf_thres=default_of(Detector.detect, "conf_thres"),
+        iou_thres=default_of(Detector.detect, "iou_thres"),
+        max_det=_MAX_DET,
+    )
     add("--classes", type=int, nargs="+", metavar="N", help="only these class numbers")
     add("--agnostic-nms", action="store_true", help="boxes of different classes may not overlap")
     add(
@@ -81,9 +88,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--vid-stride",
         type=int,
-        default=1,
+        default=default_of(open_video, "stride"),
         metavar="N",
-        help="of videos and cameras take every Nth frame (default 1)",
+        help="of videos and cameras take every Nth frame (default %(default)s)",
     )
     add("--line-thickness", type=int, metavar="N", help="of boxes, pixels (default: by image)")
     add("--hide-labels", action="store_true", help="draw boxes without class and confidence")
@@ -110,7 +117,13 @@ def run(options: argparse.Namespace) -> int:
     print_skipped(skipped)
     if camera is not None or any(map(is_video, images)):
         import_av()
-    opened = open_chosen(options)
+    opened = open_detector(
+        options.weights,
+        device=options.device,
+        threads=options.threads,
+        self_check=options.self_check,
+        time_limit=options.time_limit,
+    )
     detector = opened.detector
     if options.data is not None and not detector.names:
         detector = dataclasses.replace(detector, names=read_data_yaml(options.data).names)
@@ -121,8 +134,9 @@ def run(options: argparse.Namespace) -> int:
     labels = filter(os.path.isfile, map(label_path, images))
     is_list = camera is None and source.is_file()
     check_run_folder(
-        options,
+        Path(options.project, options.name),
         [*images, *labels, opened.path, *([source] if is_list else [])],
+        exist_ok=options.exist_ok,
         folders=["labels"] if options.save_txt else [],
         trees=["crops"] if options.save_crop else [],
     )
@@ -157,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
             kind, ending = "sources", ", or not to their end"
         total = max(len(images), 1)
         say(f"{failed} of {total} {kind} could not be decoded{ending}", error=True)
-    return _SOME_LEFT_OUT if failed else 0
+    return _SOME_SKIPPED if failed else 0
 
 
 def _detect_all(job: _Job, images: tuple[Path, ...], alone: Video | None) -> int:

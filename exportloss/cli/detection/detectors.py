@@ -7,23 +7,28 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from exportloss.cli.defaults import default_of
 from exportloss.cli.detection.torch_detector import WEIGHTS_SUFFIXES, open_weights
 from exportloss.cli.device_options import add_device_arguments
+from exportloss.cli.run_paths import RUN_NAME
 from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.evaluation.contained import TIME_LIMIT
 from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.sessions.registry import open_session
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.storage.replacing import recover_folder
 from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = [
+    "BATCH_SIZE",
     "Opened",
     "add_detector_arguments",
     "add_folder_arguments",
-    "open_chosen",
     "open_detector",
 ]
+
+BATCH_SIZE = 8  # of a detector that takes any number of images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,27 +97,21 @@ def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
     """Add where results go."""
     add = parser.add_argument
     add("--project", default=project, metavar="FOLDER", help="default %(default)s")
-    add("--name", default="exp", metavar="NAME", help="exp, then exp2, exp3, ... (default exp)")
-    add("--exist-ok", action="store_true", help="write into project/name even if it exists")
-
-
-def open_chosen(options: argparse.Namespace) -> Opened:
-    """Open what the options of `add_detector_arguments` choose, as `open_detector` does."""
-    return open_detector(
-        options.weights,
-        device=options.device,
-        threads=options.threads,
-        self_check=options.self_check,
-        time_limit=options.time_limit,
+    add(
+        "--name",
+        default=RUN_NAME,
+        metavar="NAME",
+        help="exp, then exp2, exp3, ... (default %(default)s)",
     )
+    add("--exist-ok", action="store_true", help="write into project/name even if it exists")
 
 
 def open_detector(
     weights: str,
     *,
-    device: str = "cpu",
+    device: str = default_of(open_session, "device"),
     threads: int | None = None,
-    self_check: bool = True,
+    self_check: bool = default_of(open_session, "self_check"),
     time_limit: float = TIME_LIMIT,
 ) -> Opened:
     """Open what `--weights` names; an ONNX file in a process of its own.

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exportloss.cli.arguments import ExportSettings
+from exportloss.export.detector.nms_settings import NmsSettings
 from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
 from exportloss.runtime.artifact.manifest import Manifest
 
 if TYPE_CHECKING:
     from exportloss.cli.export.weights import LoadedDetector
-    from exportloss.export import NmsSettings
     from exportloss.loss.yolo_loss import YoloLoss
 
 __all__ = ["FILES", "FOLDERS", "FileFormat", "FolderFormat", "about_formats"]

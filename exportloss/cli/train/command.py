@@ -12,19 +12,20 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, smooth_labels
 from exportloss.cli.data_report import print_recall
-from exportloss.cli.export.command import export_artifacts
 from exportloss.cli.export.suiting import suit_anchors
 from exportloss.cli.export.weights import LoadedDetector, load_detector
+from exportloss.cli.export.writing import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.terminal import say
+from exportloss.cli.train.flags import add_train_arguments
 from exportloss.cli.train.images import draw_data, draw_results, has_results
-from exportloss.cli.train.options import add_train_arguments, fill_options, write_options
+from exportloss.cli.train.options import TrainOptions, fill_options, write_options
 from exportloss.cli.train.progress import report
 from exportloss.cli.train.report import Plan, print_data, print_plan, print_result
 from exportloss.cli.train.resume import check_resumed, run_to_resume, update_options
 from exportloss.cli.train.source import Source, find_source
 from exportloss.cli.train.tensorboard import WithEvents
-from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
+from exportloss.errors import ArtifactError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.data.anchors import best_possible_recall, box_sides
@@ -63,11 +64,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     """Train, or resume; print what comes of it."""
     resumed = run_to_resume(options)
-    options = fill_options(options, resumed)
-    if options.data is None or options.weights is None:
-        raise ConfigError("train needs --weights and --data (or --resume with a run's folder)")
+    return _run(fill_options(options, resumed), resumed)
+
+
+def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
     data = read_data_yaml(options.data, single_class=options.single_cls)
-    hyp = smooth_labels(read_hyp(options.hyp), options)
+    hyp = smooth_labels(read_hyp(options.hyp), options.label_smoothing)
     source = find_source(options, data, hyp)
     _check_outputs(options, data, source.what, resumed)
     plan = _plan(options, data, hyp, source.what)
@@ -107,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _open(source: Source, plan: Plan, options: argparse.Namespace) -> TrainSession:
+def _open(source: Source, plan: Plan, options: TrainOptions) -> TrainSession:
     """Open artifacts, with the weights to begin with."""
     assert isinstance(source.what, Manifest) and source.artifacts is not None
     for batches in filter(None, (plan.train, plan.val)):
@@ -119,7 +121,7 @@ def _open(source: Source, plan: Plan, options: argparse.Namespace) -> TrainSessi
     return session
 
 
-def _load(settings: ExportSettings, options: argparse.Namespace) -> LoadedDetector:
+def _load(settings: ExportSettings, options: TrainOptions) -> LoadedDetector:
     """Load what is to be exported, once it is known that it can be trained then."""
     device = Device.parse(options.device)
     check_device(import_engine(device), device)
@@ -134,7 +136,7 @@ def _record(
     session: TrainSession,
     plan: Plan,
     *,
-    options: argparse.Namespace,
+    options: TrainOptions,
     hyp: dict[str, Any],
 ) -> None:
     """Write what the run begins with; from then on it can be resumed."""
@@ -154,7 +156,7 @@ def _print_recall(manifest: Manifest, batches: Batches) -> None:
 
 
 def _check_outputs(
-    options: argparse.Namespace,
+    options: TrainOptions,
     data: DataConfig,
     what: Manifest | ExportSettings,
     resumed: RunFolder | None,
@@ -164,8 +166,9 @@ def _check_outputs(
         return
     read = [Path(name) for name in (options.hyp, options.weights) if name and Path(name).exists()]
     check_run_folder(
-        options,
+        Path(options.project, options.name),
         [*dataset_files(data), *read],
+        exist_ok=options.exist_ok,
         searched=dataset_folders(data),
         kept=dataset_trees(data),
         folders=["weights"],
@@ -177,7 +180,7 @@ def _finish(
     session: TrainSession,
     plan: Plan,
     folder: RunFolder,
-    options: argparse.Namespace,
+    options: TrainOptions,
     *,
     resume: bool,
 ) -> None:
@@ -199,7 +202,7 @@ def _use(folder: RunFolder) -> None:
 
 
 def _plan(
-    options: argparse.Namespace,
+    options: TrainOptions,
     data: DataConfig,
     hyp: dict[str, Any],
     source: Manifest | ExportSettings,
@@ -246,7 +249,7 @@ def _plan(
 
 
 def _export(
-    source: ExportSettings, detector: LoadedDetector, folder: RunFolder, options: argparse.Namespace
+    source: ExportSettings, detector: LoadedDetector, folder: RunFolder, options: TrainOptions
 ) -> TrainSession:
     export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
     try:
@@ -256,7 +259,7 @@ def _export(
         raise
 
 
-def _open_artifacts(artifacts: Path, options: argparse.Namespace) -> TrainSession:
+def _open_artifacts(artifacts: Path, options: TrainOptions) -> TrainSession:
     return TrainSession.open(
         artifacts, device=options.device, threads=options.threads, self_check=options.self_check
     )
@@ -266,7 +269,7 @@ def _train(
     session: TrainSession,
     plan: Plan,
     folder: RunFolder,
-    options: argparse.Namespace,
+    options: TrainOptions,
     *,
     resume: bool,
 ) -> TrainResult:

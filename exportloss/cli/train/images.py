@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-from importlib import import_module
 from pathlib import Path
 
 from exportloss.cli.data_report import print_undrawable
+from exportloss.cli.detection.validation import ValSettings, validate_detector
 from exportloss.cli.terminal import say
+from exportloss.cli.train.options import TrainOptions
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.drawing.correlogram import plot_label_correlogram
 from exportloss.runtime.drawing.figures import matplotlib_missing
@@ -59,7 +59,7 @@ def has_results(folder: RunFolder, *, has_validation: bool) -> bool:
     return all((folder.path / name).exists() for name in names)
 
 
-def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validation: bool) -> None:
+def draw_results(folder: RunFolder, options: TrainOptions, *, has_validation: bool) -> None:
     """Draw `results.png`, and do what `exportloss val` does with the best detector.
 
     Args:
@@ -72,16 +72,22 @@ def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validati
     if not has_validation:
         return
     say(f"\n{folder.best_onnx} on the validation images:")
-    arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
     path = folder.path
     if path.is_symlink():  # a run that is resumed by a link to it, such as `current`
         path = Path(os.path.realpath(path))
-    arguments += ["--project", path.parent, "--name", path.name]
-    arguments += ["--device", options.device, "--workers", options.workers]
-    arguments += [] if options.self_check else ["--no-self-check"]
-    arguments += [] if options.threads is None else ["--threads", options.threads]
-    for flag in ("skip_bad", "single_cls", "noplots"):
-        arguments += [f"--{flag.replace('_', '-')}"] if getattr(options, flag) else []
-    cli = import_module("exportloss.cli")
-    parsed = cli.make_parser().parse_args(["val", *map(str, arguments)])
-    parsed.run(parsed)
+    validate_detector(
+        ValSettings(
+            weights=str(folder.best_onnx),
+            data=options.data,
+            device=options.device,
+            self_check=options.self_check,
+            threads=options.threads,
+            workers=options.workers,
+            skip_bad=options.skip_bad,
+            single_cls=options.single_cls,
+            noplots=options.noplots,
+            project=str(path.parent),
+            name=path.name,
+            exist_ok=True,
+        )
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from typing import Any
 
 from exportloss.cli.data_report import print_split
 from exportloss.cli.terminal import say
+from exportloss.cli.train.options import TrainOptions
 from exportloss.errors import listed
 from exportloss.runtime.data.capacity import drops_boxes
 from exportloss.runtime.data.loader import Batches
@@ -52,7 +52,7 @@ def print_plan(plan: Plan, hyp: dict[str, Any]) -> None:
         say(f"note: augmentations that this version does not do: {', '.join(unused)}")
 
 
-def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> None:
+def print_data(plan: Plan, max_targets: int, options: TrainOptions) -> None:
     """Print what is in the data, what was left out of it, and how full batches are."""
     for split, batches in (("train", plan.train), ("val", plan.val)):
         if batches is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
-from exportloss.cli.train.options import CHANGED_ON_RESUME
+from exportloss.cli.train.options import CHANGED_ON_RESUME, TrainOptions
 from exportloss.errors import ConfigError
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.training.history import latest_run
@@ -26,10 +27,10 @@ def run_to_resume(options: argparse.Namespace) -> RunFolder | None:
         return None
     if options.resume:
         return RunFolder(Path(options.resume))
-    return latest_run(options.project or "runs/train")
+    return latest_run(options.project or default_of(TrainOptions, "project"))
 
 
-def check_resumed(run: RunFolder, options: argparse.Namespace, batches: Batches) -> Path | None:
+def check_resumed(run: RunFolder, options: TrainOptions, batches: Batches) -> Path | None:
     """Check that a run goes on with the images that it was started with.
 
     Args:
@@ -66,7 +67,7 @@ def check_resumed(run: RunFolder, options: argparse.Namespace, batches: Batches)
     return None if run.last.exists() else origin.check_weights()
 
 
-def update_options(run: RunFolder, options: argparse.Namespace) -> None:
+def update_options(run: RunFolder, options: TrainOptions) -> None:
     """Record what a resumed run goes on with, so that it can be resumed again.
 
     Raises:

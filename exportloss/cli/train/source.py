@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, image_size
 from exportloss.cli.run_paths import artifacts_of, find_run
+from exportloss.cli.train.options import TrainOptions
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
@@ -37,7 +37,7 @@ class Source:
     run: RunFolder | None = None
 
 
-def find_source(options: argparse.Namespace, data: DataConfig, hyp: dict[str, Any]) -> Source:
+def find_source(options: TrainOptions, data: DataConfig, hyp: dict[str, Any]) -> Source:
     """Find out what `--weights` means: artifacts, a run or its weights, a size or a file.
 
     A run's weights are trained on with the run's own artifacts, so that this needs no torch. Where
@@ -83,7 +83,7 @@ def find_source(options: argparse.Namespace, data: DataConfig, hyp: dict[str, An
     return Source(what=settings)
 
 
-def _artifacts_of(options: argparse.Namespace, run: RunFolder | None) -> Path | None:
+def _artifacts_of(options: TrainOptions, run: RunFolder | None) -> Path | None:
     """Return the artifacts to train a run's weights with; None where there are none."""
     if options.artifacts is not None:
         return Path(options.artifacts)
@@ -101,7 +101,7 @@ def _check_classes(data: DataConfig, manifest: Manifest, state: Path) -> None:
 
 
 def _reused(
-    options: argparse.Namespace, artifacts: Path, loss: LossConfig, hyp: dict[str, Any]
+    options: TrainOptions, artifacts: Path, loss: LossConfig, hyp: dict[str, Any]
 ) -> Manifest:
     """Hold what is said to what the artifacts are fixed to."""
     manifest = Manifest.read(artifacts)
