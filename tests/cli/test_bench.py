@@ -81,7 +81,7 @@ def pretended(bench, setting, **_):
     batch = setting.scenario.batch_size
     rows = tuple(
         Row(
-            rival=rival,
+            rival=implementation,
             engine="none 1.0",
             timing=Timing.of([factor * batch**2]),
             ratio_to_eager=factor / 0.004,
@@ -90,7 +90,7 @@ def pretended(bench, setting, **_):
             loaded_mb=2,
             peak_mb=3,
         )
-        for rival, factor in (("eager", 0.004), ("portable", 0.002))
+        for implementation, factor in (("eager", 0.004), ("portable", 0.002))
     )
     machine = {"processor": "abacus", "cores": 1}
     unavailable = {"ort-training": "not here"}
@@ -174,7 +174,10 @@ def test_a_table_of_memory(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loss", "--rivals", "eager,portible"], "no rival 'portible'; choose from eager, static"),
+        (
+            ["loss", "--rivals", "eager,portible"],
+            "no implementation 'portible'; choose from eager, static",
+        ),
         (["loss", "--targets", "9"], "targets is 9; expected 0 to max targets, 8"),
         (["loss", "--imgsz", "64", "64", "64"], "--imgsz got 3 numbers"),
         (["step", "--batch-size", "0"], "batch size is 0"),
@@ -189,10 +192,13 @@ def test_a_table_of_memory(capsys, monkeypatch):
         (["step", "--growth", "batch", "--at", "1,few"], "'few' is no batch size"),
         (["loss", "--growth", "slots", "--at", "0,8"], "max targets is 0"),
         (["loss", "--growth", "targets", "--at", "few"], "'few' is no number of boxes"),
-        (["memory", "--layout", "head-output"], "--layout is of the loss alone"),
-        (["memory", "--of", "loss", "--freeze", "10"], "--freeze means nothing to the loss alone"),
+        (["memory", "--layout", "head-output"], "--layout applies only to bench loss"),
+        (["memory", "--of", "loss", "--freeze", "10"], "--freeze does not apply to bench loss"),
         (["loss", "--rounds", "0"], "rounds is 0"),
-        (["loss", "--rivals", "cuda-graph"], "none of the rivals is available: cuda-graph: CUDA"),
+        (
+            ["loss", "--rivals", "cuda-graph"],
+            "none of the implementations is available: cuda-graph: CUDA",
+        ),
     ],
 )
 def test_bad_options_are_refused(capsys, monkeypatch, arguments, message):
@@ -202,11 +208,14 @@ def test_bad_options_are_refused(capsys, monkeypatch, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_rivals_have_names_of_their_own():
+def test_implementations_have_names_of_their_own():
     for bench in BENCHES.values():
-        names = [rival.name for rival in (*bench.rivals, *bench.limits)]
+        names = [implementation.name for implementation in (*bench.implementations, *bench.limits)]
         assert len(set(names)) == len(names)
         assert bench.reference in (None, names[0])
-        assert all(rival.about for rival in bench.rivals)
-        first, *_, last = (rival.name for rival in bench.rivals)
-        assert [rival.name for rival in bench.choose((last, first))] == [first, last]
+        assert all(implementation.about for implementation in bench.implementations)
+        first, *_, last = (implementation.name for implementation in bench.implementations)
+        assert [implementation.name for implementation in bench.choose((last, first))] == [
+            first,
+            last,
+        ]
