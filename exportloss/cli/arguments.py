@@ -1,4 +1,4 @@
-"""Arguments that several commands share, under YOLOv5's names."""
+"""Arguments shared by several commands, under YOLOv5's names."""
 
 from __future__ import annotations
 
@@ -33,33 +33,34 @@ HeadChoice = Literal["auto", "dense", "sparse"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What to export.
+    """Settings of an export.
 
     Attributes:
-        weights: size of the detector, such as `yolov5n`, or a file of weights.
-        model: size that a file of weights must be of; None takes any.
-        names: class names; None for numbers.
-        num_classes: number of classes; None takes the file's.
-        loss: options of the loss.
-        image_size: height and width, pixels.
-        batch_size: images in a batch.
-        max_targets: target rows in a batch.
-        tiers: of a loss alone, smaller numbers of target rows with a graph each; None chooses.
-        optimizer: which memory a session keeps.
-        freeze: number of layers, or several layer indices.
-        gradients: whether a loss alone gives gradients too.
-        layout: what a loss alone starts from.
-        provider: what the portable step or the loss alone is to run on.
-        seed: of random weights.
-        scale_gains: scale the loss's gains to the model and image size, as YOLOv5 does.
-        ema: keep a moving average of weights and statistics.
-        precision: what the network of a portable step computes in.
-        head: where to evaluate the head in training.
-        anchors: (nl, na, 2) in pixels, to use instead of the detector's; None keeps those.
-        autoanchor: fit anchors to the training images where the detector's fit too few boxes.
+        weights: Size of the detector, such as `yolov5n`, or a file of weights.
+        model: Size that a file of weights must have; None accepts any.
+        names: Class names; None for numbers.
+        num_classes: Number of classes; None takes the file's.
+        loss: Settings of the loss.
+        image_size: Height and width, pixels.
+        batch_size: Images per batch.
+        max_targets: Capacity of a batch in target rows.
+        tiers: Size buckets of a loss alone, in target rows below `max_targets`; None chooses.
+        optimizer: Optimizer whose state a session keeps.
+        freeze: Number of frozen layers, or several layer indices.
+        gradients: Whether a loss alone outputs gradients, too.
+        layout: Input of a loss alone.
+        provider: Engine that the portable step or the loss alone is optimized for.
+        seed: Seed of random weights.
+        scale_gains: Whether to scale the loss's gains to model and image size, as YOLOv5 does.
+        ema: Whether to keep a moving average of weights and statistics.
+        precision: Precision of the network in a portable step.
+        head: Where to evaluate the head in training.
+        anchors: (nl, na, 2) anchors in pixels that replace the detector's; None keeps those.
+        autoanchor: Whether to fit anchors to the training images if the detector's fit too few
+            boxes.
 
     Raises:
-        ConfigError: a size or number is below 1, or the tiers are not ascending numbers below
+        ConfigError: A size or number is below 1, or the buckets are not ascending numbers below
             `max_targets`.
     """
 
@@ -121,14 +122,14 @@ class ExportSettings:
 
 
 def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
-    """Add what an export is fixed to; all default to None, for "not said"."""
+    """Add the options that an export fixes; None means "not given"."""
     default = functools.partial(default_of, ExportSettings)
     side, _ = default("image_size")
     (freeze,) = default("freeze")
     parser.add_argument(
         "--model",
         metavar="SIZE",
-        help="refuse a file of --weights that is of another size than, say, yolov5n",
+        help="size, such as yolov5n, that a file of --weights must have",
     )
     parser.add_argument(
         *("--imgsz", "--img", "--img-size"),
@@ -142,31 +143,30 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         *("--batch-size", "--batch"),
         type=int,
         metavar="N",
-        help=f"images in a batch, fixed in the graph (default {default('batch_size')})",
+        help=f"images per batch, fixed in the graph (default {default('batch_size')})",
     )
     parser.add_argument(
         "--max-targets",
         type=int,
         metavar="N",
-        help="boxes that a whole batch can have, fixed in the graph "
-        f"(default {default('max_targets')})",
+        help=f"capacity of a batch in boxes, fixed in the graph (default {default('max_targets')})",
     )
     parser.add_argument(
         "--scale-gains",
         action=argparse.BooleanOptionalAction,
         help="scale the gains box, cls and obj to the model's levels and classes and to the "
-        "image size, as YOLOv5's train.py does (default), or take them as they are written",
+        "image size, as YOLOv5's train.py does (default), or use them as written",
     )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
         help="keep a moving average of weights and statistics, as YOLOv5 does, which is then what "
-        "is validated, kept as best and exported (default for train; not for export)",
+        "is validated, kept as best and exported (default for train, not for export)",
     )
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
-        help="of the portable step on a GPU: what the network computes in, forward and backward; "
+        help="precision of the network in a portable step on a GPU, forward and backward; "
         "weights, BatchNorm, loss and optimizer are float32 "
         f"(default {default('precision')})",
     )
@@ -213,7 +213,7 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="keep layers as they are: 10 is the first ten, the backbone; several numbers are "
+        help="layers not to train: 10 means the first ten, the backbone; several numbers are "
         f"layer indices (default {freeze}: none)",
     )
 
@@ -229,11 +229,12 @@ def image_size(
     """Turn the numbers of `--imgsz` into height and width.
 
     Args:
-        values: as parsed; None where nothing was said.
-        stride: as in YOLOv5 the sides are rounded up to multiples of it, with a word.
+        values: Numbers as parsed; None if the option was not given.
+        stride: Number whose multiples the sides are rounded up to with a note, as in YOLOv5; None
+            leaves them.
 
     Raises:
-        ConfigError: there are more than two, or one is below 1.
+        ConfigError: There are more than two numbers, or one is below 1.
     """
     if values is None:
         return None
@@ -250,6 +251,6 @@ def image_size(
 
 
 def _stride(weights: str) -> int:
-    """Return the largest stride of what `--weights` names, as far as the name says it."""
-    name = Path(weights).stem.removesuffix("-v5")  # of v5.0
+    """Return the largest stride of a detector, judged by the name of its weights."""
+    name = Path(weights).stem.removesuffix("-v5")  # as in yolov5s6-v5.0
     return 64 if name.endswith("6") else 32

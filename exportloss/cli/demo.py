@@ -1,4 +1,4 @@
-"""`exportloss demo`: the whole way once, on drawn shapes, with eager torch beside it."""
+"""`exportloss demo`: the whole workflow on drawn shapes, compared with eager torch."""
 
 from __future__ import annotations
 
@@ -156,5 +156,5 @@ detector     {result.runs["portable"].result.folder.best_onnx}"""
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2g} %"

@@ -11,11 +11,11 @@ __all__ = ["add_device_arguments"]
 
 
 def add_device_arguments(parser: argparse._ActionsContainer, *, unsaid: bool = False) -> None:
-    """Add where to run, and whether to compare with the CPU first.
+    """Add the options for the device and the comparison with the CPU.
 
     Args:
-        parser: of the command.
-        unsaid: leave what is not said None, instead of a default.
+        parser: Parser of a command.
+        unsaid: Whether options that are not given are None instead of a default.
     """
     device = default_of(open_session, "device")
     parser.add_argument(
@@ -32,5 +32,5 @@ def add_device_arguments(parser: argparse._ActionsContainer, *, unsaid: bool = F
         action="store_const",
         const=False,
         default=None if unsaid else default_of(open_session, "self_check"),
-        help="on another device than the CPU do not compare one step with the CPU's first",
+        help="on devices other than the CPU, do not compare one step with the CPU's first",
     )

@@ -233,7 +233,7 @@ def words(files, shapes, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--weights yolov5n", "how many classes? say --data data.yaml, or --nc 80"),
+        ("--weights yolov5n", "--nc 80"),
         ("--weights yolov5q --nc 4", "no model 'yolov5q'; choose one of yolov5n"),
         ("--weights FILE --model s", "is a yolov5n; leave it out"),
         ("--weights gone.pt", "gone.pt: no such file"),

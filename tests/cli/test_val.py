@@ -131,7 +131,7 @@ def test_predictions_carry_the_files_own_name_where_it_is_no_number(data, weight
         ("--weights ONNX --data DATA --task train", "no `train:`"),
         ("--weights ONNX --data DATA --imgsz 0", "--imgsz is 0"),
         ("--weights ONNX --data DATA --imgsz 64 64 64", "--imgsz got 3 numbers"),
-        ("--weights ONNX --data DATA --batch-size 0", "batch size is 0"),
+        ("--weights ONNX --data DATA --batch-size 0", "is 0; expected at least 1"),
         ("--weights ONNX --data DATA --conf-thres 2", "conf_thres is 2.0"),
         ("--weights ONNX --data DATA --max-det 0", "max_det is 0"),
         ("--weights ONNX --data DATA --device tpu", "device is 'tpu'"),

@@ -1,4 +1,4 @@
-"""What `val` and `detect` share: their common options, and the detector that is meant."""
+"""Options that `val` and `detect` share, and opening of their detector."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BATCH_SIZE = 8  # of a detector that takes any number of images
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A detector; its file or folder; and the session it runs in, for artifacts that train."""
+    """A detector, its file or folder, and its session if it is an artifacts folder that trains."""
 
     detector: Detector
     path: Path
@@ -43,7 +43,7 @@ class Opened:
 def add_detector_arguments(
     parser: argparse.ArgumentParser, *, conf_thres: float, iou_thres: float, max_det: int
 ) -> None:
-    """Add which detector, on what, and what counts as found."""
+    """Add the options for the detector, its input size and its thresholds."""
     add = parser.add_argument
     add(
         "--weights",
@@ -80,7 +80,7 @@ def add_detector_arguments(
         type=int,
         default=max_det,
         metavar="N",
-        help="most detections an image (default %(default)s)",
+        help="most detections per image (default %(default)s)",
     )
     add_device_arguments(parser)
     add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
@@ -89,12 +89,12 @@ def add_detector_arguments(
         type=float,
         default=TIME_LIMIT,
         metavar="SECONDS",
-        help="what an .onnx file may take to be opened, and for each image (default %(default)g)",
+        help="time limit for opening an .onnx file, and per image (default %(default)g)",
     )
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
-    """Add where results go."""
+    """Add the options for the folder of results."""
     add = parser.add_argument
     add("--project", default=project, metavar="FOLDER", help="default %(default)s")
     add(
@@ -117,10 +117,10 @@ def open_detector(
     """Open what `--weights` names; an ONNX file in a process of its own.
 
     Raises:
-        ArtifactError: it is no detector, or damaged.
-        ConfigError: the device is unknown.
-        DeviceError: it computes other numbers than the CPU, where `self_check` compares them.
-        InstallationError: the installed engine cannot run it.
+        ArtifactError: The file or folder is no detector, or damaged.
+        ConfigError: The device is unknown.
+        DeviceError: The device's numbers differ from the CPU's; checked with `self_check`.
+        InstallationError: The installed engine cannot run it.
     """
     where: dict[str, Any] = {"device": device, "threads": threads, "self_check": self_check}
     path = Path(weights)

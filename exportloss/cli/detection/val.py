@@ -1,4 +1,4 @@
-"""`exportloss val`: how good is a detector on labelled images?"""
+"""`exportloss val`: precision, recall and mAP of a detector on labelled images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "val",
         help="precision, recall and mAP of a detector",
         description="Run a detector over a split of a data set and print precision, recall, mAP50 "
-        "and mAP50-95 for each class: pycocotools' numbers. Writes a confusion matrix, curves "
+        "and mAP50-95 per class: pycocotools' numbers. Writes a confusion matrix, curves "
         "(with matplotlib) and images. Needs neither torch nor onnx.",
         epilog="example: exportloss val --weights runs/train/exp --data data.yaml",
     )
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         *("--batch-size", "--batch"),
         type=int,
         metavar="N",
-        help=f"images at a time, where the file takes any number (default {BATCH_SIZE})",
+        help=f"images per batch, if the file takes any number (default {BATCH_SIZE})",
     )
     parser.add_argument(
         "--workers",
@@ -58,13 +58,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out images that are damaged or have bad labels, instead of refusing",
+        help="skip images that are damaged or have bad labels, instead of refusing",
     )
     parser.add_argument(
-        "--save-txt", action="store_true", help="write a YOLO label file an image, into labels/"
+        "--save-txt", action="store_true", help="write a YOLO label file per image, into labels/"
     )
     parser.add_argument(
-        "--save-conf", action="store_true", help="with the confidence at the end of its lines"
+        "--save-conf",
+        action="store_true",
+        help="add the confidence at the end of each line of label files",
     )
     parser.add_argument(
         "--save-json",
@@ -84,6 +86,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Validate, print a table, and write what was asked for."""
+    """Validate, print a table, and write the requested files."""
     validate_detector(fill(ValSettings, options))
     return 0

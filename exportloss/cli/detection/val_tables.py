@@ -14,20 +14,20 @@ __all__ = ["print_costs", "print_metrics"]
 
 
 def print_metrics(metrics: Metrics, names: Sequence[str], *, verbose: bool = True) -> None:
-    """Print YOLOv5's table: all classes, then each that the labels have.
+    """Print YOLOv5's table: a row for all classes, then one per class that the labels have.
 
     Args:
-        metrics: of a validation.
-        names: the classes of the data set.
-        verbose: False leaves out the single classes.
+        metrics: Metrics of a validation.
+        names: Class names of the data set.
+        verbose: Whether to print the rows of classes.
     """
     shown = [excerpt(printable(name)) for name in names]
     header = ("Class", "Images", "Instances", *(metric.heading for metric in METRICS))
     width = max(20, *(len(shown[one.index]) for one in metrics.classes), len("all")) + 2
     say(f"{header[0]:>{width}}" + "".join(f"{title:>11}" for title in header[1:]))
 
-    def row(name: str, counts: tuple[int, int], *shares: float) -> None:
-        cells = (*(f"{count:>11}" for count in counts), *(f"{share:>11.3g}" for share in shares))
+    def row(name: str, counts: tuple[int, int], *fractions: float) -> None:
+        cells = (*(f"{count:>11}" for count in counts), *(f"{value:>11.3g}" for value in fractions))
         say(f"{name:>{width}}" + "".join(cells))
 
     row(

@@ -1,4 +1,4 @@
-"""What `exportloss val` does, and `exportloss train` with its best detector."""
+"""Validation of a detector, for `exportloss val` and at the end of `exportloss train`."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def validate_detector(settings: ValSettings) -> None:
 
 
 class ValidationWriter:
-    """Writes label files and images as batches come, and keeps COCO's results.
+    """Writes label files and images per batch, and collects COCO's results.
 
     Args:
         folder: Run folder to write into.
@@ -201,7 +201,7 @@ class ValidationWriter:
 
 
 def _check_names(own: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a data set of another number of classes; say so where names differ."""
+    """Refuse a data set with another number of classes; print a note if names differ."""
     if own and len(own) != len(names):
         raise ConfigError(
             f"the detector has {len(own)} classes, the data set {len(names)}; use the data set "
@@ -215,7 +215,7 @@ def _check_names(own: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _predict(opened: Opened, dropped: list[int]) -> Predict:
-    """Return how to predict, with the loss where there is a session.
+    """Return the function that predicts a batch, with the loss if there is a session.
 
     Args:
         opened: Detector.

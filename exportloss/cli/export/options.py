@@ -1,4 +1,4 @@
-"""Options of `exportloss export`, and what their texts mean."""
+"""Options of `exportloss export`, and their checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMATS = ("step",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options; None means "not said"."""
+    """Add the options; None means "not given"."""
     parser.add_argument(
         "--weights",
         required=True,
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("--nc", "--num-classes"),
         type=int,
         metavar="N",
-        help="number of classes, where there is no --data (default: the file's)",
+        help="number of classes, without --data (default: the file's)",
     )
     parser.add_argument("--hyp", metavar="YAML", help="YOLOv5 hyperparameters, for the loss")
     add_export_arguments(parser.add_argument_group("fixed in the exported graphs"))
@@ -54,28 +54,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gradients",
         action="store_true",
-        help="loss alone: with its gradients with respect to the predictions",
+        help="loss alone: output its gradients with respect to the predictions, too",
     )
     parser.add_argument(
         "--layout",
         choices=get_args(Layout),
-        help="loss alone: what it starts from: YOLOv5's permuted maps (default), the output of the "
-        "detection layer's convolutions, or their input, where it evaluates them where it looks",
+        help="loss alone: its input: YOLOv5's permuted maps (default), the output of the "
+        "detection layer's convolutions, or their input: it then evaluates them where it looks",
     )
     parser.add_argument(
         "--tiers",
         type=_tiers,
         metavar="NUMBERS",
-        help="loss alone: numbers of boxes below --max-targets, with commas, that get a graph of "
-        "their own, which is faster; none for none (default: powers of two from 32)",
+        help="loss alone: size buckets, numbers of boxes below --max-targets with commas, each "
+        "with a graph of its own, which is faster; none for none (default: powers of two from 32)",
     )
     parser.add_argument(
         "--for",
         dest="provider",
         choices=get_args(LossProvider),
-        help="for any runtime (default); for a GPU, whose writes have no order: TensorRT takes the "
-        "graphs, and every run gives the same bits (step and loss); or for ONNX Runtime on a CPU "
-        "alone, which then writes the gradients of maps in one pass (loss)",
+        help="any runtime (default); gpu, whose writes have no order: TensorRT takes the graphs, "
+        "and every run gives the same bits (step and loss); or cpu, ONNX Runtime on a CPU only, which "
+        "then writes the gradients of maps in one pass (loss)",
     )
     parser.add_argument(
         "--output",
@@ -84,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ort, step and loss are this folder, or with other formats one in it by their name; "
         "pt, safetensors and onnx are files in it, named after the weights (default %(default)s)",
     )
-    parser.add_argument("--exist-ok", action="store_true", help="replace what is there")
+    parser.add_argument(
+        "--exist-ok", action="store_true", help="replace existing files and folders"
+    )
     parser.add_argument(
         "--seed",
         type=int,
@@ -102,8 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     nms.add_argument(
         "--int8",
         action="store_true",
-        help="write NAME-int8.onnx as well, with 8-bit convolutions, calibrated with training "
-        "images of --data, and print the mAP of both on those for validation",
+        help="also write NAME-int8.onnx, with 8-bit convolutions, calibrated with training images "
+        "of --data, and print the mAP of both on the validation images",
     )
     for name, kind, metavar, about in (
         ("conf_thres", float, "P", "least confidence"),

@@ -62,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, or resume; print what comes of it."""
+    """Train, or resume; print the results."""
     resumed = run_to_resume(options)
     return _run(fill_options(options, resumed), resumed)
 
@@ -103,14 +103,14 @@ def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
             _finish(session, plan, folder, options, resume=resumed is not None)
             draw_results(folder, options, has_validation=plan.val is not None)
     except ExportLossError:
-        with contextlib.suppress(OSError):  # it is not empty where something was done
+        with contextlib.suppress(OSError):  # it is not empty once training began
             folder.path.rmdir()
         raise
     return 0
 
 
 def _open(source: Source, plan: Plan, options: TrainOptions) -> TrainSession:
-    """Open artifacts, with the weights to begin with."""
+    """Open the artifacts, with the weights to begin with."""
     assert isinstance(source.what, Manifest) and source.artifacts is not None
     for batches in filter(None, (plan.train, plan.val)):
         check_batches(batches, source.what, options.overflow)
@@ -122,7 +122,7 @@ def _open(source: Source, plan: Plan, options: TrainOptions) -> TrainSession:
 
 
 def _load(settings: ExportSettings, options: TrainOptions) -> LoadedDetector:
-    """Load what is to be exported, once it is known that it can be trained then."""
+    """Load the detector to export, after a check that this device can train it."""
     device = Device.parse(options.device)
     check_device(import_engine(device), device)
     if KINDS_BY_FORMAT[options.format].training_build:
@@ -139,7 +139,7 @@ def _record(
     options: TrainOptions,
     hyp: dict[str, Any],
 ) -> None:
-    """Write what the run begins with; from then on it can be resumed."""
+    """Record how the run begins; from then on it can be resumed."""
     origin = Origin.now(
         state=source.state,
         manifest=session.folder / MANIFEST_NAME,
@@ -161,7 +161,7 @@ def _check_outputs(
     what: Manifest | ExportSettings,
     resumed: RunFolder | None,
 ) -> None:
-    """Refuse a new run that would write over what it reads."""
+    """Refuse a new run that would overwrite its inputs."""
     if resumed is not None:
         return
     read = [Path(name) for name in (options.hyp, options.weights) if name and Path(name).exists()]
@@ -184,7 +184,7 @@ def _finish(
     *,
     resume: bool,
 ) -> None:
-    """Train to the end, unless only what is drawn then is missing; the run is then in use."""
+    """Train to the end, unless only plots are missing; make the run the current one."""
     try:
         print_result(_train(session, plan, folder, options, resume=resume))
     except RunCompleteError:
@@ -207,7 +207,7 @@ def _plan(
     hyp: dict[str, Any],
     source: Manifest | ExportSettings,
 ) -> Plan:
-    """Read all labels, and see that the batches will fit."""
+    """Read all labels, and check that the batches fit the graph."""
     config = TrainingConfig.from_mapping(hyp)
     tell = functools.cache(lambda text: say(f"note: {text}"))  # once for both splits
 
@@ -254,7 +254,7 @@ def _export(
     export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
     try:
         return _open_artifacts(folder.artifacts, options)
-    except DeviceError:  # nothing of the run is left where it cannot begin
+    except DeviceError:  # leave nothing behind if the run cannot begin
         shutil.rmtree(folder.artifacts)
         raise
 

@@ -20,7 +20,7 @@ _default = functools.partial(default_of, TrainOptions)
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options; all default to None, for "not said"."""
+    """Add the options; None means "not given"."""
     _add_sources(parser.add_argument_group("what to train, and on what"))
     _add_schedule(parser.add_argument_group("how long, and at what rates"))
     _add_outputs(parser.add_argument_group("what is written, and where"))
@@ -45,13 +45,13 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "--weights",
         metavar="FOLDER|NAME|FILE",
         help="an artifacts folder; or a run, whose best weights are then trained further with its "
-        "artifacts; or a size or file as for `exportloss export`, which is then exported first and "
-        "needs torch",
+        "artifacts; or a size or file as for `exportloss export`, which is exported first (needs "
+        "torch)",
     )
     add(
         "--artifacts",
         metavar="FOLDER",
-        help="artifacts to train the weights of a run with, where its own are gone; with --resume "
+        help="artifacts to train the weights of a run with, if its own are gone; with --resume "
         "the folder that they were moved to",
     )
     add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
@@ -61,8 +61,8 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         nargs="?",
         const="",
         metavar="RUN",
-        help="continue a run's folder, with the options that it has (without RUN: the last one of "
-        "--project); a finished one with more --epochs, one whose data was moved with --data",
+        help="continue the run in this folder, with its options (without RUN: the last one of "
+        "--project); pass more --epochs for a finished run, --data for moved data",
     )
     add(
         "--overflow",
@@ -73,7 +73,7 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
     _add_flag(
         group,
         "--skip-bad",
-        "leave out images that are damaged or have bad labels, instead of refusing",
+        "skip images that are damaged or have bad labels, instead of refusing",
     )
 
 
@@ -84,14 +84,14 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--patience",
         type=int,
         metavar="N",
-        help="stop after so many epochs without a better one "
+        help="stop after this many epochs without a better one "
         f"(default {_default('patience')}; 0 never stops)",
     )
     add(
         "--max-skipped",
         type=int,
         metavar="N",
-        help="give up after so many batches in a row, or a whole epoch, whose loss or gradients "
+        help="give up after this many batches in a row, or a whole epoch, whose loss or gradients "
         f"are not finite; such a batch changes nothing (default {_default('max_skipped')})",
     )
     _add_flag(group, "--cos-lr", "the learning rate falls along a cosine, not a line")
@@ -99,10 +99,15 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--nominal-batch",
         type=int,
         metavar="N",
-        help="gradients are added up over about so many images "
+        help="images over which gradients are accumulated, approximately "
         f"(default {_default('nominal_batch')}, as in YOLOv5)",
     )
-    add("--seed", type=int, metavar="N", help=f"of all that is random (default {_default('seed')})")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help=f"seed of all random numbers (default {_default('seed')})",
+    )
     _add_flag(
         group,
         "--image-weights",
@@ -124,13 +129,13 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     _add_flag(
         group,
         "--nosave",
-        "write weights at the end only: spares a flash disk, and an interrupted run is lost",
+        "write weights only at the end: spares a flash disk, but an interrupted run is lost",
     )
     add(
         "--save-period",
         type=int,
         metavar="N",
-        help="keep weights/epochN.safetensors of every so manyth epoch "
+        help="keep weights/epochN.safetensors every N epochs "
         f"(default {_default('save_period')}: none)",
     )
     _add_flag(group, "--noplots", "draw no images and plots")
@@ -151,6 +156,6 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         nargs="?",
         const="ram",
         choices=get_args(Cache),
-        help="keep decoded images in memory (ram, which --cache alone means), or as files in the "
+        help="keep decoded images in memory (ram, also for --cache alone), or as files in the "
         "user's cache folder (disk)",
     )

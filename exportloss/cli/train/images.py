@@ -1,4 +1,4 @@
-"""What a training run draws: its data before it starts, its results when it is done."""
+"""Plots of a training run: its data at the start, its results at the end."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> Non
     The files are `labels.jpg`, `labels_correlogram.jpg`, `train_batch0.jpg`, ...
 
     Args:
-        folder: of the run.
-        batches: for training.
-        again: whether to draw what is there already, as it is where a run is resumed.
+        folder: Folder of the run.
+        batches: Batches of the training split.
+        again: Whether to replace existing files, which a resumed run has.
     """
     print_undrawable(batches.dataset.names)
     names, labels = batches.dataset.names, folder.path / "labels.jpg"
@@ -51,7 +51,7 @@ def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> Non
 
 
 def has_results(folder: RunFolder, *, has_validation: bool) -> bool:
-    """Whether all was drawn that `draw_results` draws; a full disk may have been in the way."""
+    """Return whether all files of `draw_results` exist; a full disk may have prevented some."""
     names = [] if matplotlib_missing() else ["results.png"]
     if has_validation:
         names += ["val_batch0_labels.jpg", "val_batch0_pred.jpg"]
@@ -60,12 +60,12 @@ def has_results(folder: RunFolder, *, has_validation: bool) -> bool:
 
 
 def draw_results(folder: RunFolder, options: TrainOptions, *, has_validation: bool) -> None:
-    """Draw `results.png`, and do what `exportloss val` does with the best detector.
+    """Draw `results.png`, and validate the best detector as `exportloss val` does.
 
     Args:
-        folder: of the run, complete.
-        options: of the training command.
-        has_validation: whether there are images to validate on.
+        folder: Folder of a complete run.
+        options: Options of the run.
+        has_validation: Whether there are images to validate on.
     """
     if matplotlib_missing() is None and not options.noplots:
         plot_results(folder.path / "results.png", folder.results)

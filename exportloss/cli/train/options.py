@@ -77,13 +77,13 @@ class TrainOptions:
     drop_last: bool = default_of(Batches, "drop_last")  # no flag
 
 
-# What is not said on the command line. There everything is None, so that a resumed run can tell
-# what was said.
+# Defaults of options that are not given. On the command line all are None, so that a resumed run
+# can tell which were given.
 _DEFAULTS: dict[str, Any] = {
     field.name: None if field.default is dataclasses.MISSING else field.default
     for field in dataclasses.fields(TrainOptions)
 }
-# What runs of earlier versions did, whose `opt.yaml` does not have these keys.
+# Behaviour of earlier versions, whose `opt.yaml` does not have these keys.
 _EARLIER = {"drop_last": True}
 _PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
 # A finished run can go on for more epochs, and data can have been moved.
@@ -95,7 +95,7 @@ _FREE_ON_RESUME = (
 
 
 def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> TrainOptions:
-    """Fill in what was not said: from the run to resume, or the defaults.
+    """Fill in options that were not given, from the run to resume or the defaults.
 
     Raises:
         ConfigError: An option contradicts the run to resume, or there are no weights or no data.
@@ -123,7 +123,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> Trai
             "further"
         )
     saved["hyp"] = str(resumed.hyp)
-    # These are in the artifacts by now.
+    # The artifacts have these built in.
     saved["model"] = saved["freeze"] = saved["anchors"] = None
     saved["weights"] = str(artifacts_to_resume(resumed, saved["weights"], artifacts))
     return _complete({**saved, **said, "weights": saved["weights"]})
@@ -171,8 +171,8 @@ def write_options(
 ) -> None:
     """Write `opt.yaml` and `hyp.yaml`, from which the run can be resumed.
 
-    The gains in `hyp.yaml` are those before scaling, so that the file can be used as it is; and it
-    has every key of YOLOv5's files, so that YOLOv5 can use it too.
+    The gains in `hyp.yaml` are those before scaling, so that the file can be passed to `--hyp`; it
+    has every key of YOLOv5's files, so that YOLOv5 can read it, too.
     """
     manifest = session.manifest
     fixed = {
@@ -191,5 +191,5 @@ def write_options(
             image_size=manifest.image_size,
         )
     write_yaml(folder.hyp, every_key(schedule.config, loss, hyp))
-    # The options come last: where they are, the run can be resumed.
+    # The options come last: a run that has them can be resumed.
     write_yaml(folder.options, {**dataclasses.asdict(options), **fixed})
