@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="provider",
         choices=get_args(LossProvider),
         help="any runtime (default); gpu, whose writes have no order: TensorRT takes the graphs, "
-        "and every run gives the same bits (step and loss); or cpu, ONNX Runtime on a CPU only, which "
-        "then writes the gradients of maps in one pass (loss)",
+        "and every run gives the same bits (step and loss); or cpu, ONNX Runtime on a CPU only, "
+        "which then writes the gradients of maps in one pass (loss)",
     )
     parser.add_argument(
         "--output",
