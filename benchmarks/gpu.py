@@ -1,4 +1,4 @@
-"""Run all that needs an NVIDIA GPU, and write down what it found: `make gpu`.
+"""Run everything that needs an NVIDIA GPU, and record the results: `make gpu`.
 
     python benchmarks/gpu.py [--output FOLDER] [--minutes N] [--device cuda|cpu]
 
@@ -45,7 +45,7 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     },
 }
 _SMALL = {"imgsz": 64, "max-targets": 16, "targets": 8, "batch-size": 2}  # on a CPU
-_SLOW = "compiled"  # the implementation that takes minutes to get ready
+_SLOW = "compiled"  # the implementation that takes minutes to prepare
 _OF_STEPS = ("eager", "eager-channels-last", "portable", "portable-cuda-graph")
 _OF_LOSSES = ("eager", "static", "cuda-graph", "portable")
 _NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
@@ -63,11 +63,11 @@ class Step:
     """A command, and how long it may take.
 
     Attributes:
-        name: of its files.
-        arguments: of this interpreter.
-        seconds: after which it is ended, where time is limited.
-        background: whether the next steps may begin before it is done, up to one that needs it.
-        needs: name of such a step.
+        name: Name of its files.
+        arguments: Arguments of this interpreter.
+        seconds: Time limit, if the time is limited.
+        background: Whether later steps may begin before it is done, up to one that needs it.
+        needs: Name of such a step that must be done first.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Done:
-    """How a step ended: exit status, None where its time was up or there was none left."""
+    """End of a step: its exit status, None if its time or all time was used up."""
 
     name: str
     status: int | None
@@ -87,7 +87,7 @@ class Done:
 
 
 def steps(device: str) -> list[Step]:
-    """Return all there is to do, most valuable first."""
+    """Return all steps, the most valuable first."""
     tests = ("-m", "pytest", "-p", "no:cacheprovider", "-q", "-ra", "--durations=10")
     exports = ("-m", "tests.gpu.make_artifacts", str(ARTIFACTS), "--device", device)
     artifacts, torch_alone = "tests/gpu/test_artifacts.py", "tests/gpu/test_loss_in_torch.py"
@@ -114,7 +114,7 @@ def steps(device: str) -> list[Step]:
 
 
 def sizes_of(run: str, device: str) -> dict[str, Any]:
-    """Options of a benchmark's sizes, by name."""
+    """Return the size options of a benchmark, by name."""
     return {**RUNS[run][1], **(_SMALL if device == "cpu" else {})}
 
 
@@ -141,7 +141,7 @@ def _training(device: str) -> tuple[str, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; 1 where a step failed."""
+    """Run the steps; return 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "gpu-day")
     parser.add_argument("--minutes", type=float, help="for all of it (default: no limit)")
@@ -202,7 +202,7 @@ def run_all(
 
 
 class _Running:
-    """A step under way; what it prints goes to `<name>.out` and `<name>.err`."""
+    """A running step; its output goes to `<name>.out` and `<name>.err`."""
 
     def __init__(self, step: Step, output: Path, *, device: str) -> None:
         self._step = step
@@ -217,7 +217,7 @@ class _Running:
                 cwd=ROOT,
                 stdout=out,
                 stderr=err,
-                start_new_session=True,  # to end what it has started, too
+                start_new_session=True,  # so that its own children can be ended, too
                 env={**os.environ, "EXPORTLOSS_GPU": device, "PYTHONPATH": _import_path()},
             )
 
@@ -282,12 +282,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _import_path() -> str:
-    """Find exportloss in this checkout, where it is not installed."""
+    """Return an import path with this checkout, in case exportloss is not installed."""
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def _output(*command: str) -> str:
-    """What a command prints; empty where there is no such command, or it fails."""
+    """Return the output of a command; empty if it does not exist or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

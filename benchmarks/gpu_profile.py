@@ -1,9 +1,9 @@
-"""What a GPU spends a training step on, kernel by kernel: `make gpu`.
+"""Time of a training step on a GPU by kernel: `make gpu`.
 
     python -m benchmarks.gpu_profile FOLDER --device cuda
 
 The kernels that ONNX Runtime launches are seen by torch's profiler (CUPTI sees all of a process).
-CUDA graphs are off. On the CPU there are no kernels to see: that only tries the way.
+CUDA graphs are off. On the CPU there are no kernels: that only tests the script.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STEPS, SHOWN = 5, 50
 
 
 def profiled(step: Callable[[], float], device: str) -> dict[str, list[float]]:
-    """Milliseconds of each kernel that ran, by name, over `STEPS` steps."""
+    """Return the milliseconds of each run of a kernel, by name, over `STEPS` steps."""
     found: dict[str, list[float]] = defaultdict(list)
     activity = ProfilerActivity.CPU if device == "cpu" else ProfilerActivity.CUDA
     with profile(activities=[activity]) as profiler:

@@ -1,4 +1,4 @@
-"""Train on drawn shapes in several precisions, and compare what they come to: `make gpu`.
+"""Train on drawn shapes in several precisions, and compare the results: `make gpu`.
 
     python -m benchmarks.gpu_training FOLDER --device cuda --precisions float32,float16,bfloat16
 
@@ -60,7 +60,7 @@ def export(folder: Path, precision: Precision) -> Path:
 def run(
     folder: Path, config: DataConfig, precision: Precision, *, device: str, epochs: int
 ) -> dict[str, Any]:
-    """Train once; return what it came to."""
+    """Train once; return the results."""
     session = TrainSession.open(export(folder / precision, precision), device=device)
     batches = Batches(
         Dataset.open(config, "train"),

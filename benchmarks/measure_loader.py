@@ -4,8 +4,8 @@
         --max-targets 128 --output build/step
     python -m benchmarks.measure_loader build/step
 
-100 JPEGs of 640 x 480 pixels, YOLOv5's default augmentation; `alone` takes a step again and again
-with the same batch, `loader` takes the batches without a step.
+100 JPEGs of 640 x 480 pixels, YOLOv5's default augmentation; `alone` repeats a step with the same
+batch, `loader` takes the batches without a step.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.training.hyp import TrainingConfig
 from exportloss.targets import pad_targets
 
-PICTURES, EPOCHS = 100, 1
+IMAGES, EPOCHS = 100, 1
 
 
 def draw_images(folder: Path) -> Dataset:
     """Draw a data set of JPEG files."""
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         image, rows = render(np.random.default_rng(index), 480)
         drawn = Image.fromarray(image).resize((640, 480))
         drawn.save(folder / f"{index:03d}.jpg", quality=90)
@@ -63,7 +63,7 @@ class Steps:
 
 def measure(name: str, batches: Batches, step: Steps | None) -> None:
     """Print how long steps take, and how long they wait for their images."""
-    list(batches.epoch(0))  # fills the memory of `cache="ram"`
+    list(batches.epoch(0))  # fills the cache of `cache="ram"`
     spent = waited = 0.0
     slowest = []
     for epoch in range(1, 1 + EPOCHS):
@@ -76,7 +76,7 @@ def measure(name: str, batches: Batches, step: Steps | None) -> None:
         spent += time.perf_counter() - started
     steps = EPOCHS * len(batches)
     print(
-        f"{name:22} {1e3 * spent / steps:6.1f} ms a step, {waited / spent:6.1%} of it waiting "
+        f"{name:22} {1e3 * spent / steps:6.1f} ms per step, {waited / spent:6.1%} of it waiting "
         f"(median {1e3 * np.median(slowest):.1f} ms, largest {1e3 * max(slowest):.1f} ms)"
     )
 
@@ -104,7 +104,7 @@ def main(artifacts: Path) -> None:
         started = time.perf_counter()
         for _ in range(25):
             step(batch)
-        print(f"{'alone':22} {40 * (time.perf_counter() - started):6.1f} ms a step")
+        print(f"{'alone':22} {40 * (time.perf_counter() - started):6.1f} ms per step")
         measure("loader, 1 worker", batches(workers=1), None)
         measure("loader, 2 workers", batches(), None)
         measure("loader, ram", batches(cache="ram"), None)

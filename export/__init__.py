@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from exportloss.export.detector.inference import export_inference as export_inference
-    from exportloss.export.detector.nms import NmsSettings as NmsSettings
+    from exportloss.export.detector.nms_settings import NmsSettings as NmsSettings
     from exportloss.export.loss.export import export_loss as export_loss
     from exportloss.export.ort.export import export_training_artifacts as export_training_artifacts
     from exportloss.export.providers.check import check as check
@@ -27,7 +27,7 @@ __all__ = [
 
 _MODULES = {
     "CheckResult": "providers.result",
-    "NmsSettings": "detector.nms",
+    "NmsSettings": "detector.nms_settings",
     "check": "providers.check",
     "export_inference": "detector.inference",
     "export_loss": "loss.export",

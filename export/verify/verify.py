@@ -16,6 +16,7 @@ from exportloss.errors import ConfigError
 from exportloss.export.verify.differences import relative, whole_l2, worst_l2
 from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.verify.report import Bounds, StepDifferences, Verification
+from exportloss.export.verify.settings import LEARNING_RATE, SEED, STEPS
 from exportloss.export.verify.trajectories import Step, compare
 from exportloss.random_batches import draw_images, draw_targets
 from exportloss.runtime.artifact.manifest import Manifest
@@ -40,9 +41,9 @@ _EMA_DECAY = 0.5
 def verify(
     folder: str | Path,
     *,
-    steps: int = 5,
-    lr: float = 5e-4,
-    seed: int = 0,
+    steps: int = STEPS,
+    lr: float = LEARNING_RATE,
+    seed: int = SEED,
     threads: int | None = None,
     device: str = "cpu",
     model: nn.Module | None = None,
@@ -87,9 +88,9 @@ def verify(
 def verify_all(
     folders: Sequence[str | Path],
     *,
-    steps: int = 5,
-    lr: float = 5e-4,
-    seed: int = 0,
+    steps: int = STEPS,
+    lr: float = LEARNING_RATE,
+    seed: int = SEED,
     threads: int | None = None,
     device: str = "cpu",
     model: nn.Module | None = None,

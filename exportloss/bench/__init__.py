@@ -1,10 +1,10 @@
-"""Benchmarks: rivals that do the same work, timed in turn, each in a process of its own.
+"""Benchmarks: implementations of the same work, timed in turn, each in a process of its own.
 
-Imports neither torch nor onnx: those are loaded by the processes that need them.
+Imports neither torch nor onnx; the processes that need them load them.
 """
 
 from exportloss.bench.growth import AXES, Growth, measure_growth
-from exportloss.bench.implementations.implementation import Bench, Prepared, Rival
+from exportloss.bench.implementations.implementation import Bench, Implementation, Prepared
 from exportloss.bench.implementations.registry import BENCHES
 from exportloss.bench.results import BenchResult, Row
 from exportloss.bench.running import measure_memory, run_bench
@@ -17,8 +17,8 @@ __all__ = [
     "Bench",
     "BenchResult",
     "Growth",
+    "Implementation",
     "Prepared",
-    "Rival",
     "Row",
     "Scenario",
     "Setting",

@@ -1,4 +1,4 @@
-"""What an export takes: each format in a process of its own, into a folder that is thrown away."""
+"""Cost of an export: each format in a process of its own, into a temporary folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["loss", "ort_training", "portable"]
 
 
 def portable(scenario: Scenario, artifact: Path | None) -> Prepared:
-    """The portable step."""
+    """Export the portable step."""
     return _prepared("step", scenario)
 
 
 def ort_training(scenario: Scenario, artifact: Path | None) -> Prepared:
-    """Training artifacts."""
+    """Export ONNX Runtime training artifacts."""
     return _prepared("ort", scenario)
 
 
 def loss(scenario: Scenario, artifact: Path | None) -> Prepared:
-    """The loss alone, with its gradients."""
+    """Export the loss alone, with its gradients."""
     return _prepared("loss", scenario)
 
 

@@ -1,4 +1,4 @@
-"""How time or memory grows with a size: a benchmark over several, and a fitted exponent."""
+"""Growth of time or memory with a size: a benchmark at several sizes, and a fitted exponent."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Axis:
     """A size that grows.
 
     Attributes:
-        about: what it is, for a help text.
-        usual: values that are measured where none are named.
-        fields: of `Scenario` that are set to it.
-        parse: from the text of one value to the fields'.
-        size: the number that time is held against.
+        about: Description for a help text.
+        usual: Values that are measured by default.
+        fields: Fields of `Scenario` that get the value.
+        parse: Function from the text of a value to the value of the fields.
+        size: Function that returns the number on the axis.
     """
 
     about: str
@@ -35,10 +35,10 @@ class Axis:
     size: Callable[[Scenario], float]
 
     def scenario(self, base: Scenario, value: str) -> Scenario:
-        """Return the base with this value in it.
+        """Return the base with this value.
 
         Raises:
-            ConfigError: the text is no value, or one that cannot be.
+            ConfigError: The text is no value, or the value is out of range.
         """
         try:
             parsed = self.parse(value)
@@ -68,13 +68,13 @@ AXES: Mapping[str, Axis] = {
         size=lambda scenario: scenario.image_size[0],
     ),
     "slots": Axis(
-        about="number of slots",
+        about="number of target rows",
         usual=("300", "1000", "4000"),
         fields=("max_targets",),
         size=lambda scenario: scenario.max_targets,
     ),
     "targets": Axis(
-        about="number of boxes in the batch, with as many slots",
+        about="number of boxes in the batch, with as many target rows",
         usual=("30", "120", "300", "1000"),
         fields=("targets", "max_targets"),
         size=lambda scenario: scenario.targets,
@@ -91,12 +91,12 @@ AXES: Mapping[str, Axis] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One of the sizes.
+    """Result at one of the sizes.
 
     Attributes:
-        at: its value as named, such as `16` or `yolov5s`.
-        size: the number that time is held against.
-        result: what was measured.
+        at: Value as named, such as `16` or `yolov5s`.
+        size: Number on the axis.
+        result: Result of the benchmark.
     """
 
     at: str
@@ -109,9 +109,9 @@ class Growth:
     """A benchmark over several sizes.
 
     Attributes:
-        over: a key of `AXES`.
-        points: in the order they were named, >= 1.
-        failed: sizes that could not be measured after others had been, and why.
+        over: Key of `AXES`.
+        points: Results in the order in which the sizes were named; at least one.
+        failed: Reasons by size, for sizes after the first that could not be measured.
     """
 
     over: str
@@ -119,29 +119,35 @@ class Growth:
     failed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def rivals(self) -> tuple[str, ...]:
-        """Everybody who took part anywhere."""
+    def implementations(self) -> tuple[str, ...]:
+        """Names of the implementations that were measured at any size."""
         names = (row.rival for point in self.points for row in point.result.rows)
         return tuple(dict.fromkeys(names))
 
     def exponents(self) -> dict[str, float]:
-        """Return e of time (or memory) = c * size**e; NaN where a rival has one size only."""
-        return {rival: fitted_exponent(*self._curve(rival)) for rival in self.rivals}
+        """Return e of time (or memory) = c * size**e by implementation; NaN with a single size."""
+        return {
+            implementation: fitted_exponent(*self._curve(implementation))
+            for implementation in self.implementations
+        }
 
     def slopes(self) -> dict[str, float]:
-        """Return the milliseconds (or MB) that a further one costs, by the nearest line."""
-        return {rival: fitted_slope(*self._curve(rival)) for rival in self.rivals}
+        """Return the cost of one more, in milliseconds (or MB), by implementation: a linear fit."""
+        return {
+            implementation: fitted_slope(*self._curve(implementation))
+            for implementation in self.implementations
+        }
 
-    def _curve(self, rival: str) -> tuple[list[float], list[float]]:
+    def _curve(self, implementation: str) -> tuple[list[float], list[float]]:
         found = [
             (point.size, row.measured)
             for point in self.points
-            if (row := point.result.row(rival)) is not None
+            if (row := point.result.row(implementation)) is not None
         ]
         return [size for size, _ in found], [time for _, time in found]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `--json` prints: as of one size, each entry with its `at` and `size`."""
+        """Return what `--json` prints: the entries of every size, each with its `at` and `size`."""
         parts = [(point, point.result.to_json()) for point in self.points]
         lists = {
             name: [
@@ -166,16 +172,16 @@ def measure_growth(
     """Run a benchmark at several sizes.
 
     Args:
-        over: a key of `AXES`.
-        values: at least one; all are checked before the first is measured.
-        setting: where and with what; a folder of artifacts gets one in it for each value.
-        run: one run of the benchmark.
+        over: Key of `AXES`.
+        values: At least one value; all are checked before the first is measured.
+        setting: Where and with what to measure; its artifacts folder gets a subfolder per value.
+        run: One run of the benchmark.
 
     Raises:
-        ConfigError: a value cannot be.
-        BenchmarkError: rivals do not compute the same at the first size, or one broke down; at a
-            later one that is told beside the others.
-        ExportLossError: as `run` does.
+        ConfigError: A value is out of range.
+        BenchmarkError: The first size failed: implementations disagree, or one crashed. Failures
+            at later sizes are recorded in `failed`.
+        ExportLossError: Any other error of `run`.
     """
     axis = AXES[over]
     scenarios = {value: axis.scenario(setting.scenario, value) for value in values}
@@ -189,7 +195,7 @@ def measure_growth(
         except BenchmarkError as error:
             if not points:
                 raise
-            failed[value] = str(error)  # what was measured for minutes is not thrown away
+            failed[value] = str(error)  # keep what took minutes to measure
             continue
         points.append(Point(at=value, size=axis.size(scenario), result=result))
     return Growth(over=over, points=tuple(points), failed=failed)

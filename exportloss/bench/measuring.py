@@ -1,4 +1,4 @@
-"""Rounds in which every rival has a turn, and the check that all of them do the same work."""
+"""Rounds with a turn per implementation, and the check that all do the same work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exportloss.errors import BenchmarkError
 
 __all__ = ["TOLERANCES", "Stepper", "check_agreement", "measure"]
 
-# Relative, by what products are computed in.
+# Relative tolerance, by the precision of products.
 TOLERANCES: Mapping[Arithmetic, float] = {
     "float32": 1e-4,
     "tf32": 1e-2,
@@ -22,10 +22,10 @@ TOLERANCES: Mapping[Arithmetic, float] = {
 
 
 class Stepper(Protocol):
-    """Whoever has a turn; see `RivalProcess`."""
+    """Something that takes turns, such as an `ImplementationProcess`."""
 
     def turn(self, *, unmeasured: int, steps: int) -> list[float]:
-        """Do so many steps unmeasured, then so many; return the seconds of each of the latter."""
+        """Do `unmeasured` steps, then `steps` timed ones; return the seconds of each timed step."""
 
 
 def measure(
@@ -36,23 +36,23 @@ def measure(
     unmeasured: int = 1,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[float]]:
-    """Give each its turn in every round, in an order that is shuffled anew.
+    """Time steppers in rounds, each with one turn per stepper in a newly shuffled order.
 
-    So what slows the machine down for a while slows all of them down, and nobody always comes after
-    the same one.
+    A temporary slowdown of the machine then affects all of them, and none always follows the same
+    other one.
 
     Args:
-        steppers: who has turns.
-        rounds: how many, >= 1.
-        steps: measured in a turn, >= 1.
-        unmeasured: at the start of a turn, >= 0.
-        say: told the number of each round.
+        steppers: Steppers by name.
+        rounds: Number of rounds, >= 1.
+        steps: Timed steps per turn, >= 1.
+        unmeasured: Steps at the start of a turn that are not timed, >= 0.
+        say: Function that is told the number of each round.
 
     Returns:
-        Seconds of each measured step, rounds * steps of them, by name.
+        Seconds of each timed step, rounds * steps per name.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: A number is out of range.
     """
     at_least(1, rounds=rounds, steps=steps)
     order, seconds = random.Random(0), {name: list[float]() for name in steppers}
@@ -66,14 +66,14 @@ def measure(
 def check_agreement(
     numbers: Mapping[str, Sequence[float]], *, precision: Arithmetic = "float32"
 ) -> None:
-    """See that all computed the same.
+    """Check that all computed the same numbers.
 
     Args:
-        numbers: what each computed, by name; the first is what the others are held to.
-        precision: what products are computed in, which says how near they can come.
+        numbers: Numbers by name; the first are the reference.
+        precision: Precision of products, which determines the tolerance.
 
     Raises:
-        BenchmarkError: one did not; the message names it and both numbers.
+        BenchmarkError: One differs; the message names it and both numbers.
     """
     if not numbers:
         return

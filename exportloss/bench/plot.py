@@ -1,4 +1,4 @@
-"""An image of a benchmark, where matplotlib is installed."""
+"""Plots of benchmarks. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["plot"]
 
 
 def plot(path: Path, result: BenchResult | Growth) -> None:
-    """Draw bars for one size, with what was least and most; curves for several.
+    """Draw bars with minimum and maximum for one size, or curves for several.
 
     Args:
         path: PNG file to write.
-        result: what was measured.
+        result: Result to draw.
 
     Raises:
-        ArtifactError: the file cannot be written.
+        ArtifactError: The file cannot be written.
         InstallationError: matplotlib is missing.
     """
     rows = 0 if isinstance(result, Growth) else len(result.rows)
@@ -62,13 +62,13 @@ def _curves(axes: Axes, growth: Growth) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     exponents, first = growth.exponents(), growth.points[0].result
-    for rival in growth.rivals:
+    for implementation in growth.implementations:
         found = [
             (point.size, row.measured)
             for point in growth.points
-            if (row := point.result.row(rival)) is not None
+            if (row := point.result.row(implementation)) is not None
         ]
-        label = f"{rival}, exponent {exponents[rival]:.2f}"
+        label = f"{implementation}, exponent {exponents[implementation]:.2f}"
         axes.loglog(*zip(*found, strict=True), marker="o", markersize=4, label=label)
     axes.set_xticks([p.size for p in growth.points], [p.at for p in growth.points])
     axes.set_xticks([], minor=True)

@@ -1,4 +1,4 @@
-"""The other end of a worker: starts a rival's process and asks it."""
+"""Starting and querying the process of an implementation; its other end is `worker`."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 from typing import Any, Self
 
 import exportloss
-from exportloss.bench.implementations.implementation import Rival
+from exportloss.bench.implementations.implementation import Implementation
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import BenchmarkError
 
-__all__ = ["Ready", "RivalProcess", "Unavailable"]
+__all__ = ["ImplementationProcess", "Ready", "Unavailable"]
 
 _SHOWN_LINES = 12
 _SECONDS_TO_END = 5
 
 
 class Unavailable(Exception):  # noqa: N818 - an answer rather than an error
-    """A rival cannot take part here; the message says why."""
+    """An implementation cannot take part here; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ready:
-    """What a rival tells when it is ready.
+    """Report of an implementation that is ready.
 
     Attributes:
-        engine: package and version that computes.
-        python: version of its interpreter.
-        import_s: seconds that the imports took.
-        prepare_s: seconds until it was ready: building, loading, compiling.
-        scale: see `Prepared`.
-        facts: see `Prepared`.
+        engine: Package that computes, with its version.
+        python: Version of its interpreter.
+        import_s: Duration of the imports, seconds.
+        prepare_s: Duration of building, loading and compiling, seconds.
+        scale: See `Prepared`.
+        facts: See `Prepared`.
     """
 
     engine: str
@@ -47,16 +47,16 @@ class Ready:
     facts: dict[str, float]
 
 
-class RivalProcess:
-    """A rival in a process of its own; a context manager, which ends it.
+class ImplementationProcess:
+    """An implementation in a process of its own; a context manager, which ends it.
 
     Args:
-        rival: who.
-        python: interpreter; exportloss must be importable in it.
+        implementation: Implementation to run.
+        python: Interpreter that can import exportloss.
     """
 
-    def __init__(self, rival: Rival, *, python: str = sys.executable) -> None:
-        self.rival = rival
+    def __init__(self, implementation: Implementation, *, python: str = sys.executable) -> None:
+        self.implementation = implementation
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [python, "-m", "exportloss.bench.worker"],
@@ -82,15 +82,15 @@ class RivalProcess:
         self._errors.close()
 
     def prepare(self, scenario: Scenario, artifact: Path | None) -> Ready:
-        """Let it get ready.
+        """Prepare the implementation for its first step.
 
         Raises:
-            Unavailable: it cannot take part.
-            BenchmarkError: it broke down, or has another version of exportloss.
+            Unavailable: It cannot take part.
+            BenchmarkError: It crashed, or has another version of exportloss.
         """
         reply = self._ask(
             "prepare",
-            rival=dataclasses.asdict(self.rival),
+            implementation=dataclasses.asdict(self.implementation),
             scenario=dataclasses.asdict(scenario),
             artifact=None if artifact is None else str(artifact),
         )
@@ -98,17 +98,17 @@ class RivalProcess:
             raise Unavailable(reply["refused"])
         if (version := reply.pop("exportloss")) != exportloss.__version__:
             raise BenchmarkError(
-                f"{self.rival.name}'s interpreter has exportloss {version}, this one "
+                f"{self.implementation.name}'s interpreter has exportloss {version}, this one "
                 f"{exportloss.__version__}; install the same there"
             )
         return Ready(**reply)
 
     def check(self) -> tuple[float, ...]:
-        """Return the numbers in which rivals must agree."""
+        """Return the numbers on which implementations must agree."""
         return tuple(self._ask("check")["numbers"])
 
     def turn(self, *, unmeasured: int, steps: int) -> list[float]:
-        """Let it do its steps; return the seconds of each of the latter."""
+        """Do a turn, as `Stepper.turn`; return the seconds of each timed step."""
         seconds: list[float] = self._ask("turn", unmeasured=unmeasured, steps=steps)["seconds"]
         return seconds
 
@@ -119,7 +119,7 @@ class RivalProcess:
     def _ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # the missing reply tells
+        with contextlib.suppress(BrokenPipeError):  # the missing reply is reported below
             stdin.write(json.dumps({"do": what, **arguments}) + "\n")
             stdin.flush()
         line = stdout.readline()
@@ -128,7 +128,7 @@ class RivalProcess:
             self._errors.seek(0)
             written = self._errors.read().decode(errors="replace").strip().splitlines()
             raise BenchmarkError(
-                f"{self.rival.name} broke down ({what}, exit status {status})"
+                f"{self.implementation.name} broke down ({what}, exit status {status})"
                 + (": " + "\n".join(written[-_SHOWN_LINES:]) if written else "")
             )
         reply: dict[str, Any] = json.loads(line)

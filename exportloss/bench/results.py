@@ -1,4 +1,4 @@
-"""What a benchmark found, for people's tables and for machines."""
+"""Results of benchmarks, and their JSON."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["BenchResult", "Limit", "Row", "finite"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A rival.
+    """Result of one implementation.
 
     Attributes:
-        rival: its name.
-        engine: package and version that computes.
-        timing: of a step; None where only memory was measured.
-        ratio_to_eager: of the medians, or of the peaks where only memory was measured; None where
-            the first rival of the benchmark had no part.
-        prepare_s: seconds of building, loading and compiling, without the imports.
-        imported_mb: resident after the imports.
-        loaded_mb: resident when ready for the first step.
-        peak_mb: the most that was resident, to the end.
-        peak_device_mb: the most of a GPU's memory; None without one.
-        facts: what else the rival reports.
+        rival: Name of the implementation.
+        engine: Package that computes, with its version.
+        timing: Times of a step; None if only memory was measured.
+        ratio_to_eager: Ratio of the medians, or of the peaks if only memory was measured, to the
+            benchmark's reference; None if that was not measured.
+        prepare_s: Duration of building, loading and compiling, without imports, seconds.
+        imported_mb: Resident size after the imports, MB.
+        loaded_mb: Resident size before the first step, MB.
+        peak_mb: Largest resident size, MB.
+        peak_device_mb: Largest memory on a GPU, MB; None without one.
+        facts: Other figures that the implementation reports.
     """
 
     rival: str
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def measured(self) -> float:
-        """The median time in milliseconds, or where only memory was measured the peak in MB."""
+        """Median time in milliseconds, or the peak in MB if only memory was measured."""
         return self.peak_mb if self.timing is None else self.timing.median_ms
 
     def to_json(self) -> dict[str, Any]:
@@ -57,12 +57,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What no rival can beat, measured in the same rounds.
+    """A lower limit of the time, measured in the same rounds.
 
     Attributes:
         name: `memory-limit` or `arithmetic-limit`.
-        timing: of what it stands for.
-        facts: such as the multiply-adds of a step.
+        timing: Times of the equivalent work.
+        facts: Figures such as the multiply-adds of a step.
     """
 
     name: str
@@ -76,15 +76,15 @@ class Limit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """One run of a benchmark.
+    """Result of one run of a benchmark.
 
     Attributes:
-        bench: its name.
-        scenario: sizes.
-        machine: where it ran.
-        rows: in the benchmark's order.
-        limits: measured beside them.
-        unavailable: rivals that could not take part, and why.
+        bench: Name of the benchmark.
+        scenario: Sizes.
+        machine: Description of the machine.
+        rows: Results in the benchmark's order.
+        limits: Lower limits of the time.
+        unavailable: Reasons by name, for implementations that could not take part.
     """
 
     bench: str
@@ -94,12 +94,12 @@ class BenchResult:
     limits: tuple[Limit, ...] = ()
     unavailable: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def row(self, rival: str) -> Row | None:
-        """Return the row of a rival, if it took part."""
-        return next((row for row in self.rows if row.rival == rival), None)
+    def row(self, implementation: str) -> Row | None:
+        """Return the row of an implementation, if it took part."""
+        return next((row for row in self.rows if row.rival == implementation), None)
 
     def title(self, *, without: str = "") -> str:
-        """Return benchmark, sizes, threads and device in words, but for a size that grows."""
+        """Return benchmark, sizes, threads and device as text, without a size that grows."""
         scenario = self.scenario
         height, width = scenario.image_size
         sizes = {
@@ -132,7 +132,8 @@ class BenchResult:
             "rows": [row.to_json() for row in self.rows],
             "limits": [limit.to_json() for limit in self.limits],
             "unavailable": [
-                {"rival": rival, "reason": reason} for rival, reason in self.unavailable.items()
+                {"rival": implementation, "reason": reason}
+                for implementation, reason in self.unavailable.items()
             ],
         }
         printed: dict[str, Any] = finite(values)
@@ -140,7 +141,7 @@ class BenchResult:
 
 
 def finite(value: Any) -> Any:
-    """Put None for what JSON has no number for."""
+    """Replace infinite numbers and NaN, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {name: finite(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):

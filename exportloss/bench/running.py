@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from exportloss.bench.implementations.implementation import Bench, Rival
+from exportloss.bench.implementations.implementation import Bench, Implementation
 from exportloss.bench.machine.description import describe_machine
 from exportloss.bench.measuring import check_agreement, measure
 from exportloss.bench.process import Unavailable
@@ -23,22 +23,22 @@ def run_bench(
     bench: Bench,
     setting: Setting,
     *,
-    rivals: Sequence[Rival] | None = None,
+    implementations: Sequence[Implementation] | None = None,
     rounds: int = 10,
     steps: int = 2,
 ) -> BenchResult:
-    """Time the rivals of a benchmark in turn, after a check that they compute the same.
+    """Time the implementations of a benchmark in turn, after a check that they compute the same.
 
     Args:
-        bench: the benchmark.
-        setting: where and with what.
-        rivals: who takes part, of the benchmark's; None is all.
-        rounds: in each of which everybody has a turn, >= 1.
-        steps: measured in a turn, >= 1.
+        bench: Benchmark to run.
+        setting: Where and with what to measure.
+        implementations: Those of the benchmark to time; None for all.
+        rounds: Number of rounds, each with one turn per implementation, >= 1.
+        steps: Timed steps per turn, >= 1.
 
     Raises:
-        ConfigError: a setting is wrong, or nobody could take part.
-        BenchmarkError: the rivals do not compute the same, or one broke down while it was timed.
+        ConfigError: A setting is wrong, or no implementation is available.
+        BenchmarkError: The implementations disagree, or one crashed while it was timed.
         ArtifactError: `artifacts` holds files of other sizes.
     """
     at_least(1, rounds=rounds, steps=steps)
@@ -46,11 +46,11 @@ def run_bench(
     entries: dict[str, Started] = {}
     unavailable: dict[str, str] = {}
     with setting.with_folder() as here, contextlib.ExitStack() as stack:
-        for rival in (*(rivals or bench.rivals), *bench.limits):
+        for implementation in (*(implementations or bench.implementations), *bench.limits):
             try:
-                entries[rival.name] = stack.enter_context(started(rival, here))
+                entries[implementation.name] = stack.enter_context(started(implementation, here))
             except Unavailable as answer:
-                unavailable[rival.name] = str(answer)
+                unavailable[implementation.name] = str(answer)
         limits = {limit.name for limit in bench.limits}
         names = [name for name in entries if name not in limits]
         _check_anybody(names, unavailable)
@@ -102,20 +102,20 @@ def measure_memory(
     bench: Bench,
     setting: Setting,
     *,
-    rivals: Sequence[Rival] | None = None,
+    implementations: Sequence[Implementation] | None = None,
     steps: int = 3,
 ) -> BenchResult:
-    """Measure how much memory a process of each rival takes, one after the other.
+    """Measure how much memory a process of each implementation takes, one after the other.
 
     Args:
-        bench: the benchmark.
-        setting: where and with what.
-        rivals: who takes part, of the benchmark's; None is all.
-        steps: after those of the check, >= 1.
+        bench: Benchmark to run.
+        setting: Where and with what to measure.
+        implementations: Those of the benchmark to measure; None for all.
+        steps: Steps after those of the check, >= 1.
 
     Raises:
-        ConfigError: a setting is wrong, or nobody could take part.
-        BenchmarkError: the rivals do not compute the same, or one broke down.
+        ConfigError: A setting is wrong, or no implementation is available.
+        BenchmarkError: The implementations disagree, or one crashed.
         ArtifactError: `artifacts` holds files of other sizes.
     """
     at_least(1, steps=steps)
@@ -124,14 +124,14 @@ def measure_memory(
     numbers: dict[str, tuple[float, ...]] = {}
     unavailable: dict[str, str] = {}
     with setting.with_folder() as here:
-        for rival in rivals or bench.rivals:
+        for implementation in implementations or bench.implementations:
             try:
-                with started(rival, here) as entry:
-                    numbers[rival.name] = entry.process.check()
+                with started(implementation, here) as entry:
+                    numbers[implementation.name] = entry.process.check()
                     entry.process.turn(unmeasured=0, steps=steps)
                     rows.append(_row(entry, timing=None, ratio=None))
             except Unavailable as answer:
-                unavailable[rival.name] = str(answer)
+                unavailable[implementation.name] = str(answer)
     _check_anybody(list(numbers), unavailable)
     check_agreement(numbers, precision=setting.scenario.precision)
     return BenchResult(
@@ -145,7 +145,7 @@ def measure_memory(
 
 def _row(entry: Started, *, timing: Timing | None, ratio: float | None) -> Row:
     return Row(
-        rival=entry.process.rival.name,
+        rival=entry.process.implementation.name,
         engine=entry.ready.engine,
         timing=timing,
         ratio_to_eager=ratio,
@@ -160,7 +160,7 @@ def _ratio(timing: Timing, reference: Timing | None) -> float | None:
 
 
 def _with_ratios(rows: Sequence[Row], *, reference: str | None) -> tuple[Row, ...]:
-    """Compare peaks."""
+    """Fill in the ratios of the peaks."""
     peaks = {row.rival: row.peak_mb for row in rows}
     if reference not in peaks:
         return tuple(rows)
@@ -172,4 +172,4 @@ def _with_ratios(rows: Sequence[Row], *, reference: str | None) -> tuple[Row, ..
 def _check_anybody(names: Sequence[str], unavailable: Mapping[str, str]) -> None:
     if not names:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
-        raise ConfigError(f"none of the rivals is available: {reasons}")
+        raise ConfigError(f"none of the implementations is available: {reasons}")

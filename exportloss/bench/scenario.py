@@ -1,4 +1,4 @@
-"""What is measured: sizes, and the batch that every rival gets. Needs numpy only."""
+"""Scenario of a benchmark: its sizes, and the same batch for everyone. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, MAX_NORM = 1e-3, 0.937, 5e-4, 10.0
 
 Array = npt.NDArray[np.float32]
 
-# What products are computed in. TF32 keeps 10 of float32's 23 bits, on CUDA.
+# Precision of products. TF32 keeps 10 of float32's 23 bits, on CUDA.
 Arithmetic = Literal["float32", "tf32", "float16", "bfloat16"]
 
 
@@ -45,25 +45,25 @@ class Scenario:
     """The sizes of a benchmark.
 
     Attributes:
-        model: size of the detector, such as `yolov5n`; its weights are random.
-        num_classes: classes, >= 1.
-        image_size: height and width of the images, pixels.
-        batch_size: images in a batch, >= 1.
-        max_targets: slots, target rows that a batch can have, >= 1.
-        targets: boxes that the batch has, 0 to `max_targets`.
-        threads: of each rival within an operator, >= 1.
-        freeze: number of layers, or several layer indices, as YOLOv5's `--freeze`.
-        device: as the runtime names it: `cpu`, `cuda`, `tensorrt`, `cuda:1`; torch's rivals
-            are on the same GPU.
-        layout: what the loss starts from: `permuted` maps (B, na, H, W, 5 + nc), the
+        model: Size of the detector, such as `yolov5n`; its weights are random.
+        num_classes: Number of classes, >= 1.
+        image_size: Height and width of the images, pixels.
+        batch_size: Images per batch, >= 1.
+        max_targets: Capacity of a batch in target rows, >= 1.
+        targets: Boxes in the batch, 0 to `max_targets`.
+        threads: Threads of each implementation within an operator, >= 1.
+        freeze: Number of layers, or several layer indices, as YOLOv5's `--freeze`.
+        device: The runtime's name of the device: `cpu`, `cuda`, `tensorrt`, `cuda:1`; torch uses
+            the same GPU.
+        layout: Input of the loss: `permuted` maps (B, na, H, W, 5 + nc), the
             `head-output`, the last convolution's (B, na * (5 + nc), H, W), or the `head-input`,
             which that convolution takes, (B, C, H, W): then the head is measured with the loss.
-        precision: what the network computes in when it trains, in every implementation; the loss
-            is float32. On the CPU float32 alone.
-        seed: of weights, images, boxes and maps.
+        precision: Precision of the network in training, in every implementation; the loss is
+            float32. On the CPU float32 alone.
+        seed: Seed of weights, images, boxes and maps.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: A number is out of range.
     """
 
     model: str = "yolov5n"
@@ -92,7 +92,7 @@ class Scenario:
             raise ConfigError(
                 f"targets is {self.targets}; expected 0 to max targets, {self.max_targets}"
             )
-        # Of the coarsest level: P6 models, yolov5n6 for example, have one more.
+        # Stride of the coarsest level: P6 models such as yolov5n6 have one level more.
         stride = 64 if self.model.removesuffix("-v5.0").endswith("6") else 32
         if any(side % stride for side in self.image_size):
             raise ConfigError(
@@ -108,13 +108,13 @@ class Scenario:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Undo `dataclasses.asdict` after a way through JSON."""
+        """Rebuild a scenario from the JSON of its `dataclasses.asdict`."""
         lists = {name: tuple(values[name]) for name in ("image_size", "freeze")}
         return cls(**{**values, **lists})
 
     @property
     def torch_device(self) -> str:
-        """What torch calls the device."""
+        """Torch's name of the device."""
         device = Device.parse(self.device)
         return "cpu" if device.kind == "cpu" else f"cuda:{device.index}"
 
@@ -131,7 +131,7 @@ def make_images(scenario: Scenario) -> npt.NDArray[np.uint8]:
 
 
 def make_targets(scenario: Scenario) -> Array:
-    """Draw boxes of every size, some of them over the border: (targets, 6) as `pad_targets`."""
+    """Draw boxes of every size, some across the border: (targets, 6), as for `pad_targets`."""
     return draw_targets(
         _generator(scenario, 1),
         scenario.targets,
@@ -141,7 +141,7 @@ def make_targets(scenario: Scenario) -> Array:
 
 
 def make_padded_targets(scenario: Scenario) -> Array:
-    """Fill the slots with the same boxes: (max_targets, 6)."""
+    """Return the same boxes, padded to (max_targets, 6)."""
     return pad_targets(
         make_targets(scenario),
         scenario.max_targets,
@@ -153,13 +153,13 @@ def make_padded_targets(scenario: Scenario) -> Array:
 def make_maps(
     scenario: Scenario, strides: Sequence[float], anchors: int, channels: Sequence[int]
 ) -> list[Array]:
-    """Draw what the loss starts from, one map a level, in the scenario's layout.
+    """Draw the inputs of the loss in the scenario's layout, one map per level.
 
     Args:
-        scenario: sizes and layout.
-        strides: (nl,) input pixels a cell.
-        anchors: of a level, na.
-        channels: (nl,) of the head's input.
+        scenario: Sizes and layout.
+        strides: (nl,) pixels per cell.
+        anchors: Number of anchors per level, na.
+        channels: (nl,) channels of the head's input.
     """
     rng, outputs = _generator(scenario, 2), 5 + scenario.num_classes
     maps = []
@@ -178,7 +178,7 @@ def make_maps(
 def make_head(
     scenario: Scenario, anchors: int, channels: Sequence[int]
 ) -> list[tuple[Array, Array]]:
-    """Draw the head's weights (na * (5 + nc), C, 1, 1) and biases, a level at a time."""
+    """Draw the head's weights (na * (5 + nc), C, 1, 1) and biases per level."""
     rng, outputs = _generator(scenario, 3), anchors * (5 + scenario.num_classes)
     return [
         (

@@ -1,4 +1,4 @@
-"""From a rival to a process of it that is ready for a step."""
+"""Starting an implementation: its export, and its process, ready for a step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from exportloss.bench.implementations.artifacts import find_or_export
-from exportloss.bench.implementations.implementation import Rival
-from exportloss.bench.process import Ready, RivalProcess, Unavailable
+from exportloss.bench.implementations.implementation import Implementation
+from exportloss.bench.process import ImplementationProcess, Ready, Unavailable
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ArtifactError, ConfigError, ExportLossError, InstallationError
 
@@ -21,18 +21,18 @@ __all__ = ["Setting", "Started", "check_device", "started"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Where and with what rivals run.
+    """Where and with what implementations run.
 
     Attributes:
-        scenario: the sizes.
-        artifacts: folder of what is exported for the rivals: taken from there where it is there
-            already, and left there; None exports to a temporary folder.
-        device_python: interpreter for the portable rival, one without torch for example; None is
-            this one.
-        say: told what is going on.
+        scenario: Sizes.
+        artifacts: Folder of the exports, which are reused and kept; None exports to a temporary
+            folder.
+        device_python: Interpreter for the portable implementation, for example one without torch;
+            None for this one.
+        say: Function that is told the progress.
 
     Raises:
-        ConfigError: there is no such interpreter.
+        ConfigError: There is no such interpreter.
     """
 
     scenario: Scenario
@@ -49,7 +49,7 @@ class Setting:
 
     @contextlib.contextmanager
     def with_folder(self) -> Iterator[Setting]:
-        """Yield this setting with a folder of artifacts, if need be for as long as this lasts."""
+        """Yield this setting with an artifacts folder, a temporary one if it has none."""
         if self.artifacts is not None:
             yield self
             return
@@ -59,45 +59,47 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """A rival's process, and what it told when it was ready."""
+    """The process of an implementation, and its report when it was ready."""
 
-    process: RivalProcess
+    process: ImplementationProcess
     ready: Ready
 
 
 @contextlib.contextmanager
-def started(rival: Rival, setting: Setting) -> Iterator[Started]:
-    """Yield a process that is ready; what it needs is exported first, here.
+def started(implementation: Implementation, setting: Setting) -> Iterator[Started]:
+    """Export what the implementation needs, and yield its process, ready for a step.
 
     Raises:
-        Unavailable: the rival cannot take part; the message says why.
-        ArtifactError: what is in the folder of artifacts is of other sizes.
-        BenchmarkError: the process broke down.
+        Unavailable: The implementation cannot take part; the message says why.
+        ArtifactError: The artifacts folder holds files of other sizes.
+        BenchmarkError: The process crashed.
     """
     artifact = None
-    if rival.artifact is not None:
+    if implementation.artifact is not None:
         assert setting.artifacts is not None
-        setting.say(f"{rival.name}: export")
+        setting.say(f"{implementation.name}: export")
         try:
-            artifact = find_or_export(rival.artifact, setting.scenario, Path(setting.artifacts))
+            artifact = find_or_export(
+                implementation.artifact, setting.scenario, Path(setting.artifacts)
+            )
         except ArtifactError:
             raise
         except ModuleNotFoundError as error:
             raise Unavailable(f"its export needs {error.name}, which is not installed") from error
         except ExportLossError as error:
             raise Unavailable(str(error)) from error
-    python = setting.device_python if rival.portable else None
-    setting.say(f"{rival.name}: start")
-    with RivalProcess(rival, python=python or sys.executable) as process:
+    python = setting.device_python if implementation.portable else None
+    setting.say(f"{implementation.name}: start")
+    with ImplementationProcess(implementation, python=python or sys.executable) as process:
         yield Started(process, process.prepare(setting.scenario, artifact))
 
 
 def check_device(scenario: Scenario) -> None:
-    """See that the scenario's device is there.
+    """Check that the scenario's device exists.
 
     Raises:
-        ConfigError: there is no such GPU.
-        InstallationError: torch, which tells, is not installed.
+        ConfigError: There is no such GPU.
+        InstallationError: torch, which is asked, is not installed.
     """
     if scenario.torch_device == "cpu":
         return
@@ -110,5 +112,5 @@ def check_device(scenario: Scenario) -> None:
     if not torch.cuda.is_available():
         raise ConfigError(
             f"device is {scenario.device!r}, but torch {torch.__version__} finds no GPU; it needs "
-            "an NVIDIA driver and a build of torch for CUDA. Or measure on the cpu"
+            "an NVIDIA driver and a build of torch for CUDA; otherwise measure on the cpu"
         )

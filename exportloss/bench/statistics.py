@@ -12,7 +12,7 @@ __all__ = ["Timing", "fitted_exponent", "fitted_slope"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Times of a step, milliseconds."""
+    """Times of a step in milliseconds, over `samples` measurements."""
 
     median_ms: float
     min_ms: float
@@ -21,7 +21,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Sequence[float], *, scale: float = 1.0) -> Timing:
-        """Summarise at least one measurement; each is multiplied by `scale`."""
+        """Summarize at least one measurement, each multiplied by `scale`."""
         milliseconds = [1e3 * scale * value for value in seconds]
         return cls(
             median_ms=statistics.median(milliseconds),
@@ -32,15 +32,15 @@ class Timing:
 
 
 def fitted_exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
-    """Return e of the curve time = c * size**e nearest to the points, both > 0.
+    """Fit time = c * size**e to the points, all numbers > 0, and return e.
 
-    Least squares of the logarithms; NaN where the sizes are not two different ones.
+    Least squares of the logarithms; NaN with fewer than two different sizes.
     """
     return fitted_slope([math.log(size) for size in sizes], [math.log(time) for time in times])
 
 
 def fitted_slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of the straight line nearest to the points, by least squares; or NaN."""
+    """Return the slope of the least-squares line; NaN with fewer than two different `x`."""
     if len(set(x)) < 2:
         return math.nan
     return statistics.linear_regression(x, y).slope

@@ -1,11 +1,11 @@
-"""The process of one rival: reads requests on its input, a JSON object a line, and answers so.
+"""The process of one implementation: answers requests on its input, one JSON object per line.
 
-    {"do": "prepare", "rival": {...}, "scenario": {...}, "artifact": null}   get ready
-    {"do": "check"}                       numbers in which the rivals must agree
+    {"do": "prepare", "implementation": {...}, "scenario": {...}, "artifact": null}   get ready
+    {"do": "check"}                       numbers on which the implementations must agree
     {"do": "turn", "unmeasured": 1, "steps": 2}     seconds of each step
     {"do": "memory"}                      megabytes
 
-It ends with its input. Needs numpy, and what the rival needs: no torch for ONNX Runtime's.
+It ends with its input. Needs numpy, and what the implementation needs: no torch for ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import exportloss
-from exportloss.bench.implementations.implementation import Prepared, Rival
+from exportloss.bench.implementations.implementation import Implementation, Prepared
 from exportloss.bench.machine.memory import device_mb, peak_mb, resident_mb
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ExportLossError
@@ -48,12 +48,14 @@ class _Worker:
         return actions[request["do"]](**given)
 
     def _prepare(
-        self, rival: Mapping[str, Any], scenario: Mapping[str, Any], artifact: str | None
+        self, implementation: Mapping[str, Any], scenario: Mapping[str, Any], artifact: str | None
     ) -> Reply:
         started = time.perf_counter()
-        described = Rival(**{**rival, "libraries": tuple(rival["libraries"])})
+        described = Implementation(
+            **{**implementation, "libraries": tuple(implementation["libraries"])}
+        )
         if "torch" not in described.libraries:
-            # Some builds of onnxruntime import torch where they find it; a device has none.
+            # Some builds of onnxruntime import torch if it is installed; a device has none.
             sys.modules["torch"] = None  # type: ignore[assignment]
         try:
             libraries = [import_module(name) for name in described.libraries]
@@ -102,8 +104,8 @@ class _Worker:
 
 
 def main() -> int:
-    """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides
+    """Answer requests until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     replies = _take_standard_output()
     worker = _Worker()
     for line in sys.stdin:
@@ -112,7 +114,7 @@ def main() -> int:
 
 
 def _take_standard_output() -> TextIO:
-    """Keep standard output for replies; what libraries print there goes to standard error."""
+    """Reserve standard output for replies; libraries that print to it write to standard error."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies

@@ -24,11 +24,11 @@ __all__ = ["main", "make_parser"]
 _COMMANDS = (export, train, val, detect, history, verify, check, bench, demo, completion)
 _REFUSED, _INTERRUPTED, _CLOSED, _TERMINATED = 2, 130, 141, 143
 _LONGEST = 1000  # characters of an error that is not ours
-_TRACEBACK = "EXPORTLOSS_TRACEBACK"  # environment variable: show where such an error comes from
+_TRACEBACK = "EXPORTLOSS_TRACEBACK"  # environment variable: keep the traceback of such an error
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does: what is open is closed first."""
+    """Raised by SIGTERM, so that a command closes its files as after Ctrl-C."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +38,9 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of the command and its subcommands."""
-    parser = _Parser(prog="exportloss", description="Train YOLOv5 detectors where PyTorch is not.")
+    parser = _Parser(
+        prog="exportloss", description="Fine-tune YOLOv5 on the device, without PyTorch."
+    )
     parser.add_argument("--version", action="version", version=exportloss.__version__)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for command in _COMMANDS:
@@ -49,12 +51,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    Whatever happens is told in a line or in a list of what to correct, never as a traceback. The
-    environment variable `EXPORTLOSS_TRACEBACK` shows that of an error that is not ours.
+    Every error is reported in one line or as a list of corrections, never as a traceback. With the
+    environment variable `EXPORTLOSS_TRACEBACK` an error that is not ours keeps its traceback.
 
     Returns:
-        0 done, 1 a check failed, 2 refused or broken off; as shells count signals, 130 interrupted,
-        141 whoever read the output has gone, 143 terminated.
+        0 for success, 1 for a failed check, 2 for an error; after signals, as in shells, 130 for
+        an interrupt, 141 for a closed output, 143 for termination.
 
     Raises:
         SystemExit: 2 for arguments that cannot be parsed, 0 after `--help` and `--version`.
@@ -67,10 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except SystemExit:
         raise
-    except BaseException as error:  # also what libraries in other languages panic with
+    except BaseException as error:  # including panics of libraries in Rust
         if signals.terminated or isinstance(error, _Terminated):
             return _tell("terminated", _TERMINATED)
-        # It may have come while a module was loaded, which then says that it cannot be.
+        # An interrupt during an import can surface as another error.
         if signals.interrupted or isinstance(error, KeyboardInterrupt):
             return _tell("interrupted", _INTERRUPTED)
         if isinstance(error, BrokenPipeError):
@@ -83,13 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(what: str, status: int) -> int:
-    with contextlib.suppress(OSError):  # nobody is there to read it, or the disk is full
+    with contextlib.suppress(OSError):  # the output is closed, or the disk is full
         say(f"exportloss: {what}", error=True)
     return status
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse, or end with the usage of the very command and a word about what it does not know."""
+    """Parse; exit with the usage of the subcommand and an explanation of the first unknown flag."""
     parser = make_parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -100,7 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _describe(error: BaseException) -> str:
-    """Return an error that is not ours as a line."""
+    """Return one line that describes an error that is not ours."""
     text = excerpt(" ".join(str(error).split()), _LONGEST)
     if isinstance(error, MemoryError):
         return f"there is not enough memory ({text})" if text else "there is not enough memory"
@@ -110,11 +112,11 @@ def _describe(error: BaseException) -> str:
 
 
 class _Signals:
-    """While it is entered, Ctrl-C and SIGTERM end a command alike: what is open is closed first.
+    """Context in which SIGTERM ends a command as Ctrl-C does, closing what is open.
 
     Attributes:
-        interrupted: whether there was a Ctrl-C.
-        terminated: whether there was a SIGTERM.
+        interrupted: Whether Ctrl-C was pressed.
+        terminated: Whether SIGTERM was received.
     """
 
     def __init__(self) -> None:
@@ -122,9 +124,9 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        with contextlib.suppress(ValueError):  # not in the main thread, whose business signals are
+        with contextlib.suppress(ValueError):  # only the main thread handles signals
             self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
-            # A shell lets what runs in the background ignore it.
+            # Shells make background jobs ignore it.
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
 

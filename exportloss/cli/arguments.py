@@ -1,14 +1,16 @@
-"""Arguments that several commands share, under YOLOv5's names."""
+"""Arguments shared by several commands, under YOLOv5's names."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from exportloss.bounds import at_least
+from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
@@ -21,38 +23,44 @@ from exportloss.runtime.artifact.manifest import (
 )
 from exportloss.runtime.data.anchors import Anchors, read_anchors
 
-__all__ = ["ExportSettings", "add_export_arguments", "image_size", "smooth_labels"]
+if TYPE_CHECKING:
+    from exportloss.cli.train.options import TrainOptions
+
+__all__ = ["ExportSettings", "HeadChoice", "add_export_arguments", "image_size", "smooth_labels"]
+
+HeadChoice = Literal["auto", "dense", "sparse"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What to export.
+    """Settings of an export.
 
     Attributes:
-        weights: size of the detector, such as `yolov5n`, or a file of weights.
-        model: size that a file of weights must be of; None takes any.
-        names: class names; None for numbers.
-        num_classes: number of classes; None takes the file's.
-        loss: options of the loss.
-        image_size: height and width, pixels.
-        batch_size: images in a batch.
-        max_targets: target rows in a batch.
-        tiers: of a loss alone, smaller numbers of target rows with a graph each; None chooses.
-        optimizer: which memory a session keeps.
-        freeze: number of layers, or several layer indices.
-        gradients: whether a loss alone gives gradients too.
-        layout: what a loss alone starts from.
-        provider: what the portable step or the loss alone is to run on.
-        seed: of random weights.
-        scale_gains: scale the loss's gains to the model and image size, as YOLOv5 does.
-        ema: keep a moving average of weights and statistics.
-        precision: what the network of a portable step computes in.
-        head: where to evaluate the head in training.
-        anchors: (nl, na, 2) in pixels, to use instead of the detector's; None keeps those.
-        autoanchor: fit anchors to the training images where the detector's fit too few boxes.
+        weights: Size of the detector, such as `yolov5n`, or a file of weights.
+        model: Size that a file of weights must have; None accepts any.
+        names: Class names; None for numbers.
+        num_classes: Number of classes; None takes the file's.
+        loss: Settings of the loss.
+        image_size: Height and width, pixels.
+        batch_size: Images per batch.
+        max_targets: Capacity of a batch in target rows.
+        tiers: Size buckets of a loss alone, in target rows below `max_targets`; None chooses.
+        optimizer: Optimizer whose state a session keeps.
+        freeze: Number of frozen layers, or several layer indices.
+        gradients: Whether a loss alone outputs gradients, too.
+        layout: Input of a loss alone.
+        provider: Engine that the portable step or the loss alone is optimized for.
+        seed: Seed of random weights.
+        scale_gains: Whether to scale the loss's gains to model and image size, as YOLOv5 does.
+        ema: Whether to keep a moving average of weights and statistics.
+        precision: Precision of the network in a portable step.
+        head: Where to evaluate the head in training.
+        anchors: (nl, na, 2) anchors in pixels that replace the detector's; None keeps those.
+        autoanchor: Whether to fit anchors to the training images if the detector's fit too few
+            boxes.
 
     Raises:
-        ConfigError: a size or number is below 1, or the tiers are not ascending numbers below
+        ConfigError: A size or number is below 1, or the buckets are not ascending numbers below
             `max_targets`.
     """
 
@@ -74,7 +82,7 @@ class ExportSettings:
     scale_gains: bool = True
     ema: bool = False
     precision: Precision = "float32"
-    head: Literal["auto", "dense", "sparse"] = "auto"
+    head: HeadChoice = "auto"
     anchors: Anchors | None = None
     autoanchor: bool = True
 
@@ -88,42 +96,40 @@ class ExportSettings:
         check_tiers(self.tiers or (), self.max_targets, error=ConfigError)
 
     @classmethod
-    def from_options(cls, options: argparse.Namespace, **more: Any) -> ExportSettings:
-        """Take what `add_export_arguments` parsed; what was not said keeps its default.
+    def from_options(
+        cls, options: argparse.Namespace | TrainOptions, **more: Any
+    ) -> ExportSettings:
+        """Take each field from the option of its name; options that are None keep the default.
+
+        Args:
+            options: Options of `exportloss export` or `exportloss train`.
+            more: Fields that no option sets.
 
         Raises:
-                ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
+            ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
         """
         given = {
+            field.name: getattr(options, field.name, None) for field in dataclasses.fields(cls)
+        }
+        given |= {
             "image_size": image_size(options.imgsz, stride=_stride(options.weights)),
             "freeze": None if options.freeze is None else tuple(options.freeze),
             "anchors": None if options.anchors is None else read_anchors(options.anchors),
             "autoanchor": not options.noautoanchor,
-            **{
-                name: getattr(options, name)
-                for name in (
-                    "model",
-                    "batch_size",
-                    "max_targets",
-                    "optimizer",
-                    "seed",
-                    "scale_gains",
-                    "ema",
-                    "precision",
-                    "head",
-                )
-            },
         }
         said = {name: value for name, value in given.items() if value is not None}
-        return cls(weights=options.weights, **said, **more)
+        return cls(**{**said, **more})
 
 
 def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
-    """Add what an export is fixed to; all default to None, for "not said"."""
+    """Add the options that an export fixes; None means "not given"."""
+    default = functools.partial(default_of, ExportSettings)
+    side, _ = default("image_size")
+    (freeze,) = default("freeze")
     parser.add_argument(
         "--model",
         metavar="SIZE",
-        help="refuse a file of --weights that is of another size than, say, yolov5n",
+        help="size, such as yolov5n, that a file of --weights must have",
     )
     parser.add_argument(
         *("--imgsz", "--img", "--img-size"),
@@ -131,43 +137,45 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="N",
         help="height and width of the images in pixels, one number for both: multiples of 32, "
-        "of 64 for the P6 sizes (default 320)",
+        f"of 64 for the P6 sizes (default {side})",
     )
     parser.add_argument(
         *("--batch-size", "--batch"),
         type=int,
         metavar="N",
-        help="images in a batch, fixed in the graph (default 4)",
+        help=f"images per batch, fixed in the graph (default {default('batch_size')})",
     )
     parser.add_argument(
         "--max-targets",
         type=int,
         metavar="N",
-        help="boxes that a whole batch can have, fixed in the graph (default 64)",
+        help=f"capacity of a batch in boxes, fixed in the graph (default {default('max_targets')})",
     )
     parser.add_argument(
         "--scale-gains",
         action=argparse.BooleanOptionalAction,
         help="scale the gains box, cls and obj to the model's levels and classes and to the "
-        "image size, as YOLOv5's train.py does (default), or take them as they are written",
+        "image size, as YOLOv5's train.py does (default), or use them as written",
     )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
         help="keep a moving average of weights and statistics, as YOLOv5 does, which is then what "
-        "is validated, kept as best and exported (default for train; not for export)",
+        "is validated, kept as best and exported (default for train, not for export)",
     )
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
-        help="of the portable step on a GPU: what the network computes in, forward and backward; "
-        "weights, BatchNorm, loss and optimizer are float32 (default float32)",
+        help="precision of the network in a portable step on a GPU, forward and backward; "
+        "weights, BatchNorm, loss and optimizer are float32 "
+        f"(default {default('precision')})",
     )
     parser.add_argument(
         "--head",
-        choices=("auto", "dense", "sparse"),
+        choices=get_args(HeadChoice),
         help="evaluate the detection layer in training everywhere (dense) or where the loss looks "
-        "(sparse); the numbers are the same (default auto: the faster for these sizes)",
+        "(sparse); the numbers are the same "
+        f"(default {default('head')}: the faster for these sizes)",
     )
     parser.add_argument(
         "--single-cls",
@@ -179,7 +187,8 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         "--label-smoothing",
         type=float,
         metavar="X",
-        help="epsilon of the class targets, in place of that of --hyp (default 0)",
+        help="epsilon of the class targets, in place of that of --hyp "
+        f"(default {default_of(LossConfig, 'label_smoothing'):g})",
     )
     parser.add_argument(
         "--anchors",
@@ -194,22 +203,24 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         help="keep the detector's anchors, even where too few boxes of the training images fit one",
     )
     parser.add_argument(
-        "--optimizer", type=str.lower, choices=get_args(OptimizerName), help="default sgd"
+        "--optimizer",
+        type=str.lower,
+        choices=get_args(OptimizerName),
+        help=f"default {default('optimizer')}",
     )
     parser.add_argument(
         "--freeze",
         type=int,
         nargs="+",
         metavar="N",
-        help="keep layers as they are: 10 is the first ten, the backbone; several numbers are "
-        "layer indices (default 0: none)",
+        help="layers not to train: 10 means the first ten, the backbone; several numbers are "
+        f"layer indices (default {freeze}: none)",
     )
 
 
-def smooth_labels(hyp: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Return hyperparameters with what `--label-smoothing` says."""
-    said = options.label_smoothing
-    return dict(hyp) if said is None else {**hyp, "label_smoothing": said}
+def smooth_labels(hyp: Mapping[str, Any], epsilon: float | None) -> dict[str, Any]:
+    """Return hyperparameters with the value of `--label-smoothing`; None keeps theirs."""
+    return dict(hyp) if epsilon is None else {**hyp, "label_smoothing": epsilon}
 
 
 def image_size(
@@ -218,11 +229,12 @@ def image_size(
     """Turn the numbers of `--imgsz` into height and width.
 
     Args:
-        values: as parsed; None where nothing was said.
-        stride: as in YOLOv5 the sides are rounded up to multiples of it, with a word.
+        values: Numbers as parsed; None if the option was not given.
+        stride: Number whose multiples the sides are rounded up to with a note, as in YOLOv5; None
+            leaves them.
 
     Raises:
-        ConfigError: there are more than two, or one is below 1.
+        ConfigError: There are more than two numbers, or one is below 1.
     """
     if values is None:
         return None
@@ -239,6 +251,6 @@ def image_size(
 
 
 def _stride(weights: str) -> int:
-    """Return the largest stride of what `--weights` names, as far as the name says it."""
-    name = Path(weights).stem.removesuffix("-v5")  # of v5.0
+    """Return the largest stride of a detector, judged by the name of its weights."""
+    name = Path(weights).stem.removesuffix("-v5")  # as in yolov5s6-v5.0
     return 64 if name.endswith("6") else 32

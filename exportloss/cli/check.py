@@ -1,4 +1,4 @@
-"""`exportloss check`: will a provider run the whole graph?"""
+"""`exportloss check`: whether a provider runs a whole graph."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command."""
     parser = subparsers.add_parser(
         "check",
-        help="tell what a provider has no kernel for in a graph, without running it",
-        description="Hold a graph against the list of a provider's kernels and what is known to go "
-        "wrong with it, and ask TensorRT's own parser where it is installed. No GPU is needed. "
+        help="list what a provider has no kernel for in a graph, without running it",
+        description="Compare a graph with the list of a provider's kernels and its known faults, "
+        "and ask TensorRT's own parser where it is installed. No GPU is needed. "
         "The exit status is 1 where a node would fall back to the CPU or is unsupported.",
         epilog="example: exportloss check artifacts/train_step.onnx --for cuda",
     )
@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "library's choice)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--verbose", action="store_true", help="tell every operator in use")
+    parser.add_argument("--verbose", action="store_true", help="list every operator in use")
     parser.set_defaults(run=run)
 
 
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_check(name: str, result: CheckResult, *, verbose: bool = False) -> None:
-    """Print counts and troubles, and every operator where that is asked for."""
+    """Print the counts and findings; with `verbose` also every operator."""
     console = Terminal(least_width=_LEAST_WIDTH)
     console.print(f"{name}, opset {result.opset}, for {result.product}")
     if verbose:

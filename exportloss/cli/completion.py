@@ -1,4 +1,4 @@
-"""`exportloss completion`: what a shell needs to complete the command's options."""
+"""`exportloss completion`: scripts for the completion of options in shells."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command."""
     parser = subparsers.add_parser(
         "completion",
-        help="print a script with which a shell completes commands and options",
-        description="Print a script that teaches a shell this command's commands and options. "
-        "Needs shtab, which the extra `completion` brings.",
+        help="print a script that lets a shell complete commands and options",
+        description="Print a script that lets a shell complete commands and options. "
+        "Needs shtab, which the extra `completion` installs.",
         epilog="example: exportloss completion bash > "
         "~/.local/share/bash-completion/completions/exportloss",
     )

@@ -1,4 +1,4 @@
-"""What every command that reads a data set says of it at the start."""
+"""Reports on a data set, which every command that reads one prints first."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
     """Print a line for a split, and warnings of what may be a mistake in it.
 
     Args:
-        split: its name.
-        batches: of it.
+        split: Name of the split.
+        batches: Batches of the split.
 
     Returns:
-        What was printed.
+        The summary that was printed.
     """
     summary = summarize(batches)
     say(f"{split}: {summary}")
@@ -54,7 +54,7 @@ def print_split(split: str, batches: Batches) -> SplitSummary:
             "it, and are read as they are"
         )
     if not summary.objects:
-        say(f"warning: no object in {split}: there is nothing to judge a detector by")
+        say(f"warning: no object in {split}: a detector cannot be judged")
     return summary
 
 
@@ -70,12 +70,12 @@ def print_skipped(skipped: Sequence[Path]) -> None:
 
 @functools.cache
 def print_undrawable(names: tuple[str, ...]) -> None:
-    """Say once which class no font that is installed has the letters of."""
+    """Print a note, once, if no installed font has the letters of a class name."""
     for name, drawn in zip(names, drawable_names(names), strict=True):
         if name != drawn:
             say(
-                f"note: no font that is installed has the letters of {excerpt(repr(name))}; in "
-                "images such classes are their numbers"
+                f"note: no installed font has the letters of {excerpt(repr(name))}; images show "
+                "the numbers of such classes"
             )
             return
 
@@ -84,8 +84,8 @@ def print_recall(recall: float, *, can_change: bool) -> None:
     """Print the best possible recall of anchors, with a warning where it is low.
 
     Args:
-        recall: in [0, 1].
-        can_change: whether other anchors can be had by an option of this command.
+        recall: Best possible recall, in [0, 1].
+        can_change: Whether options of this command can change the anchors.
     """
     say(f"best possible recall of the anchors: {recall:.4f}")
     if recall < LEAST_RECALL:

@@ -1,19 +1,22 @@
-"""`exportloss demo`: the whole way once, on drawn shapes, with eager torch beside it."""
+"""`exportloss demo`: the whole workflow on drawn shapes, compared with eager torch."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exportloss.cli.defaults import default_of, fill
 from exportloss.cli.outputs import check_outputs
 from exportloss.cli.terminal import Terminal, say
 from exportloss.cli.train.progress import report
 from exportloss.cli.verify import print_verification
-from exportloss.errors import InstallationError
+from exportloss.demo.settings import DemoSettings
+from exportloss.errors import ArtifactError, InstallationError
 from exportloss.runtime.sessions.installation import how_to_install, import_onnxruntime_training
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 _LEAST_WIDTH = 100
-_DEFAULTS = {"epochs": 14, "imgsz": 160, "batch_size": 4, "lr": 0.02, "seed": 0}
+_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "matplotlib")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,18 +40,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--output", default="runs/demo", metavar="FOLDER", help="default %(default)s"
     )
-    for names, kind, metavar, about in (
-        (("--epochs",), int, "N", "of training"),
-        (("--imgsz", "--img", "--img-size"), int, "N", "side of the images, a multiple of 32"),
-        (("--batch-size", "--batch"), int, "N", "images a step"),
-        (("--lr",), float, "RATE", "learning rate after warm-up, the highest"),
-        (("--seed",), int, "N", "of images, weights and order"),
+    for names, field, metavar, about in (
+        (("--epochs",), "epochs", "N", "of training"),
+        (("--imgsz", "--img", "--img-size"), "image_size", "N", "image side, a multiple of 32"),
+        (("--batch-size", "--batch"), "batch_size", "N", "images per step"),
+        (("--lr",), "lr", "RATE", "learning rate after warm-up, the highest"),
+        (("--seed",), "seed", "N", "of images, weights and order"),
     ):
-        name = names[0].removeprefix("--").replace("-", "_")
+        default = default_of(DemoSettings, field)
         parser.add_argument(
             *names,
-            type=kind,
-            default=_DEFAULTS[name],
+            dest=field,
+            type=type(default),
+            default=default,
             metavar=metavar,
             help=f"{about} (default %(default)s)",
         )
@@ -66,38 +70,52 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: argparse.Namespace) -> int:
     """Run the demonstration; return 0 where verification passed and 1 otherwise."""
-    try:
-        import matplotlib  # noqa: F401 - missed now rather than after minutes of training
+    settings = fill(DemoSettings, options)
+    _check_packages()
+    _check_files(Path(options.output), settings)
+    from exportloss.demo.run import demo
 
-        from exportloss.demo.run import DemoSettings, demo
+    started = time.monotonic()
+    result = demo(options.output, settings, say=lambda text: say(f"\n== {text}"), reporting=report)
+    for verification in result.verifications.values():
+        print_verification(verification)
+    _print_figures(result, time.monotonic() - started)
+    return 0 if result.passed else 1
+
+
+def _check_packages() -> None:
+    """Check that every package that the demonstration comes to need is installed.
+
+    Raises:
+        InstallationError: One is missing; the message names it.
+    """
+    try:
+        for package in _PACKAGES:
+            import_module(package)
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"the demo exports and compares with eager torch, but {error.name} is not installed; "
             f"{how_to_install('export')}"
         ) from error
-    if options.weights is not None:
-        check_outputs([Path(options.weights)], (), trees=[Path(options.output)])
-    import_onnxruntime_training()  # the same
-    started = time.monotonic()
-    result = demo(
-        options.output,
-        DemoSettings(
-            epochs=options.epochs,
-            image_size=options.imgsz,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            seed=options.seed,
-            weights=options.weights,
-            float64=options.float64,
-            threads=options.threads,
-        ),
-        say=lambda text: say(f"\n== {text}"),
-        reporting=report,
-    )
-    for verification in result.verifications.values():
-        print_verification(verification)
-    _print_figures(result, time.monotonic() - started)
-    return 0 if result.passed else 1
+    import_onnxruntime_training()
+
+
+def _check_files(output: Path, settings: DemoSettings) -> None:
+    """Check what is read and written, before minutes of training.
+
+    Raises:
+        ArtifactError: The weights are missing, damaged or those of no detector, or `output` is
+            no folder.
+        ConfigError: The weights lie in `output`.
+    """
+    if output.exists() and not output.is_dir():
+        raise ArtifactError(f"{output} is a file; expected a folder for --output")
+    if settings.weights is None:
+        return
+    check_outputs([Path(settings.weights)], (), trees=[output])
+    from exportloss.models import read_checkpoint
+
+    read_checkpoint(settings.weights)
 
 
 def _print_figures(result: DemoResult, seconds: float) -> None:
@@ -138,5 +156,5 @@ detector     {result.runs["portable"].result.folder.best_onnx}"""
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2g} %"

@@ -1,4 +1,4 @@
-"""`exportloss runs` and `exportloss rollback`: rounds of training, and which detector is in use."""
+"""`exportloss runs` and `exportloss rollback`: the runs of a project, and the one in use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 
 from rich.table import Table
 
+from exportloss.cli.defaults import default_of
+from exportloss.cli.detection.detectors import BATCH_SIZE
 from exportloss.cli.run_paths import run_at
 from exportloss.cli.terminal import Terminal, say
+from exportloss.cli.train.options import TrainOptions
 from exportloss.errors import ConfigError, excerpt
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
@@ -27,7 +30,6 @@ from exportloss.runtime.training.results import EpochResult
 
 __all__ = ["add_parser", "run_list", "run_rollback"]
 
-_BATCH_SIZE = 8
 _LEAST_WIDTH = 120
 _LONGEST_REASON = 300
 
@@ -36,16 +38,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add both commands."""
     runs = subparsers.add_parser(
         "runs",
-        help="list the runs of a project: what each began with and came to",
-        description="List the runs of a project, the earliest first: which run each began with, "
-        "what its detector was worth at the start and is worth at best, which is in use, and which "
-        "is damaged, for whatever reason.",
+        help="list the runs of a project: where each started and its best result",
+        description="List the runs of a project, the earliest first: the run that each began with, "
+        "the mAP of its detector at the start and at best, which one is in use, and which are "
+        "damaged, with the reason.",
         epilog="example: exportloss runs",
     )
     rollback = subparsers.add_parser(
         "rollback",
         help="go back to the detector of an earlier run",
-        description="Let PROJECT/current lead to an earlier run: to RUN, or to the one that the "
+        description="Link PROJECT/current to an earlier run: to RUN, or to the one that the "
         "current run began with, or with --data to the one whose detector is best on that data.",
         epilog="example: exportloss rollback --data data.yaml",
     )
@@ -53,12 +55,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "target", nargs="?", metavar="RUN", help="name of the run, such as exp2, or its folder"
     )
     rollback.add_argument(
-        "--data", metavar="YAML", help="judge the detectors of all runs on its validation split"
+        "--data",
+        metavar="YAML",
+        help="compare the detectors of all runs on the validation split of this data set",
     )
     for parser, run in ((runs, run_list), (rollback, run_rollback)):
         parser.add_argument(
             "--project",
-            default="runs/train",
+            default=default_of(TrainOptions, "project"),
             metavar="FOLDER",
             help="folder of the runs (default %(default)s)",
         )
@@ -66,7 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print a line per run, and below them why runs are damaged."""
+    """Print a line per run, and below them the reasons for damaged runs."""
     current = current_run(options.project)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("run", "began with", "started", "epochs", "mAP50-95: start", "best", "epoch", ""):
@@ -86,7 +90,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_rollback(options: argparse.Namespace) -> int:
-    """Make another run the current one, and print which."""
+    """Make another run the current one, and print its name."""
     if options.target is not None and options.data is not None:
         raise ConfigError("rollback takes RUN or --data, not both")
     project, runs = Path(options.project), list_runs(options.project)
@@ -129,10 +133,10 @@ def _worth(result: EpochResult | None) -> str:
 
 
 def _target(options: argparse.Namespace) -> str | None:
-    """Return the name of the run that is meant, given by its name or its folder.
+    """Return the name of the run that the target names, or whose folder it is.
 
     Raises:
-        ConfigError: the folder is a run of another project, or no run.
+        ConfigError: The folder is a run of another project, or no run.
     """
     if options.target is None or Path(options.target).name == options.target:
         return options.target  # type: ignore[no-any-return] # argparse has no types
@@ -172,7 +176,7 @@ def _named(runs: tuple[RunSummary, ...], name: str) -> RunSummary:
 
 
 def _usable(runs: tuple[RunSummary, ...]) -> Iterator[RunSummary]:
-    """Yield the runs whose detector can be judged, with a word on those that are damaged."""
+    """Yield the complete runs; print a note about each damaged one."""
     for run in runs:
         if problem := run.problem or find_damage(run.folder):
             say(f"note: {run.name} is skipped, being damaged: {excerpt(problem, _LONGEST_REASON)}")
@@ -181,7 +185,7 @@ def _usable(runs: tuple[RunSummary, ...]) -> Iterator[RunSummary]:
 
 
 def _best_on(data: str, runs: list[RunSummary]) -> RunSummary:
-    """Judge the detectors of runs on one validation split; the later of equal ones is best."""
+    """Return the run whose detector is best on a validation split; of equal ones the later."""
     if not runs:
         raise ConfigError("no run is complete; there is nothing to choose from")
     config = read_data_yaml(data)
@@ -190,7 +194,7 @@ def _best_on(data: str, runs: list[RunSummary]) -> RunSummary:
         detector = Detector.open(run.folder.best_onnx)
         batches = Batches(
             Dataset.open(config, "val"),
-            detector.check_batch(None, default=_BATCH_SIZE),
+            detector.check_batch(None, default=BATCH_SIZE),
             detector.check_size(None),
         )
         with contextlib.closing(batches.epoch(0)) as stream:

@@ -1,8 +1,7 @@
-"""Where a command may write: nowhere among the files that it reads."""
+"""Checks that a command does not write among the files that it reads."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,37 +23,38 @@ _Identity = tuple[int, int, str]  # device and inode of what exists, and the pat
 
 
 def check_run_folder(
-    options: argparse.Namespace,
+    path: Path,
     inputs: Iterable[Path],
     *,
+    exist_ok: bool,
     searched: Iterable[Path] = (),
     kept: Iterable[Path] = (),
     folders: Iterable[str] = (),
     trees: Iterable[str] = (),
 ) -> None:
-    """Check the folder that `--project`, `--name` and `--exist-ok` ask for, see `check_outputs`.
+    """Check that a command may write its results into a run folder; see `check_outputs`.
 
     Args:
-        options: of the command.
-        inputs: files and folders that the command reads.
-        searched: folders in which it looks for images, with their subfolders.
-        kept: folders of a data set, see `check_outputs`.
-        folders: names of subfolders that it writes files into.
-        trees: names of subfolders that it writes files into and below.
+        path: The folder, `--name` in `--project`.
+        inputs: Files and folders that the command reads.
+        exist_ok: Whether the folder may exist; otherwise a new, empty one is made.
+        searched: Folders in which it looks for images, with their subfolders.
+        kept: Folders of a data set; see `check_outputs`.
+        folders: Names of subfolders that it writes files into.
+        trees: Names of subfolders that it writes files into and below.
 
     Raises:
-        ConfigError: results would come among what is read.
+        ConfigError: Results would be written among the inputs.
     """
-    path = Path(options.project, options.name)
     folders = tuple(folders)
     images, labels = path / "images", path / "labels"
-    if options.exist_ok and "labels" in folders and images.is_dir() and labels.exists():
+    if exist_ok and "labels" in folders and images.is_dir() and labels.exists():
         raise ConfigError(
             f"{labels} lies beside {images}, as the labels of a data set do, and would be written "
             "over; choose another folder"
         )
     check_outputs(
-        inputs if options.exist_ok else (),  # else it will be a new, empty folder
+        inputs if exist_ok else (),
         [path, *(path / name for name in folders)],
         trees=[path / name for name in trees],
         searched=searched,
@@ -73,15 +73,15 @@ def check_outputs(
     """Check that files written into these folders replace no input, and do not mix with any.
 
     Args:
-        inputs: files and folders that are read; a link counts where it lies and where it leads.
-        folders: folders that files are written into.
-        trees: folders that files are written into, and below.
-        searched: folders that are searched for inputs with their subfolders.
+        inputs: Files and folders that are read; a link counts with its own place and its target's.
+        folders: Folders that files are written into.
+        trees: Folders that files are written into, and below.
+        searched: Folders that are searched for inputs with their subfolders.
         kept: Folders that hold a data set's images and labels; nothing else belongs in or below
             them.
 
     Raises:
-        ConfigError: names the folder and the input.
+        ConfigError: Results would be written among inputs; the message names folder and input.
     """
     written = {_identity(folder): folder for folder in folders}
     below = {_identity(tree): tree for tree in trees}
@@ -113,7 +113,7 @@ def dataset_files(config: DataConfig) -> Iterator[Path]:
     yield config.source
     for split in get_args(Split):
         yield from getattr(config, split)
-        with contextlib.suppress(DataError):  # whoever needs the split says so
+        with contextlib.suppress(DataError):  # reported where the split is read
             dataset = Dataset.open(config, split)
             yield from (*dataset.images, *dataset.labels)
 
@@ -125,7 +125,7 @@ def dataset_folders(config: DataConfig) -> Iterator[Path]:
 
 
 def dataset_trees(config: DataConfig) -> Iterator[Path]:
-    """Yield the folders that only the images and labels of a data set belong into.
+    """Yield the folders that are reserved for the images and labels of a data set.
 
     These are the folders that hold the labels of each split, and the folders called `images` and
     `labels` above these as far as they lie in the data set's root: a whole disk may be called so.
@@ -134,7 +134,7 @@ def dataset_trees(config: DataConfig) -> Iterator[Path]:
         sources: tuple[Path, ...] = getattr(config, split)
         folders = set(filter(os.path.isdir, sources))
         if len(folders) < len(sources):  # lists of images
-            with contextlib.suppress(DataError):  # whoever needs the split says so
+            with contextlib.suppress(DataError):  # reported where the split is read
                 folders |= {image.parent for image in Dataset.open(config, split).images}
         for folder in folders:
             labels = label_path(folder / "any").parent
@@ -148,7 +148,7 @@ def dataset_trees(config: DataConfig) -> Iterator[Path]:
 
 
 def _holders(inputs: Iterable[Path]) -> dict[Path, Path]:
-    """Return the folders that hold inputs, links resolved, each with one of them."""
+    """Return each folder that holds inputs, links resolved, with one of the inputs."""
     holders: dict[str, Path] = {}
     for one in inputs:
         path = os.path.abspath(one)  # noqa: PTH100 - keeps links
@@ -166,7 +166,7 @@ def _first(named: Mapping[_Identity, Path], identities: Iterable[_Identity]) -> 
 
 
 def _identity(folder: Path) -> _Identity:
-    """Tell a folder from others by whatever name; it need not exist yet."""
+    """Return what identifies a folder under all its names; it need not exist yet."""
     real = Path(os.path.realpath(folder))
     for above in (real, *real.parents):
         with contextlib.suppress(OSError):

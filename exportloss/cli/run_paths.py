@@ -1,4 +1,4 @@
-"""The run that a path means, and where its artifacts are."""
+"""Finding the run that a path belongs to, and the run's artifacts."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml
 
-__all__ = ["artifacts_of", "find_run", "graph_file", "run_at", "verified_folder"]
+__all__ = ["RUN_NAME", "artifacts_of", "find_run", "graph_file", "run_at", "verified_folder"]
+
+RUN_NAME = "exp"  # of the first run of a project
 
 
 def run_at(path: Path) -> RunFolder | None:
-    """Return the run whose folder this is; None for anything else."""
+    """Return the run in this folder; None if it is not a run's."""
     run = RunFolder(path)
     return run if run.options.is_file() else None
 
 
 def find_run(weights: Path) -> tuple[RunFolder | None, Path | None]:
-    """Return the run that a path means and which of its states: the best of a folder.
+    """Return the run that a path belongs to, and the state that it names.
 
     Args:
-        weights: Folder of a run, or a file of weights of one.
+        weights: Folder of a run, which names its best state, or a file of weights in one.
 
     Returns:
-        None twice where it means no run.
+        Run and state, or None twice if the path belongs to no run.
     """
     if (run := run_at(weights)) is not None:
         return run, run.best
@@ -34,10 +36,10 @@ def find_run(weights: Path) -> tuple[RunFolder | None, Path | None]:
 
 
 def artifacts_of(run: RunFolder) -> Path | None:
-    """Return the artifacts that a run was trained with; None where they are gone.
+    """Return the artifacts folder that a run was trained with; None if it is gone.
 
     Raises:
-        ArtifactError: the options of the run are damaged.
+        ArtifactError: The options of the run are damaged.
     """
     recorded = read_yaml(run.options).get("weights")
     places = [run.artifacts, *([Path(recorded)] if isinstance(recorded, str) else [])]
@@ -45,10 +47,10 @@ def artifacts_of(run: RunFolder) -> Path | None:
 
 
 def graph_file(path: Path) -> Path:
-    """Return the ONNX file that a path means: of a run the best detector.
+    """Return an ONNX file: the path itself, or the best detector of a run's folder.
 
     Raises:
-        ArtifactError: it is a folder that is no run, or a run without a detector.
+        ArtifactError: The path is a folder that is no run, or a run without a detector.
     """
     if not path.is_dir():
         return path
@@ -68,10 +70,10 @@ def graph_file(path: Path) -> Path:
 
 
 def verified_folder(path: Path) -> Path:
-    """Return the artifacts folder that a path means: of a run the one that it is trained with.
+    """Return an artifacts folder: the path itself, or the one that a run is trained with.
 
     Raises:
-        ArtifactError: it is a run whose artifacts are gone.
+        ArtifactError: The path is a run whose artifacts are gone.
     """
     if (path / MANIFEST_NAME).exists() or (run := run_at(path)) is None:
         return path

@@ -1,4 +1,4 @@
-"""All that the commands print, and how: what came from a file cannot take the terminal over."""
+"""Printing of the commands; control characters are made visible, so files cannot send them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Terminal", "say"]
 
 
 class Terminal(Console):
-    """Rich's console, for tables and bars: texts are shown as they are, without any markup.
+    """Rich's console, for tables and bars, which prints text without interpreting markup.
 
     Args:
-        least_width: columns to use where the output is no terminal.
-        options: as for rich's.
+        least_width: Minimal number of columns if the output is not a terminal.
+        options: Options of rich's console.
     """
 
     def __init__(self, *, least_width: int = 0, **options: Any) -> None:
@@ -27,11 +27,11 @@ class Terminal(Console):
             self.width = max(self.width, least_width)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make control characters visible in whatever is printed, cells of tables included."""
+        """Make control characters visible in all text, cells of tables included."""
         return super().render_str(_lines(text), **options)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to `main`, whether the output is rich's or not."""
+        """Raise, so that `main` handles it as for output that is not rich's."""
         raise  # noqa: PLE0704 - rich calls this while it handles the BrokenPipeError
 
 

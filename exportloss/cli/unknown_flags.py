@@ -1,4 +1,4 @@
-"""Flags that a command does not have: what to do instead of YOLOv5's, or which one is near."""
+"""Messages about unknown flags: alternatives to YOLOv5's, or the closest known flag."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ONE_DEVICE = "training is on one device; leave it out"
 _HOSTED = "no service is told of a run; results.jsonl and TensorBoard's files can be read by others"
 _PRECISION = "the precision is the file's own; leave it out"
 
-# What YOLOv5 (v7.0) has and this has not, by command.
+# Flags of YOLOv5 v7.0 that do not exist here, by command.
 _ANSWERS = {
     "train": {
         "--cfg": "a model is built from its size: --weights yolov5s; --anchors takes a file",
@@ -59,12 +59,12 @@ _ANSWERS = {
 
 
 def explain(command: str, parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
-    """Return a line about the first argument that a command does not know.
+    """Return a message about the first argument that a command does not know.
 
     Args:
-        command: its name.
-        parser: of it.
-        unknown: what it left over.
+        command: Name of the command.
+        parser: Parser of the command.
+        unknown: Arguments that it did not parse.
     """
     flag = next((each.partition("=")[0] for each in unknown if each.startswith("-")), None)
     if flag is None:

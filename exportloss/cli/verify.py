@@ -1,4 +1,4 @@
-"""`exportloss verify`: does an artifact train as eager torch does?"""
+"""`exportloss verify`: whether an artifact trains as eager torch does."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from exportloss.cli.defaults import default_of
 from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
+from exportloss.export.verify.settings import LEARNING_RATE, SEED, STEPS
 from exportloss.runtime.sessions.installation import how_to_install
+from exportloss.runtime.sessions.registry import open_session
 
 if TYPE_CHECKING:
     from exportloss.export.verify.report import Verification
@@ -27,7 +30,7 @@ _LABELS = {
     "gradient_whole": "gradient, whole",
     "parameters": "parameters",
     "statistics": "statistics",
-    "memory": "optimizer memory",
+    "memory": "optimizer state",
     "balance": "balance",
     "ema": "moving average",
     "free_loss": "loss, free run",
@@ -43,38 +46,41 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="train a few steps beside eager torch and compare every number",
         description="Train a few steps on random images, with the artifact and in eager torch "
         "from the same state, and compare loss, gradients, parameters, statistics and optimizer "
-        "memory. The exit status is 1 where a bound is broken.",
+        "state. The exit status is 1 if a difference exceeds its bound.",
     )
     parser.add_argument(
         "folders",
         nargs="+",
         metavar="FOLDER",
-        help="written by `exportloss export`, or a run for the one that it is trained with; "
-        "several of one training are verified on the same batches, in little more than the time "
-        "of one",
+        help="artifacts folder, or a run for the one that it is trained with; several of one "
+        "training are verified on the same batches, in little more than the time of one",
     )
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="default %(default)s")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="default %(default)s")
     parser.add_argument(
-        "--lr", type=float, default=5e-4, metavar="RATE", help="default %(default)s"
+        "--lr", type=float, default=LEARNING_RATE, metavar="RATE", help="default %(default)s"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of images and boxes (default 0)"
+        "--seed",
+        type=int,
+        default=SEED,
+        metavar="N",
+        help="of images and boxes (default %(default)s)",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of both engines (default: their own choice)"
     )
     parser.add_argument(
         "--device",
-        default="cpu",
+        default=default_of(open_session, "device"),
         metavar="NAME",
         help="where the artifact trains, such as cuda or openvino, as for `exportloss train` "
-        "(default cpu); eager torch always computes on the CPU",
+        "(default %(default)s); eager torch always computes on the CPU",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Verify, print a table, return 0 where every bound holds and 1 otherwise."""
+    """Verify, print a table, return 0 if every bound holds and 1 otherwise."""
     try:
         from exportloss.export.verify.verify import verify_all
     except ModuleNotFoundError as error:
@@ -102,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_verification(verification: Verification) -> None:
-    """Print a table of the differences, where the worst are, and whether the bounds hold."""
+    """Print a table of the differences, the tensors with the worst, and the verdict."""
     console = Terminal(least_width=_LEAST_WIDTH)
     manifest = verification.manifest
     height, width = manifest.image_size
@@ -117,7 +123,7 @@ def print_verification(verification: Verification) -> None:
         console.print(f"worst {labels[name].partition(',')[0]}: {tensor}")
     if verification.passed_over:
         console.print(
-            f"passed over: {verification.passed_over} random batches on which eager torch alone "
+            f"skipped: {verification.passed_over} random batches on which eager torch alone "
             "disagrees with itself under rounding errors",
             highlight=False,
         )

@@ -16,6 +16,7 @@ from exportloss.config import LossConfig
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.demo.detections import Detected, detect, find
 from exportloss.demo.images import plot_losses, relative_gap, show_predictions, total
+from exportloss.demo.settings import DemoSettings
 from exportloss.export.ort.export import export_training_artifacts
 from exportloss.export.step.export import export_train_step
 from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
@@ -29,7 +30,6 @@ from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.training.epoch import Reporter
-from exportloss.runtime.training.hyp import TrainingConfig
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.schedule import Schedule
 from exportloss.runtime.training.trainer import TrainResult, train
@@ -55,36 +55,6 @@ _BATCHNORM_MOMENTUM = 0.1
 
 _SHOWN = 8  # images
 _VERIFIED_STEPS = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    """What to train, and how; the defaults learn the shapes in a few minutes on two cores.
-
-    Attributes:
-        epochs: of training, >= 1.
-        image_size: side of the images in pixels, a multiple of 32.
-        batch_size: images a step, >= 1.
-        train: images of the training split, >= 1.
-        val: images of the validation split, >= 1.
-        lr: learning rate after warm-up, the highest.
-        seed: of images, weights and order, >= 0.
-        weights: a file to start from, as `read_checkpoint` takes it; None for random weights.
-        float64: train in eager torch in double precision, too: where it leaves float32, so does
-            every engine.
-        threads: of ONNX Runtime; None takes every core. Eager torch trains on one.
-    """
-
-    epochs: int = 14
-    image_size: int = 160
-    batch_size: int = 4
-    train: int = 256
-    val: int = 32
-    lr: float = 0.02
-    seed: int = 0
-    weights: str | None = None
-    float64: bool = False
-    threads: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,7 +227,7 @@ def _schedule(settings: DemoSettings, batches: int) -> Schedule:
         epochs=settings.epochs,
         batches=batches,
         batch_size=settings.batch_size,
-        config=TrainingConfig(lr0=settings.lr, warmup_bias_lr=settings.lr),
+        config=settings.training_config(),
         cosine=True,
         nominal_batch=settings.batch_size,  # an update a batch
     )

@@ -1,4 +1,4 @@
-"""Benchmarks: statistics, turns, and the check that rivals agree."""
+"""Benchmarks: statistics, turns, and the check that implementations agree."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from exportloss import BenchmarkError, ConfigError
 from exportloss.bench import Scenario
-from exportloss.bench.implementations.implementation import Rival
+from exportloss.bench.implementations.implementation import Implementation
 from exportloss.bench.machine.limits import count_multiply_adds
 from exportloss.bench.measuring import check_agreement, measure
-from exportloss.bench.process import RivalProcess, Unavailable
+from exportloss.bench.process import ImplementationProcess, Unavailable
 from exportloss.bench.scenario import make_head, make_maps, make_padded_targets, make_targets
 from exportloss.bench.statistics import Timing, fitted_exponent, fitted_slope
 from tests.support.messages import mentions, missing
@@ -40,15 +40,20 @@ def test_the_fit_is_by_least_squares():
     assert math.isnan(fitted_slope([1, 1], [2, 3]))
 
 
-def test_a_rival_that_is_not_available_says_why():
-    absent = Rival(name="absent", about="", prepare="os:abort", libraries=("numpy", "no_package"))
-    with RivalProcess(absent) as process, pytest.raises(Unavailable, match=mentions("no_package")):
+def test_an_implementation_that_is_not_available_says_why():
+    absent = Implementation(
+        name="absent", about="", prepare="os:abort", libraries=("numpy", "no_package")
+    )
+    with (
+        ImplementationProcess(absent) as process,
+        pytest.raises(Unavailable, match=mentions("no_package")),
+    ):
         process.prepare(Scenario(), None)
 
 
-def test_a_rival_that_breaks_down_shows_what_it_wrote():
-    broken = Rival(name="broken", about="", prepare="os:getenv", libraries=("numpy",))
-    with RivalProcess(broken) as process, pytest.raises(BenchmarkError) as caught:
+def test_an_implementation_that_breaks_down_shows_what_it_wrote():
+    broken = Implementation(name="broken", about="", prepare="os:getenv", libraries=("numpy",))
+    with ImplementationProcess(broken) as process, pytest.raises(BenchmarkError) as caught:
         process.prepare(Scenario(), None)
     # The error is Python's own.
     assert not missing(str(caught.value), "broken", "prepare", 1, "TypeError: str expected")
@@ -72,7 +77,7 @@ def test_everybody_has_a_turn_in_every_round_in_changing_order():
     assert len(set(rounds)) > 1
 
 
-def test_a_rival_that_computes_something_else_is_named():
+def test_an_implementation_that_computes_something_else_is_named():
     check_agreement({})
     check_agreement({"eager": (2.0, 1.0), "static": (2.0001, 1.0)})
     for wrong in (2.0003, math.nan):

@@ -83,7 +83,7 @@ def pretended(bench, setting, **_):
     batch = setting.scenario.batch_size
     rows = tuple(
         Row(
-            rival=rival,
+            rival=implementation,
             engine="none 1.0",
             timing=Timing.of([factor * batch**2]),
             ratio_to_eager=factor / 0.004,
@@ -92,7 +92,7 @@ def pretended(bench, setting, **_):
             loaded_mb=2,
             peak_mb=3,
         )
-        for rival, factor in (("eager", 0.004), ("portable", 0.002))
+        for implementation, factor in (("eager", 0.004), ("portable", 0.002))
     )
     machine = {"processor": "abacus", "cores": 1}
     unavailable = {"ort-training": "not here"}
@@ -204,11 +204,14 @@ def test_bad_options_are_refused(capsys, monkeypatch, arguments, told):
     assert not missing(error_of(capsys.readouterr().err), *told)
 
 
-def test_rivals_have_names_of_their_own():
+def test_implementations_have_names_of_their_own():
     for bench in BENCHES.values():
-        names = [rival.name for rival in (*bench.rivals, *bench.limits)]
+        names = [implementation.name for implementation in (*bench.implementations, *bench.limits)]
         assert len(set(names)) == len(names)
         assert bench.reference in (None, names[0])
-        assert all(rival.about for rival in bench.rivals)
-        first, *_, last = (rival.name for rival in bench.rivals)
-        assert [rival.name for rival in bench.choose((last, first))] == [first, last]
+        assert all(implementation.about for implementation in bench.implementations)
+        first, *_, last = (implementation.name for implementation in bench.implementations)
+        assert [implementation.name for implementation in bench.choose((last, first))] == [
+            first,
+            last,
+        ]

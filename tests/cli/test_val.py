@@ -130,7 +130,7 @@ def test_predictions_carry_the_files_own_name_where_it_is_no_number(data, weight
         ("--weights ONNX --data DATA --task train", ("data.yaml", "`train:`")),
         ("--weights ONNX --data DATA --imgsz 0", ("imgsz", 0)),
         ("--weights ONNX --data DATA --imgsz 64 64 64", ("imgsz", 3)),
-        ("--weights ONNX --data DATA --batch-size 0", ("batch size", 0)),
+        ("--weights ONNX --data DATA --batch-size 0", ("batch_size", 0, 1)),
         ("--weights ONNX --data DATA --conf-thres 2", ("conf_thres", 2.0)),
         ("--weights ONNX --data DATA --max-det 0", ("max_det", 0)),
         ("--weights ONNX --data DATA --device tpu", ("device", "'tpu'")),

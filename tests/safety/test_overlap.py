@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from exportloss.cli import main
-from exportloss.cli.detection import val
+from exportloss.cli.detection import validation
 from exportloss.cli.outputs import dataset_trees
 from exportloss.cli.train import images as train_images
 from exportloss.runtime.data.dataset import read_data_yaml
@@ -91,7 +91,7 @@ def tree(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
         return open_it(path, **options | {"contained": False})  # a process each time is slow
 
     monkeypatch.setattr(Detector, "open", classmethod(open_here))
-    for module in (val, train_images):  # the plots are slow, and written like all else
+    for module in (validation, train_images):  # the plots are slow, and written like all else
         monkeypatch.setattr(module, "matplotlib_missing", lambda: "none")
     return root
 

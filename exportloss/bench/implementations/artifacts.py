@@ -1,4 +1,4 @@
-"""What rivals need exported. Needs torch and onnx when something is."""
+"""Exports that implementations need. Exporting needs torch and onnx; reusing a folder does not."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Exporter = Callable[[Scenario, Path], object]
 
 
 def find_or_export(kind: str, scenario: Scenario, folder: Path) -> Path:
-    """Return the folder of an artifact, which is exported where it is not there yet.
+    """Return the folder of an artifact; export it unless it exists.
 
     Args:
-        kind: a key of `EXPORTERS`.
-        scenario: the sizes.
-        folder: where artifacts are; this one in a folder of its own.
+        kind: Key of `EXPORTERS`.
+        scenario: Sizes.
+        folder: Parent folder of the artifacts, with a subfolder per kind.
 
     Raises:
-        ArtifactError: what is there is of other sizes.
-        ExportLossError: it cannot be exported here.
+        ArtifactError: The folder exists with other sizes.
+        ExportLossError: The export failed.
     """
     path = folder / kind
     if (path / MANIFEST_NAME).exists():
@@ -58,7 +58,7 @@ def _precision(scenario: Scenario) -> Precision:
 
 
 def _exporter(kind: ArtifactKind) -> Exporter:
-    """Make the exporter of a kind, which passes on what of the scenario it has an option for."""
+    """Make the exporter of a kind; it passes on the parts of the scenario that are its options."""
 
     def export(scenario: Scenario, path: Path) -> None:
         from exportloss.bench.implementations.detector import make_loss, make_model

@@ -1,4 +1,4 @@
-"""`torch.compile` and CUDA graphs, for the rivals that have them."""
+"""`torch.compile` and CUDA graphs, for the implementations that have them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WARM_UPS = 3  # as torch's documentation of CUDA graphs asks for
 
 
 def compiled_function(function: Function, *, warm_up: Callable[[Function], object]) -> Function:
-    """Compile a function, now rather than in its first call.
+    """Compile a function now rather than on its first call.
 
     Args:
-        function: what to compile.
-        warm_up: calls it as it will be called.
+        function: Function to compile.
+        warm_up: Function that calls it as it will be called.
 
     Raises:
-        InstallationError: it cannot be compiled here, for want of a C++ compiler for example.
+        InstallationError: It cannot be compiled here, for example without a C++ compiler.
     """
     from torch._dynamo.exc import TorchDynamoException
 
@@ -40,10 +40,10 @@ def compiled_function(function: Function, *, warm_up: Callable[[Function], objec
 
 
 def captured(compute: Callable[[], Result], scenario: Scenario) -> Callable[[], Result]:
-    """Capture a computation as a CUDA graph; what is returned replays it into the same tensors.
+    """Capture a computation as a CUDA graph; return a function that replays it in place.
 
     Raises:
-        ConfigError: the device is no GPU.
+        ConfigError: The device is not a GPU.
     """
     if scenario.torch_device == "cpu":
         raise ConfigError("CUDA graphs need --device cuda")

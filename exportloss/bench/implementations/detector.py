@@ -46,9 +46,9 @@ def make_eager_loss(model: YoloV5, scenario: Scenario) -> ComputeLoss:
 
 
 def make_torch_maps(model: YoloV5, scenario: Scenario) -> list[Tensor]:
-    """Draw what the loss starts from, on the scenario's device, as leaves that want a gradient.
+    """Draw the inputs of the loss on the scenario's device, as leaves that require gradients.
 
-    Where that is the head's input, the head gets the scenario's weights too.
+    With layout `head-input` the head gets the scenario's weights, too.
     """
     channels = head_channels(model)
     if scenario.layout == "head-input":
@@ -63,12 +63,12 @@ def make_torch_maps(model: YoloV5, scenario: Scenario) -> list[Tensor]:
 
 
 def head_channels(model: YoloV5) -> list[int]:
-    """Return the channels of the head's input, a level at a time."""
+    """Return the channels of the head's input per level."""
     return [m.in_channels for m in model.detect.m if isinstance(m, nn.Conv2d)]
 
 
 def configure_torch(scenario: Scenario) -> None:
-    """Let torch use as many threads within an operator as the scenario says, and full float32."""
+    """Set torch's threads within an operator, and TF32 as the scenario's precision asks."""
     torch.set_num_threads(scenario.threads)
     is_tf32 = scenario.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = is_tf32
@@ -76,9 +76,9 @@ def configure_torch(scenario: Scenario) -> None:
 
 
 def with_one_thread(compute: Callable[[], Result], scenario: Scenario) -> Result:
-    """Compute with one thread, and in a fixed order on a GPU, then go back to the scenario's.
+    """Compute with one thread, or in a fixed order on a GPU, then restore the configuration.
 
-    Otherwise the original leaves it to chance which target wins a shared cell.
+    Without this, chance decides in the original which of several targets gets a shared cell.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(scenario.torch_device != "cpu", warn_only=True)

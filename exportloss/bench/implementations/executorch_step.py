@@ -42,7 +42,7 @@ def executorch(scenario: Scenario, artifact: Path | None) -> Prepared:
 
     Raises:
         ExportError: ExecuTorch cannot lower, load or run it.
-        ConfigError: the device is a GPU.
+        ConfigError: The device is a GPU.
     """
     if scenario.torch_device != "cpu":
         raise ConfigError("ExecuTorch's training module has no GPU")
@@ -78,7 +78,9 @@ def _load(network: nn.Module, batch: tuple[Tensor, ...]) -> Any:
 def _make_optimizer(module: Any, batch: tuple[Tensor, ...]) -> Any:
     from executorch.extension.training import get_sgd_optimizer
 
-    module.forward_backward("forward", batch)  # before which it knows no parameters
+    module.forward_backward(
+        "forward", batch
+    )  # the module lists its parameters only after a first pass
     return get_sgd_optimizer(
         module.named_parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, True
     )

@@ -1,4 +1,4 @@
-"""What a rival is: a name, what it needs, and how to get ready for a step."""
+"""Benchmarks and their implementations: names, requirements, and how each gets ready."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ConfigError
 
-__all__ = ["Bench", "Prepare", "Prepared", "Rival"]
+__all__ = ["Bench", "Implementation", "Prepare", "Prepared"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A rival that is ready.
+    """An implementation that is ready.
 
     Attributes:
-        step: does the work once, to the end (a GPU is waited for).
-        check: does the work once or a few times and returns numbers in which all rivals of a
-            benchmark must agree; it runs first.
-        scale: what a step's time is multiplied by, for a limit that is measured on other work.
-        facts: what else to report, such as how many multiply-adds the work has.
+        step: Function that does the work once and waits for a GPU.
+        check: Function that does the work once or a few times and returns the numbers on which all
+            implementations of a benchmark must agree; it runs first.
+        scale: Factor of a step's time, for a limit that is measured on other work.
+        facts: Other figures to report, such as the multiply-adds of the work.
     """
 
     step: Callable[[], object]
@@ -32,22 +32,22 @@ class Prepared:
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-# Takes the scenario and the folder of artifacts (None, where the rival needs none). An
-# ExportLossError says that the rival is not available, and why.
+# Takes the scenario and the artifacts folder (None if the implementation needs none). An
+# ExportLossError means that the implementation is not available; its message says why.
 Prepare = Callable[[Scenario, Path | None], Prepared]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rival:
+class Implementation:
     """One way to do the work of a benchmark.
 
     Attributes:
-        name: as in tables.
-        about: one line for a help text.
-        prepare: `module:function` of a `Prepare`, imported in the rival's own process only.
-        libraries: packages imported before it; the first is the one whose version is reported.
-        artifact: what is exported for it beforehand, a key of `artifacts.EXPORTERS`; None: nothing.
-        portable: whether it needs no torch and may run in another interpreter.
+        name: Name in tables.
+        about: Description for a help text, one line.
+        prepare: `module:function` of a `Prepare`, imported only in the implementation's process.
+        libraries: Packages imported before it; the version of the first is reported.
+        artifact: Artifact to export for it, a key of `artifacts.EXPORTERS`; None for none.
+        portable: Whether it needs no torch and may run in another interpreter.
     """
 
     name: str
@@ -66,39 +66,44 @@ class Rival:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A piece of work, and who competes in it.
+    """A piece of work and its implementations.
 
     Attributes:
-        name: as on the command line.
-        about: one line for a help text.
-        rivals: who competes.
-        reference: the rival that the others are compared with; None: nobody.
-        limits: measured beside them, in the same rounds.
-        defaults: of `Scenario`, where they differ.
-        unmeasured: steps at the start of each turn that are not timed: caches and clocks are
-            another rival's then.
+        name: Name on the command line.
+        about: Description for a help text, one line.
+        implementations: Implementations to compare.
+        reference: Name of the implementation that ratios refer to; None for no ratios.
+        limits: Lower limits, measured in the same rounds.
+        defaults: Defaults that differ from those of `Scenario`, by field.
+        unmeasured: Steps at the start of each turn that are not timed, since caches and clocks are
+            still in the state that the previous implementation left.
     """
 
     name: str
     about: str
-    rivals: tuple[Rival, ...]
+    implementations: tuple[Implementation, ...]
     reference: str | None = "eager"
-    limits: tuple[Rival, ...] = ()
+    limits: tuple[Implementation, ...] = ()
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unmeasured: int = 1
 
-    def choose(self, names: tuple[str, ...] | None) -> tuple[Rival, ...]:
-        """Return the rivals of these names, in the benchmark's order; None is all.
+    def choose(self, names: tuple[str, ...] | None) -> tuple[Implementation, ...]:
+        """Return the implementations of these names, in the benchmark's order; None is all.
 
         Raises:
-            ConfigError: there is no such rival.
+            ConfigError: There is no such implementation.
         """
-        known = [rival.name for rival in self.rivals]
+        known = [implementation.name for implementation in self.implementations]
         if names is None:
-            return self.rivals
+            return self.implementations
         for name in names:
             if name not in known:
                 raise ConfigError(
-                    f"bench {self.name} has no rival {name!r}; choose from {', '.join(known)}"
+                    f"bench {self.name} has no implementation {name!r}; choose from "
+                    f"{', '.join(known)}"
                 )
-        return tuple(rival for rival in self.rivals if rival.name in names)
+        return tuple(
+            implementation
+            for implementation in self.implementations
+            if implementation.name in names
+        )

@@ -20,7 +20,7 @@ __all__ = ["portable"]
 
 
 def portable(scenario: Scenario, artifact: Path | None) -> Prepared:
-    """Run the graph with room for the targets, on inputs that are in the device's memory."""
+    """Run the smallest graph that the targets fit, on inputs in the device's memory."""
     assert artifact is not None
     session = LossSession.open(
         artifact, device=scenario.device, threads=scenario.threads, self_check=False
@@ -41,7 +41,7 @@ def portable(scenario: Scenario, artifact: Path | None) -> Prepared:
 
 
 def _inputs(session: LossSession, scenario: Scenario) -> dict[str, Any]:
-    """Draw what the loss starts from, by name."""
+    """Draw the inputs of the loss, by name."""
     shapes, strides = session.input_shapes, session.manifest.strides
     levels, anchors = range(len(strides)), len(session.manifest.anchors[0])
     from_head = scenario.layout == "head-input"
@@ -56,6 +56,6 @@ def _inputs(session: LossSession, scenario: Scenario) -> dict[str, Any]:
 
 
 def _on_device(inputs: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
-    """Put arrays into the device's memory; on the CPU they are there."""
+    """Copy arrays to the device's memory."""
     values, memory = import_onnxruntime().OrtValue, Device.parse(scenario.device).memory
     return {name: values.ortvalue_from_numpy(array, *memory) for name, array in inputs.items()}

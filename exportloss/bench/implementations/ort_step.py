@@ -35,7 +35,7 @@ def openvino(scenario: Scenario, artifact: Path | None) -> Prepared:
     """Do the same in OpenVINO, on the CPU.
 
     Raises:
-        ConfigError: the device is another.
+        ConfigError: The device is not the CPU.
     """
     if scenario.device != "cpu":
         raise ConfigError(f"OpenVINO is measured on the CPU, got --device {scenario.device}")
@@ -47,7 +47,7 @@ def _prepare(scenario: Scenario, artifact: Path | None, *, cuda_graph: bool | No
     opened = TrainSession.open(
         artifact,
         device=scenario.device,
-        self_check=False,  # all rivals are compared, and a second session would take memory
+        self_check=False,  # the benchmark compares results; a second session would take memory
         threads=scenario.threads,
         tf32=scenario.precision == "tf32",
         cuda_graph=cuda_graph,

@@ -1,22 +1,22 @@
-"""The benchmarks and their rivals. A new rival is an entry here and a `Prepare` function."""
+"""The benchmarks. A new implementation is an entry here and a `Prepare` function."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exportloss.bench.implementations.implementation import Bench, Rival
+from exportloss.bench.implementations.implementation import Bench, Implementation
 
 __all__ = ["BENCHES"]
 
 
-def _torch(bench: str, name: str, about: str) -> Rival:
+def _torch(bench: str, name: str, about: str) -> Implementation:
     function = name.replace("-", "_")
     prepare = f"exportloss.bench.implementations.torch_{bench}:{function}"
-    return Rival(name=name, about=about, prepare=prepare)
+    return Implementation(name=name, about=about, prepare=prepare)
 
 
-def _ort(module: str, name: str, about: str, artifact: str) -> Rival:
-    return Rival(
+def _ort(module: str, name: str, about: str, artifact: str) -> Implementation:
+    return Implementation(
         name=name,
         about=about,
         prepare=f"exportloss.bench.implementations.{module}",
@@ -26,9 +26,9 @@ def _ort(module: str, name: str, about: str, artifact: str) -> Rival:
     )
 
 
-def _export(name: str, about: str) -> Rival:
+def _export(name: str, about: str) -> Implementation:
     function = name.replace("-", "_")
-    return Rival(
+    return Implementation(
         name=name,
         about=about,
         prepare=f"exportloss.bench.exports:{function}",
@@ -36,15 +36,17 @@ def _export(name: str, about: str) -> Rival:
     )
 
 
-def _limit(name: str, about: str) -> Rival:
+def _limit(name: str, about: str) -> Implementation:
     function = name.replace("-", "_")
-    return Rival(name=name, about=about, prepare=f"exportloss.bench.machine.limits:{function}")
+    return Implementation(
+        name=name, about=about, prepare=f"exportloss.bench.machine.limits:{function}"
+    )
 
 
 _LOSS = Bench(
     name="loss",
     about="the loss and its gradient with respect to what the head gave",
-    rivals=(
+    implementations=(
         _torch("loss", "eager", "the original's algorithm with its dynamic shapes, in torch"),
         _torch("loss", "static", "YoloLoss in torch"),
         _torch("loss", "sparse", "SparseHeadLoss in torch: the head where the loss looks"),
@@ -58,7 +60,7 @@ _LOSS = Bench(
 _STEP = Bench(
     name="step",
     about="a training step: network, loss, gradients, clipping, SGD with Nesterov momentum",
-    rivals=(
+    implementations=(
         _torch("step", "eager", "torch with the eager loss, NCHW"),
         _torch("step", "eager-channels-last", "the same in torch's channels_last layout"),
         _torch("step", "static", "torch with YoloLoss, NCHW"),
@@ -71,7 +73,7 @@ _STEP = Bench(
         _ort(
             "ort_step:captured", "portable-cuda-graph", "the same, captured as CUDA graphs", "step"
         ),
-        Rival(
+        Implementation(
             name="openvino",
             about="the portable step in OpenVINO, where it is installed",
             prepare="exportloss.bench.implementations.ort_step:openvino",
@@ -79,7 +81,7 @@ _STEP = Bench(
             artifact="step",
             portable=True,
         ),
-        Rival(
+        Implementation(
             name="executorch",
             about="ExecuTorch's training module, where it is installed",
             prepare="exportloss.bench.implementations.executorch_step:executorch",
@@ -91,7 +93,7 @@ _STEP = Bench(
 _EXPORT = Bench(
     name="export",
     about="the export of a detector",
-    rivals=(
+    implementations=(
         _export("portable", "the portable step"),
         _export("ort-training", "ONNX Runtime training artifacts"),
         _export("loss", "the loss alone, with its gradients"),

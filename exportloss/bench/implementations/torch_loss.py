@@ -1,4 +1,4 @@
-"""The loss in torch, forward and backward, to the gradient of what the head gave."""
+"""The loss in torch: forward, and backward to the gradients of the loss's inputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Value = Callable[[Sequence[Tensor]], Tensor]  # maps in the scenario's layout ->
 
 
 class _LossStep:
-    """Computes a loss and the gradients of its maps and parameters, which are kept."""
+    """Computes a loss and leaves the gradients in its maps and parameters."""
 
     def __init__(
         self, value: Value, maps: Sequence[Tensor], parameters: Sequence[Tensor] = ()
@@ -44,7 +44,7 @@ class _LossStep:
             x.grad = None  # as `zero_grad` leaves a network
         loss = self.value(self.maps)
         torch.autograd.backward(loss)
-        return loss.item()  # which waits for a GPU
+        return loss.item()  # waits for a GPU
 
     def check(self) -> tuple[float, float]:
         """Return the loss, and the L2 norm of its gradients."""
@@ -100,7 +100,7 @@ def cuda_graph(scenario: Scenario, artifact: Path | None) -> Prepared:
 def sparse(scenario: Scenario, artifact: Path | None) -> Prepared:
     """`SparseHeadLoss`: the head is evaluated where the loss looks."""
     if scenario.layout != "head-input":
-        raise ConfigError("it starts from the head's input: --layout head-input")
+        raise ConfigError("it starts from the head's input; pass --layout head-input")
     configure_torch(scenario)
     model = make_model(scenario).to(scenario.torch_device)
     loss = SparseHeadLoss(model.detect, make_loss(model, scenario)).to(scenario.torch_device)
@@ -129,17 +129,17 @@ def _static(scenario: Scenario) -> _LossStep:
 
 
 def _parameters(model: YoloV5, scenario: Scenario) -> tuple[Tensor, ...]:
-    """Return the head's, where it is measured with the loss."""
+    """Return the head's parameters if it is measured with the loss, else none."""
     return tuple(model.detect.parameters()) if scenario.layout == "head-input" else ()
 
 
 def _norm(gradients: Sequence[Tensor]) -> float:
-    """Return the L2 norm of all together."""
+    """Return the L2 norm of all gradients as one vector."""
     return math.hypot(*(float(torch.linalg.vector_norm(g)) for g in gradients))
 
 
 def _permuted(maps: Sequence[Tensor], scenario: Scenario, head: Detect) -> Sequence[Tensor]:
-    """Do what is left of YOLOv5's head: its convolution, and the permuted copy of its output."""
+    """Apply the rest of YOLOv5's head: its convolution, and the permuted copy of its output."""
     if scenario.layout == "permuted":
         return maps
     if scenario.layout == "head-input":

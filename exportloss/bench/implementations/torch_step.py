@@ -59,7 +59,7 @@ class _TrainStep:
     ) -> None:
         self.value = value
         self._model = model
-        # As YOLOv5's loader hands them over; ONNX Runtime's sessions start from the host, too.
+        # On the host, as YOLOv5's loader leaves them; ONNX Runtime's sessions start there, too.
         self._images = torch.from_numpy(make_images(scenario))
         self._device = torch.device(scenario.torch_device)
         if self._device.type != "cpu":
@@ -72,7 +72,7 @@ class _TrainStep:
         )
 
     def __call__(self) -> float:
-        return self.update().item()  # which waits for a GPU
+        return self.update().item()  # waits for a GPU
 
     def update(self) -> Tensor:
         """Do a step; return the loss before it."""
@@ -87,20 +87,20 @@ class _TrainStep:
         return loss.detach()
 
     def check(self) -> tuple[float, float]:
-        """Return the losses of two steps: the second tells whether the first trained alike."""
+        """Return the losses of two steps; the second depends on the first update."""
         return self(), self()
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
-        """Put weights, statistics and momentum back, in place, to what they were."""
+        """Restore weights, statistics and momentum in place at the end of the block."""
         tensors = [*self._model.parameters(), *self._model.buffers()]
         before = [tensor.detach().clone() for tensor in tensors]
         yield
         with torch.no_grad():
             for tensor, old in zip(tensors, before, strict=True):
                 tensor.copy_(old)
-        for memory in self._optimizer.state.values():
-            memory["momentum_buffer"].zero_()  # from which the first step is the same
+        for state in self._optimizer.state.values():
+            state["momentum_buffer"].zero_()  # gives the same first step as no buffer
         self._optimizer.zero_grad()
 
 
@@ -197,7 +197,7 @@ def _sparse(scenario: Scenario, memory_format: torch.memory_format) -> _TrainSte
 
 
 def _autocast(scenario: Scenario) -> contextlib.AbstractContextManager[object]:
-    """Let the network compute in the scenario's half precision, if that is one."""
+    """Return autocasting to the scenario's precision if it is a half one, else a no-op."""
     if scenario.precision in ("float32", "tf32"):
         return contextlib.nullcontext()
     kind = torch.device(scenario.torch_device).type

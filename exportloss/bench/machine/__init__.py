@@ -1,1 +1,1 @@
-"""What the machine is, and what it can do at most."""
+"""The machine: its description and its limits."""

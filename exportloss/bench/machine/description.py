@@ -1,4 +1,4 @@
-"""Which machine this is, for whoever reads the figures."""
+"""Description of the machine, printed with the figures."""
 
 from __future__ import annotations
 

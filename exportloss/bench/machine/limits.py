@@ -1,4 +1,4 @@
-"""What the machine can do: a lower limit of the time, by memory or by arithmetic."""
+"""Lower limits of the time on this machine, by memory or by arithmetic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIDE = 1024
 
 
 def memory_limit(scenario: Scenario, artifact: Path | None) -> Prepared:
-    """A plain copy: it reads every prediction once and writes as much, as the gradient is."""
+    """A plain copy: it reads every prediction once and writes as much as their gradient."""
     configure_torch(scenario)
     maps = [x.detach() for x in make_torch_maps(make_model(scenario), scenario)]
     gradients = [torch.zeros_like(x) for x in maps]
@@ -56,8 +56,8 @@ def arithmetic_limit(scenario: Scenario, artifact: Path | None) -> Prepared:
 def count_multiply_adds(scenario: Scenario) -> int:
     """Count the multiply-adds of the convolutions in a training step.
 
-    A convolution has as many for its output as for the gradient of its weight and for that of its
-    input; the latter two count where they are needed.
+    The output of a convolution, the gradient of its weight and that of its input take equally
+    many; the gradients count only where they are needed.
     """
     model = make_model(scenario)
     freeze(model, scenario.freeze)
@@ -78,11 +78,11 @@ def count_multiply_adds(scenario: Scenario) -> int:
 
 
 def _run_on_nothing(model: YoloV5, scenario: Scenario) -> None:
-    """Go through the network without computing anything."""
+    """Run the network on the meta device, which computes nothing."""
     model(torch.empty(scenario.batch_size, 3, *scenario.image_size, device="meta"))
 
 
 def wait(scenario: Scenario) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device is idle."""
     if scenario.torch_device != "cpu":
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""How much memory this process has taken. Needs nothing but Python, and nvidia-smi for a GPU's."""
+"""Memory of this process. Needs only Python, and nvidia-smi for a GPU's memory."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def peak_mb() -> float:
     """Return the largest resident size so far, MB (10**6 bytes)."""
     if (peak := peak_bytes()) is not None:
         return peak / 1e6
-    # On Linux this would not do: it is at least the size of the process that started this one.
+    # Not used on Linux: there it is at least the size of the parent process.
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
 
 
 def resident_mb() -> float:
-    """Return the resident size, MB; where the system does not tell, the largest so far."""
+    """Return the resident size, MB; the largest so far where the system does not report it."""
     now = resident_bytes()
     return peak_mb() if now is None else now / 1e6
 
 
 def device_mb() -> float | None:
-    """Return what this process holds of NVIDIA GPUs' memory, MB; None where that is not known.
+    """Return this process's memory on NVIDIA GPUs, MB; None where it is unknown.
 
-    The allocators of torch and ONNX Runtime give nothing back, so at the end it is the peak.
+    The allocators of torch and ONNX Runtime free nothing, so at the end it is the peak.
     """
     query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     try:

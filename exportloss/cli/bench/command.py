@@ -1,4 +1,4 @@
-"""`exportloss bench`: who does the same work faster, or in less memory."""
+"""`exportloss bench`: time and memory of several implementations of the same work."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from exportloss.cli.bench.options import (
     make_setting,
 )
 from exportloss.cli.bench.tables import print_growth, print_result
+from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError, InstallationError
 from exportloss.runtime.drawing.figures import matplotlib_missing
@@ -38,11 +39,11 @@ _OF = tuple(name for name in BENCHES if name != "export")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command, one below it for each benchmark, and one for memory."""
+    """Add the command, with a subcommand per benchmark and one for memory."""
     parser = subparsers.add_parser(
         "bench",
         help="time the loss or a training step against eager torch",
-        description="Measure rivals that do the same work, each in a process of its own.",
+        description="Compare implementations of the same work, each in a process of its own.",
     )
     benches = parser.add_subparsers(metavar="WHAT", required=True)
     for bench in BENCHES.values():
@@ -53,15 +54,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_bench(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser], bench: Bench
 ) -> None:
-    rivals = "; ".join(f"{rival.name}: {rival.about}" for rival in bench.rivals)
+    implementations = "; ".join(
+        f"{implementation.name}: {implementation.about}" for implementation in bench.implementations
+    )
     parser = subparsers.add_parser(
         bench.name,
         help=f"time {bench.about}",
-        description=f"Time {bench.about}, in interleaved rounds. Rivals are {rivals}.",
+        description=f"Time {bench.about}, in interleaved rounds. "
+        f"Implementations: {implementations}.",
     )
     add_size_arguments(parser, [bench])
     once = bench.unmeasured == 0
-    add_measuring_arguments(parser, rounds=1 if once else 10, steps=1 if once else 2)
+    add_measuring_arguments(
+        parser,
+        rounds=1 if once else default_of(run_bench, "rounds"),
+        steps=1 if once else default_of(run_bench, "steps"),
+    )
     add_growth_arguments(parser)
     add_output_arguments(parser)
     parser.set_defaults(run=functools.partial(_time, bench))
@@ -70,38 +78,45 @@ def _add_bench(
 def _add_memory(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "memory",
-        help="measure how much memory each rival's process takes",
-        description="Measure the resident size of a process of each rival, one after the other: "
-        "after its imports, when it is ready, and at its highest.",
+        help="measure the memory of each implementation's process",
+        description="Measure the resident size of each implementation's process, one after the "
+        "other: after its imports, when it is ready, and its peak.",
     )
     parser.add_argument(
         "--of",
         choices=_OF,
         default="step",
-        help="doing what; sizes and rivals are as of that benchmark (default %(default)s)",
+        help="the work; sizes and implementations are those of that benchmark "
+        "(default %(default)s)",
     )
     add_size_arguments(parser, [BENCHES[name] for name in _OF])
-    add_measuring_arguments(parser, rounds=None, steps=3)
+    add_measuring_arguments(parser, rounds=None, steps=default_of(measure_memory, "steps"))
     add_growth_arguments(parser)
     add_output_arguments(parser)
     parser.set_defaults(run=_remember)
 
 
 def _time(bench: Bench, options: argparse.Namespace) -> int:
-    rivals = bench.choose(options.rivals)
+    implementations = bench.choose(options.rivals)
 
     def run(setting: Setting) -> BenchResult:
-        return run_bench(bench, setting, rivals=rivals, rounds=options.rounds, steps=options.steps)
+        return run_bench(
+            bench,
+            setting,
+            implementations=implementations,
+            rounds=options.rounds,
+            steps=options.steps,
+        )
 
     return _measure(bench, options, run)
 
 
 def _remember(options: argparse.Namespace) -> int:
     bench = BENCHES[options.of]
-    rivals = bench.choose(options.rivals)
+    implementations = bench.choose(options.rivals)
 
     def run(setting: Setting) -> BenchResult:
-        return measure_memory(bench, setting, rivals=rivals, steps=options.steps)
+        return measure_memory(bench, setting, implementations=implementations, steps=options.steps)
 
     return _measure(bench, options, run)
 
@@ -109,12 +124,12 @@ def _remember(options: argparse.Namespace) -> int:
 def _measure(
     bench: Bench, options: argparse.Namespace, run: Callable[[Setting], BenchResult]
 ) -> int:
-    """Measure at one size or at several, and show it."""
+    """Measure at one size or at several, and print the result."""
     setting = make_setting(bench, options)
     if options.at is not None and options.growth is None:
-        raise ConfigError("--at names the sizes of --growth; say that as well")
+        raise ConfigError("--at names the sizes of --growth; pass --growth as well")
     if options.plot is not None and (missing := matplotlib_missing()) is not None:
-        raise InstallationError(missing)  # now rather than after minutes of measuring
+        raise InstallationError(missing)  # before minutes of measuring
     result: BenchResult | Growth
     if options.growth is None:
         result = run(setting)

@@ -1,4 +1,4 @@
-"""The options of `exportloss bench`, and what they mean."""
+"""Options of `exportloss bench`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
 
 _NUMBERS = (
     (("--nc", "--num-classes"), "num_classes", "classes"),
-    (("--batch-size", "--batch"), "batch_size", "images in a batch"),
-    (("--max-targets",), "max_targets", "slots for boxes in a batch"),
+    (("--batch-size", "--batch"), "batch_size", "images per batch"),
+    (("--max-targets",), "max_targets", "capacity of a batch in boxes"),
 )
 
 
 def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]) -> None:
-    """Add what a `Scenario` has; all default to None, for "not said"."""
+    """Add the fields of a `Scenario`; None means "not given"."""
     group = parser.add_argument_group("sizes")
     usual = [Scenario(**bench.defaults) for bench in benches]
 
@@ -53,7 +53,7 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
         "--targets",
         type=int,
         metavar="N",
-        help=f"boxes in the batch {default('targets')[:-1]}, or as many as there are slots)",
+        help=f"boxes in the batch {default('targets')[:-1]}, or --max-targets if that is less)",
     )
     group.add_argument(
         *("--imgsz", "--img", "--img-size"),
@@ -65,15 +65,16 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
     group.add_argument(
         "--device",
         metavar="NAME",
-        help="cpu, cuda, or tensorrt for ONNX Runtime and cuda for torch; cuda:1 (default cpu)",
+        help="cpu, cuda, or tensorrt for ONNX Runtime and cuda for torch; cuda:1 "
+        + default("device"),
     )
     if any(bench.name == "loss" for bench in benches):
         group.add_argument(
             "--layout",
             choices=get_args(Layout),
-            help="what the loss starts from: maps (B, na, H, W, 5 + nc); the output of the head's "
+            help="input of the loss: maps (B, na, H, W, 5 + nc); the output of the head's "
             "convolution, (B, na * (5 + nc), H, W), of which eager torch makes those maps; or its "
-            "input, (B, C, H, W), so that the head is measured with the loss (default permuted)",
+            "input, (B, C, H, W), so that the head is measured with the loss " + default("layout"),
         )
     if any(bench.name != "loss" for bench in benches):
         group.add_argument(
@@ -81,53 +82,62 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
             type=int,
             nargs="+",
             metavar="N",
-            help="keep layers as they are, as in `exportloss export` (default 0: none)",
+            help="layers not to train, as in `exportloss export` "
+            f"{default('freeze').rstrip(',)')}: none)",
         )
         group.add_argument(
             "--precision",
             choices=get_args(Arithmetic),
-            help="what the network computes in, on a GPU (default float32)",
+            help=f"precision of the network on a GPU {default('precision')}",
         )
-    group.add_argument("--seed", type=int, metavar="N", help="of weights and batch (default 0)")
+    group.add_argument(
+        "--seed", type=int, metavar="N", help=f"of weights and batch {default('seed')}"
+    )
 
 
 def add_measuring_arguments(
     parser: argparse.ArgumentParser, *, rounds: int | None, steps: int
 ) -> None:
-    """Add who is measured and how; `rounds` is None where there are none."""
+    """Add who is measured and how.
+
+    Args:
+        parser: Parser of a benchmark.
+        rounds: Default number of rounds; None for a benchmark without rounds.
+        steps: Default number of measured steps.
+    """
     add = parser.add_argument_group("measuring").add_argument
-    add("--rivals", type=_names, metavar="A,B", help="who takes part (default: all)")
-    add("--threads", type=int, metavar="N", help="of each rival (default: every core)")
+    add("--rivals", type=_names, metavar="A,B", help="implementations to measure (default: all)")
+    add("--threads", type=int, metavar="N", help="of each implementation (default: every core)")
     if rounds is not None:
         add(
             "--rounds",
             type=int,
             default=rounds,
             metavar="N",
-            help="everybody has a turn in each (default %(default)s)",
+            help="rounds, each with a turn per implementation (default %(default)s)",
         )
     add(
         "--steps",
         type=int,
         default=steps,
         metavar="N",
-        help="that are measured, in a turn (default %(default)s)",
+        help="measured steps per turn (default %(default)s)",
     )
     add(
         "--device-python",
         metavar="PATH",
-        help="interpreter for the rival `portable`, of an environment with another onnxruntime and "
-        "without torch for example; exportloss must be installed there, too",
+        help="interpreter for the implementation `portable`, for example of an environment with "
+        "another onnxruntime and without torch; exportloss must be installed there, too",
     )
     add(
         "--artifacts",
         metavar="FOLDER",
-        help="where to look for exported files, and to keep them (default: exported anew)",
+        help="folder to take exported files from, and to keep them in (default: export again)",
     )
 
 
 def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the measuring of several sizes."""
+    """Add the measurement at several sizes."""
     group = parser.add_argument_group("growth")
     axes = "; ".join(f"{name}: {axis.about}" for name, axis in AXES.items())
     group.add_argument(
@@ -139,34 +149,36 @@ def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
         "--at",
         type=_names,
         metavar="A,B",
-        help="these sizes (default: "
+        help="sizes to measure (default: "
         + "; ".join(f"{name} {','.join(axis.usual)}" for name, axis in AXES.items())
         + ")",
     )
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is done with the result."""
+    """Add the forms of output."""
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="print one JSON object")
-    group.add_argument("--plot", metavar="FILE.png", help="draw it, too")
+    group.add_argument("--plot", metavar="FILE.png", help="draw the result, too")
 
 
 def make_setting(bench: Bench, options: argparse.Namespace) -> Setting:
-    """Take what was said; the rest is as usual for the benchmark.
+    """Make a setting from the options; the rest are the benchmark's defaults.
 
     Raises:
-        ConfigError: a size cannot be, or means nothing to this benchmark.
+        ConfigError: A size is out of range, or does not apply to this benchmark.
     """
     usual = Scenario(**bench.defaults)
     names = ("freeze", "layout", "precision")
     freeze, layout, precision = (getattr(options, name, None) for name in names)
     if layout is not None and bench.name != "loss":
-        raise ConfigError("--layout is of the loss alone")
+        raise ConfigError("--layout applies only to bench loss; leave it out")
     if freeze is not None and bench.name == "loss":
-        raise ConfigError("--freeze means nothing to the loss alone")
+        raise ConfigError("--freeze does not apply to bench loss; leave it out")
     if precision is not None and bench.name == "loss":
-        raise ConfigError("--precision means nothing to the loss alone, which is float32")
+        raise ConfigError(
+            "--precision does not apply to bench loss, which is float32; leave it out"
+        )
     given = {
         "image_size": image_size(options.imgsz),
         "freeze": None if freeze is None else tuple(freeze),

@@ -1,4 +1,4 @@
-"""Results of benchmarks as tables for people."""
+"""Tables of the results of benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST_WIDTH = 120
 
 
 def print_result(result: BenchResult) -> None:
-    """Print sizes, machine, a row for each rival, limits, and who could not take part."""
+    """Print sizes, machine, a row per implementation, limits, and what is not available."""
     console = _console()
     console.print(_about(result))
     console.print(_times(result) if any(row.timing for row in result.rows) else _memory(result))
@@ -26,26 +26,32 @@ def print_result(result: BenchResult) -> None:
 
 
 def print_growth(growth: Growth) -> None:
-    """Print a row for each size, with ratios to eager, and the fitted exponents below."""
+    """Print a row per size, with ratios to eager, and the fitted exponents below."""
     console, first = _console(), growth.points[0].result
     unit = "ms" if any(row.timing for row in first.rows) else "peak MB"
     console.print(_about(first, without=growth.over))
     console.print(f"{unit} by {growth.over}, in brackets x eager")
     table = _empty_table(growth.over)
-    for rival in growth.rivals:
-        table.add_column(rival, justify="right")
+    for implementation in growth.implementations:
+        table.add_column(implementation, justify="right")
     for point in growth.points:
-        rows = [point.result.row(rival) for rival in growth.rivals]
+        rows = [point.result.row(implementation) for implementation in growth.implementations]
         table.add_row(point.at, *map(_cell, rows))
     exponents, slopes = growth.exponents(), growth.slopes()
-    table.add_row("exponent", *(f"{exponents[rival]:.2f}" for rival in growth.rivals))
+    table.add_row(
+        "exponent",
+        *(f"{exponents[implementation]:.2f}" for implementation in growth.implementations),
+    )
     if growth.over != "model":
-        table.add_row(f"{unit} each", *(f"{slopes[rival]:.3g}" for rival in growth.rivals))
+        table.add_row(
+            f"{unit} each",
+            *(f"{slopes[implementation]:.3g}" for implementation in growth.implementations),
+        )
     console.print(table)
     unavailable = {
-        rival: reason
+        implementation: reason
         for point in growth.points
-        for rival, reason in point.result.unavailable.items()
+        for implementation, reason in point.result.unavailable.items()
     }
     _print_unavailable(console, {**unavailable, **growth.failed})
 
@@ -72,7 +78,7 @@ def _times(result: BenchResult) -> Table:
     limit = result.limits[0].timing.median_ms if result.limits else None
     if limit is not None:
         titles.append("x limit")
-    table = _empty_table("rival", "engine", *titles, "prepare s", "peak MB")
+    table = _empty_table("implementation", "engine", *titles, "prepare s", "peak MB")
     for row in result.rows:
         assert row.timing is not None
         timing = row.timing
@@ -85,7 +91,9 @@ def _times(result: BenchResult) -> Table:
 
 
 def _memory(result: BenchResult) -> Table:
-    table = _empty_table("rival", "engine", "imported MB", "loaded MB", "peak MB", "x eager")
+    table = _empty_table(
+        "implementation", "engine", "imported MB", "loaded MB", "peak MB", "x eager"
+    )
     for row in result.rows:
         sizes = (row.imported_mb, row.loaded_mb, row.peak_mb)
         table.add_row(row.rival, row.engine, *(f"{size:,.0f}" for size in sizes), _ratio(row))
@@ -108,5 +116,5 @@ def _short(value: float) -> str:
 
 
 def _print_unavailable(console: Terminal, unavailable: Mapping[str, str]) -> None:
-    for rival, reason in unavailable.items():
-        console.print(f"{rival} not available: {reason}", style="yellow")
+    for implementation, reason in unavailable.items():
+        console.print(f"{implementation} not available: {reason}", style="yellow")

@@ -1,4 +1,4 @@
-"""`exportloss detect`: find objects in images, videos and what a camera sees."""
+"""`exportloss detect`: find objects in images, videos and the frames of a camera."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Any
 from exportloss.bounds import at_least
 from exportloss.cli.arguments import image_size
 from exportloss.cli.data_report import print_skipped, print_undrawable
+from exportloss.cli.defaults import default_of
 from exportloss.cli.detection.detectors import (
     add_detector_arguments,
     add_folder_arguments,
-    open_chosen,
+    open_detector,
 )
 from exportloss.cli.detection.stopping import Stopping
 from exportloss.cli.detection.writer import DetectionWriter
@@ -38,7 +39,8 @@ from exportloss.runtime.video.video import Video, open_video
 
 __all__ = ["add_parser", "run"]
 
-_SOME_LEFT_OUT = 1
+_SOME_SKIPPED = 1
+_MAX_DET = 1000  # as in YOLOv5's detect.py
 _CAMERA = re.compile(r"[0-9]{1,6}")
 
 
@@ -46,9 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command."""
     parser = subparsers.add_parser(
         "detect",
-        help="find objects in images, videos and what a camera sees",
-        description="Find objects in images, videos (with exportloss[video]) and what a camera "
-        "sees; write them annotated, as label files, cut out or as JSON. Needs neither torch nor "
+        help="find objects in images, videos and the frames of a camera",
+        description="Find objects in images, videos (with exportloss[video]) and the frames of a "
+        "camera; write them annotated, as label files, cut out or as JSON. Needs neither torch nor "
         "onnx. An image that cannot be decoded is named and skipped, and a damaged video is read "
         "as far as it can be; the exit status is then 1.",
         epilog="example: exportloss detect --weights runs/train/exp --source 'photos/*.jpg'",
@@ -59,10 +61,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         required=True,
         metavar="PATH|N",
         help="an image or video, a folder, a pattern such as 'photos/**/*.jpg', a .txt of paths, "
-        "or the number of a camera, which Ctrl-C ends",
+        "or the number of a camera, which runs until Ctrl-C",
     )
-    add("--data", metavar="YAML", help="class names of a file that has none")
-    add_detector_arguments(parser, conf_thres=0.25, iou_thres=0.45, max_det=1000)
+    add("--data", metavar="YAML", help="data set with the class names, for a file that has none")
+    add_detector_arguments(
+        parser,
+        conf_thres=default_of(Detector.detect, "conf_thres"),
+        iou_thres=default_of(Detector.detect, "iou_thres"),
+        max_det=_MAX_DET,
+    )
     add("--classes", type=int, nargs="+", metavar="N", help="only these class numbers")
     add("--agnostic-nms", action="store_true", help="boxes of different classes may not overlap")
     add(
@@ -70,8 +77,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="write a YOLO label file per image or frame, in labels/",
     )
-    add("--save-conf", action="store_true", help="with the confidence at the end of its lines")
-    add("--save-crop", action="store_true", help="cut every object out, into crops/CLASS/")
+    add(
+        "--save-conf",
+        action="store_true",
+        help="add the confidence at the end of each line of label files",
+    )
+    add("--save-crop", action="store_true", help="write a crop of every object, into crops/CLASS/")
     add(
         "--save-json",
         action="store_true",
@@ -81,11 +92,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--vid-stride",
         type=int,
-        default=1,
+        default=default_of(open_video, "stride"),
         metavar="N",
-        help="of videos and cameras take every Nth frame (default 1)",
+        help="detect in every Nth frame of videos and cameras (default %(default)s)",
     )
-    add("--line-thickness", type=int, metavar="N", help="of boxes, pixels (default: by image)")
+    add(
+        "--line-thickness",
+        type=int,
+        metavar="N",
+        help="line width of boxes in pixels (default: by image size)",
+    )
     add("--hide-labels", action="store_true", help="draw boxes without class and confidence")
     add("--hide-conf", action="store_true", help="draw boxes without confidence")
     add_folder_arguments(parser, "runs/detect")
@@ -93,7 +109,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Detect; print a line per image or frame; return 0, or 1 where not all could be decoded."""
+    """Detect; print a line per image or frame; return 0, or 1 if not all could be decoded."""
     given = {"--line-thickness": options.line_thickness, "--vid-stride": options.vid_stride}
     at_least(1, **{flag: value for flag, value in given.items() if value is not None})
     thresholds = {name: getattr(options, name) for name in ("conf_thres", "iou_thres", "max_det")}
@@ -110,19 +126,26 @@ def run(options: argparse.Namespace) -> int:
     print_skipped(skipped)
     if camera is not None or any(map(is_video, images)):
         import_av()
-    opened = open_chosen(options)
+    opened = open_detector(
+        options.weights,
+        device=options.device,
+        threads=options.threads,
+        self_check=options.self_check,
+        time_limit=options.time_limit,
+    )
     detector = opened.detector
     if options.data is not None and not detector.names:
         detector = dataclasses.replace(detector, names=read_data_yaml(options.data).names)
-    if detector.names:  # else the first image tells how many there are
+    if detector.names:  # otherwise the first image determines their number
         check_classes(options.classes, len(detector.names))
     source = Path(options.source)
-    # They are not read here, but somebody has drawn them.
+    # Labels are not read here, but must not be replaced.
     labels = filter(os.path.isfile, map(label_path, images))
     is_list = camera is None and source.is_file()
     check_run_folder(
-        options,
+        Path(options.project, options.name),
         [*images, *labels, opened.path, *([source] if is_list else [])],
+        exist_ok=options.exist_ok,
         folders=["labels"] if options.save_txt else [],
         trees=["crops"] if options.save_crop else [],
     )
@@ -157,14 +180,14 @@ def run(options: argparse.Namespace) -> int:
             kind, ending = "sources", ", or not to their end"
         total = max(len(images), 1)
         say(f"{failed} of {total} {kind} could not be decoded{ending}", error=True)
-    return _SOME_LEFT_OUT if failed else 0
+    return _SOME_SKIPPED if failed else 0
 
 
 def _detect_all(job: _Job, images: tuple[Path, ...], alone: Video | None) -> int:
-    """Detect in every image and video; return how many could not be decoded, or not wholly.
+    """Detect in every image and video; return how many could not be decoded to their end.
 
     Raises:
-        DataError: the only source is a video, `alone`, and no frame of it can be decoded.
+        DataError: The only source is a video, `alone`, and no frame of it can be decoded.
     """
     failed = 0
     for number, (path, stem) in enumerate(zip(images, unique_stems(images), strict=True), 1):
@@ -190,7 +213,7 @@ def _detect_all(job: _Job, images: tuple[Path, ...], alone: Video | None) -> int
 
 @dataclasses.dataclass(kw_only=True)
 class _Job:
-    """What is done to each image and frame."""
+    """Detection in each image and frame, with its settings and files."""
 
     options: argparse.Namespace
     detector: Detector
@@ -202,7 +225,7 @@ class _Job:
         """Detect in an image file.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: It cannot be decoded.
         """
         image = load_image(path)
         boxes = self._detect(image, f"image {place} {printable(path)}:")
@@ -213,7 +236,7 @@ class _Job:
         """Detect in a video; return whether all of it could be decoded.
 
         Raises:
-            DataError: no frame can be decoded.
+            DataError: No frame can be decoded.
         """
         path, frames = printable(video.path), 0
         self._begin(video, stem)
@@ -237,7 +260,7 @@ class _Job:
         return damage is None
 
     def camera(self, camera: Camera, stopping: Stopping) -> int:
-        """Detect in what a camera sees until that is stopped; return 1 where the camera failed."""
+        """Detect in the frames of a camera until stopped; return 1 if the camera failed."""
         name = f"camera {camera.number}"
         self._begin(camera, str(camera.number))
         for frame in camera.frames():
@@ -252,7 +275,7 @@ class _Job:
         return camera.damage is not None
 
     def finish(self) -> None:
-        """Complete all files, and say where they are."""
+        """Complete all files, and print their folder."""
         if self.writer is not None:
             self.writer.finish()
             say(f"written to {self.writer.run.path}")
@@ -282,7 +305,7 @@ class _Job:
 
 
 def _counts(boxes: Boxes, names: tuple[str, ...]) -> str:
-    """Return such as `2 cats, 1 dog`."""
+    """Return the counts by class, such as `2 cats, 1 dog`."""
     counts = Counter(boxes[:, 5].astype(int).tolist())
     parts = [
         f"{count} {excerpt(printable(class_name(names, label)))}{'s' if count > 1 else ''}"

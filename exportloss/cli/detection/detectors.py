@@ -1,4 +1,4 @@
-"""What `val` and `detect` share: their common options, and the detector that is meant."""
+"""Options that `val` and `detect` share, and opening of their detector."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from exportloss.cli.defaults import default_of
 from exportloss.cli.detection.torch_detector import WEIGHTS_SUFFIXES, open_weights
 from exportloss.cli.device_options import add_device_arguments
+from exportloss.cli.run_paths import RUN_NAME
 from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.evaluation.contained import TIME_LIMIT
 from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.sessions.registry import open_session
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.storage.replacing import recover_folder
 from exportloss.runtime.training.run_folder import RunFolder
 
 __all__ = [
+    "BATCH_SIZE",
     "Opened",
     "add_detector_arguments",
     "add_folder_arguments",
-    "open_chosen",
     "open_detector",
 ]
+
+BATCH_SIZE = 8  # of a detector that takes any number of images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A detector; its file or folder; and the session it runs in, for artifacts that train."""
+    """A detector, its file or folder, and its session if it is an artifacts folder that trains."""
 
     detector: Detector
     path: Path
@@ -38,7 +43,7 @@ class Opened:
 def add_detector_arguments(
     parser: argparse.ArgumentParser, *, conf_thres: float, iou_thres: float, max_det: int
 ) -> None:
-    """Add which detector, on what, and what counts as found."""
+    """Add the options for the detector, its input size and its thresholds."""
     add = parser.add_argument
     add(
         "--weights",
@@ -75,7 +80,7 @@ def add_detector_arguments(
         type=int,
         default=max_det,
         metavar="N",
-        help="most detections an image (default %(default)s)",
+        help="most detections per image (default %(default)s)",
     )
     add_device_arguments(parser)
     add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
@@ -84,44 +89,38 @@ def add_detector_arguments(
         type=float,
         default=TIME_LIMIT,
         metavar="SECONDS",
-        help="what an .onnx file may take to be opened, and for each image (default %(default)g)",
+        help="time limit for opening an .onnx file, and per image (default %(default)g)",
     )
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser, project: str) -> None:
-    """Add where results go."""
+    """Add the options for the folder of results."""
     add = parser.add_argument
     add("--project", default=project, metavar="FOLDER", help="default %(default)s")
-    add("--name", default="exp", metavar="NAME", help="exp, then exp2, exp3, ... (default exp)")
-    add("--exist-ok", action="store_true", help="write into project/name even if it exists")
-
-
-def open_chosen(options: argparse.Namespace) -> Opened:
-    """Open what the options of `add_detector_arguments` choose, as `open_detector` does."""
-    return open_detector(
-        options.weights,
-        device=options.device,
-        threads=options.threads,
-        self_check=options.self_check,
-        time_limit=options.time_limit,
+    add(
+        "--name",
+        default=RUN_NAME,
+        metavar="NAME",
+        help="exp, then exp2, exp3, ... (default %(default)s)",
     )
+    add("--exist-ok", action="store_true", help="write into project/name even if it exists")
 
 
 def open_detector(
     weights: str,
     *,
-    device: str = "cpu",
+    device: str = default_of(open_session, "device"),
     threads: int | None = None,
-    self_check: bool = True,
+    self_check: bool = default_of(open_session, "self_check"),
     time_limit: float = TIME_LIMIT,
 ) -> Opened:
     """Open what `--weights` names; an ONNX file in a process of its own.
 
     Raises:
-        ArtifactError: it is no detector, or damaged.
-        ConfigError: the device is unknown.
-        DeviceError: it computes other numbers than the CPU, where `self_check` compares them.
-        InstallationError: the installed engine cannot run it.
+        ArtifactError: The file or folder is no detector, or damaged.
+        ConfigError: The device is unknown.
+        DeviceError: The device's numbers differ from the CPU's; checked with `self_check`.
+        InstallationError: The installed engine cannot run it.
     """
     where: dict[str, Any] = {"device": device, "threads": threads, "self_check": self_check}
     path = Path(weights)

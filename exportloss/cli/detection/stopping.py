@@ -1,4 +1,4 @@
-"""Ending work that has no end of its own: the first Ctrl-C asks, the second one breaks off."""
+"""Stopping of endless work: the first Ctrl-C asks for it, the second one interrupts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Stopping"]
 
 
 class Stopping:
-    """While it is entered, the first Ctrl-C or SIGTERM is only noted.
+    """Context in which the first Ctrl-C or SIGTERM is only recorded.
 
-    After a SIGTERM that was noted, the end of the block does what it would have done before.
+    A recorded SIGTERM is raised again at the end of the block.
 
     Attributes:
-        asked: whether one came.
+        asked: Whether a signal was recorded.
     """
 
     def __init__(self) -> None:
@@ -25,9 +25,9 @@ class Stopping:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stopping:
-        with contextlib.suppress(ValueError):  # not in the main thread, whose business signals are
+        with contextlib.suppress(ValueError):  # only the main thread handles signals
             for number in (signal.SIGINT, signal.SIGTERM):
-                # A shell lets what runs in the background ignore it.
+                # Shells make background jobs ignore it.
                 if callable(before := signal.getsignal(number)):
                     self._before[number] = before
                     signal.signal(number, self._note)

@@ -23,7 +23,7 @@ def open_weights(path: Path) -> Detector:
 
     Raises:
         InstallationError: torch is not installed.
-        ArtifactError: the file is missing, unreadable, refused or no YOLOv5 detector.
+        ArtifactError: The file is missing, unreadable, refused or no YOLOv5 detector.
     """
     if find_spec("torch") is None:
         raise InstallationError(

@@ -1,4 +1,4 @@
-"""What `exportloss detect` writes: image by image, frame by frame."""
+"""Files that `exportloss detect` writes per image and per frame."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from exportloss.runtime.video.writer import VideoWriter
 
 __all__ = ["DetectionWriter"]
 
-_LONGEST_ENDING = "_1000000000.webm"  # what follows a video's name in those of its frames
+_LONGEST_ENDING = "_1000000000.webm"  # longest suffix of the names of a video's frames
 
 
 class DetectionWriter:
-    """Writes what was asked for; files that grow are complete after `finish`, or absent.
+    """Writes the requested files; those over all sources are complete after `finish`, or absent.
 
     Args:
-        run: folder to write into.
-        names: class names.
-        options: of the command.
+        run: Folder to write into.
+        names: Class names.
+        options: Options of the command.
 
     Attributes:
-        run: the folder.
+        run: Folder that is written into.
     """
 
     def __init__(self, run: RunFolder, names: tuple[str, ...], options: argparse.Namespace) -> None:
@@ -47,7 +47,7 @@ class DetectionWriter:
         self._video: VideoWriter | None = None
 
     def image(self, path: Path, stem: str, image: ImageArray, boxes: Boxes) -> None:
-        """Write what was found in an image."""
+        """Write the detections of an image."""
         if not self._options.nosave:
             write_image(self.run.path / f"{stem}{path.suffix}", self._drawn(image, boxes))
         self._details(stem, image, boxes, {"image": str(path)})
@@ -59,7 +59,7 @@ class DetectionWriter:
             self._video = VideoWriter(path, rate=rate, time_base=time_base)
 
     def frame(self, source: str, stem: str, frame: Frame, boxes: Boxes) -> None:
-        """Write what was found in a frame of a video or camera."""
+        """Write the detections of a frame of a video or camera."""
         if self._video is not None:
             self._video.write(self._drawn(frame.image, boxes), frame.time)
         about = {"image": source, "frame": frame.number, "seconds": round(float(frame.time), 3)}
@@ -67,18 +67,18 @@ class DetectionWriter:
         self._details(stem, frame.image, boxes, about)
 
     def end_video(self) -> None:
-        """Complete the annotated video, if there is one; without any frame there is no file."""
+        """Complete the annotated video, if any; without frames no file is written."""
         video, self._video = self._video, None
         if video is not None:
             video.finish()
 
     def finish(self) -> None:
-        """Complete what was written over all sources."""
+        """Complete the files over all sources."""
         if self._entries is not None:
             self._entries.finish()
 
     def abandon(self) -> None:
-        """Remove what is not complete; does nothing after `finish`."""
+        """Remove incomplete files; do nothing after `finish`."""
         if self._video is not None:
             self._video.abandon()
         if self._entries is not None:

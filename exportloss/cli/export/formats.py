@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exportloss.cli.arguments import ExportSettings
+from exportloss.export.detector.nms_settings import NmsSettings
 from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
 from exportloss.runtime.artifact.manifest import Manifest
 
 if TYPE_CHECKING:
     from exportloss.cli.export.weights import LoadedDetector
-    from exportloss.export import NmsSettings
     from exportloss.loss.yolo_loss import YoloLoss
 
 __all__ = ["FILES", "FOLDERS", "FileFormat", "FolderFormat", "about_formats"]
@@ -21,7 +21,12 @@ __all__ = ["FILES", "FOLDERS", "FileFormat", "FolderFormat", "about_formats"]
 
 @dataclasses.dataclass(frozen=True)
 class FolderFormat:
-    """A kind of artifact: what it is, and `write(settings, detector, loss, folder, exist_ok)`."""
+    """A kind of artifact.
+
+    Attributes:
+        about: Description for a help text.
+        write: Function `write(settings, detector, loss, folder, exist_ok)`.
+    """
 
     about: str
     write: Callable[[ExportSettings, LoadedDetector, YoloLoss, Path, bool], Manifest]
@@ -29,21 +34,26 @@ class FolderFormat:
 
 @dataclasses.dataclass(frozen=True)
 class FileFormat:
-    """A kind of file: what it is, and `write(settings, detector, nms, path)`."""
+    """A kind of file.
+
+    Attributes:
+        about: Description for a help text.
+        write: Function `write(settings, detector, nms, path)`.
+    """
 
     about: str
     write: Callable[[ExportSettings, LoadedDetector, NmsSettings | None, Path], None]
 
 
 def about_formats() -> str:
-    """Return what each format is, for a help text."""
+    """Return the descriptions of all formats, for a help text."""
     abouts = [(name, one.about) for name, one in FOLDERS.items()]
     abouts += [(name, one.about) for name, one in FILES.items()]
     return "; ".join(f"{name}: {about}" for name, about in abouts)
 
 
 def _writer(kind: ArtifactKind) -> Callable[..., Manifest]:
-    """Make the writer of a kind of artifact, which passes on the settings that its exporter has."""
+    """Make the writer of a kind of artifact; it passes on the settings that its exporter takes."""
 
     def write(
         settings: ExportSettings,

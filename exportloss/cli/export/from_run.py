@@ -1,4 +1,4 @@
-"""An export of a run's weights: what was not said is as the run was trained."""
+"""Export of a run's weights: options that are not given come from the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GRAPHS = (*_TRAINING, "loss")
 
 
 def fill_from_run(options: argparse.Namespace) -> argparse.Namespace:
-    """Return the options of an export with those that a run of `--weights` answers.
+    """Return the options of an export, completed from the run that `--weights` names.
 
     Taken are the image size; for a format that trains, or the loss, also batch size, target rows
     and hyperparameters; and for one that trains, optimizer, moving average and precision. Class
@@ -30,14 +30,14 @@ def fill_from_run(options: argparse.Namespace) -> argparse.Namespace:
     training, and `--head`, which gives the same numbers and is chosen for the sizes.
 
     Args:
-        options: As parsed; nothing that was said is changed.
+        options: Options as parsed; those that were given are kept.
 
     Raises:
         ArtifactError: `--weights` is a folder that is no run, or a run without weights, or the
             run's own files are damaged.
     """
     weights = Path(options.weights)
-    if _SIZE.fullmatch(options.weights):  # whatever folders are called so
+    if _SIZE.fullmatch(options.weights):  # even if a folder has that name
         return options
     run, state = find_run(weights)
     if run is None or state is None:
@@ -76,7 +76,7 @@ def _known(run: RunFolder, formats: tuple[str, ...]) -> Mapping[str, Any]:
         known["scale_gains"] = recorded.get("scale_gains") is not False
     if set(formats) & set(_TRAINING) and manifest is not None:
         known |= {"optimizer": manifest.optimizer, "ema": manifest.ema}
-        if set(formats) == {"step"}:  # the only one that computes in another
+        if set(formats) == {"step"}:  # the only format with a precision
             known["precision"] = manifest.precision
     if not set(formats) & {*_GRAPHS, "onnx"}:  # weights alone have no size
         known = {}

@@ -1,4 +1,4 @@
-"""`exportloss export --int8`: a detector in 8 bits beside the one in float32, and both judged."""
+"""`exportloss export --int8`: a detector in 8 bits, compared with the one in float32."""
 
 from __future__ import annotations
 
@@ -21,41 +21,43 @@ __all__ = ["check_int8", "int8_path", "write_int8"]
 
 
 def int8_path(path: Path) -> Path:
-    """Return where the 8-bit file of a detector goes: of `best.onnx`, `best-int8.onnx`."""
+    """Return the path of the 8-bit file of a detector: `best-int8.onnx` for `best.onnx`."""
     return path.with_stem(f"{path.stem}-int8")
 
 
 def check_int8(options: argparse.Namespace, files: Mapping[str, Path]) -> None:
-    """Check before anything is exported that `--int8` can be done.
+    """Check the conditions of `--int8` before anything is exported.
 
     Raises:
-        ConfigError: it needs another option, or contradicts one.
-        ArtifactError: its file is there already.
+        ConfigError: It needs another option, or contradicts one.
+        ArtifactError: Its file exists already.
     """
     if "onnx" not in files or options.nms:
         raise ConfigError(
-            "--int8 is for --format onnx without --nms; correct these, or leave it out"
+            "--int8 applies to --format onnx without --nms; change these, or leave it out"
         )
     if options.data is None:
-        raise ConfigError("--int8 is calibrated with training images; give the data set (--data)")
+        raise ConfigError(
+            "--int8 is calibrated with training images; pass the data set with --data"
+        )
     if (taken := int8_path(files["onnx"])).exists() and not options.exist_ok:
-        raise ArtifactError(f"{taken} exists already; choose another --output, or say --exist-ok")
+        raise ArtifactError(f"{taken} exists already; choose another --output, or pass --exist-ok")
 
 
 def write_int8(path: Path, data: str) -> Path:
-    """Write an inference file in 8 bits, and print what that costs and saves.
+    """Write an inference file in 8 bits, and print mAP, size and time of both.
 
     Args:
-        path: the file in float32.
-        data: data set; it is calibrated with training images, and judged on those for validation.
+        path: Inference file in float32.
+        data: Data set whose training images calibrate and whose validation images compare.
 
     Returns:
-        The file.
+        The path of the 8-bit file.
 
     Raises:
-        ArtifactError: the detector gives numbers that are not finite.
-        DataError: there are no training images.
-        InstallationError: onnxruntime's quantiser lacks a package.
+        ArtifactError: The detector's outputs are not finite.
+        DataError: There are no training images.
+        InstallationError: A package of onnxruntime's quantizer is missing.
     """
     try:
         from exportloss.export.detector.int8 import CALIBRATION_IMAGES, quantize_detector
@@ -88,7 +90,7 @@ def _compare(path: Path, config: DataConfig) -> None:
     except DataError as error:
         say(f"note: not judged, without images for validation: {error}")
         return
-    say(f"{'':10}{'mAP50':>9}{'mAP50-95':>10}{'MB':>8}{'ms an image':>13}")
+    say(f"{'':10}{'mAP50':>9}{'mAP50-95':>10}{'MB':>8}{'ms per image':>13}")
     for title, file in (("float32", path), ("int8", int8_path(path))):
         detector = Detector.open(file)
         batches = Batches(dataset, 1, detector.check_size(None), on_bad="skip")

@@ -1,4 +1,4 @@
-"""Anchors that suit the images which a detector is to be trained on."""
+"""Anchors that suit the training images of a detector."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["suit_anchors", "training_images"]
 def suit_anchors(
     detector: LoadedDetector, settings: ExportSettings, batches: Batches | None
 ) -> None:
-    """Give a detector the anchors of `--anchors`, or better ones where its own fit too few boxes.
+    """Give a detector the anchors of `--anchors`, or fitted ones if its own fit too few boxes.
 
     Args:
-        detector: whose anchors are replaced, in place.
-        settings: of the export.
-        batches: of the training split; None where it is not known.
+        detector: Detector whose anchors are replaced in place.
+        settings: Settings of the export.
+        batches: Batches of the training split; None if it is unknown.
 
     Raises:
-        ConfigError: the anchors of `--anchors` are of another shape than the detector's.
+        ConfigError: The anchors of `--anchors` have another shape than the detector's.
     """
     if settings.anchors is not None:
         detector.model.set_anchors(settings.anchors)
@@ -50,7 +50,7 @@ def _improved(
     anchor_t = settings.loss.anchor_t
     try:
         fit = improve_anchors(batches, anchors, anchor_t=anchor_t, seed=settings.seed)
-    except DataError as error:  # too few boxes: a warning will say what that means
+    except DataError as error:  # too few boxes; `print_recall` warns
         say(f"note: {error}")
         return anchors
     if fit.anchors == anchors:
@@ -67,9 +67,9 @@ def _improved(
 
 
 def training_images(data: str | None, settings: ExportSettings) -> Batches | None:
-    """Read the training split that an export is for; None, with a word, where it is not here.
+    """Read the training split of a data set; None, with a note, if it is missing.
 
-    What is bad in it is left out: that is for the training to judge.
+    Bad images are skipped here; the training reports them.
     """
     if data is None:
         return None

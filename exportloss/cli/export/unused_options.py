@@ -1,4 +1,4 @@
-"""Options of `exportloss export` that none of the chosen formats uses are refused by name."""
+"""Refusal of options of `exportloss export` that none of the chosen formats uses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ USED_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("gradients", "layout", "tiers"), ("loss",)),
     "nms": ("onnx",),
 }
-_SWITCHES = ("gradients", "nms")  # False where they are not said; others are None
+_SWITCHES = ("gradients", "nms")  # False if not given; others are None
 _ANY_NUMBER = "; a detector's ONNX file takes any number of images"
 
 
 def refuse_unused_options(options: argparse.Namespace) -> None:
-    """Check that each option that was said has an effect on one of the chosen formats.
+    """Check that each given option has an effect on one of the chosen formats.
 
     Args:
-        options: As parsed, before anything is filled in.
+        options: Options as parsed, before anything is filled in.
 
     Raises:
         ConfigError: Names the first option without effect, and the formats that it applies to.

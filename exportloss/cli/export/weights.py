@@ -18,15 +18,15 @@ __all__ = ["LoadedDetector", "is_file_name", "load_detector"]
 
 
 def is_file_name(weights: str) -> bool:
-    """Whether `--weights` means a file rather than a size."""
+    """Return whether `--weights` names a file rather than a size."""
     return any(mark in weights.removesuffix("-v5.0") for mark in "./\\")
 
 
 def _require_export_packages(weights: str) -> None:
-    """See that what an export needs is installed.
+    """Check that the packages of an export are installed.
 
     Raises:
-        InstallationError: a package is missing.
+        InstallationError: A package is missing.
     """
     try:
         for package in ("torch", "onnx", "onnx_ir", "onnxscript"):
@@ -41,7 +41,7 @@ def _require_export_packages(weights: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedDetector:
-    """A detector, the names of its classes, and where its weights are from, in words."""
+    """A detector, the names of its classes, and a description of its weights' origin."""
 
     model: YoloV5
     names: tuple[str, ...]
@@ -51,13 +51,13 @@ class LoadedDetector:
 def load_detector(settings: ExportSettings) -> LoadedDetector:
     """Build the detector that the settings name.
 
-    A file may be for another number of classes: its head then starts anew.
+    For another number of classes than the file's, the head starts with random weights.
 
     Raises:
         InstallationError: torch or another package that an export needs is missing.
-        ConfigError: there is no such size, the number of classes is not said, or the file is of
-            another size than the one that is said.
-        ArtifactError: the file is missing, unreadable, refused or no YOLOv5 detector.
+        ConfigError: There is no such size, the number of classes is unknown, or the file is of
+            another size than `--model`.
+        ArtifactError: The file is missing, unreadable, refused or no YOLOv5 detector.
     """
     if is_file_name(settings.weights) and not Path(settings.weights).exists():
         raise ArtifactError(
@@ -73,7 +73,7 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
     wanted = settings.num_classes
     if not is_file_name(settings.weights):
         if wanted is None:
-            raise ConfigError("how many classes? say --data data.yaml, or --nc 80")
+            raise ConfigError("the number of classes is unknown; pass --data data.yaml, or --nc 80")
         model, names = yolov5(settings.weights, wanted), settings.names
         about = (
             f"random, seed {settings.seed}; for trained ones give YOLOv5's checkpoint as a file, "

@@ -12,19 +12,20 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, smooth_labels
 from exportloss.cli.data_report import print_recall
-from exportloss.cli.export.command import export_artifacts
 from exportloss.cli.export.suiting import suit_anchors
 from exportloss.cli.export.weights import LoadedDetector, load_detector
+from exportloss.cli.export.writing import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.terminal import say
+from exportloss.cli.train.flags import add_train_arguments
 from exportloss.cli.train.images import draw_data, draw_results, has_results
-from exportloss.cli.train.options import add_train_arguments, fill_options, write_options
+from exportloss.cli.train.options import TrainOptions, fill_options, write_options
 from exportloss.cli.train.progress import report
 from exportloss.cli.train.report import Plan, print_data, print_plan, print_result
 from exportloss.cli.train.resume import check_resumed, run_to_resume, update_options
 from exportloss.cli.train.source import Source, find_source
 from exportloss.cli.train.tensorboard import WithEvents
-from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
+from exportloss.errors import ArtifactError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.data.anchors import best_possible_recall, box_sides
@@ -61,13 +62,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, or resume; print what comes of it."""
+    """Train, or resume; print the results."""
     resumed = run_to_resume(options)
-    options = fill_options(options, resumed)
-    if options.data is None or options.weights is None:
-        raise ConfigError("train needs --weights and --data (or --resume with a run's folder)")
+    return _run(fill_options(options, resumed), resumed)
+
+
+def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
     data = read_data_yaml(options.data, single_class=options.single_cls)
-    hyp = smooth_labels(read_hyp(options.hyp), options)
+    hyp = smooth_labels(read_hyp(options.hyp), options.label_smoothing)
     source = find_source(options, data, hyp)
     _check_outputs(options, data, source.what, resumed)
     plan = _plan(options, data, hyp, source.what)
@@ -101,14 +103,14 @@ def run(options: argparse.Namespace) -> int:
             _finish(session, plan, folder, options, resume=resumed is not None)
             draw_results(folder, options, has_validation=plan.val is not None)
     except ExportLossError:
-        with contextlib.suppress(OSError):  # it is not empty where something was done
+        with contextlib.suppress(OSError):  # it is not empty once training began
             folder.path.rmdir()
         raise
     return 0
 
 
-def _open(source: Source, plan: Plan, options: argparse.Namespace) -> TrainSession:
-    """Open artifacts, with the weights to begin with."""
+def _open(source: Source, plan: Plan, options: TrainOptions) -> TrainSession:
+    """Open the artifacts, with the weights to begin with."""
     assert isinstance(source.what, Manifest) and source.artifacts is not None
     for batches in filter(None, (plan.train, plan.val)):
         check_batches(batches, source.what, options.overflow)
@@ -119,8 +121,8 @@ def _open(source: Source, plan: Plan, options: argparse.Namespace) -> TrainSessi
     return session
 
 
-def _load(settings: ExportSettings, options: argparse.Namespace) -> LoadedDetector:
-    """Load what is to be exported, once it is known that it can be trained then."""
+def _load(settings: ExportSettings, options: TrainOptions) -> LoadedDetector:
+    """Load the detector to export, after a check that this device can train it."""
     device = Device.parse(options.device)
     check_device(import_engine(device), device)
     if KINDS_BY_FORMAT[options.format].training_build:
@@ -134,10 +136,10 @@ def _record(
     session: TrainSession,
     plan: Plan,
     *,
-    options: argparse.Namespace,
+    options: TrainOptions,
     hyp: dict[str, Any],
 ) -> None:
-    """Write what the run begins with; from then on it can be resumed."""
+    """Record how the run begins; from then on it can be resumed."""
     origin = Origin.now(
         state=source.state,
         manifest=session.folder / MANIFEST_NAME,
@@ -154,18 +156,19 @@ def _print_recall(manifest: Manifest, batches: Batches) -> None:
 
 
 def _check_outputs(
-    options: argparse.Namespace,
+    options: TrainOptions,
     data: DataConfig,
     what: Manifest | ExportSettings,
     resumed: RunFolder | None,
 ) -> None:
-    """Refuse a new run that would write over what it reads."""
+    """Refuse a new run that would overwrite its inputs."""
     if resumed is not None:
         return
     read = [Path(name) for name in (options.hyp, options.weights) if name and Path(name).exists()]
     check_run_folder(
-        options,
+        Path(options.project, options.name),
         [*dataset_files(data), *read],
+        exist_ok=options.exist_ok,
         searched=dataset_folders(data),
         kept=dataset_trees(data),
         folders=["weights"],
@@ -177,11 +180,11 @@ def _finish(
     session: TrainSession,
     plan: Plan,
     folder: RunFolder,
-    options: argparse.Namespace,
+    options: TrainOptions,
     *,
     resume: bool,
 ) -> None:
-    """Train to the end, unless only what is drawn then is missing; the run is then in use."""
+    """Train to the end, unless only plots are missing; make the run the current one."""
     try:
         print_result(_train(session, plan, folder, options, resume=resume))
     except RunCompleteError:
@@ -199,12 +202,12 @@ def _use(folder: RunFolder) -> None:
 
 
 def _plan(
-    options: argparse.Namespace,
+    options: TrainOptions,
     data: DataConfig,
     hyp: dict[str, Any],
     source: Manifest | ExportSettings,
 ) -> Plan:
-    """Read all labels, and see that the batches will fit."""
+    """Read all labels, and check that the batches fit the graph."""
     config = TrainingConfig.from_mapping(hyp)
     tell = functools.cache(lambda text: say(f"note: {text}"))  # once for both splits
 
@@ -246,17 +249,17 @@ def _plan(
 
 
 def _export(
-    source: ExportSettings, detector: LoadedDetector, folder: RunFolder, options: argparse.Namespace
+    source: ExportSettings, detector: LoadedDetector, folder: RunFolder, options: TrainOptions
 ) -> TrainSession:
     export_artifacts(source, detector, {options.format: folder.artifacts}, exist_ok=True)
     try:
         return _open_artifacts(folder.artifacts, options)
-    except DeviceError:  # nothing of the run is left where it cannot begin
+    except DeviceError:  # leave nothing behind if the run cannot begin
         shutil.rmtree(folder.artifacts)
         raise
 
 
-def _open_artifacts(artifacts: Path, options: argparse.Namespace) -> TrainSession:
+def _open_artifacts(artifacts: Path, options: TrainOptions) -> TrainSession:
     return TrainSession.open(
         artifacts, device=options.device, threads=options.threads, self_check=options.self_check
     )
@@ -266,7 +269,7 @@ def _train(
     session: TrainSession,
     plan: Plan,
     folder: RunFolder,
-    options: argparse.Namespace,
+    options: TrainOptions,
     *,
     resume: bool,
 ) -> TrainResult:

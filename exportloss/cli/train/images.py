@@ -1,15 +1,15 @@
-"""What a training run draws: its data before it starts, its results when it is done."""
+"""Plots of a training run: its data at the start, its results at the end."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-from importlib import import_module
 from pathlib import Path
 
 from exportloss.cli.data_report import print_undrawable
+from exportloss.cli.detection.validation import ValSettings, validate_detector
 from exportloss.cli.terminal import say
+from exportloss.cli.train.options import TrainOptions
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.drawing.correlogram import plot_label_correlogram
 from exportloss.runtime.drawing.figures import matplotlib_missing
@@ -29,9 +29,9 @@ def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> Non
     The files are `labels.jpg`, `labels_correlogram.jpg`, `train_batch0.jpg`, ...
 
     Args:
-        folder: of the run.
-        batches: for training.
-        again: whether to draw what is there already, as it is where a run is resumed.
+        folder: Folder of the run.
+        batches: Batches of the training split.
+        again: Whether to replace existing files, which a resumed run has.
     """
     print_undrawable(batches.dataset.names)
     names, labels = batches.dataset.names, folder.path / "labels.jpg"
@@ -51,7 +51,7 @@ def draw_data(folder: RunFolder, batches: Batches, *, again: bool = True) -> Non
 
 
 def has_results(folder: RunFolder, *, has_validation: bool) -> bool:
-    """Whether all was drawn that `draw_results` draws; a full disk may have been in the way."""
+    """Return whether all files of `draw_results` exist; a full disk may have prevented some."""
     names = [] if matplotlib_missing() else ["results.png"]
     if has_validation:
         names += ["val_batch0_labels.jpg", "val_batch0_pred.jpg"]
@@ -59,29 +59,35 @@ def has_results(folder: RunFolder, *, has_validation: bool) -> bool:
     return all((folder.path / name).exists() for name in names)
 
 
-def draw_results(folder: RunFolder, options: argparse.Namespace, *, has_validation: bool) -> None:
-    """Draw `results.png`, and do what `exportloss val` does with the best detector.
+def draw_results(folder: RunFolder, options: TrainOptions, *, has_validation: bool) -> None:
+    """Draw `results.png`, and validate the best detector as `exportloss val` does.
 
     Args:
-        folder: of the run, complete.
-        options: of the training command.
-        has_validation: whether there are images to validate on.
+        folder: Folder of a complete run.
+        options: Options of the run.
+        has_validation: Whether there are images to validate on.
     """
     if matplotlib_missing() is None and not options.noplots:
         plot_results(folder.path / "results.png", folder.results)
     if not has_validation:
         return
     say(f"\n{folder.best_onnx} on the validation images:")
-    arguments = ["--weights", folder.best_onnx, "--data", options.data, "--exist-ok"]
     path = folder.path
     if path.is_symlink():  # a run that is resumed by a link to it, such as `current`
         path = Path(os.path.realpath(path))
-    arguments += ["--project", path.parent, "--name", path.name]
-    arguments += ["--device", options.device, "--workers", options.workers]
-    arguments += [] if options.self_check else ["--no-self-check"]
-    arguments += [] if options.threads is None else ["--threads", options.threads]
-    for flag in ("skip_bad", "single_cls", "noplots"):
-        arguments += [f"--{flag.replace('_', '-')}"] if getattr(options, flag) else []
-    cli = import_module("exportloss.cli")
-    parsed = cli.make_parser().parse_args(["val", *map(str, arguments)])
-    parsed.run(parsed)
+    validate_detector(
+        ValSettings(
+            weights=str(folder.best_onnx),
+            data=options.data,
+            device=options.device,
+            self_check=options.self_check,
+            threads=options.threads,
+            workers=options.workers,
+            skip_bad=options.skip_bad,
+            single_cls=options.single_cls,
+            noplots=options.noplots,
+            project=str(path.parent),
+            name=path.name,
+            exist_ok=True,
+        )
+    )

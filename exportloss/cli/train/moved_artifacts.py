@@ -1,4 +1,4 @@
-"""The artifacts that a resumed run goes on with, wherever they were moved."""
+"""Finding the artifacts of a resumed run, which may have been moved."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def artifacts_to_resume(run: RunFolder, recorded: str | None, said: str | None) 
     """Return the artifacts folder of a run that is resumed.
 
     Args:
-        run: To resume.
-        recorded: Folder that its options name.
-        said: Folder that the artifacts were moved to; None where nothing was said.
+        run: Run to resume.
+        recorded: Folder that the run's options name.
+        said: Folder of `--artifacts`; None without that option.
 
     Raises:
         ArtifactError: There is no such folder, or the record of the run's origin is damaged.

@@ -1,68 +1,89 @@
-"""Options of `exportloss train`: what was said, the defaults, and those of a run to resume."""
+"""Options of `exportloss train`: their defaults, and those of a run to resume."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from exportloss.cli.arguments import add_export_arguments
-from exportloss.cli.device_options import add_device_arguments
+from exportloss.cli.arguments import HeadChoice
+from exportloss.cli.defaults import default_of
+from exportloss.cli.run_paths import RUN_NAME
 from exportloss.cli.train.moved_artifacts import artifacts_to_resume
 from exportloss.errors import ArtifactError, ConfigError, excerpt
-from exportloss.runtime.artifact.kinds import KINDS
+from exportloss.runtime.artifact.manifest import OptimizerName, Precision
 from exportloss.runtime.data.capacity import Overflow
-from exportloss.runtime.data.loader import Cache
+from exportloss.runtime.data.loader import Batches, Cache
+from exportloss.runtime.sessions.registry import open_session
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.training.hyp import every_key
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml, write_yaml
 from exportloss.runtime.training.schedule import Schedule
-from exportloss.runtime.training.skipped import MAX_SKIPPED
+from exportloss.runtime.training.trainer import train
 
-__all__ = ["CHANGED_ON_RESUME", "add_train_arguments", "fill_options", "write_options"]
+__all__ = ["CHANGED_ON_RESUME", "TrainOptions", "fill_options", "write_options"]
 
-# What is not said on the command line. There everything is None, so that a resumed run can tell
-# what was said.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of a run, as `opt.yaml` records them; one field per flag, and `drop_last`.
+
+    Options of an export are None where the artifacts, or `ExportSettings`, decide.
+    """
+
+    data: str
+    weights: str
+    artifacts: str | None = None
+    hyp: str | None = None
+    epochs: int = 100
+    patience: int = 100
+    max_skipped: int = default_of(train, "max_skipped")
+    cos_lr: bool = default_of(Schedule, "cosine")
+    nominal_batch: int = default_of(Schedule, "nominal_batch")
+    overflow: Overflow = default_of(train, "overflow")  # noqa: RUF009 - a string
+    skip_bad: bool = False
+    project: str = "runs/train"
+    name: str = RUN_NAME
+    exist_ok: bool = False
+    seed: int = default_of(Batches, "seed")
+    device: str = default_of(open_session, "device")
+    self_check: bool = default_of(open_session, "self_check")
+    threads: int | None = None
+    workers: int = default_of(Batches, "workers")
+    cache: Cache = default_of(Batches, "cache")  # noqa: RUF009 - a string
+    noval: bool = False
+    nosave: bool = False
+    save_period: int = -1
+    noplots: bool = False
+    single_cls: bool = False
+    image_weights: bool = default_of(Batches, "image_weights")
+    model: str | None = None
+    imgsz: list[int] | None = None
+    batch_size: int | None = None
+    max_targets: int | None = None
+    optimizer: OptimizerName | None = None
+    freeze: list[int] | None = None
+    precision: Precision | None = None
+    head: HeadChoice | None = None
+    anchors: str | None = None
+    label_smoothing: float | None = None
+    noautoanchor: bool = False
+    scale_gains: bool = True
+    ema: bool = True
+    format: str = "step"
+    drop_last: bool = default_of(Batches, "drop_last")  # no flag
+
+
+# Defaults of options that are not given. On the command line all are None, so that a resumed run
+# can tell which were given.
 _DEFAULTS: dict[str, Any] = {
-    "data": None,
-    "weights": None,
-    "artifacts": None,
-    "hyp": None,
-    "epochs": 100,
-    "patience": 100,
-    "max_skipped": MAX_SKIPPED,
-    "cos_lr": False,
-    "nominal_batch": 64,
-    "overflow": "auto",
-    "skip_bad": False,
-    "project": "runs/train",
-    "name": "exp",
-    "exist_ok": False,
-    "seed": 0,
-    "device": "cpu",
-    "self_check": True,
-    "threads": None,
-    "workers": 2,
-    "cache": "none",
-    "noval": False,
-    "nosave": False,
-    "save_period": -1,
-    "noplots": False,
-    "single_cls": False,
-    "image_weights": False,
-    **dict.fromkeys(
-        ("model", "imgsz", "batch_size", "max_targets", "optimizer", "freeze", "precision", "head")
-    ),
-    "anchors": None,
-    "label_smoothing": None,
-    "noautoanchor": False,
-    "scale_gains": True,
-    "ema": True,
-    "format": "step",
-    "drop_last": False,  # no flag
+    field.name: None if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(TrainOptions)
 }
-# What runs of earlier versions did, whose `opt.yaml` does not have these keys.
+# Behaviour of earlier versions, whose `opt.yaml` does not have these keys.
 _EARLIER = {"drop_last": True}
 _PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
 # A finished run can go on for more epochs, and data can have been moved.
@@ -72,146 +93,13 @@ _FREE_ON_RESUME = (
     *CHANGED_ON_RESUME,
 )
 
-# Types of options whose default is another, or none.
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("data", "weights", "artifacts", "hyp", "anchors"), str),
-    **dict.fromkeys(("model", "optimizer", "precision", "head"), str),
-    "label_smoothing": float,
-    **dict.fromkeys(("batch_size", "max_targets", "threads"), int),
-    **dict.fromkeys(("imgsz", "freeze"), list),
-}
 
-
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options; all default to None, for "not said"."""
-    _add_sources(parser.add_argument_group("what to train, and on what"))
-    _add_schedule(parser.add_argument_group("how long, and at what rates"))
-    _add_outputs(parser.add_argument_group("what is written, and where"))
-    _add_machine(parser.add_argument_group("the machine"))
-    fixed = parser.add_argument_group("fixed when artifacts are exported (for a size or file)")
-    fixed.add_argument(
-        "--format",
-        choices=tuple(kind.format for kind in KINDS.values() if kind.trains),
-        help="the portable step, or ONNX Runtime training artifacts (default step)",
-    )
-    add_export_arguments(fixed)
-
-
-def _add_flag(group: argparse._ArgumentGroup, name: str, about: str) -> None:
-    group.add_argument(name, action="store_const", const=True, help=about)
-
-
-def _add_sources(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--weights",
-        metavar="FOLDER|NAME|FILE",
-        help="an artifacts folder; or a run, whose best weights are then trained further with its "
-        "artifacts; or a size or file as for `exportloss export`, which is then exported first and "
-        "needs torch",
-    )
-    add(
-        "--artifacts",
-        metavar="FOLDER",
-        help="artifacts to train the weights of a run with, where its own are gone; with --resume "
-        "the folder that they were moved to",
-    )
-    add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
-    add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its hyp.scratch-low)")
-    add(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="RUN",
-        help="continue a run's folder, with the options that it has (without RUN: the last one of "
-        "--project); a finished one with more --epochs, one whose data was moved with --data",
-    )
-    add(
-        "--overflow",
-        choices=get_args(Overflow),
-        help="a batch with more boxes than --max-targets is refused, or loses its smallest boxes "
-        "(default auto: mosaics lose them, counted; all others are refused)",
-    )
-    _add_flag(
-        group,
-        "--skip-bad",
-        "leave out images that are damaged or have bad labels, instead of refusing",
-    )
-
-
-def _add_schedule(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--epochs", type=int, metavar="N", help="default 100")
-    add(
-        "--patience",
-        type=int,
-        metavar="N",
-        help="stop after so many epochs without a better one (default 100; 0 never stops)",
-    )
-    add(
-        "--max-skipped",
-        type=int,
-        metavar="N",
-        help="give up after so many batches in a row, or a whole epoch, whose loss or gradients "
-        f"are not finite; such a batch changes nothing (default {MAX_SKIPPED})",
-    )
-    _add_flag(group, "--cos-lr", "the learning rate falls along a cosine, not a line")
-    add(
-        "--nominal-batch",
-        type=int,
-        metavar="N",
-        help="gradients are added up over about so many images (default 64, as in YOLOv5)",
-    )
-    add("--seed", type=int, metavar="N", help="of all that is random (default 0)")
-    _add_flag(
-        group,
-        "--image-weights",
-        "draw the images of an epoch with replacement, those of rare and badly detected classes "
-        "more often",
-    )
-    _add_flag(group, "--noval", "validate at the start and after the last epoch only")
-
-
-def _add_outputs(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--project", metavar="FOLDER", help="folder of the runs (default runs/train)")
-    add("--name", metavar="NAME", help="of the run: exp, then exp2, exp3, ... (default exp)")
-    _add_flag(group, "--exist-ok", "use project/name even if it exists; its results are replaced")
-    _add_flag(
-        group,
-        "--nosave",
-        "write weights at the end only: spares a flash disk, and an interrupted run is lost",
-    )
-    add(
-        "--save-period",
-        type=int,
-        metavar="N",
-        help="keep weights/epochN.safetensors of every so manyth epoch (default -1: none)",
-    )
-    _add_flag(group, "--noplots", "draw no images and plots")
-
-
-def _add_machine(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add_device_arguments(group, unsaid=True)
-    add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
-    add("--workers", type=int, metavar="N", help="threads that decode images (default 2)")
-    add(
-        "--cache",
-        nargs="?",
-        const="ram",
-        choices=get_args(Cache),
-        help="keep decoded images in memory (ram, which --cache alone means), or as files in the "
-        "user's cache folder (disk)",
-    )
-
-
-def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argparse.Namespace:
-    """Fill in what was not said: from the run to resume, or the defaults.
+def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> TrainOptions:
+    """Fill in options that were not given, from the run to resume or the defaults.
 
     Raises:
-        ConfigError: an option contradicts the run to resume.
-        ArtifactError: there is no such run, or its options are damaged.
+        ConfigError: An option contradicts the run to resume, or there are no weights or no data.
+        ArtifactError: There is no such run, or its options are damaged.
     """
     said = {
         name: value for name in _DEFAULTS if (value := getattr(options, name, None)) is not None
@@ -220,7 +108,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
         if name in said and Path(said[name]).exists():
             said[name] = str(Path(said[name]).resolve())
     if resumed is None:
-        return argparse.Namespace(**{**_DEFAULTS, **said})
+        return _complete({**_DEFAULTS, **said})
     saved = _saved_options(resumed)
     artifacts = said.pop("artifacts", None)
     for name, value in said.items():
@@ -235,18 +123,25 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> argp
             "further"
         )
     saved["hyp"] = str(resumed.hyp)
-    # These are in the artifacts by now.
+    # The artifacts have these built in.
     saved["model"] = saved["freeze"] = saved["anchors"] = None
     saved["weights"] = str(artifacts_to_resume(resumed, saved["weights"], artifacts))
-    return argparse.Namespace(**{**saved, **said, "weights": saved["weights"]})
+    return _complete({**saved, **said, "weights": saved["weights"]})
+
+
+def _complete(values: Mapping[str, Any]) -> TrainOptions:
+    if values["data"] is None or values["weights"] is None:
+        raise ConfigError("train needs --weights and --data (or --resume with a run's folder)")
+    return TrainOptions(**values)
 
 
 def _saved_options(resumed: RunFolder) -> dict[str, Any]:
     resumed.check()
     values = read_yaml(resumed.options)
     saved = {name: values.get(name, default) for name, default in {**_DEFAULTS, **_EARLIER}.items()}
+    hints = get_type_hints(TrainOptions)
     for name, value in saved.items():
-        kind = _KINDS.get(name) or type(_DEFAULTS[name])
+        kind = _kind(hints[name])
         is_right = type(value) is kind
         if isinstance(value, list):
             is_right = is_right and bool(value) and all(type(number) is int for number in value)
@@ -258,17 +153,26 @@ def _saved_options(resumed: RunFolder) -> dict[str, Any]:
     return saved
 
 
+def _kind(hint: Any) -> type:
+    """Return the class of a field's values other than None."""
+    (kind, *_) = [each for each in get_args(hint) if each is not NoneType] or [hint]
+    if get_origin(hint) is Literal or get_origin(kind) is Literal:
+        return str
+    found: type = get_origin(kind) or kind
+    return found
+
+
 def write_options(
     folder: RunFolder,
-    options: argparse.Namespace,
+    options: TrainOptions,
     session: TrainSession,
     schedule: Schedule,
     hyp: Mapping[str, Any],
 ) -> None:
     """Write `opt.yaml` and `hyp.yaml`, from which the run can be resumed.
 
-    The gains in `hyp.yaml` are those before scaling, so that the file can be used as it is; and it
-    has every key of YOLOv5's files, so that YOLOv5 can use it too.
+    The gains in `hyp.yaml` are those before scaling, so that the file can be passed to `--hyp`; it
+    has every key of YOLOv5's files, so that YOLOv5 can read it, too.
     """
     manifest = session.manifest
     fixed = {
@@ -287,5 +191,5 @@ def write_options(
             image_size=manifest.image_size,
         )
     write_yaml(folder.hyp, every_key(schedule.config, loss, hyp))
-    # The options come last: where they are, the run can be resumed.
-    write_yaml(folder.options, {**vars(options), **fixed})
+    # The options come last: a run that has them can be resumed.
+    write_yaml(folder.options, {**dataclasses.asdict(options), **fixed})

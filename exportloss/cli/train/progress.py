@@ -1,4 +1,4 @@
-"""How a run goes: a bar on a terminal, a line an epoch elsewhere."""
+"""Progress of a run: a bar on a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from exportloss.system import resident_bytes
 
 __all__ = ["report"]
 
-_MOST_WAITING = 0.05  # of the time, before it is worth a word
+_MOST_WAITING = 0.05  # fraction of the time from which on it is reported
 
 
 @contextlib.contextmanager
 def report(schedule: Schedule, *, epochs_done: int = 0) -> Iterator[Reporter]:
-    """Yield what to tell of a run, and end the bar with it, whatever happens."""
+    """Yield the reporter of a run; the bar, if any, ends with the block."""
     console = Terminal(soft_wrap=True)
     if not console.is_terminal:
         yield Lines(console, schedule)
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),  # what the others leave
+        BarColumn(bar_width=None),  # the rest of the line
         TextColumn("{task.fields[rate]}"),
         TextColumn("{task.fields[memory]}"),
         TimeRemainingColumn(),
@@ -43,24 +43,24 @@ def report(schedule: Schedule, *, epochs_done: int = 0) -> Iterator[Reporter]:
 
 
 class Lines:
-    """A line an epoch."""
+    """Reporter that prints a line per epoch."""
 
     def __init__(self, console: Terminal, schedule: Schedule) -> None:
         self._console = console
         self._schedule = schedule
 
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
-        """Do nothing: an epoch is a line."""
+        """Do nothing."""
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
-        """Warn, and name the images."""
+        """Print a warning that names the images."""
         self._console.print(
             f"warning: epoch {epoch}, batch {done} was skipped: its loss, {loss}, or its gradients "
             f"are not finite ({', '.join(map(str, paths))})",
         )
 
     def start_done(self, result: EpochResult) -> None:
-        """Print what the detector is worth before it is trained."""
+        """Print the detector's scores before training."""
         parts = [
             "start",
             "" if result.val is None else f"val {_losses(result.val)}",
@@ -69,7 +69,7 @@ class Lines:
         self._console.print("  ".join(part for part in parts if part))
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
-        """Print the epoch."""
+        """Print the losses and scores of the epoch."""
         images = self._schedule.batches * self._schedule.batch_size
         parts = [
             _title(result.epoch, self._schedule),
@@ -78,7 +78,7 @@ class Lines:
             "" if result.scores is None else result.scores.summary(),
             f"lr {result.lr[0]:.4g}",
             f"{images / max(result.seconds, 1e-9):.1f} images/s",
-            f"{result.left_out} boxes left out" if result.left_out else "",
+            f"{result.left_out} boxes skipped" if result.left_out else "",
             f"{result.skipped} batches skipped" if result.skipped else "",
             _waiting(result.waiting),
             "best" if is_best else "",
@@ -87,7 +87,7 @@ class Lines:
 
 
 class Bar(Lines):
-    """The same above a bar for the whole run."""
+    """Reporter that prints a line per epoch above a bar for the whole run."""
 
     def __init__(
         self, console: Terminal, schedule: Schedule, progress: Progress, task: TaskID
@@ -98,7 +98,7 @@ class Bar(Lines):
 
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
         """Move the bar."""
-        speed = self._progress.tasks[self._task].speed  # batches a second
+        speed = self._progress.tasks[self._task].speed  # batches per second
         rate = f"{speed * self._schedule.batch_size:.1f}/s" if speed else ""
         losses = f"box {items.box:.3f} obj {items.objectness:.3f} cls {items.category:.3f}"
         title = _title(epoch, self._schedule)
@@ -115,14 +115,14 @@ def _title(epoch: int, schedule: Schedule) -> str:
     return f"epoch {epoch}/{schedule.epochs - 1}"  # counted from 0, as in results.csv
 
 
-def _waiting(share: float) -> str:
-    if share <= _MOST_WAITING:
+def _waiting(fraction: float) -> str:
+    if fraction <= _MOST_WAITING:
         return ""
-    return f"waited {share:.0%} of the time for images (--cache ram or more --workers may help)"
+    return f"waited {fraction:.0%} of the time for images (--cache ram or more --workers may help)"
 
 
 def _memory() -> str:
-    """Resident memory of this process; empty where the system does not tell."""
+    """Return the resident memory of this process; empty if it is unknown."""
     held = resident_bytes()
     return "" if held is None else f"{held / 1e9:.2f} GB"
 

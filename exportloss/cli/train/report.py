@@ -1,13 +1,13 @@
-"""What `exportloss train` prints before it begins and when it is done."""
+"""Reports of `exportloss train`, before training and after it."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from typing import Any
 
 from exportloss.cli.data_report import print_split
 from exportloss.cli.terminal import say
+from exportloss.cli.train.options import TrainOptions
 from exportloss.errors import listed
 from exportloss.runtime.data.capacity import drops_boxes
 from exportloss.runtime.data.loader import Batches
@@ -19,12 +19,18 @@ from exportloss.runtime.training.trainer import TrainResult
 __all__ = ["Plan", "print_data", "print_plan", "print_result"]
 
 _LISTED = 20  # problems with the data
-_SAMPLED = 100  # batches, to tell how full mosaics are
+_SAMPLED = 100  # batches from which the filling of mosaics is estimated
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run trains and validates on, and how."""
+    """Batches and schedule of a run.
+
+    Attributes:
+        train: Batches of the training split.
+        val: Batches of the validation split; None without one.
+        schedule: Schedule of the training.
+    """
 
     train: Batches
     val: Batches | None
@@ -32,7 +38,7 @@ class Plan:
 
 
 def print_plan(plan: Plan, hyp: dict[str, Any]) -> None:
-    """Print how much there is to do."""
+    """Print the numbers of images, epochs and batches."""
     schedule = plan.schedule
     validation = (
         "no validation split" if plan.val is None else f"{len(plan.val.dataset)} to validate"
@@ -52,15 +58,15 @@ def print_plan(plan: Plan, hyp: dict[str, Any]) -> None:
         say(f"note: augmentations that this version does not do: {', '.join(unused)}")
 
 
-def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> None:
-    """Print what is in the data, what was left out of it, and how full batches are."""
+def print_data(plan: Plan, max_targets: int, options: TrainOptions) -> None:
+    """Print a summary of the data, its skipped images, and how full batches are."""
     for split, batches in (("train", plan.train), ("val", plan.val)):
         if batches is None:
             continue
         print_split(split, batches)
         if batches.left_out:
             say(
-                f"warning: bad images left out: {batches.skipped}\n  "
+                f"warning: bad images skipped: {batches.skipped}\n  "
                 + listed(batches.left_out, _LISTED, "\n  ")
             )
     if plan.train.most_images > 1 and drops_boxes(plan.train, options.overflow):
@@ -69,16 +75,16 @@ def print_data(plan: Plan, max_targets: int, options: argparse.Namespace) -> Non
         say(
             f"mosaics make batches of {min(counts)} to {max(counts)} boxes, {max_targets} fit: "
             + (
-                f"{lost:.1%} are left out, the smallest; export with --max-targets {max(counts)} "
+                f"{lost:.1%} are skipped, the smallest; export with --max-targets {max(counts)} "
                 "to keep about all"
                 if lost
-                else "none is left out"
+                else "none is skipped"
             )
         )
 
 
 def print_result(result: TrainResult) -> None:
-    """Print what the run came to, and where it is."""
+    """Print the best result of the run, and its files."""
     folder = result.folder
     best = result.best
     worth = f"loss {best.loss:.4f}"
@@ -97,7 +103,7 @@ def print_result(result: TrainResult) -> None:
 
 
 def _no_better(result: TrainResult) -> str:
-    """Say how near the epochs came to the start that none of them beat."""
+    """Return a warning that names the best epoch, if none is better than the start."""
     runner_up = best_epoch(result.epochs)
     scores = runner_up.scores
     reached = "" if scores is None else f" ({scores.summary(', ')})"

@@ -1,12 +1,13 @@
-"""`exportloss train --resume`: which run is meant, and whether it can go on."""
+"""`exportloss train --resume`: finding the run, and checking that it can continue."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
-from exportloss.cli.train.options import CHANGED_ON_RESUME
+from exportloss.cli.train.options import CHANGED_ON_RESUME, TrainOptions
 from exportloss.errors import ConfigError
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.training.history import latest_run
@@ -20,30 +21,30 @@ def run_to_resume(options: argparse.Namespace) -> RunFolder | None:
     """Return the run that `--resume` names, or the last one of the project; None without it.
 
     Raises:
-        ArtifactError: the project has no run.
+        ArtifactError: The project has no run.
     """
     if options.resume is None:
         return None
     if options.resume:
         return RunFolder(Path(options.resume))
-    return latest_run(options.project or "runs/train")
+    return latest_run(options.project or default_of(TrainOptions, "project"))
 
 
-def check_resumed(run: RunFolder, options: argparse.Namespace, batches: Batches) -> Path | None:
-    """Check that a run goes on with the images that it was started with.
+def check_resumed(run: RunFolder, options: TrainOptions, batches: Batches) -> Path | None:
+    """Check that a run continues with the images that it was started with.
 
     Args:
-        run: to resume.
-        options: complete.
-        batches: of the training split.
+        run: Run to resume.
+        options: Options of the run.
+        batches: Batches of the training split.
 
     Returns:
-        The weights to begin with, where the run took some over and was interrupted in its first
-        epoch; None where its own state is what it goes on from.
+        The initial weights of a run that began with those of another and was interrupted in its
+        first epoch; otherwise None: the run continues from its own state.
 
     Raises:
-        ConfigError: other data is given, or other weights lie where they were.
-        ArtifactError: the weights are gone.
+        ConfigError: The data differ, or the file of initial weights was replaced.
+        ArtifactError: The initial weights are gone.
     """
     images = len(batches.dataset)
     if (seen := len(batches) * batches.batch_size) < images:
@@ -66,11 +67,11 @@ def check_resumed(run: RunFolder, options: argparse.Namespace, batches: Batches)
     return None if run.last.exists() else origin.check_weights()
 
 
-def update_options(run: RunFolder, options: argparse.Namespace) -> None:
-    """Record what a resumed run goes on with, so that it can be resumed again.
+def update_options(run: RunFolder, options: TrainOptions) -> None:
+    """Record the changed options of a resumed run, so that it can be resumed again.
 
     Raises:
-        ArtifactError: the options are damaged, or cannot be written.
+        ArtifactError: The options are damaged, or cannot be written.
     """
     recorded = read_yaml(run.options)
     changed = {name: getattr(options, name) for name in CHANGED_ON_RESUME}

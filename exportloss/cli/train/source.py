@@ -1,8 +1,7 @@
-"""What `exportloss train` trains: artifacts or an export, and the weights to begin with."""
+"""Source of a training run: artifacts or an export, and initial weights."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, image_size
 from exportloss.cli.run_paths import artifacts_of, find_run
+from exportloss.cli.train.options import TrainOptions
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
@@ -22,13 +22,13 @@ __all__ = ["Source", "find_source"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a run is made of.
+    """Artifacts and initial weights of a run.
 
     Attributes:
-        what: manifest of the artifacts, or the settings by which they are to be exported.
-        artifacts: their folder; None where they are to be exported.
-        state: weights of an earlier run to begin with; None for those of the artifacts.
-        run: the run that the state belongs to; None where it is of none.
+        what: Manifest of the artifacts, or the settings to export them with.
+        artifacts: Folder of the artifacts; None if they are to be exported.
+        state: Weights of an earlier run to begin with; None for those of the artifacts.
+        run: Run that the state belongs to; None if it belongs to none.
     """
 
     what: Manifest | ExportSettings
@@ -37,15 +37,15 @@ class Source:
     run: RunFolder | None = None
 
 
-def find_source(options: argparse.Namespace, data: DataConfig, hyp: dict[str, Any]) -> Source:
-    """Find out what `--weights` means: artifacts, a run or its weights, a size or a file.
+def find_source(options: TrainOptions, data: DataConfig, hyp: dict[str, Any]) -> Source:
+    """Resolve `--weights`: artifacts, a run or its weights, a size or a file.
 
-    A run's weights are trained on with the run's own artifacts, so that this needs no torch. Where
-    a file of weights is to be trained otherwise (another size, other classes), it is exported anew.
+    The weights of a run are trained further with its own artifacts, which needs no torch. For
+    another image size or other classes a file of weights is exported again.
 
     Raises:
-        ArtifactError: the run has no weights, or its artifacts are gone or damaged.
-        ConfigError: an option or a class contradicts the artifacts.
+        ArtifactError: The run has no weights, or its artifacts are gone or damaged.
+        ConfigError: An option or a class contradicts the artifacts.
     """
     weights, loss = Path(options.weights), LossConfig.from_mapping(hyp)
     recover_folder(weights)
@@ -83,8 +83,8 @@ def find_source(options: argparse.Namespace, data: DataConfig, hyp: dict[str, An
     return Source(what=settings)
 
 
-def _artifacts_of(options: argparse.Namespace, run: RunFolder | None) -> Path | None:
-    """Return the artifacts to train a run's weights with; None where there are none."""
+def _artifacts_of(options: TrainOptions, run: RunFolder | None) -> Path | None:
+    """Return the artifacts to train a run's weights with; None if there are none."""
     if options.artifacts is not None:
         return Path(options.artifacts)
     return None if run is None else artifacts_of(run)
@@ -101,9 +101,9 @@ def _check_classes(data: DataConfig, manifest: Manifest, state: Path) -> None:
 
 
 def _reused(
-    options: argparse.Namespace, artifacts: Path, loss: LossConfig, hyp: dict[str, Any]
+    options: TrainOptions, artifacts: Path, loss: LossConfig, hyp: dict[str, Any]
 ) -> Manifest:
-    """Hold what is said to what the artifacts are fixed to."""
+    """Return the manifest, after a check that no option contradicts it."""
     manifest = Manifest.read(artifacts)
     for name, held in (
         ("imgsz", manifest.image_size),

@@ -1,4 +1,4 @@
-"""Scalars of a run for TensorBoard, beside what is printed."""
+"""Scalars of a run for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["WithEvents"]
 
 
 class WithEvents:
-    """A reporter that tells another one everything, and writes every epoch to an event file."""
+    """Reporter that forwards to another one, and writes every epoch to an event file."""
 
     def __init__(self, reporter: Reporter, events: EventFile) -> None:
         self._reporter = reporter
         self._events = events
 
     def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
-        """Hand it on."""
+        """Forward."""
         self._reporter.batch_done(epoch, done, items, lr)
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
-        """Hand it on."""
+        """Forward."""
         self._reporter.batch_skipped(epoch, done, loss, paths)
 
     def start_done(self, result: EpochResult) -> None:
-        """Hand it on."""
+        """Forward."""
         self._reporter.start_done(result)
 
     def epoch_done(self, result: EpochResult, is_best: bool) -> None:
-        """Hand it on, and write it."""
+        """Forward, and write the epoch to the event file."""
         self._reporter.epoch_done(result, is_best)
         self._events.add(result)

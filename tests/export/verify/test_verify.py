@@ -150,7 +150,7 @@ def test_command_prints_a_table_and_returns_0(
     )
     printed = capsys.readouterr().out
     assert "passed" in printed
-    for label in ("gradient, worst", "optimizer memory", "loss, free run", "2e-04"):
+    for label in ("gradient, worst", "optimizer state", "loss, free run", "2e-04"):
         assert label in printed
     worst = next(line for line in printed.splitlines() if line.startswith("worst gradient: "))
     assert worst.removeprefix("worst gradient: ") in Manifest.read(ort_artifact).groups.all

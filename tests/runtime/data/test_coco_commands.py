@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from exportloss.cli import main
-from exportloss.cli.detection import val as val_command
+from exportloss.cli.detection import validation as val_command
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.dataset_check import check_dataset
 from exportloss.runtime.evaluation.inference import Detector

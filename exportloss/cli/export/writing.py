@@ -1,0 +1,89 @@
+"""Writing the formats of an export, and what is printed about each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exportloss.cli.arguments import ExportSettings
+from exportloss.cli.export.formats import FILES, FOLDERS
+from exportloss.cli.export.weights import LoadedDetector
+from exportloss.cli.terminal import say
+from exportloss.errors import ConfigError
+from exportloss.export.detector.nms_settings import NmsSettings
+from exportloss.runtime.artifact.kinds import formats_taking
+from exportloss.runtime.artifact.manifest import Manifest
+
+if TYPE_CHECKING:
+    from exportloss.models import YoloV5
+
+__all__ = ["export_artifacts"]
+
+
+def export_artifacts(
+    settings: ExportSettings,
+    detector: LoadedDetector,
+    folders: Mapping[str, Path],
+    *,
+    files: Mapping[str, Path] | None = None,
+    nms: NmsSettings | None = None,
+    exist_ok: bool = False,
+) -> dict[str, Manifest]:
+    """Export each format into its folder or file, and print what was written.
+
+    Returns:
+        The manifests of the folders, by format.
+
+    Raises:
+        ExportLossError: a setting is wrong, or the export was refused.
+    """
+    from exportloss.loss.yolo_loss import YoloLoss
+
+    if settings.precision != "float32" and (others := folders.keys() - formats_taking("precision")):
+        raise ConfigError(
+            f"--precision {settings.precision} is of --format step, not of {', '.join(others)}; "
+            "leave one of them out"
+        )
+    model = detector.model
+    config = settings.loss
+    if settings.scale_gains:
+        config = config.scaled(
+            levels=len(model.strides),
+            num_classes=model.num_classes,
+            image_size=settings.image_size,
+        )
+    loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, config)
+    height, width = settings.image_size
+    about = f"{model.name}: {model.num_classes} classes, images of {height} x {width}"
+    if folders:
+        about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
+    say(f"{about}\nweights: {detector.about}")
+    if folders:
+        scaled = ", scaled to model and image size" if settings.scale_gains else ""
+        say(f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}{scaled}")
+    for name, path in (files or {}).items():
+        started = time.monotonic()
+        FILES[name].write(settings, detector, nms, path)
+        say(f"{path} ({time.monotonic() - started:.1f} s)")
+    manifests = {}
+    for name, folder in folders.items():
+        started = time.monotonic()
+        manifest = FOLDERS[name].write(settings, detector, loss, folder, exist_ok)
+        _print_folder(folder, manifest, model, time.monotonic() - started)
+        manifests[name] = manifest
+    return manifests
+
+
+def _print_folder(folder: Path, manifest: Manifest, model: YoloV5, seconds: float) -> None:
+    say(f"{folder} ({manifest.kind}, {seconds:.1f} s)")
+    if manifest.optimizer is not None:
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        total, trained = sum(sizes.values()), sum(sizes[name] for name in manifest.groups.all)
+        say(
+            f"  {total:,} parameters, {total - trained:,} of them frozen, {manifest.optimizer}, "
+            f"{manifest.head} head"
+        )
+    for name, entry in manifest.files.items():
+        say(f"  {name:24}{entry.size / 1e3:>12,.1f} kB")
