@@ -152,7 +152,7 @@ def test_inference_model_predicts_what_the_session_does(session, batches, expect
         ({"images": np.zeros((2, 3, 128, 128), np.float32)}, DataError, "takes uint8"),
         ({"targets": [(2, 0, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "image is 2"),
         ({"targets": [(0, 3, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "class is 3"),
-        ({"targets": np.zeros((17, 6))}, TooManyTargetsError, "got 17.*has 16 slots"),
+        ({"targets": np.zeros((17, 6))}, TooManyTargetsError, r"got 17 .*\b16\b"),
     ],
 )
 def test_bad_batch_is_refused_and_changes_nothing(session, batches, change, error, message):

@@ -79,7 +79,7 @@ def test_wrong_shape_or_type(rows, message):
 
 
 def test_too_many_rows():
-    with pytest.raises(TooManyTargetsError, match="got 5 target rows, the graph has 4 slots"):
+    with pytest.raises(TooManyTargetsError, match=r"got 5 .*\b4\b"):
         pad([GOOD] * 5)
 
 

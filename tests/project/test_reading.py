@@ -33,7 +33,7 @@ def test_values_and_their_lines(tmp_path):
 def test_a_limit_is_kept_to_the_byte(tmp_path):
     path = write(tmp_path, b"x" * 10)
     assert read_bounded(path, 10, error=DataError) == b"x" * 10
-    with pytest.raises(DataError, match=r"a\.yaml: 10 bytes, more than"):
+    with pytest.raises(DataError, match=r"a\.yaml: 10 bytes"):
         read_bounded(path, 9, error=DataError)
     with pytest.raises(FileNotFoundError):
         read_bounded(tmp_path / "none", 9, error=DataError)
@@ -43,7 +43,7 @@ def test_a_huge_file_is_never_read(tmp_path, monkeypatch):
     path = write(tmp_path, b"")
     with path.open("r+b") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(ConfigError, match="1099511627776 bytes, more than the 1 MiB"):
+    with pytest.raises(ConfigError, match=r"1099511627776 bytes, .* 1 MiB"):
         read(path)
 
 

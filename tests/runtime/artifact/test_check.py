@@ -222,18 +222,18 @@ def test_links_and_pipes_in_a_folder_are_refused(folders, tmp_path, name):
     path = folders / "step" / name
     path.rename(tmp_path / name)
     path.symlink_to(tmp_path / name)
-    with pytest.raises(ArtifactError, match="no regular file"):
+    with pytest.raises(ArtifactError, match="regular file"):
         read_artifact(folders / "step")
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ArtifactError, match="no regular file"):
+    with pytest.raises(ArtifactError, match="regular file"):
         read_artifact(folders / "step")
 
 
 def test_sizes_are_limited_before_anything_is_read(folders, tmp_path, monkeypatch):
     manifest = folders / "ort" / "manifest.json"
     os.truncate(manifest, limits.MAX_MANIFEST_BYTES + 1)
-    with pytest.raises(ArtifactError, match="more than the 8 MiB"):
+    with pytest.raises(ArtifactError, match=r"bytes, .* 8 MiB"):
         Manifest.read(folders / "ort")
     huge = tmp_path / "huge.safetensors"
     huge.write_bytes((limits.MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{")
@@ -245,7 +245,7 @@ def test_sizes_are_limited_before_anything_is_read(folders, tmp_path, monkeypatc
     model = tmp_path / "huge.onnx"
     model.touch()
     os.truncate(model, limits.MAX_MODEL_BYTES + 1)
-    with pytest.raises(ArtifactError, match="is it the right file"):
+    with pytest.raises(ArtifactError, match=rf"huge\.onnx: {limits.MAX_MODEL_BYTES + 1} bytes"):
         Detector.open(model)
 
 

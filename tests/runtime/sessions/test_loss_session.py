@@ -209,7 +209,7 @@ def test_what_cannot_be_computed_is_refused(session):
     refused(DataError, r"is tensor\(double\) \(2, 2, 4, 4, 8\)", predictions_1=value)
     refused(DataError, r"is list \(\)", predictions_1=one.tolist())
     refused(DataError, r"balance has shape \(3,\); expected \(2,\)", balance=[4, 1, 0.4])
-    refused(TooManyTargetsError, "got 10 target rows, the graph has 9", targets=draw_rows(10))
+    refused(TooManyTargetsError, r"got 10 .*\b9\b", targets=draw_rows(10))
     refused(TargetError, "row 1: class is 3", targets=[[0] * 6, [0, 3, 0, 0, 0, 0]])
 
 

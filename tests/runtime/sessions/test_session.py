@@ -195,7 +195,7 @@ def test_training_needs_neither_torch_nor_onnx(artifact):
         ({"images": np.zeros((2, 3, 64, 64))}, DataError, "images are float64"),
         ({"targets": [(2, 0, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "image is 2"),
         ({"targets": [(0, 4, 0.5, 0.5, 0.5, 0.5)]}, TargetError, "class is 4"),
-        ({"targets": np.zeros((33, 6))}, TooManyTargetsError, "got 33.*has 32 slots"),
+        ({"targets": np.zeros((33, 6))}, TooManyTargetsError, r"got 33 .*\b32\b"),
         ({"lr": float("nan")}, ConfigError, r"lr \(weights\) is nan"),
         ({"lr": (0.1, -1.0, 0.1)}, ConfigError, r"lr \(norms\) is -1"),
         ({"momentum": 1.0}, ConfigError, "momentum is 1.0; expected below 1"),
