@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -32,6 +33,15 @@ OPTIONS = {
     "tight anchors": LossConfig(anchor_t=1.5),
     "autobalance": LossConfig(autobalance=True),
 }
+
+
+def test_the_class_is_public_in_the_package_of_the_loss():
+    from exportloss import loss
+
+    assert loss.YoloLoss is YoloLoss
+    assert loss.__all__ == ["YoloLoss"]
+    # Files that were pickled before `exportloss.loss` was a package name the class like this.
+    assert pickle.loads(b"cexportloss.loss\nYoloLoss\n.") is YoloLoss
 
 
 def make_loss(config: LossConfig, classes: int = CLASSES) -> YoloLoss:
