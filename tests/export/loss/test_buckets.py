@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exportloss import ArtifactError, ExportError
 from exportloss.export import export_loss
-from exportloss.export.loss.buckets import choose_tiers
+from exportloss.export.loss.buckets import choose_buckets
 from exportloss.runtime import LossSession
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.manifest import Manifest, check_tiers, describe_file
@@ -108,13 +108,13 @@ def test_gradients_that_a_graph_lacks_are_missed(small_losses, tmp_path):
     ],
 )
 def test_tiers_are_chosen(max_targets, tiers):
-    assert choose_tiers(max_targets) == tiers
+    assert choose_buckets(max_targets) == tiers
 
 
 @given(st.data())
 def test_a_batch_gets_few_empty_slots(data):
     max_targets = data.draw(st.integers(1, 1 << 20))
-    tiers = choose_tiers(max_targets)
+    tiers = choose_buckets(max_targets)
     check_tiers(tiers, max_targets)
     rows = data.draw(st.integers(0, max_targets))
     slots = min(slots for slots in (*tiers, max_targets) if slots >= rows)
