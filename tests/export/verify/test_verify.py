@@ -137,7 +137,7 @@ def test_bad_arguments(ort_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="folders is 0"):
         verify_all([])
     other = change_manifest(ort_artifact, tmp_path / "changed", cls=0.4)
-    with pytest.raises(ConfigError, match="another detector, or otherwise"):
+    with pytest.raises(ConfigError, match=r"changed and .*verify them one by one"):
         verify_all([ort_artifact, other])
 
 
