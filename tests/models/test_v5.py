@@ -179,14 +179,14 @@ class TestCheckpoints:
         yaml = yaml_of(model)
         yaml["backbone"][8][3] = [64, [3, 5, 7]]
         save_checkpoint(tmp_path / "a.pt", model, names=NAMES, yaml=yaml)
-        with pytest.raises(ArtifactError, match=r"no yolov5s-v5\.0 .* layer 8 is .*\(3, 5, 7\)"):
+        with pytest.raises(ArtifactError, match=r"yolov5s-v5\.0: .* layer 8 is .*\(3, 5, 7\)"):
             transfer(read_checkpoint(tmp_path / "a.pt"))
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             ({"model.0.conv.conv.weight": torch.ones(16, 12, 3, 3)}, "first of 16 channels"),
-            ({"model.2.cv4.conv.weight": torch.ones(1)}, r"no yolov5s-v5\.0.*'model\.2\.cv4"),
+            ({"model.2.cv4.conv.weight": torch.ones(1)}, r"yolov5s-v5\.0: .*'model\.2\.cv4"),
         ],
         ids=["width", "before-v4.0"],
     )
