@@ -25,7 +25,7 @@ _CALLS = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST")
 _NAMED = ("GLOBAL", "STACK_GLOBAL", "INST")
 
 _ENCODE, _LATIN = "_codecs.encode", "latin1"
-_DICTIONARY = "collections.OrderedDict()"  # value of an object that the call returns
+_DICTIONARY = "collections.OrderedDict()"  # value of the objects that a call of it makes
 _ELEMENT_SIZES = {
     **dict.fromkeys(("Double", "Long"), 8),
     **dict.fromkeys(("Float", "Int"), 4),

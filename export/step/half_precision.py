@@ -25,7 +25,7 @@ _IN_HALF = {
     Tensor.matmul,
     Tensor.__matmul__,
 }
-# Functions that lose accuracy in half precision, with sums over many values.
+# Functions that lose accuracy in half precision: sums over many values, and softmax.
 _IN_FLOAT32 = {
     functional.batch_norm,
     functional.layer_norm,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exportloss import ConfigError, LossConfig
 
 HYP = """
-lr0: 0.01  # training keys are passed over
+lr0: 0.01  # training keys are skipped
 momentum: 0.937
 mosaic: 1.0
 box: 0.07

@@ -59,8 +59,10 @@ def make_predictions(seed: int, *, scale: float = 1.0, classes: int = CLASSES):
     ]
 
 
-def run_static(config, predictions, rows, *, slots=None, classes=CLASSES):
-    targets = pad_targets(rows, slots or max(len(rows), 1), batch_size=BATCH, num_classes=classes)
+def run_static(config, predictions, rows, *, max_targets=None, classes=CLASSES):
+    targets = pad_targets(
+        rows, max_targets or max(len(rows), 1), batch_size=BATCH, num_classes=classes
+    )
     loss = make_loss(config, classes)
     value, items, balance = loss(predictions, torch.tensor(targets), loss.initial_balance)
     return value, items, balance, torch.autograd.grad(value, predictions)
@@ -109,7 +111,7 @@ def test_static_equals_eager(rows, seed, name):
 def test_padding_changes_no_bit_but_rounding(rows, seed, extra):
     predictions, rows = make_predictions(seed), as_rows(rows)
     tight = run_static(LossConfig(), predictions, rows)
-    loose = run_static(LossConfig(), predictions, rows, slots=max(len(rows), 1) + extra)
+    loose = run_static(LossConfig(), predictions, rows, max_targets=max(len(rows), 1) + extra)
     torch.testing.assert_close(loose[0], tight[0], rtol=1e-6, atol=0)
     for got, want in zip(loose[3], tight[3], strict=True):
         assert (got - want).norm() <= 1e-6 * want.norm()

@@ -344,13 +344,13 @@ class TestMalice:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 0.999])
+    @pytest.mark.parametrize("fraction", [0, 0.0001, 0.5, 0.999])
     @pytest.mark.parametrize("zipped", [True, False])
-    def test_a_truncated_file(self, model, tmp_path, share, zipped):
+    def test_a_truncated_file(self, model, tmp_path, fraction, zipped):
         path = tmp_path / "a.pt"
         torch.save(model.state_dict(), path, _use_new_zipfile_serialization=zipped)
         content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
+        path.write_bytes(content[: int(len(content) * fraction)])
         with pytest.raises(ArtifactError, match=r"a\.pt is not readable as weights"):
             read_checkpoint(path)
 
@@ -401,7 +401,7 @@ def test_random_bytes(tmp_path_factory, suffix, content):
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
 @given(data=st.data())
 def test_changed_pickles(tmp_path_factory, pickled, data):
-    """Bytes replaced, inserted or left out in the pickle, under a checksum that is right."""
+    """Bytes replaced, inserted or dropped in the pickle, under a checksum that is right."""
     records = dict(pickled)
     (name,) = (name for name in records if name.endswith("data.pkl"))
     content = bytearray(records[name])

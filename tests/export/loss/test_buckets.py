@@ -52,7 +52,7 @@ def rewrite(folder: Path, name: str, change) -> Path:
     return edit_manifest(folder, files=files)
 
 
-def test_a_graph_of_other_slots_is_refused(folder):
+def test_a_graph_with_another_number_of_rows_is_refused(folder):
     shutil.copyfile(folder / "loss-5.onnx", folder / "loss-2.onnx")
     rewrite(folder, "loss-2.onnx", lambda graph: None)
     with pytest.raises(ArtifactError, match=r"loss-2\.onnx: input 'targets' is .*follows .*\(2, 6"):
@@ -112,13 +112,13 @@ def test_tiers_are_chosen(max_targets, tiers):
 
 
 @given(st.data())
-def test_a_batch_gets_few_empty_slots(data):
+def test_a_batch_gets_few_padded_rows(data):
     max_targets = data.draw(st.integers(1, 1 << 20))
     tiers = choose_buckets(max_targets)
     check_tiers(tiers, max_targets)
     rows = data.draw(st.integers(0, max_targets))
-    slots = min(slots for slots in (*tiers, max_targets) if slots >= rows)
-    assert slots < max(3 * rows, 48)
+    size = min(size for size in (*tiers, max_targets) if size >= rows)
+    assert size < max(3 * rows, 48)
 
 
 @pytest.mark.parametrize("tiers", [(0,), (5, 2), (2, 2), (2, 9), tuple(range(1, 101))])
