@@ -1,8 +1,8 @@
-"""Train object detectors where PyTorch is not.
+"""Train object detectors on devices without PyTorch.
 
-The names below are the public interface. What needs torch or numpy is loaded when first used, so
-that `exportloss.runtime` and `exportloss.pad_targets` run on devices without torch, and the command
-can be interrupted from its first moment.
+The names below are the public interface. Those that need torch or numpy are imported on first use:
+`exportloss.runtime` and `exportloss.pad_targets` then run without torch, and the command line
+reacts to Ctrl-C as soon as it starts.
 """
 
 from importlib import import_module

@@ -16,20 +16,20 @@ _LONGEST = 1000  # characters of an error
 
 
 def main() -> int:
-    """Run the command line of this process, and return its exit status.
+    """Run the command line of this process and return its exit status.
 
-    Does what `exportloss.cli.main` cannot do for itself: ends silently when it is interrupted
-    while modules are loaded, reports in one line that they cannot be loaded, prints in any encoding
-    of the terminal, and closes the output so that Python reports nothing at exit.
+    This wrapper does what `exportloss.cli.main` cannot do for itself: it exits quietly on Ctrl-C
+    while modules are imported, reports an import that fails in one line, prints in any terminal
+    encoding, and leaves no buffered output for Python to complain about at exit.
     """
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, _leave)
     try:
         from exportloss.cli import main as run
-    except Exception as error:  # of many kinds if memory is short
+    except Exception as error:  # too little memory shows as errors of many classes
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST]
-        sys.stderr.write(f"exportloss: error: it cannot be loaded: {why}\n")
+        sys.stderr.write(f"exportloss: error: exportloss cannot be loaded: {why}\n")
         return _REFUSED
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -38,7 +38,7 @@ def main() -> int:
         if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         status = run()
-    except KeyboardInterrupt:  # outside the block in which `run` handles it
+    except KeyboardInterrupt:  # outside the handler of `run`
         status = _INTERRUPTED
     finally:
         if interruptible:
@@ -52,7 +52,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _close_output() -> None:
-    """Flush the output; discard it if its reader has gone."""
+    """Flush the output streams; drop what cannot be written, such as to a closed pipe."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

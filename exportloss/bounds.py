@@ -1,4 +1,4 @@
-"""Lower bounds of numbers that callers give."""
+"""Lower bounds of numeric arguments."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ __all__ = ["at_least"]
 
 
 def at_least(least: float, error: type[ExportLossError] = ConfigError, /, **values: float) -> None:
-    """Check that each number is no smaller than `least`.
+    """Check that no number is below `least`.
 
     Args:
-        least: smallest number that passes.
-        error: class of the error.
-        values: numbers by the names that the message gives them.
+        least: Smallest accepted number.
+        error: Class of the error to raise.
+        values: Numbers to check, by the names to use in the message.
 
     Raises:
-        ExportLossError: a number is smaller; the message names it, its value and `least`.
+        ExportLossError: of class `error`; a number is below `least`. The message gives its name,
+            its value and `least`.
     """
     for name, value in values.items():
         if value < least:

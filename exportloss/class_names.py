@@ -1,4 +1,4 @@
-"""Names of classes, which are printed, drawn and written into files."""
+"""Checks of class names, which are printed, drawn and written to files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ LONGEST_NAME = 200  # characters
 
 
 def tidy_names(names: Iterable[object]) -> tuple[str, ...]:
-    """Return names that others chose as text that can be printed: a file must not command the
-    terminal.
+    """Return names from a file as printable text, at most `LONGEST_NAME` characters each.
+
+    Control characters are escaped: a file must not send commands to the terminal.
     """
     return tuple(printable(str(name)[:LONGEST_NAME])[:LONGEST_NAME] for name in names)
 
 
 def bad_name(names: Sequence[str]) -> int | None:
-    """Return the number of the first name that is too long or cannot be printed; None for none."""
+    """Return the index of the first name that is too long or not printable, or None."""
     for index, name in enumerate(names):
         if len(name) > LONGEST_NAME or not name.isprintable():
             return index

@@ -16,7 +16,8 @@ __all__ = ["Criterion", "LossConfig"]
 
 Criterion = Literal["bce", "focal", "qfocal", "blur"]
 
-_NAMED_KEYS, _LONGEST_KEY = 20, 60  # of a file's unknown keys, in a message
+# Limits of a message: unknown keys it names, and characters per key.
+_NAMED_KEYS, _LONGEST_KEY = 20, 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,26 +25,28 @@ class LossConfig:
     """Options of the YOLOv5 loss; the defaults are those of `hyp.scratch-low.yaml`, unscaled.
 
     Attributes:
-        box: gain of the box term, >= 0.
-        cls: gain of the class term, >= 0.
-        cls_pw: weight of positives in the class criterion, > 0.
-        obj: gain of the objectness term, >= 0.
-        obj_pw: weight of positives in the objectness criterion, > 0.
-        anchor_t: limit of the ratio between a target's and an anchor's sides, > 1; a target
-            matches an anchor where neither side's ratio reaches it.
-        fl_gamma: exponent of the focal criteria, >= 0. With `criterion="bce"` a value above 0
-            means focal, as in YOLOv5.
-        label_smoothing: epsilon of `smooth_BCE`, in [0, 1).
-        gr: fraction of the IoU in the objectness target, in [0, 1]; the rest is 1.
-        sort_obj_iou: whether the largest IoU wins a shared cell, instead of the last row.
-        autobalance: whether every step updates the objectness weights of the levels.
-        criterion: score of classes and objectness: binary cross-entropy, focal loss (arXiv
+        box: Gain of the box term, >= 0.
+        cls: Gain of the class term, >= 0.
+        cls_pw: Weight of positives in the class criterion, > 0.
+        obj: Gain of the objectness term, >= 0.
+        obj_pw: Weight of positives in the objectness criterion, > 0.
+        anchor_t: Limit of the ratio between a target's side and the anchor's, > 1. A target
+            matches an anchor if the ratios of both sides, each taken as >= 1, are below the limit.
+        fl_gamma: Exponent of the focal criteria, >= 0. With `criterion="bce"` a value above 0
+            selects the focal loss, as in YOLOv5.
+        label_smoothing: Epsilon of `smooth_BCE`, in [0, 1).
+        gr: Fraction of the IoU in the objectness target, in [0, 1]: the target is
+            (1 - gr) + gr * IoU.
+        sort_obj_iou: Whether the match with the largest IoU wins a shared cell, instead of the
+            last one.
+        autobalance: Whether every step updates the objectness weights of the levels.
+        criterion: Criterion for classes and objectness: binary cross-entropy, focal loss (arXiv
             1708.02002), quality focal loss (arXiv 2006.04388) or blurred BCE.
-        focal_alpha: weight of positives in the focal criteria, in [0, 1].
-        blur_alpha: width of the blur of `criterion="blur"`, > 0.
+        focal_alpha: Weight of positives in the focal criteria, in [0, 1].
+        blur_alpha: Width of the blur of `criterion="blur"`, > 0.
 
     Raises:
-        ConfigError: a value is out of range, or two contradict each other.
+        ConfigError: a value is out of range, or two values contradict each other.
     """
 
     box: float = 0.05
@@ -87,18 +90,18 @@ class LossConfig:
 
     @property
     def effective_criterion(self) -> Criterion:
-        """The criterion in force: `"bce"` with `fl_gamma > 0` is focal, as in YOLOv5."""
+        """Criterion in force: `"bce"` with `fl_gamma > 0` means focal, as in YOLOv5."""
         return "focal" if self.criterion == "bce" and self.fl_gamma > 0 else self.criterion
 
     def scaled(self, *, levels: int, num_classes: int, image_size: tuple[int, int]) -> LossConfig:
         """Scale the gains to a model and image size, as YOLOv5's training command does.
 
-        A hyperparameter file is written for 3 levels, 80 classes and 640 pixels.
+        The gains of a hyperparameter file apply to 3 levels, 80 classes and 640 pixels.
 
         Args:
-            levels: number of the model's levels, nl >= 1.
-            num_classes: number of the model's classes, nc >= 1.
-            image_size: height and width in pixels; the longer side counts.
+            levels: Number of the model's levels, nl >= 1.
+            num_classes: Number of the model's classes, nc >= 1.
+            image_size: Height and width in pixels; only the longer side matters.
 
         Returns:
             The same options with `box` * 3 / nl, `cls` * 3 / nl * nc / 80 and `obj` * 3 / nl *
@@ -115,13 +118,13 @@ class LossConfig:
     def unscaled(self, *, levels: int, num_classes: int, image_size: tuple[int, int]) -> LossConfig:
         """Return the options that `scaled`, with the same arguments, turns into these.
 
-        Where several gains scale to the same float, the one with the shortest decimals is taken:
-        the one that somebody wrote.
+        Several gains may scale to the same float. Of those, the one with the fewest digits is
+        returned: most likely the one in the hyperparameter file.
 
         Args:
-            levels: number of the model's levels, nl >= 1.
-            num_classes: number of the model's classes, nc >= 1.
-            image_size: height and width in pixels.
+            levels: Number of the model's levels, nl >= 1.
+            num_classes: Number of the model's classes, nc >= 1.
+            image_size: Height and width in pixels.
         """
 
         def scale(name: str, value: float) -> float:
@@ -144,11 +147,11 @@ class LossConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "the mapping") -> LossConfig:
-        """Take the loss keys out of a YOLOv5 `hyp` mapping; its training keys are skipped.
+        """Read the loss keys of a YOLOv5 `hyp` mapping; its training keys are skipped.
 
         Args:
-            values: the mapping; keys that are missing keep their defaults.
-            source: name of the mapping, for messages.
+            values: Hyperparameters; missing keys keep their defaults.
+            source: Name of the mapping, for messages.
 
         Raises:
             ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
@@ -170,8 +173,8 @@ class LossConfig:
             path: YAML file of at most 1 MiB.
 
         Raises:
-            ConfigError: the file cannot be read, is no mapping, holds an unknown key (the message
-                suggests the nearest one) or a value out of range.
+            ConfigError: the file cannot be read, is not a mapping, or holds an unknown key (the
+                message suggests the nearest one) or a value out of range.
         """
         from exportloss.reading import read_yaml_mapping
 
@@ -195,7 +198,7 @@ def _check_type(name: str, value: object, default: object) -> None:
 
 def _with_suggestions(unknown: list[str], known: list[str]) -> str:
     parts = []
-    for key in unknown[:_NAMED_KEYS]:  # a hostile file has millions
+    for key in unknown[:_NAMED_KEYS]:  # a hostile file may have millions
         near = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)
         shown = repr(excerpt(key, _LONGEST_KEY))
         parts.append(f"{shown} (did you mean {near[0]!r}?)" if near else shown)

@@ -1,7 +1,7 @@
-"""The YOLOv5 loss (v6.2, v7.0) with its dynamic shapes, under the names its users know.
+"""The YOLOv5 loss (v6.2, v7.0) with dynamic shapes, under YOLOv5's own names.
 
-It is the reference that `exportloss.YoloLoss` is held against, and a drop-in for a training script:
-it behaves as the original does, NaN included, and checks nothing that the original does not.
+It is the reference for `exportloss.YoloLoss` and a drop-in replacement in training scripts: it
+behaves as the original does, NaN included, and adds no checks.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = [
 
 Indices = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# What is subtracted from a centre before it is truncated to a cell: the cell itself, then its
-# left, top, right and bottom neighbour. The order decides who wins a shared cell.
+# Offsets subtracted from a centre before it is truncated to a cell: for the cell itself, then for
+# its left, top, right and bottom neighbour. The order decides which match wins a shared cell.
 _OFFSETS = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.5, 0.0), (0.0, -0.5))
 
 
@@ -54,20 +54,20 @@ def bbox_iou(  # noqa: PLR0917 - the original's signature
     CIoU: bool = False,
     eps: float = 1e-7,
 ) -> Tensor:
-    """Overlap of boxes, element by element: IoU or one of its generalisations.
+    """Compute the IoU of boxes, or one of its generalisations, element by element.
 
     Args:
-        box1: (..., 4), for example (1, 4) against (n, 4).
-        box2: (..., 4), broadcastable with `box1`; in the same units.
-        xywh: boxes are centre and size; otherwise two opposite corners, x1 y1 x2 y2.
-        GIoU: generalised IoU (arXiv 1902.09630), in (-1, 1].
-        DIoU: distance IoU (arXiv 1911.08287, 3.1), in (-1, 1].
-        CIoU: complete IoU (arXiv 1911.08287, 3.2), its trade-off weight detached. A box of
-            zero height gives NaN, in its value or in its gradient.
-        eps: added to every denominator.
+        box1: (..., 4) boxes, for example (1, 4) against (n, 4).
+        box2: (..., 4) boxes, broadcastable with `box1` and in the same units.
+        xywh: Whether boxes are centre and size; otherwise opposite corners x1, y1, x2, y2.
+        GIoU: Whether to return the generalised IoU (arXiv 1902.09630), in (-1, 1].
+        DIoU: Whether to return the distance IoU (arXiv 1911.08287, 3.1), in (-1, 1].
+        CIoU: Whether to return the complete IoU (arXiv 1911.08287, 3.2), its trade-off weight
+            detached. A box of zero height gives NaN, in the value or in the gradient.
+        eps: Small number added to every denominator.
 
     Returns:
-        (..., 1). Where several flags are set CIoU goes before DIoU before GIoU.
+        (..., 1). If several flags are set, CIoU takes precedence over DIoU, and DIoU over GIoU.
     """
     low1, high1, size1 = _corners(box1, xywh)  # each (..., 2)
     low2, high2, size2 = _corners(box2, xywh)
@@ -110,34 +110,35 @@ def _area(size: Tensor) -> Tensor:
 class ComputeLoss:
     """The training loss of a YOLOv5 model: box (CIoU), objectness and class terms.
 
-    Where several matches share a cell, objectness takes the IoU of the last row, or with
-    `sort_obj_iou` the largest. "Last" holds on one CPU thread only: the cells are written with a
-    non-accumulating `index_put_`, and torch leaves the order of duplicates open. With more threads,
-    or on a GPU, the loss may differ from run to run; `exportloss.YoloLoss` does not.
+    If several matches share a cell, its objectness target is the IoU of the last match, or with
+    `sort_obj_iou` the largest IoU. "Last" is defined on one CPU thread only: the cells are written
+    with a non-accumulating `index_put_`, for which torch leaves the order of duplicates open. With
+    more threads, or on a GPU, the loss may differ between runs; that of `exportloss.YoloLoss` does
+    not.
 
     Attributes:
-        sort_obj_iou: the largest IoU wins a shared cell.
-        gr: share of the IoU in the objectness target, in [0, 1].
-        balance: objectness weight of each level (may hold more entries than there are levels);
-            changes after every call with `autobalance`.
-        ssi: index of the level of stride 16, to which autobalance normalises.
+        sort_obj_iou: Whether the largest IoU wins a shared cell.
+        gr: Fraction of the IoU in the objectness target, in [0, 1].
+        balance: Objectness weights, one per level (there may be more entries than levels); updated
+            by every call with `autobalance`.
+        ssi: Index of the level of stride 16, whose weight autobalance keeps at 1.
         hyp: YOLOv5's hyperparameters.
-        anchors: (nl, na, 2), width and height in grid units.
-        na, nc, nl: anchors a level, classes, levels.
-        cp, cn: targets of a present and an absent class.
-        BCEcls, BCEobj: criteria of the class and the objectness term.
+        anchors: (nl, na, 2) width and height in cells.
+        na, nc, nl: Numbers of anchors per level, classes, and levels.
+        cp, cn: Targets of a present and an absent class.
+        BCEcls, BCEobj: Criteria of the class and the objectness term.
     """
 
     sort_obj_iou: bool = False
 
     def __init__(self, model: Any, autobalance: bool = False) -> None:
-        """Read the settings off a YOLOv5 model, bare or wrapped in (Distributed)DataParallel.
+        """Read the settings of a YOLOv5 model, bare or wrapped in (Distributed)DataParallel.
 
         Args:
-            model: has `hyp`, a mapping with `box obj cls cls_pw obj_pw anchor_t fl_gamma` and
-                perhaps `label_smoothing`; the last entry of its `model` is the head, with
-                `nl na nc`, `anchors` (nl, na, 2) in grid units and `stride` (nl,) in pixels.
-            autobalance: update `balance` after every call; needs a level of stride 16.
+            model: Model with `hyp`, a mapping with `box obj cls cls_pw obj_pw anchor_t fl_gamma`
+                and optionally `label_smoothing`. The last entry of its `model` is the head, with
+                `nl na nc`, `anchors` (nl, na, 2) in cells and `stride` (nl,) in pixels.
+            autobalance: Whether to update `balance` in every call; requires a level of stride 16.
         """
         inner = getattr(model, "module", model)
         head = inner.model[-1]
@@ -157,17 +158,17 @@ class ComputeLoss:
     def from_config(
         cls, anchors: Any, strides: Any, num_classes: int, config: LossConfig
     ) -> ComputeLoss:
-        """Make the loss from a `LossConfig`, all of whose options it honours.
+        """Make the loss from a `LossConfig`; all of its options apply.
 
         Args:
-            anchors: (nl, na, 2), width and height in input pixels, > 0; on the device where the
-                predictions will be.
-            strides: (nl,), input pixels a cell.
-            num_classes: at least 1.
-            config: the settings.
+            anchors: (nl, na, 2) width and height in input pixels, > 0, on the device of the
+                predictions.
+            strides: (nl,) input pixels per cell.
+            num_classes: Number of classes, >= 1.
+            config: Options and gains.
 
         Raises:
-            ConfigError: autobalance without a level of stride 16.
+            ConfigError: autobalance is on and no level has stride 16.
         """
         pixels = torch.as_tensor(anchors, dtype=torch.float32)
         stride = torch.as_tensor(strides, dtype=torch.float32, device=pixels.device)
@@ -193,15 +194,15 @@ class ComputeLoss:
         )
 
     def __call__(self, p: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Score a batch.
+        """Compute the loss of a batch.
 
         Args:
-            p: raw predictions of each level, (B, na, H, W, 5 + nc).
-            targets: (n, 6), rows of image, class, x, y, w, h; boxes normalised to [0, 1].
+            p: Raw predictions (B, na, H, W, 5 + nc), one map per level.
+            targets: (n, 6) rows of image, class, x, y, w, h; boxes as fractions of the image.
 
         Returns:
-            The loss, (1,), times the batch size; and its box, objectness and class items, (3,),
-            detached, after their gains and before the batch size.
+            The loss (1,), multiplied by the batch size, and its box, objectness and class terms
+            (3,), detached, with gains, before the multiplication.
         """
         # Half-precision terms are summed in float32.
         dtype = torch.promote_types(p[0].dtype, torch.float32)
@@ -244,16 +245,16 @@ class ComputeLoss:
     def build_targets(
         self, p: Sequence[Tensor], targets: Tensor
     ) -> tuple[list[Tensor], list[Tensor], list[Indices], list[Tensor]]:
-        """Match target rows to anchors and cells; predictions give the grids only.
+        """Match target rows with anchors and cells; of the predictions, only the shapes are used.
 
         Args:
-            p: as in `__call__`.
-            targets: as in `__call__`.
+            p: Raw predictions, as in `__call__`.
+            targets: Target rows, as in `__call__`.
 
         Returns:
-            For each level, over its n matches (ordered by neighbour, then anchor, then target):
-            classes (n,); boxes (n, 4), centre relative to the cell and size in grid units;
-            indices (image, anchor, row, column), each (n,); anchors (n, 2) in grid units.
+            Four lists with one entry per level, over its n matches in the order neighbour, anchor,
+            target: classes (n,); boxes (n, 4), centre relative to the cell and size, in cells;
+            indices (image, anchor, row, column), each (n,); anchors (n, 2) in cells.
         """
         tcls, tbox, indices, anch = [], [], [], []
         image, category = targets[:, :2].long().unbind(1)
@@ -273,8 +274,8 @@ class ComputeLoss:
             slot, row = chosen[t].T.nonzero(as_tuple=True)
             a, t = a[row], t[row]
 
-            # Truncation moves what the offset pushed below 0 back into cell 0; the clamp comes
-            # before the box target, which therefore may reach past the usual range.
+            # Truncation moves centres that the offset pushed below 0 back into cell 0. The clamp
+            # precedes the box target, whose centre may thus lie outside the usual range.
             cell = (gxy[t] - offsets[slot]).long()
             gi, gj = cell[:, 0].clamp(0, width - 1), cell[:, 1].clamp(0, height - 1)
             tcls.append(category[t])

@@ -1,6 +1,7 @@
-"""Every error this package raises on purpose derives from `ExportLossError`.
+"""Errors of this package, and helpers to write their messages.
 
-A message names what was got, what was expected and what to do about it.
+Every error raised on purpose derives from `ExportLossError`. Its message states what was got, what
+was expected and what to do about it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = [
     "printable",
 ]
 
-_JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
+_JOINERS = "\u200c\u200d"  # legitimate inside words of some scripts and inside emoji
 
 
 class ExportLossError(Exception):
@@ -32,7 +33,7 @@ class ExportLossError(Exception):
 
 
 class ConfigError(ExportLossError, ValueError):
-    """A setting is unknown, out of range or contradicts another."""
+    """A setting is unknown or out of range, or contradicts another."""
 
 
 class TargetError(ExportLossError, ValueError):
@@ -40,7 +41,7 @@ class TargetError(ExportLossError, ValueError):
 
 
 class TooManyTargetsError(TargetError):
-    """A batch holds more target rows than the graph has room for (`max_targets`)."""
+    """A batch has more target rows than the graph has capacity for (`max_targets`)."""
 
 
 class DataError(ExportLossError, ValueError):
@@ -48,7 +49,7 @@ class DataError(ExportLossError, ValueError):
 
 
 class ArtifactError(ExportLossError, ValueError):
-    """A folder is no artifact, is damaged, or is of a kind this version cannot open."""
+    """An artifact is missing, damaged, of an unknown kind, or cannot be written."""
 
 
 class DeviceError(ExportLossError, ArithmeticError):
@@ -56,11 +57,11 @@ class DeviceError(ExportLossError, ArithmeticError):
 
 
 class ExportError(ExportLossError, RuntimeError):
-    """The export was refused because its result would be wrong."""
+    """An export was refused because its result would be wrong."""
 
 
 class TrainingError(ExportLossError, ArithmeticError):
-    """Training cannot go on: its loss, gradients or weights are not finite."""
+    """Training cannot continue: the loss, gradients or weights are not finite."""
 
 
 class InstallationError(ExportLossError, ImportError):
@@ -68,23 +69,23 @@ class InstallationError(ExportLossError, ImportError):
 
 
 class BenchmarkError(ExportLossError, RuntimeError):
-    """A benchmark has no result: implementations disagree, or one failed."""
+    """A benchmark has no result: the implementations disagree, or one failed."""
 
 
 def excerpt(value: object, length: int = 60) -> str:
-    """Return a value as text for a message, cut where it is long."""
+    """Return a value as text for a message, truncated to `length` characters."""
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= length else f"{text[:length]}..."
 
 
 def listed(values: Sequence[object], most: int, separator: str = ", ") -> str:
-    """Return the first `most` values as text, and how many more there are.
+    """Return the first `most` values as text, followed by the number of the others.
 
     Args:
-        values: at least one.
-        most: how many to name, >= 1.
-        separator: between the values; where it begins with a line end, the number of the others
-            has a line of its own.
+        values: Values to list, at least one.
+        most: Number of values to name, >= 1.
+        separator: Text between the values. If it begins with a line end, the number of the
+            others is on a line of its own.
     """
     text = separator.join(map(str, values[:most]))
     if len(values) <= most:
@@ -94,10 +95,11 @@ def listed(values: Sequence[object], most: int, separator: str = ", ") -> str:
 
 
 def printable(value: object) -> str:
-    """Return a value as text that a terminal only shows: control characters as escapes.
+    """Return a value as text that is safe to print, with control characters escaped.
 
-    So are line ends, what turns the direction of writing round, and the bytes of a file name that
-    are no UTF-8. Whatever a file or a user has named goes through here before it is printed.
+    Line ends, characters that change the writing direction, and bytes of a file name that are not
+    UTF-8 are escaped too. Names from files and from users are passed through here before they are
+    printed.
     """
     text = str(value)
     if text.isprintable():

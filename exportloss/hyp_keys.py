@@ -1,15 +1,15 @@
-"""Names of the keys of YOLOv5's hyperparameter files that are not the loss's.
+"""Keys of YOLOv5's hyperparameter files that do not belong to the loss.
 
-`exportloss.runtime.training.hyp` has their meaning, defaults and ranges. The names are here
-so that `LossConfig` can tell a training key from a misspelt one.
+`exportloss.runtime.training.hyp` defines their meaning, defaults and ranges. The names are listed
+here so that `LossConfig` can tell a training key from a misspelt one.
 """
 
 from __future__ import annotations
 
 __all__ = ["TRAINING_KEYS", "UNUSED_KEYS"]
 
-# `copy_paste` needs outlines of objects, `anchors` is for YOLOv5's own search for anchors, and no
-# part of the loss reads `iou_t`, there as here.
+# `copy_paste` needs object outlines, `anchors` applies to YOLOv5's own anchor search, and the loss
+# reads `iou_t` neither in YOLOv5 nor here.
 UNUSED_KEYS = frozenset({"anchors", "copy_paste", "iou_t"})
 
 _SCHEDULE = (

@@ -1,4 +1,4 @@
-"""Batches of noise, to verify and to measure with."""
+"""Random batches for verification and benchmarks."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ __all__ = ["draw_images", "draw_targets"]
 def draw_images(
     rng: np.random.Generator, batch_size: int, image_size: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
-    """Draw noise: (B, 3, H, W), 0 to 255."""
+    """Draw noise images, (B, 3, H, W), in [0, 255]."""
     return rng.integers(0, 256, (batch_size, 3, *image_size), dtype=np.uint8)
 
 
 def draw_targets(
     rng: np.random.Generator, count: int, *, batch_size: int, num_classes: int
 ) -> npt.NDArray[np.float32]:
-    """Draw boxes of every size, some of them over the border.
+    """Draw boxes of all sizes, some of which reach past the image's border.
 
     Returns:
-        (count, 6) image, class, x, y, width, height, by image; the last four as fractions of it.
+        (count, 6) rows of image, class, x, y, width, height, sorted by image; the last four as
+        fractions of the image.
     """
     rows = np.empty((count, 6), np.float32)
     rows[:, 0] = np.sort(rng.integers(0, batch_size, count))

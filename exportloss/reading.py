@@ -1,4 +1,4 @@
-"""Text files of users, read within limits that hold before memory is taken."""
+"""Bounded reading of users' files: limits are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MAX_YAML_BYTES = 1 << 20  # the names of 20,000 classes
 
 _MEBIBYTE = 1 << 20
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a pipe is opened without waiting for who writes into it
-_MAX_DIGITS = 100  # longer ones cannot be turned into a float, or even printed
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # opening a pipe does not wait for a writer
+_MAX_DIGITS = 100  # longer integers cannot be converted to float, or even printed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class YamlMapping:
     """The top level of a YAML file.
 
     Attributes:
-        source: the file.
-        values: what it says.
-        lines: the line of each key, counted from 1.
+        source: Path of the file.
+        values: Content, by key.
+        lines: Line number of each key, from 1.
     """
 
     source: Path
@@ -40,7 +40,7 @@ class YamlMapping:
     lines: Mapping[Any, int]
 
     def where(self, key: object) -> str:
-        """Return `file:line` of a key, or the file where it lacks the key."""
+        """Return `file:line` of a key, or the file alone if it lacks the key."""
         line = self.lines.get(key)
         return str(self.source) if line is None else f"{self.source}:{line}"
 
@@ -48,18 +48,17 @@ class YamlMapping:
 def read_bounded(
     path: Path, limit: int, *, error: type[ExportLossError], follow: bool = True
 ) -> bytes:
-    """Read a whole file, unless it is larger than a limit.
+    """Read a whole file of at most `limit` bytes.
 
     Args:
-        path: the file; what is no regular file (a pipe would block, a device never end) is
-            refused.
-        limit: bytes.
-        error: what to raise.
-        follow: whether the path may be a link.
+        path: Regular file; others are refused (a pipe would block, a device never ends).
+        limit: Largest accepted size in bytes.
+        error: Class of the error to raise.
+        follow: Whether the path may be a symbolic link.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ExportLossError: of the type `error`; it is too large, or cannot be read.
+        ExportLossError: of class `error`; the file is too large or cannot be read.
     """
     try:
         with open_regular(path, error=error, follow=follow) as file:
@@ -73,29 +72,29 @@ def read_bounded(
         raise error(f"{path}: cannot be read: {problem}") from problem
     if size > limit:
         raise error(
-            f"{path}: {size} bytes, more than the {limit / _MEBIBYTE:g} MiB that such a file may "
-            "have; is it the right file?"
+            f"{path}: {size} bytes, expected at most {limit / _MEBIBYTE:g} MiB; check that it is "
+            "the right file"
         )
     if len(content) != size:
-        raise error(f"{path}: cannot be read: it was changed meanwhile; wait until it is complete")
+        raise error(f"{path}: cannot be read: it changed while read; wait until it is complete")
     return content
 
 
 def open_regular(
     path: Path, *, error: type[ExportLossError], follow: bool = True
 ) -> io.BufferedReader:
-    """Open a regular file to read; arguments as for `read_bounded`.
+    """Open a regular file for reading; arguments as for `read_bounded`.
 
     Raises:
-        ExportLossError: of the type `error`; it is no regular file.
-        OSError: it cannot be opened.
-        ValueError: the path holds a NUL.
+        ExportLossError: of class `error`; the path is not a regular file.
+        OSError: the file cannot be opened.
+        ValueError: the path contains a NUL.
     """
     flags = os.O_RDONLY | _AT_ONCE | (0 if follow else _NO_LINK)
     _refuse_irregular(path, path.stat(follow_symlinks=follow), error)
     file = os.fdopen(os.open(path, flags), "rb")
     try:
-        # Again, now that nobody can put something else in its place.
+        # Checked again: the path may have been replaced before it was opened.
         _refuse_irregular(path, os.fstat(file.fileno()), error)
     except ExportLossError:
         file.close()
@@ -105,21 +104,22 @@ def open_regular(
 
 def _refuse_irregular(path: Path, status: os.stat_result, error: type[ExportLossError]) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise error(f"{path}: cannot be read: it is no regular file; put one there")
+        raise error(f"{path}: cannot be read: it is not a regular file; replace it with one")
 
 
 def read_yaml_mapping(path: Path, *, expected: str, error: type[ExportLossError]) -> YamlMapping:
     """Read a YAML file of `key: value` lines.
 
-    Aliases (`*name`) are refused: a few lines of them expand to more than memory holds.
+    Aliases (`*name`) are refused: a few lines of them can expand to more than fits in memory.
 
     Args:
-        path: the file, UTF-8, with or without byte order mark.
-        expected: what it should hold, for messages.
-        error: what to raise.
+        path: UTF-8 file, with or without a byte order mark.
+        expected: Description of the expected content, for messages.
+        error: Class of the error to raise.
 
     Raises:
-        ExportLossError: of the type `error`; names the file and, where it has one, the line.
+        ExportLossError: of class `error`; the file cannot be read or is not such a mapping. The
+            message names the file and, if known, the line.
     """
     try:
         content = read_bounded(path, MAX_YAML_BYTES, error=error)
@@ -136,7 +136,7 @@ def read_yaml_mapping(path: Path, *, expected: str, error: type[ExportLossError]
         mark = problem.problem_mark or problem.context_mark
         where = path if mark is None else f"{path}:{mark.line + 1}"
         raise error(f"{where}: not readable as YAML: {excerpt(problem.problem)}") from problem
-    except Exception as problem:  # Constructors raise nearly anything, parsers RecursionError.
+    except Exception as problem:  # constructors raise nearly anything, parsers RecursionError
         raise error(f"{path}: not readable as YAML: {excerpt(problem)}") from problem
     if not isinstance(values, Mapping):
         raise error(f"{path}: expected {expected}, got {type(values).__name__}")
@@ -160,7 +160,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
         return int(self.construct_yaml_int(node))
 
 
-# YAML 1.1, which PyYAML reads, wants a point in 1.0e-3; people write 1e-3.
+# YAML 1.1, which PyYAML reads, requires a decimal point (1.0e-3); people write 1e-3.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$", re.ASCII),

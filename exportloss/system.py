@@ -1,4 +1,4 @@
-"""What Linux tells of this process and machine; elsewhere nothing is told."""
+"""Memory and processor of this machine, as Linux reports them; None on other systems."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ __all__ = ["available_bytes", "peak_bytes", "processor_name", "resident_bytes"]
 
 
 def resident_bytes() -> int | None:
-    """Return the memory that this process holds; None where the system does not tell."""
+    """Return the memory that this process holds, in bytes; None if unknown."""
     return _size("/proc/self/status", "VmRSS")
 
 
 def peak_bytes() -> int | None:
-    """Return the most memory that this process has held; None where the system does not tell."""
+    """Return the peak memory of this process, in bytes; None if unknown."""
     return _size("/proc/self/status", "VmHWM")
 
 
 def available_bytes() -> int | None:
-    """Return the memory that could be had, the file cache included; None where unknown."""
+    """Return the memory that can be allocated, file cache included, in bytes; None if unknown."""
     return _size("/proc/meminfo", "MemAvailable")
 
 
 def processor_name() -> str | None:
-    """Return the name of the first processor; None where the system does not tell."""
+    """Return the name of the first processor; None if unknown."""
     return _value("/proc/cpuinfo", "model name")
 
 
@@ -36,7 +36,7 @@ def _size(path: str, key: str) -> int | None:
 
 
 def _value(path: str, key: str) -> str | None:
-    """Return what follows `key:` in a file of such lines."""
+    """Return the value of `key` in a file of `key: value` lines."""
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Target rows on the host: checked, then padded to the number of slots that the graph has."""
+"""Target rows on the host: checked, then padded to the number of rows that the graph takes."""
 
 from __future__ import annotations
 
@@ -49,18 +49,19 @@ def pad_targets(
     Args:
         rows: (n, 6) numbers: image index in [0, batch_size), class in [0, num_classes), then
             centre x, centre y, width and height, each a fraction of the image's size in [0, 1].
-        max_targets: rows of the result, >= 1.
-        batch_size: images in the batch, >= 1.
-        num_classes: number of classes, >= 1.
-        overflow: policy for more rows than `max_targets`: refuse them, or keep those of the
-            largest area (the earlier row, where areas are equal).
+        max_targets: Number of rows of the result, >= 1.
+        batch_size: Images per batch, >= 1.
+        num_classes: Number of classes, >= 1.
+        overflow: Policy for more rows than `max_targets`: raise an error, or keep the rows of
+            largest area (the earlier one if areas are equal).
 
     Returns:
-        (max_targets, 6) float32; with `overflow="keep_largest"` a pair of it and the number of
+        (max_targets, 6) float32; with `overflow="keep_largest"`, that array and the number of
         rows dropped.
 
     Raises:
-        TargetError: a row cannot be trained on; the message names each bad row and why.
+        TargetError: a row cannot be trained on, or an argument is out of range. The message names
+            the bad rows and the reason for each.
         TooManyTargetsError: there are more rows than `max_targets`.
     """
     counts = {"max_targets": max_targets, "batch_size": batch_size, "num_classes": num_classes}
@@ -69,20 +70,20 @@ def pad_targets(
         raise TargetError(f"overflow is {overflow!r}; expected 'raise' or 'keep_largest'")
 
     checked = _checked(rows, batch_size, num_classes)  # (n, 6)
-    left_out = max(len(checked) - max_targets, 0)
-    if left_out and overflow == "raise":
+    dropped = max(len(checked) - max_targets, 0)
+    if dropped and overflow == "raise":
         raise TooManyTargetsError(
-            f"got {len(checked)} target rows, the graph has {max_targets} slots; export with a "
-            "larger max_targets, or drop the smallest boxes before: pad_targets(..., "
+            f"got {len(checked)} target rows, expected at most max_targets, {max_targets}; export "
+            "with a larger max_targets, or drop the smallest boxes with pad_targets(..., "
             'overflow="keep_largest")'
         )
-    if left_out:
+    if dropped:
         by_area = np.argsort(-checked[:, 4] * checked[:, 5], kind="stable")
         checked = checked[np.sort(by_area[:max_targets])]
 
     padded = np.zeros((max_targets, 6), np.float32)
     padded[: len(checked)] = checked
-    return (padded, left_out) if overflow == "keep_largest" else padded
+    return (padded, dropped) if overflow == "keep_largest" else padded
 
 
 def _checked(rows: npt.ArrayLike, batch_size: int, num_classes: int) -> npt.NDArray[np.float64]:
@@ -115,8 +116,8 @@ def _checked(rows: npt.ArrayLike, batch_size: int, num_classes: int) -> npt.NDAr
 def _is_bad(
     rows: npt.NDArray[np.float64], batch_size: int, num_classes: int
 ) -> npt.NDArray[np.bool_]:
-    """Vectorised form of `_problem`: batches are checked on every step.  # (n,)"""
-    with np.errstate(invalid="ignore"):  # NaN compares false, which is what is wanted
+    """Return which rows `_problem` rejects; vectorised, as every batch is checked.  # (n,)"""
+    with np.errstate(invalid="ignore"):  # NaN compares false, so it is bad
         index = rows[:, :2]
         good = (index >= 0) & (index < (batch_size, num_classes)) & (np.trunc(index) == index)
         boxes = (rows[:, 2:] >= 0) & (rows[:, 2:] <= 1)
@@ -125,7 +126,7 @@ def _is_bad(
 
 
 def _problem(row: npt.NDArray[np.float64], batch_size: int, num_classes: int) -> str:
-    """Say what is wrong with a row that `_is_bad` found."""
+    """Describe what is wrong with a row that `_is_bad` found."""
     for column, value in zip(COLUMNS, row.tolist(), strict=True):
         if not np.isfinite(value):
             return f"{column} is {value}; expected a finite number"
@@ -137,5 +138,5 @@ def _problem(row: npt.NDArray[np.float64], batch_size: int, num_classes: int) ->
                 return f"{column} is {int(value)}; expected 0 to {limit - 1}"
         elif not 0 <= value <= 1:
             kind = "negative" if value < 0 else "over 1"
-            return f"{column} is {value:g}, {kind}; expected a share of the image, 0 to 1"
+            return f"{column} is {value:g}, {kind}; expected a fraction of the image, 0 to 1"
     raise AssertionError("unreachable: _is_bad and _problem disagree")

@@ -1,4 +1,4 @@
-"""Freeze layers: their weights and their BatchNorm statistics stay as they are."""
+"""Freezing of layers: their weights and BatchNorm statistics stay as they are."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["FrozenBatchNorm2d", "freeze"]
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """A BatchNorm2d in evaluation mode for good, under the same parameter and buffer names.
+    """A BatchNorm2d that stays in evaluation mode, with the same parameter and buffer names.
 
-    It is a product and a sum, not a BatchNormalization, because a trainer that works on the ONNX
-    graph (ONNX Runtime's) turns every BatchNormalization to batch statistics.
+    It computes a product and a sum, not a BatchNormalization, because ONNX Runtime's training
+    switches every BatchNormalization in a graph to batch statistics.
 
     Args:
-        norm: the layer to replace; its tensors are taken over, not copied. It must have an affine
-            part and running statistics.
+        norm: Layer to replace, with an affine part and running statistics; its tensors are shared,
+            not copied.
 
     Raises:
-        ConfigError: `norm` lacks one of them.
+        ConfigError: `norm` lacks the affine part or the running statistics.
     """
 
     running_mean: Tensor
@@ -34,7 +34,7 @@ class FrozenBatchNorm2d(nn.Module):
         super().__init__()
         if not norm.affine or norm.running_mean is None or norm.running_var is None:
             raise ConfigError(
-                f"cannot freeze {norm}: expected affine=True and track_running_stats=True"
+                f"cannot freeze {norm}; expected affine=True and track_running_stats=True"
             )
         self.weight = norm.weight.requires_grad_(False)
         self.bias = norm.bias.requires_grad_(False)
@@ -58,18 +58,18 @@ class FrozenBatchNorm2d(nn.Module):
 def freeze(model: YoloV5, layers: int | Sequence[int]) -> None:
     """Freeze layers of a detector in place, as YOLOv5's `--freeze` chooses them.
 
-    Their parameters lose `requires_grad`. Unlike in YOLOv5 their BatchNorm layers keep their
-    statistics too: each becomes a `FrozenBatchNorm2d`. Names in the state dict stay. Layers that
-    are frozen already stay so.
+    Their parameters get `requires_grad=False`. Unlike in YOLOv5, their BatchNorm layers also keep
+    their statistics: each becomes a `FrozenBatchNorm2d`. Names in the state dict stay the same.
+    Layers that are already frozen stay frozen.
 
     Args:
-        model: the detector; change it before an optimizer is built over its parameters.
-        layers: one int n, alone or as the only item, means the layers 0 to n - 1 (10 is the P5
-            backbone, 0 is nothing); several mean the layers of these indices in `model.model`.
+        model: Detector; freeze its layers before building an optimizer over its parameters.
+        layers: Layers to freeze. One int n, alone or in a sequence, means the layers 0 to n - 1 (10
+            is the P5 backbone, 0 no layer); several ints are indices in `model.model`.
 
     Raises:
-        ConfigError: an index is outside the model, or nothing would be left to train. The model
-            is then unchanged.
+        ConfigError: an index is outside the model, or no parameter would be left to train. The
+            model is then unchanged.
     """
     frozen = [model.model[index] for index in _indices(layers, len(model.model))]
     kept = {id(parameter) for layer in frozen for parameter in layer.parameters()}
@@ -85,8 +85,8 @@ def freeze(model: YoloV5, layers: int | Sequence[int]) -> None:
 
 def _indices(layers: int | Sequence[int], count: int) -> list[int]:
     given = [layers] if isinstance(layers, int) else list(layers)
-    # A lone n is a number of layers, so n = count is in range; whether it makes sense is the
-    # caller's next question.
+    # A single n is a number of layers, so n = count is in range; `freeze` then refuses it because
+    # nothing is left to train.
     limit = count if len(given) == 1 else count - 1
     for value in given:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:

@@ -1,4 +1,4 @@
-"""YOLOv5's three optimizer groups: weight decay is for the weights of convolutions only."""
+"""YOLOv5's three optimizer groups; weight decay applies to one of them only."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _NORMS = (
 
 @dataclasses.dataclass(frozen=True)
 class ParameterGroups:
-    """Names of the trainable parameters by how they are optimized, each in the model's order.
+    """Names of the trainable parameters by optimizer group, each in the model's order.
 
     Attributes:
-        weights: weights of convolutions, linear layers and whatever is neither of the others;
-            weight decay applies to these alone.
-        norms: weights (scales) of normalisation layers.
-        biases: every `bias`, those of normalisation layers included.
+        weights: Weights of convolutions, linear layers and all else that is in no other group;
+            weight decay applies to this group only.
+        norms: Weights (scales) of normalisation layers.
+        biases: Biases of all layers, including normalisation layers.
     """
 
     weights: tuple[str, ...]
@@ -39,13 +39,13 @@ class ParameterGroups:
 
 
 def parameter_groups(model: nn.Module) -> ParameterGroups:
-    """Sort the parameters of any model that have `requires_grad` into YOLOv5's groups.
+    """Sort the parameters with `requires_grad` of any model into YOLOv5's groups.
 
-    Every one of them is in exactly one group; a parameter that two layers share is listed once,
-    under the name that `named_parameters` gives it.
+    Each is in exactly one group. A parameter that two layers share is listed once, under its name
+    in `named_parameters`.
 
     Args:
-        model: model of any kind, not only a detector.
+        model: Model of any kind, not only a detector.
     """
     weights, norms, biases = [], [], []
     for name, parameter in model.named_parameters():

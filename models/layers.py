@@ -1,7 +1,7 @@
 """The building blocks of YOLOv5 v5.0 to v7.0, under its names.
 
-The attribute names are those of YOLOv5's state dicts (`cv1`, `m.0.cv2.conv.weight`), so they are
-part of the interface.
+The attribute names occur in YOLOv5's state dicts (`m.0.cv2.conv.weight`), so they are part of the
+interface.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["C3", "SPP", "SPPF", "Bottleneck", "Concat", "Conv", "Detect", "Focus
 class Conv(nn.Module):
     """Convolution without bias, BatchNorm, SiLU: (B, c1, H, W) -> (B, c2, H / stride, W / stride).
 
-    `padding` defaults to half the kernel, which keeps the size at stride 1.
+    `padding` defaults to half the kernel, which preserves the size at stride 1.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Conv(nn.Module):
 
 
 class Focus(nn.Module):
-    """Squares of 2 x 2 pixels become one pixel of 4 times the channels, for a 3x3 convolution."""
+    """Squares of 2 x 2 pixels stacked into 4 times the channels, then a 3x3 convolution."""
 
     def __init__(self, c1: int, c2: int) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class Focus(nn.Module):
         """(B, c1, H, W), H and W even -> (B, c2, H / 2, W / 2)."""
         batch, channels, height, width = x.shape
         squares = x.reshape(batch, channels, height // 2, 2, width // 2, 2)
-        # The weights expect the square column by column, all channels of a pixel together.
+        # The weights expect the pixels of a square column by column, each with all its channels.
         stacked = squares.permute(0, 5, 3, 1, 2, 4)  # (B, column, row, c1, H / 2, W / 2)
         out: Tensor = self.conv(stacked.reshape(batch, 4 * channels, height // 2, width // 2))
         return out
 
 
 class Bottleneck(nn.Module):
-    """A 1x1 and a 3x3 convolution of the same width, with a residual path when `shortcut`."""
+    """A 1x1 and a 3x3 convolution of the same width, with a residual path if `shortcut`."""
 
     def __init__(self, channels: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the block to x, (B, channels, H, W); the shape stays."""
+        """Apply the block to x, (B, channels, H, W); the result has the same shape."""
         out: Tensor = self.cv2(self.cv1(x))
         return x + out if self.shortcut else out
 
@@ -87,7 +87,7 @@ class C3(nn.Module):
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling (arXiv 1406.4729), as max-pools side by side; `kernels` are odd."""
+    """Spatial pyramid pooling (arXiv 1406.4729) by parallel max-pools; `kernels` are odd."""
 
     def __init__(self, c1: int, c2: int, kernels: Sequence[int]) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class SPP(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling, as three 5x5 max-pools in a row.
+    """Spatial pyramid pooling by three 5x5 max-pools in sequence.
 
-    Pooled twice and three times, a 5x5 window covers 9x9 and 13x13.
+    Two and three of them in sequence cover windows of 9x9 and 13x13.
     """
 
     def __init__(self, c1: int, c2: int) -> None:
@@ -128,7 +128,7 @@ class SPPF(nn.Module):
 
 
 class Concat(nn.Module):
-    """Feature maps of one size, joined along their channels."""
+    """Concatenation of feature maps of the same size along their channels."""
 
     def forward(self, *maps: Tensor) -> Tensor:
         """(B, c1, H, W), (B, c2, H, W), ... -> (B, c1 + c2 + ..., H, W)."""
@@ -139,17 +139,17 @@ class Detect(nn.Module):
     """The head: a 1x1 convolution per level, to `na` boxes per cell.
 
     Args:
-        num_classes: number of classes, nc >= 1.
-        anchors: w, h, w, h, ... in pixels, per level; as many at each level.
-        channels: channels of each level's feature map.
-        strides: pixels per cell, per level.
+        num_classes: Number of classes, nc >= 1.
+        anchors: Anchors as w, h, w, h, ... in pixels, per level; equally many per level.
+        channels: Number of channels of the feature map, per level.
+        strides: Pixels per cell, per level.
 
     Attributes:
-        nl, na, nc, no: numbers of levels, anchors per level, classes, outputs per box (5 + nc).
-        anchors: buffer (nl, na, 2), width and height in cells of the level; in the state dict.
-        stride: buffer (nl,), the strides as floats; YOLOv5 keeps it out of the state dict.
-        strides: the strides as Python integers, which an export needs.
-        m: convolutions, one per level.
+        nl, na, nc, no: Numbers of levels, anchors per level, classes, outputs per box (5 + nc).
+        anchors: Buffer (nl, na, 2), width and height in cells of the level; in the state dict.
+        stride: Buffer (nl,), strides as floats; as in YOLOv5, not in the state dict.
+        strides: Strides as Python integers, which an export needs.
+        m: Convolutions, one per level.
     """
 
     anchors: Tensor
@@ -176,8 +176,8 @@ class Detect(nn.Module):
     @torch.no_grad()
     def _initialise_biases(self) -> None:
         # Priors, so that the first steps need not learn that most cells are empty (Lin et al.,
-        # arXiv 1708.02002, section 3.3): about 8 objects in an image of 640 pixels, and each
-        # class about equally likely.
+        # arXiv 1708.02002, section 3.3): about 8 objects per image of 640 pixels, and classes of
+        # about equal probability.
         for conv, stride in zip(self.m, self.strides, strict=True):
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             bias = conv.bias.view(self.na, self.no)
@@ -185,7 +185,7 @@ class Detect(nn.Module):
             bias[:, 5:] += math.log(0.6 / (self.nc - 0.99999))
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps (B, c, H, W), one a level -> raw maps (B, na, H, W, 5 + nc)."""
+        """Feature maps (B, c, H, W), one per level -> raw maps (B, na, H, W, 5 + nc)."""
         return tuple(self._level(conv(x)) for conv, x in zip(self.m, features, strict=True))
 
     def _level(self, x: Tensor) -> Tensor:  # (B, na * no, H, W)
@@ -194,7 +194,7 @@ class Detect(nn.Module):
         return x.permute(0, 1, 3, 4, 2).contiguous()  # (B, na, H, W, no)
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
-        """Raw maps (B, na, H, W, 5 + nc), one a level -> boxes (B, N, 5 + nc); see `YoloV5`."""
+        """Raw maps (B, na, H, W, 5 + nc), one per level -> boxes (B, N, 5 + nc); see `YoloV5`."""
         return torch.cat(
             [
                 _decode_level(raw, anchors * stride, stride)

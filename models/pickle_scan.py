@@ -1,9 +1,9 @@
-"""What a pickle of torch would do, found out from its instructions without following them.
+"""Analysis of a torch pickle's instructions, without executing them.
 
-The stack that the instructions work on is modelled: for every object its size, and its value where
-that decides what is done. So a pickle is refused that would take more memory or time than its file
-has bytes for. A few lines of pickle can make a pair of one object twice, a pair of that pair twice,
-and so on: it takes no memory, but whoever compares, hashes or prints it is never done.
+The pickle's stack is modelled: the size of every object, and its value if later instructions depend
+on it. A pickle is refused if loading it would take memory or time out of proportion to its size. A
+few instructions can make a pair of one object twice, a pair of that pair twice, and so on: it takes
+little memory, but comparing, hashing or printing it would never end.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import IO, Any, NamedTuple
 
 __all__ = ["PickleScan", "scan_pickle"]
 
-_MOST = 5_000_000  # objects; thirty times what the largest YOLOv5 has
-_MOST_NAMES = 1_000  # for each, torch looks through all others; the largest YOLOv5 has 40
-_TEXT = 64  # characters that count as an object
-_LONGEST_TUPLE = 8  # of which the values are kept
+_MOST = 5_000_000  # objects; thirty times as many as in the largest YOLOv5
+_MOST_NAMES = 1_000  # torch searches all for each of them; the largest YOLOv5 has 40
+_TEXT = 64  # characters that count as one object
+_LONGEST_TUPLE = 8  # values that are kept
 _PUTS, _GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
 _CALLS = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST")
 _NAMED = ("GLOBAL", "STACK_GLOBAL", "INST")
 
 _ENCODE, _LATIN = "_codecs.encode", "latin1"
-_DICTIONARY = "collections.OrderedDict()"  # what a call of it gives
+_DICTIONARY = "collections.OrderedDict()"  # value of the objects that a call of it makes
 _ELEMENT_SIZES = {
     **dict.fromkeys(("Double", "Long"), 8),
     **dict.fromkeys(("Float", "Int"), 4),
@@ -36,13 +36,13 @@ _ELEMENT_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class PickleScan:
-    """What a pickle needs.
+    """Names, storages and texts in a pickle.
 
     Attributes:
-        names: full names of its classes and functions.
-        storages: key of each storage -> bytes that it is said to have.
-        texts: all texts in it, in order.
-        operations: names of the instructions in it.
+        names: Full names of the classes and functions.
+        storages: Declared size in bytes of each storage, by its key.
+        texts: All texts, in order.
+        operations: Names of the instructions.
     """
 
     names: frozenset[str]
@@ -52,16 +52,16 @@ class PickleScan:
 
 
 def scan_pickle(file: IO[bytes], check_name: Callable[[str], None]) -> PickleScan:
-    """Read the instructions of a pickle, from where the file stands to the pickle's end.
+    """Read the instructions of a pickle, from the file's current position to the pickle's end.
 
     Args:
-        file: what holds it.
-        check_name: is given the full name of each class and function, and may raise.
+        file: File that contains the pickle.
+        check_name: Function called with the full name of each class and function; it may raise.
 
     Raises:
-        ValueError: it makes more than a checkpoint would, or calls what no checkpoint calls.
-        LookupError: it is damaged.
-        UnpicklingError: it holds a whole module in torch's format from before 1.6.
+        ValueError: the pickle makes more objects than a checkpoint, or calls what none calls.
+        LookupError: the pickle is damaged.
+        UnpicklingError: the pickle holds a whole module in torch's format from before 1.6.
     """
     machine = _Machine(check_name)
     for opcode, argument, _ in pickletools.genops(file):
@@ -74,8 +74,8 @@ def scan_pickle(file: IO[bytes], check_name: Callable[[str], None]) -> PickleSca
     )
 
 
-class _Entry(NamedTuple):
-    """An object; its value is known of numbers, texts, names of classes, and tuples of these."""
+class _StackEntry(NamedTuple):
+    """An object; its value is known for numbers, texts, class names, and tuples of them."""
 
     size: int
     value: Any = None
@@ -84,8 +84,8 @@ class _Entry(NamedTuple):
 class _Machine:
     """The stack of a pickle.
 
-    What is put into a list or dictionary after it was memorised is not counted where it is used
-    again: those cannot be hashed.
+    If a list or dictionary is filled after it was memorised, its later uses do not count the new
+    elements. That is safe, since neither can be hashed.
     """
 
     def __init__(self, check_name: Callable[[str], None]) -> None:
@@ -94,9 +94,9 @@ class _Machine:
         self.texts: list[str] = []
         self.operations: set[str] = set()
         self._check_name = check_name
-        self._made = 0  # by calls, which copy what they are given
-        self._stack: list[_Entry | None] = []  # None: a mark
-        self._memo: dict[int, _Entry | None] = {}
+        self._made = 0  # objects made by calls, which copy their arguments
+        self._stack: list[_StackEntry | None] = []  # None: a mark
+        self._memo: dict[int, _StackEntry | None] = {}
 
     def feed(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
@@ -115,10 +115,10 @@ class _Machine:
             size = 1 + text + sum(entry.size for entry in taken)
             self._limit(size)
             value = self._value(name, argument, taken, size)
-            self._stack.extend([_Entry(size, value)] * len(opcode.stack_after))
+            self._stack.extend([_StackEntry(size, value)] * len(opcode.stack_after))
 
-    def _value(self, name: str, argument: Any, taken: list[_Entry], size: int) -> Any:
-        """Return what is known of the object that an operation makes; check what it does."""
+    def _value(self, name: str, argument: Any, taken: list[_StackEntry], size: int) -> Any:
+        """Check an operation, and return the value of the object that it makes, if known."""
         if name in _NAMED:
             if name == "STACK_GLOBAL":
                 argument = ".".join(str(entry.value) for entry in taken)
@@ -129,7 +129,7 @@ class _Machine:
             _check_call(taken)
             return f"{taken[0].value}()"
         if name == "BUILD":
-            if taken[0].value == _DICTIONARY:  # it takes over a copy of its attributes
+            if taken[0].value == _DICTIONARY:  # it gets a copy of its attributes
                 self._made += size
                 self._limit(self._made)
             return taken[0].value
@@ -142,7 +142,7 @@ class _Machine:
         return argument if isinstance(argument, (str, int)) and not taken else None
 
     def _named(self, name: str) -> str:
-        # What torch writes under its name in Python 2 has another in Python 3.
+        # torch writes names of Python 2, which differ in Python 3.
         name = name.replace("__builtin__.", "builtins.", 1)
         if name not in self.names:
             self._check_name(name)
@@ -152,11 +152,11 @@ class _Machine:
         return name
 
     def _storage(self, identity: Any) -> None:
-        """Note how many bytes a storage is said to have: torch does not ask how many there are."""
+        """Record the declared size of a storage: torch does not compare it with the actual one."""
         if isinstance(identity, tuple) and identity[:1] == ("module",):  # with its source text
             raise pickle.UnpicklingError("it holds whole modules in the old format")
         if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage"):
-            raise ValueError("it refers to something that is no storage")
+            raise ValueError("it refers to an object that is not a storage")
         _, kind, key, _, count, *_ = identity
         kind = str(kind).removeprefix("torch.").removesuffix("Storage")
         if not (
@@ -169,10 +169,10 @@ class _Machine:
             raise ValueError("it refers to a storage as torch.save does not")
         size = count * _ELEMENT_SIZES[kind]
         if self.storages.setdefault(key, size) != size:
-            raise ValueError(f"it says that storage {key} has {size} bytes, and another number")
+            raise ValueError(f"it declares two sizes of storage {key}, one of them {size} bytes")
 
-    def _taken(self, opcode: pickletools.OpcodeInfo) -> list[_Entry]:
-        """Take from the stack what an operation takes, the lowest first."""
+    def _taken(self, opcode: pickletools.OpcodeInfo) -> list[_StackEntry]:
+        """Pop the arguments of an operation from the stack, the lowest first."""
         before = list(opcode.stack_before)
         taken = []
         if pickletools.markobject in before:
@@ -190,8 +190,8 @@ class _Machine:
             raise ValueError("its objects refer to each other without end")
 
 
-def _check_call(taken: list[_Entry]) -> None:
-    """Refuse all encodings but the one that pickles bytes: others take time, or multiply."""
+def _check_call(taken: list[_StackEntry]) -> None:
+    """Refuse encodings other than that of pickled bytes: others may be slow, or multiply."""
     if taken[0].value == _ENCODE:
         _, arguments = taken
         if not (isinstance(arguments.value, tuple) and arguments.value[1:] == (_LATIN,)):

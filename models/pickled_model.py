@@ -1,4 +1,4 @@
-"""A pickled torch module, of which only stand-ins were loaded, taken apart by its attributes."""
+"""Modules and tensors of a pickled torch module that was loaded as stand-ins."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from exportloss.models.torch_file import StandIn
 
 __all__ = ["modules_of", "tensors_of"]
 
-_MAX_MODULES = 10_000  # the largest YOLOv5 has a tenth; a crafted file may have a cycle
+_MAX_MODULES = 10_000  # ten times those of the largest YOLOv5; a crafted file may have a cycle
 
 
 def modules_of(root: StandIn) -> dict[str, StandIn]:
-    """Return every module below `root` by its path, as `named_modules` does; `root` is "".
+    """Return all modules by their paths, as `named_modules` does; the path of `root` is "".
 
     Raises:
         ArtifactError: there are more modules than a detector has.
@@ -38,7 +38,7 @@ def modules_of(root: StandIn) -> dict[str, StandIn]:
 
 
 def tensors_of(modules: Mapping[str, StandIn]) -> dict[str, Tensor]:
-    """Return parameters and buffers by their names in the state dict."""
+    """Return parameters and persistent buffers by their names in the state dict."""
     return {
         f"{path}.{name}" if path else name: tensor
         for path, module in modules.items()

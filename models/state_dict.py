@@ -1,4 +1,4 @@
-"""Weights written for YOLOv5 and others: a state dict in a file."""
+"""Writing of weights for YOLOv5 and others, as a state dict in a file."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ WEIGHTS_FORMAT = FileFormat(
 
 
 def save_state_dict(model: YoloV5, path: str | Path, *, names: Sequence[str] | None = None) -> None:
-    """Write a detector's tensors by YOLOv5's names, float32, `anchors` and counters included.
+    """Write a detector's tensors under YOLOv5's names, float32, with `anchors` and counters.
 
-    A `.pt` holds a plain dictionary, which `torch.load(path, weights_only=True)` reads and
-    YOLOv5's `model.load_state_dict` takes. A `.safetensors` says in its metadata also what they
-    are of: `model`, and as JSON `names`, `anchors` (nl, na, 2) in pixels and `strides`.
+    A `.pt` file holds a plain dictionary, which `torch.load(path, weights_only=True)` reads and
+    YOLOv5's `model.load_state_dict` accepts. A `.safetensors` file also describes the detector in
+    its metadata: `model`, and as JSON `names`, `anchors` (nl, na, 2) in pixels and `strides`.
 
     Args:
-        model: the detector.
-        path: ends in `.pt` or `.safetensors`; replaced if it is there.
-        names: class names; default the class numbers.
+        model: Detector.
+        path: File to write, in `.pt` or `.safetensors`; an existing one is replaced.
+        names: Class names; default the class numbers.
 
     Raises:
-        ConfigError: the path ends otherwise.
+        ConfigError: the path has another suffix.
         ArtifactError: the file cannot be written.
     """
     path = Path(path)
@@ -56,6 +56,6 @@ def save_state_dict(model: YoloV5, path: str | Path, *, names: Sequence[str] | N
         write_tensors(buffer, {name: tensor.numpy() for name, tensor in tensors.items()}, about)
         content = buffer.getvalue()
     else:
-        raise ConfigError(f"{path}: expected a file that ends in .pt or .safetensors")
+        raise ConfigError(f"{path} has the suffix {path.suffix!r}; expected .pt or .safetensors")
     with new_file(path) as temporary:
         temporary.write_bytes(content)

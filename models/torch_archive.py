@@ -1,8 +1,8 @@
-"""Archives of `torch.save`, seen as torch's own reader sees them.
+"""Archives of `torch.save`, read as torch's own reader reads them.
 
-Readers of zip files differ: where a name is there twice, one takes the first and another the last;
-torch's does not tell capitals from small letters. So an archive is refused in which another reader,
-Python's, finds anything else than torch's.
+Readers of zip files differ: if a name occurs twice, one takes the first entry and another the last;
+torch's ignores the case of letters. So an archive is refused if Python's reader finds anything else
+in it than torch's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def read_pickle(content: bytes) -> tuple[bytes, dict[str, int]]:
     """Return the pickle of an archive, and the bytes of each storage in it by its key.
 
     Raises:
-        ValueError: the archive has a name twice, compressed parts, or parts that overlap, or the
-            two readers disagree.
-        Exception: what they raise over a damaged archive.
+        ValueError: the archive has a name twice, or compressed or overlapping parts, or the two
+            readers disagree.
+        Exception: whatever the readers raise for a damaged archive.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         _check_entries(archive.infolist(), len(content))
@@ -53,7 +53,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     names: set[str] = set()
     for entry in entries:
         name = entry.filename
-        if entry.compress_type != zipfile.ZIP_STORED:  # small files could fill the memory
+        if entry.compress_type != zipfile.ZIP_STORED:  # a small file could fill the memory
             raise ValueError(f"{name[:_LONGEST_NAME]} is compressed, which torch.save never does")
         if len(name) > _LONGEST_NAME:
             raise ValueError(f"it has a name of {len(name)} characters")

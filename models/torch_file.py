@@ -1,13 +1,13 @@
-"""Files of `torch.save`, read without running anything that is in them.
+"""Files of `torch.save`, read without running any code in them.
 
 A pickle is a program: it names classes and functions, and calls them. YOLOv5's checkpoints hold
-whole models, so they name classes that are not installed here. Each gets a stand-in that keeps
-attributes and has no code. Names that no checkpoint of YOLOv5 needs are refused before anything
-is loaded, and torch's own restricted unpickler (`torch.load(weights_only=True)`) does the loading,
-which knows tensors and the stand-ins only.
+whole models, so they name classes that are not installed here. Each is replaced by a stand-in,
+which keeps attributes and has no code. Names that no checkpoint of YOLOv5 needs are refused before
+anything is loaded. Then torch's own restricted unpickler (`torch.load(weights_only=True)`) loads
+the file; it knows only tensors and the stand-ins.
 
-The file is read once, into memory. What is searched is what torch's own reader of archives finds
-in there, and torch loads the same bytes.
+The file is read once, into memory. The scanned bytes are those that torch's own archive reader
+finds, and torch loads the same ones.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from exportloss.runtime.artifact.limits import MAX_STATE_BYTES
 
 __all__ = ["StandIn", "load_torch_file"]
 
-# Classes and functions that get a stand-in: YOLOv5's own, layers, and what its settings hold.
+# Classes and functions to replace by stand-ins: YOLOv5's own, layers, and types in its settings.
 _STAND_IN = re.compile(
     r"(models|utils|torch\.nn\.modules)\.[\w.]+"
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
     r"|pathlib\.(_local\.)?\w+Path"
 )
-# Tensors and containers, which torch makes itself. Neither `torch.Tensor` nor an untyped storage is
-# among them: called with a size, they are memory that nobody has written to.
+# Tensors and containers, which torch loads itself. Neither `torch.Tensor` nor an untyped storage is
+# among them: called with a size, they return uninitialised memory.
 _TORCH = re.compile(
     r"torch\.(Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
     r"|torch\.(Size|device|bool|bfloat16|float(16|32|64)|uint8|int(8|16|32|64))"
@@ -50,10 +50,10 @@ _OTHER_KINDS = (
     (re.compile(r"models\.yolo\.Segment"), "it is a segmentation model's checkpoint"),
     (re.compile(r"models\.yolo\.Classif"), "it is a classifier's checkpoint"),
 )
-_ZIP = b"PK\3\4"  # how a zip file begins
+_ZIP = b"PK\3\4"  # first bytes of a zip file
 _OLD = (
-    "; it is in torch's format from before 1.6, of which state dicts are read, no whole models: "
-    "load it and save it again where YOLOv5 is installed"
+    "; it is in torch's format from before 1.6, in which only state dicts are read, not whole "
+    "models; load it and save it again where YOLOv5 is installed"
 )
 # Magic number, version, machine, the object itself, and the keys of the storages after it.
 _PICKLES_OF_THE_OLD_FORMAT = 5
@@ -63,17 +63,17 @@ _LIST_OF_TEXTS = frozenset(
 
 
 class StandIn:
-    """An object of a class that is not loaded; a subclass for each class keeps its name.
+    """An object of a class that is not loaded; there is one subclass per class, with its name.
 
     Attributes:
-        attributes: what the file says the object's `__dict__` is.
+        attributes: The object's `__dict__`, as the file has it.
     """
 
     __slots__ = ("attributes",)
     attributes: dict[str, Any]
 
     def __new__(cls, *_: object) -> Self:
-        """Take whatever arguments the class or function takes, and do nothing with them."""
+        """Ignore the arguments, which are those of the class or function."""
         self = super().__new__(cls)
         self.attributes = {}
         return self
@@ -84,16 +84,19 @@ class StandIn:
 
 
 def load_torch_file(path: Path) -> Any:
-    """Read what `torch.save` wrote, in its zip format or the older one, onto the CPU.
+    """Read a file of `torch.save`, in the zip format or the older one, onto the CPU.
 
-    A whole model is read in the zip format only.
+    Whole models are read in the zip format only.
+
+    Args:
+        path: File of at most 8 GiB.
 
     Returns:
         Containers, numbers, tensors, and a `StandIn` for any other object.
 
     Raises:
-        ArtifactError: the file is unreadable, or names an object that a YOLOv5 checkpoint has no
-            use for; the message names it, and nothing of the file has been executed.
+        ArtifactError: the file is unreadable, or names an object that no YOLOv5 checkpoint needs.
+            The message names the object; nothing in the file has been executed.
     """
     try:
         content = read_bounded(path, MAX_STATE_BYTES, error=ArtifactError)
@@ -109,7 +112,7 @@ def load_torch_file(path: Path) -> Any:
     except ArtifactError:
         raise
     except Exception as error:  # a damaged file can make the readers raise anything
-        # Torch precedes its reason with advice to read the file unsafely.
+        # Drop torch's advice to read the file unsafely, which precedes the reason.
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         old = isinstance(error, pickle.UnpicklingError) and not content.startswith(_ZIP)
         raise ArtifactError(
@@ -119,7 +122,7 @@ def load_torch_file(path: Path) -> Any:
 
 
 def _drop_attributes(root: object) -> None:
-    """Take from dictionaries the attributes that the file gave them: one may be called `items`."""
+    """Remove attributes of dictionaries that come from the file: one may be called `items`."""
     seen, waiting = set(), [root]
     while waiting:
         value = waiting.pop()
@@ -143,12 +146,11 @@ def _stand_in(name: str) -> type[StandIn]:
 
 
 def _named_objects(path: Path, content: bytes) -> frozenset[str]:
-    """Return the full name of every class and function that the file's pickles name.
+    """Return the full names of all classes and functions in the file's pickles.
 
     Raises:
-        ArtifactError: at the first that is neither loaded nor replaced.
-        ValueError: a storage has not the bytes that it is said to have, or the file is no file of
-            `torch.save`.
+        ArtifactError: one of them is neither loaded nor replaced.
+        ValueError: a storage's declared size is wrong, or the file is not one of `torch.save`.
     """
 
     seen: list[str] = []
@@ -172,12 +174,12 @@ def _named_objects(path: Path, content: bytes) -> frozenset[str]:
     found = scan_pickle(io.BytesIO(pickled), check)
     for key, size in found.storages.items():
         if sizes.get(key) != size:
-            raise ValueError(f"storage {key} is said to have {size} bytes, it has {sizes.get(key)}")
+            raise ValueError(f"storage {key} has {sizes.get(key)} bytes, expected {size}")
     return found.names
 
 
 def _other_kind(names: Sequence[str]) -> str:
-    """Say what a checkpoint is that names such classes, where it is known and no detector's."""
+    """Describe the kind of checkpoint that has such names, if known and not a detector's."""
     for known, kind in _OTHER_KINDS:
         if any(known.match(name) for name in names):
             return f"{kind}; "
@@ -185,9 +187,9 @@ def _other_kind(names: Sequence[str]) -> str:
 
 
 def _check_old_storages(found: PickleScan, keys: PickleScan) -> None:
-    """See that the old format's list of the storages that follow has all that are referred to.
+    """Check that all storages in use are in the old format's list of storages that follow.
 
-    Torch leaves the memory of others as it was.
+    Torch would leave the memory of others uninitialised.
     """
     if not keys.operations <= _LIST_OF_TEXTS or found.storages.keys() - set(keys.texts):
         raise ValueError("it does not hold all storages that it refers to")

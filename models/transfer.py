@@ -1,4 +1,4 @@
-"""A detector with the weights of a checkpoint, for the same classes or others."""
+"""Building of a detector with a checkpoint's weights, for the same classes or others."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from exportloss.models.yolov5 import YoloV5, yolov5
 __all__ = ["Transferred", "transfer"]
 
 _Option = bool | int | tuple[int, ...] | None
-# A block's second argument in a yaml, where it has none; it changes the function but no tensor.
+# Defaults of a block's second argument in a yaml; it affects the function but no tensor.
 _DEFAULTS: Mapping[str, Any] = {"C3": True, "SPP": (5, 9, 13), "SPPF": 5}
-_OPTIONAL = (".num_batches_tracked", ".anchors")  # a state that training saved has none
+_OPTIONAL = (".num_batches_tracked", ".anchors")  # not in saved training states
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,10 @@ class Transferred:
     """A detector with the weights of a checkpoint.
 
     Attributes:
-        model: detector.
-        taken: number of its tensors that are the checkpoint's.
-        total: number of its tensors. Neither number includes counters of batches, which nothing
-            depends on, and anchors, which are the checkpoint's wherever it has some.
+        model: Detector.
+        taken: Number of its tensors that come from the checkpoint.
+        total: Number of all its tensors. Neither number includes batch counters, on which nothing
+            depends, or anchors, which come from the checkpoint if it has any.
     """
 
     model: YoloV5
@@ -40,21 +40,21 @@ class Transferred:
 def transfer(checkpoint: Checkpoint, num_classes: int | None = None) -> Transferred:
     """Build the checkpoint's detector and give it every tensor that fits, as YOLOv5 does.
 
-    For the checkpoint's own number of classes that is all of them, bit for bit. For another the
-    head's convolutions start anew, from torch's default generator. The anchors stay those of the
-    checkpoint, which its other layers have learnt to serve.
+    For the checkpoint's number of classes these are all tensors, bit for bit. For another number
+    the head's convolutions are initialised anew, from torch's default generator. The anchors remain
+    the checkpoint's, for which its other layers were trained.
 
     Args:
-        checkpoint: result of `read_checkpoint`.
-        num_classes: number of classes, >= 1; default the checkpoint's.
+        checkpoint: Result of `read_checkpoint`.
+        num_classes: Number of classes, >= 1; default the checkpoint's.
 
     Raises:
-        ArtifactError: the checkpoint has another architecture.
+        ArtifactError: the checkpoint's architecture is not that of the detector it names.
         ConfigError: `num_classes` is below 1.
     """
     try:
         model = yolov5(checkpoint.model, checkpoint.num_classes, anchors=checkpoint.anchors)
-    except ConfigError as error:  # about its anchors
+    except ConfigError as error:  # the anchors are unsuitable
         raise ArtifactError(f"{checkpoint.path}: {error}") from error
     _check(checkpoint, model)
     if num_classes not in (None, checkpoint.num_classes):
@@ -71,12 +71,12 @@ def transfer(checkpoint: Checkpoint, num_classes: int | None = None) -> Transfer
 
 
 def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
-    """Compare strides, tensors, modules and the way they are connected with the model's."""
+    """Compare strides, tensors, modules and their connections with those of the model."""
 
     def compare(what: str, got: object, expected: object) -> None:
         if got != expected:
             raise ArtifactError(
-                f"{checkpoint.path} is no {model.name} of YOLOv5: {what} is "
+                f"{checkpoint.path} is not YOLOv5's {model.name}: {what} is "
                 f"{excerpt(got, 200)}, expected {expected}"
             )
 
@@ -109,7 +109,7 @@ def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
 
 
 def _wiring(yaml: Mapping[str, Any]) -> dict[int, tuple[tuple[int, ...], _Option]]:
-    """Return for each layer the indices of its inputs, and its option."""
+    """Return the indices of each layer's inputs, and its option, by the layer's index."""
     wiring = {}
     for index, (inputs, _, module, options) in enumerate([*yaml["backbone"], *yaml["head"]]):
         taken = tuple(
@@ -130,7 +130,7 @@ def _option_in_yaml(module: Any, options: Any) -> _Option:
 
 
 def _option(layer: nn.Module) -> _Option:
-    """Return whether a C3's blocks have a shortcut, or over how much a pyramid pools."""
+    """Return whether a C3's blocks have a shortcut, or the kernels of a pyramid's pooling."""
     if isinstance(layer, C3):
         return layer.shortcut
     if isinstance(layer, SPP):

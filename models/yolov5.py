@@ -1,9 +1,9 @@
-"""The detectors of YOLOv5, layer for layer under YOLOv5's indices.
+"""The detectors of YOLOv5, layer by layer under YOLOv5's indices.
 
-All are one plan: a backbone that halves the image at every stage, a way down from the coarsest
-stage to stride 8 (FPN, arXiv 1612.03144) and a way back up (PAN, arXiv 1803.01534). P5 and P6
-differ in the number of stages, the sizes in width and depth. Ten are those of v6.0 to v7.0; eight
-those of v5.0, which begin and end the backbone in another way.
+All have the same structure: a backbone that halves the resolution at every stage, a path from the
+coarsest stage to stride 8 (FPN, arXiv 1612.03144) and a path back (PAN, arXiv 1803.01534). P5 and
+P6 differ in the number of stages, the sizes in width and depth. There are ten detectors of v6.0 to
+v7.0, and eight of v5.0, which begin and end the backbone differently.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Anchors = Sequence[Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """What P5, P6 and the versions differ in; widths and repeats are those of size l."""
+    """Parameters in which P5, P6 and the versions differ; widths and repeats are for size l."""
 
     widths: tuple[int, ...]  # channels of the stages, at strides 2, 4, 8, ...
     repeats: tuple[int, ...]  # bottlenecks of the stages from stride 4 on
     anchors: tuple[tuple[float, ...], ...]  # w, h, w, h, ... in pixels, from stride 8 on
-    spp_kernels: tuple[int, ...] = ()  # of v5.0's SPP; none: as in v6.0 and later
+    spp_kernels: tuple[int, ...] = ()  # of v5.0's SPP; empty for v6.0 and later
 
     @property
     def focus(self) -> bool:
-        """Whether the stem is v5.0's."""
+        """Whether the stem is v5.0's Focus."""
         return bool(self.spp_kernels)
 
     @property
     def num_layers(self) -> int:
-        """Stem, stages and pooling; for each step up 4 layers, for each step down 3; the head."""
+        """Number of layers: stem, stages, pooling, 4 per step up, 3 per step down, and the head."""
         return 1 + 2 * len(self.repeats) + 1 + (4 + 3) * (len(self.anchors) - 1) + 1
 
 
@@ -87,8 +87,9 @@ class YoloV5(nn.Module):
     """A YOLOv5 detector; build one with `yolov5`.
 
     Attributes:
-        model: the layers, under YOLOv5's indices; the last one is `Detect`.
-        sources: indices of the layers that each layer takes its inputs from; () is the one before.
+        model: Layers, under YOLOv5's indices; the last one is `Detect`.
+        sources: Indices of the layers from which each layer takes its inputs; () means the
+            previous layer.
     """
 
     def __init__(
@@ -104,18 +105,18 @@ class YoloV5(nn.Module):
         self._saved = frozenset(index for taken in sources for index in taken)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run the network, the same way in training and evaluation.
+        """Run the network; the result has the same form in training and evaluation mode.
 
         Args:
             images: (B, 3, H, W), floating point in [0, 1]; H and W are multiples of the largest
                 stride (32, or 64 for P6).
 
         Returns:
-            One raw map per level, finest first: (B, na, H / stride, W / stride, 5 + nc), all before
-            the sigmoid, as the loss and `decode` take them.
+            One raw map per level, finest first: (B, na, H / stride, W / stride, 5 + nc), before
+            the sigmoid, for the loss and `decode`.
 
         Raises:
-            ConfigError: the images have another type or shape.
+            ConfigError: the images have a wrong type or shape.
         """
         maps: tuple[Tensor, ...] = self.detect(*self.features(images))
         return maps
@@ -153,7 +154,7 @@ class YoloV5(nn.Module):
         """Turn raw maps into boxes, as YOLOv5 does for inference (before non-maximum suppression).
 
         Args:
-            levels: the maps that `forward` returns, (B, na, H, W, 5 + nc) each.
+            levels: Maps that `forward` returns, each (B, na, H, W, 5 + nc).
 
         Returns:
             (B, N, 5 + nc): centre x, centre y, width, height in pixels of the input, objectness
@@ -161,23 +162,23 @@ class YoloV5(nn.Module):
             order level, anchor, row, column.
 
         Raises:
-            ConfigError: the number of levels is another.
+            ConfigError: the number of levels is wrong.
         """
         if len(levels) != self.detect.nl:
             raise ConfigError(
-                f"decode got {len(levels)} levels; {self.name} has {self.detect.nl}: pass all "
-                "the maps that the model returns"
+                f"decode got {len(levels)} levels, expected the {self.detect.nl} of {self.name}; "
+                "pass all maps that the model returns"
             )
         return self.detect.decode(levels)
 
     @property
     def name(self) -> str:
-        """The full name, such as `yolov5n6`."""
+        """Full name, such as `yolov5n6`."""
         return self._name
 
     @property
     def detect(self) -> Detect:
-        """The head, which is the last layer."""
+        """Head, the last layer."""
         head = self.model[-1]
         assert isinstance(head, Detect)
         return head
@@ -189,28 +190,28 @@ class YoloV5(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels a cell of each level covers: (8, 16, 32), for P6 (8, 16, 32, 64)."""
+        """Pixels per cell, per level: (8, 16, 32), for P6 (8, 16, 32, 64)."""
         return self.detect.strides
 
     @property
     def anchors_px(self) -> Tensor:
-        """Anchor widths and heights in pixels, (nl, na, 2), from the `anchors` buffer."""
+        """Widths and heights of the anchors in pixels, (nl, na, 2), from the `anchors` buffer."""
         return self.detect.anchors * self.detect.stride.view(-1, 1, 1)
 
     def set_anchors(self, anchors: Sequence[Sequence[Sequence[float]]]) -> None:
-        """Replace the anchors; boxes that were learnt with others are then off until retrained.
+        """Replace the anchors; a trained model's boxes are then wrong until it is trained again.
 
         Args:
-            anchors: (nl, na, 2) widths and heights in pixels, finest level first; as many as there
-                are.
+            anchors: (nl, na, 2) widths and heights in pixels, finest level first, of the same shape
+                as the present ones.
 
         Raises:
-            ConfigError: they have another shape, or shrink from the first level to the last.
+            ConfigError: the shape is wrong, or anchors shrink from the first level to the last.
         """
         pixels = self.detect.anchors.new_tensor(anchors)
         shape, expected = tuple(pixels.shape), tuple(self.detect.anchors.shape)
         if shape != expected:
-            raise ConfigError(f"anchors have shape {shape}; those of {self.name} have {expected}")
+            raise ConfigError(f"anchors have shape {shape}; {self.name} expects {expected}")
         flat = [[side for anchor in level for side in anchor] for level in anchors]
         _check_anchors(flat, num_levels=self.detect.nl, model=self.name)
         self.detect.anchors.copy_(pixels / self.detect.stride.view(-1, 1, 1))
@@ -223,12 +224,12 @@ def yolov5(name: str, num_classes: int = 80, *, anchors: Anchors | None = None) 
     and number of classes loads with `strict=True`.
 
     Args:
-        name: `yolov5n`, `s`, `m`, `l`, `x`, or with a 6 for the P6 form: `yolov5n6`; with
-            `-v5.0` that version's architecture, which has no n: `yolov5s-v5.0`, `yolov5s6-v5.0`.
-            The size alone (`n`, `n6`, `s-v5.0`) will do.
-        num_classes: number of classes, >= 1.
-        anchors: per level, finest first, the anchors as flat `w, h, w, h, ...` in pixels; as many
-            at each level. Default: YOLOv5's for COCO.
+        name: Name of the model: `yolov5` with the size `n`, `s`, `m`, `l` or `x`; with a 6 for the
+            P6 form (`yolov5n6`); with `-v5.0` for that version's architecture, which has no size n
+            (`yolov5s-v5.0`, `yolov5s6-v5.0`). The prefix `yolov5` may be omitted.
+        num_classes: Number of classes, >= 1.
+        anchors: Anchors per level, finest first, as flat `w, h, w, h, ...` in pixels; equally many
+            per level. Default: YOLOv5's for COCO.
 
     Raises:
         ConfigError: the name is unknown, `num_classes` is below 1, or the anchors do not fit.
@@ -247,9 +248,12 @@ def yolov5(name: str, num_classes: int = 80, *, anchors: Anchors | None = None) 
 
 
 def name_by_shape(*, num_layers: int, stem: int, focus: bool) -> str | None:
-    """Return which model has so many layers, the first of `stem` channels; None: none has.
+    """Return the name of the model of this shape, or None if there is no such model.
 
-    `focus` says whether that is a Focus, as in v5.0.
+    Args:
+        num_layers: Number of layers.
+        stem: Number of output channels of the first layer.
+        focus: Whether the first layer is a Focus, as in v5.0.
     """
     for name, (family, width, _) in _MODELS.items():
         shape = family.num_layers, _scaled(family.widths[0], width), family.focus
@@ -286,7 +290,7 @@ def _pairs(level: Sequence[float]) -> list[tuple[float, float]]:
 def _build(
     family: _Family, width: float, depth: float, num_classes: int, anchors: Anchors
 ) -> tuple[list[nn.Module], list[tuple[int, ...]]]:
-    """Lay out the layers, and for each the indices it takes its input from (() is the last one)."""
+    """Build the layers, with the indices of each layer's inputs (() means the previous layer)."""
     layers: list[nn.Module] = []
     sources: list[tuple[int, ...]] = []
     channels: list[int] = []  # of the output of each layer
@@ -324,7 +328,7 @@ def _build(
         c3(coarsest, family.repeats[-1], shortcut=True)
         add(SPPF(coarsest, coarsest), coarsest)
 
-    laterals = []  # coarse to fine, to be joined again on the way up
+    laterals = []  # coarse to fine, for the concatenations of the second path
     for out, stage in zip(widths[-2:1:-1], stages[:0:-1], strict=True):
         laterals.append(conv(out, 1, 1))
         add(nn.Upsample(scale_factor=2, mode="nearest"), out)

@@ -1,1 +1,1 @@
-"""The detector alone as a graph, and what an export has to know of it."""
+"""Graphs of the detector alone, and the description of a detector that exporters share."""

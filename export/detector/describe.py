@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import exportloss
 from exportloss.errors import ExportError
-from exportloss.export.detector.wrapper import Detector
+from exportloss.export.detector.wrapper import TrainableDetector
 from exportloss.export.torch_export import OPSET
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.artifact.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
@@ -30,7 +30,7 @@ _PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime-training-cpu
 
 
 def describe(
-    detector: Detector,
+    detector: TrainableDetector,
     *,
     kind: Kind,
     optimizer: OptimizerName,
@@ -38,7 +38,7 @@ def describe(
     model_name: nn.Module,
     **more: Any,
 ) -> Manifest:
-    """Describe a detector's export; `more` are further fields of the manifest."""
+    """Return the manifest of a detector's export; `more` are further fields of it."""
     groups = detector.groups
     return Manifest(
         kind=kind,
@@ -72,17 +72,19 @@ def class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...
     """Return the class names, or the class numbers as names.
 
     Raises:
-        ExportError: there are more or fewer names than classes.
+        ExportError: the number of names is not that of the classes.
     """
     if names is None:
         return tuple(str(index) for index in range(num_classes))
     if len(names) != num_classes:
-        raise ExportError(f"got {len(names)} class names for {num_classes} classes")
+        raise ExportError(
+            f"got {len(names)} class names for {num_classes} classes; pass one name per class"
+        )
     return tuple(str(name) for name in names)
 
 
 def inference_metadata(names: Sequence[str], strides: Sequence[float]) -> dict[str, str]:
-    """Return what a detector's graph says of itself, as YOLOv5 reads it, and who wrote it."""
+    """Return the metadata of a detector's graph: those that YOLOv5 reads, and the producer."""
     return {
         "names": str(dict(enumerate(names))),
         "stride": str(int(max(strides))),
@@ -91,7 +93,7 @@ def inference_metadata(names: Sequence[str], strides: Sequence[float]) -> dict[s
 
 
 def graph_metadata(manifest: Manifest) -> dict[str, str]:
-    """Return what an artifact's graph says of itself: as for inference, and the loss."""
+    """Return the metadata of an artifact's graph: those for inference, and the loss settings."""
     return {
         **inference_metadata(manifest.names, manifest.strides),
         "loss": json.dumps(dataclasses.asdict(manifest.loss), allow_nan=False),
@@ -99,7 +101,7 @@ def graph_metadata(manifest: Manifest) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what writes an artifact."""
+    """Return the versions of exportloss and of the installed packages that write an artifact."""
     found = {"exportloss": exportloss.__version__}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Whether to evaluate the head everywhere, or only where the loss looks."""
+"""Choice between evaluating the head in all cells and only in those the loss needs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ __all__ = ["HeadChoice", "choose_head"]
 
 HeadChoice = Literal["auto", "dense", "sparse"]
 
-# Measured, see docs/benchmarks.md: what a number of the dense maps costs, in numbers of the rows
-# that the loss looks at; and the size of maps that cost less than the sparse head's own overhead.
+# Measured, see docs/benchmarks.md: cost of one element of the dense maps relative to one element
+# of a gathered row; and number of elements below which maps cost less than the sparse head's
+# overhead.
 _ROWS_PER_MAP = 0.5
 _SMALL_MAPS = 500_000
 
-_SLOTS = 3  # cells a target row trains, at most
+_CELLS_PER_TARGET = 3  # most cells per level that a target row trains
 
 
 def choose_head(
     model: nn.Module, loss: YoloLoss, head: HeadChoice, *, images: Tensor, max_targets: int
 ) -> Head:
-    """Choose the faster form for the sizes at hand, if the choice is left to us.
+    """Return the form in which to evaluate the head; "auto" takes the faster one for these sizes.
 
     Args:
-        model: the detector; a sparse head needs `features` and `detect`, as `YoloV5` has them.
-        loss: its loss.
-        head: "dense", "sparse", or "auto" for the faster.
-        images: (B, 3, H, W) that the graph is for.
-        max_targets: target rows that the graph is for.
+        model: Detector; a sparse head requires `features` and `detect`, as `YoloV5` has them.
+        loss: Loss of the detector.
+        head: "dense", "sparse", or "auto" for the faster of them.
+        images: (B, 3, H, W) example input of the graph.
+        max_targets: Number of target rows of the graph.
 
     Raises:
-        ExportError: a sparse head is wanted and the model has none.
+        ExportError: `head` is "sparse" and the model lacks what it requires.
     """
     if head == "dense":
         return "dense"
@@ -55,13 +56,13 @@ def choose_head(
     (levels, na), outputs = loss.anchors.shape[:2], 5 + loss.num_classes
     cells = sum(height // stride * (width // stride) for stride in map(int, loss.strides.tolist()))
     maps = batch_size * na * cells * outputs
-    rows = math.prod((levels, _SLOTS, max_targets, na, outputs))
+    rows = math.prod((levels, _CELLS_PER_TARGET, max_targets, na, outputs))
     return "sparse" if maps > _SMALL_MAPS and rows < _ROWS_PER_MAP * maps else "dense"
 
 
 def _is_able(head: Any, loss: YoloLoss) -> bool:
     try:
         SparseHeadLoss(head, loss)
-    except ConfigError:  # it is of another kind
+    except ConfigError:  # a head of another kind
         return False
     return True

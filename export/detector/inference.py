@@ -1,4 +1,4 @@
-"""A detector as a plain ONNX model, as YOLOv5's own export writes it."""
+"""Export of a detector as a plain ONNX model, in the form of YOLOv5's own export."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def export_inference(
     names: Sequence[str] | None = None,
     nms: NmsSettings | None = None,
 ) -> None:
-    """Write a detector that YOLOv5's `detect.py --weights FILE.onnx` and other hosts run.
+    """Write a detector for YOLOv5's `detect.py --weights FILE.onnx` and other hosts.
 
-    Input `images` (B, 3, H, W) float32 in [0, 1], for any B; output `output0` (B, N, 5 + nc)
-    as `YoloV5.decode` returns it, or with `nms` `detections` (n, 7): image index, x1, y1, x2, y2 in
-    pixels, confidence, class. The metadata are YOLOv5's `names` and `stride`.
+    The input is `images` (B, 3, H, W), float32 in [0, 1], for any B. The output is `output0`
+    (B, N, 5 + nc) as `YoloV5.decode` returns it, or with `nms` `detections` (n, 7): image index,
+    x1, y1, x2, y2 in pixels, confidence, class. The metadata include YOLOv5's `names` and `stride`.
 
     Args:
-        model: detector; it is not changed.
-        path: file to write; replaced if it is there.
-        image_size: height and width of the images in pixels, multiples of the largest stride.
-        names: nc class names; default the class numbers.
-        nms: settings of the non-maximum suppression to append; None appends none.
+        model: Detector; it is not changed.
+        path: File to write; an existing one is replaced.
+        image_size: Height and width of the images in pixels, multiples of the largest stride.
+        names: Class names, nc of them; default the class numbers.
+        nms: Settings of the non-maximum suppression to append; None appends none.
 
     Raises:
-        ConfigError: the size does not suit the model.
-        ExportError: there are more or fewer names than classes.
+        ConfigError: the image size does not suit the model.
+        ExportError: the number of names is not that of the classes.
         ArtifactError: the file cannot be written.
     """
     metadata = inference_metadata(class_names(names, model.num_classes), model.strides)
     model = copy.deepcopy(model).cpu().float().eval()
     state = [name for name, _ in model.named_parameters()]
     state += [name for name, _ in model.named_buffers() if name.endswith(STATISTICS)]
-    # Two images: a dimension of 1 would be taken for a constant.
+    # Two images: torch would specialise a dimension of 1 to a constant.
     images = torch.zeros(2, 3, *image_size)
     graph = trace_to_onnx(
         _Inference(model),

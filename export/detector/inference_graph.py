@@ -1,4 +1,4 @@
-"""The detector alone as a graph, for any number of images where no more than shapes needs it."""
+"""The detector alone as a graph, for any number of images if only shapes depend on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exportloss.export.aten.to_onnx import to_onnx
 
 __all__ = ["inference_graph"]
 
-# Numbers of images to trace with: primes that no other size is.
+# Numbers of images to trace with: primes, so that no other size equals them.
 _PRIMES = (7919, 7907)
 
 
@@ -24,27 +24,32 @@ def inference_graph(
     *,
     modules: Mapping[str, nn.Module],
 ) -> ir.Model:
-    """Write a function of `images` and weights as a graph.
+    """Trace a function of `images` and weights to a graph.
 
-    The number of images is free where it is nothing but the first size of tensors and of what
-    Reshape makes of them, as in YOLOv5. Elsewhere it is that of the example.
+    The number of images is a free dimension if it occurs only as the first size of tensors and of
+    the results of Reshape, as in YOLOv5. Otherwise it is fixed to that of the example.
+
+    Args:
+        function: Computation to trace, from inputs by name to outputs by name.
+        example: Example inputs by name; `images` among them.
+        modules: Modules that the function calls, by the names for the graph's nodes.
     """
 
     def write(given: dict[str, Tensor]) -> ir.Model:
-        # Predictions rather have plain convolutions than the same bits for any number of threads.
+        # For predictions, plain convolutions matter more than equal bits for any thread count.
         return to_onnx(function, given, name="inference", modules=modules, repeatable=False)
 
     free = []
     for images in _PRIMES:
         many = example["images"][:1].expand(images, -1, -1, -1)  # takes no memory
         free.append(_with_free_size(write(example | {"images": many}), images))
-    # What hangs on the number in any other way makes them differ.
+    # They differ if anything else depends on the number of images.
     one, other = (ir.to_proto(graph).SerializeToString() for graph in free)
     return free[0] if one == other else write(example)
 
 
 def _with_free_size(model: ir.Model, images: int) -> ir.Model:
-    """Free the first size of tensors where it is the number of images, and Reshape keeps it."""
+    """Make the first size of tensors free wherever it is the number of images."""
     graph = model.graph
     for node in graph:
         if node.op_type == "Reshape":
@@ -52,12 +57,12 @@ def _with_free_size(model: ir.Model, images: int) -> ir.Model:
             assert data is not None and sizes is not None and sizes.const_value is not None
             wanted = sizes.const_value.numpy()
             if shape_of(data)[:1] == tuple(wanted[:1]) == (images,):
-                kept = np.array([0, *wanted[1:]], np.int64)  # 0: as it comes in
+                kept = np.array([0, *wanted[1:]], np.int64)  # 0: same as in the input
                 name = f"shape_{'_'.join(map(str, kept))}"
                 if name not in graph.initializers:
                     graph.register_initializer(_constant(name, kept))
                 node.replace_input_with(1, graph.initializers[name])
-    passes.RemoveUnusedNodesPass()(model)  # and constants
+    passes.RemoveUnusedNodesPass()(model)  # removes constants too
     for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
         first, *others = shape_of(value) or (0,)
         if first == images:

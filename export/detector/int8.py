@@ -1,8 +1,9 @@
-"""A detector with 8-bit weights and activations: ONNX Runtime's static quantisation.
+"""A detector with 8-bit weights and activations, by ONNX Runtime's static quantisation.
 
-Each convolution computes in integers: its weights have a scale for each output channel, its input
-and output one that a few training images calibrate. The detection layer and what makes boxes of its
-output stay in float32: box sides of hundreds of pixels and probabilities share one tensor there.
+Convolutions compute in integers. Their weights have one scale per output channel; their inputs and
+outputs have one scale each, calibrated with a few training images. The detection layer and the
+decoding of boxes stay in float32: there, sides of hundreds of pixels and probabilities share one
+tensor.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ def quantize_detector(path: str | Path, output: str | Path, batches: Batches) ->
     """Write an inference file with 8-bit convolutions.
 
     Args:
-        path: written by `export_inference`, without non-maximum suppression.
-        output: file to write.
-        batches: images to calibrate with, without augmentation; the first hundred are taken.
+        path: File that `export_inference` wrote, without non-maximum suppression.
+        output: File to write.
+        batches: Images for calibration, without augmentation; the first hundred are used.
 
     Raises:
-        ConfigError: the batches have no image.
+        ConfigError: the batches have no images.
         ArtifactError: the file cannot be written.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     if len(batches.dataset) == 0:
-        raise ConfigError("there is no image to calibrate with")
+        raise ConfigError("got no images to calibrate with; expected at least one")
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         prepared, quantized = Path(scratch) / "prepared.onnx", Path(scratch) / "int8.onnx"
-        # Folds BatchNorm into the convolutions before it.
+        # Folds each BatchNorm into the convolution before it.
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             quantized,
-            _Reader(batches),
+            _CalibrationImages(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
             per_channel=True,
@@ -67,7 +68,7 @@ def quantize_detector(path: str | Path, output: str | Path, batches: Batches) ->
 
 
 def _detection_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Name the convolutions that nothing but the decoding of boxes comes behind."""
+    """Return the names of the convolutions that only the decoding of boxes follows."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -87,8 +88,8 @@ def _detection_convolutions(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in convolutions if not leads_to_convolution(node, set())]
 
 
-class _Reader:
-    """Images one by one, as ONNX Runtime's calibration takes them."""
+class _CalibrationImages:
+    """Single images, as a data reader of ONNX Runtime's calibration."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
@@ -98,7 +99,7 @@ class _Reader:
         return next(self._images, None)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Take all at once: they are few."""
+        """Do nothing: the images are few enough to be calibrated with at once."""
 
     def __len__(self) -> int:
         return min(len(self._batches.dataset), CALIBRATION_IMAGES)
@@ -114,7 +115,7 @@ class _Reader:
 
 
 class _quiet:  # noqa: N801 - a context manager
-    """Keep the quantiser's advice, which is about models of others, off the terminal."""
+    """Silence the quantiser's advice, which does not apply to our models."""
 
     def __enter__(self) -> None:
         logging.disable(logging.WARNING)

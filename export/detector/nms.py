@@ -1,4 +1,4 @@
-"""Non-maximum suppression as an ONNX graph, to be appended to a detector's."""
+"""Non-maximum suppression as an ONNX graph, to append to a detector's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from exportloss.export.detector.nms_settings import NmsSettings
 __all__ = ["NmsSettings", "append_nms"]
 
 
-# A row takes part with its best class only: all its other scores are 0. So each row is selected
-# once at most, and the scores of those that were go back to their places, with 0 elsewhere. TopK
-# then orders and cuts them by image; of equal ones it takes the earlier row first.
+# A row competes with its best class only: its other scores are 0. So each row is selected at most
+# once, and the scores of selected rows are scattered back to their places, with 0 elsewhere. TopK
+# then sorts and truncates them per image; of equal scores, the earlier row comes first.
 _NMS = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 nms (float[batch, {rows}, {outputs}] output0) => (float[found, 7] detections)
@@ -61,18 +61,18 @@ nms (float[batch, {rows}, {outputs}] output0) => (float[found, 7] detections)
 
 
 def append_nms(model: onnx.ModelProto, settings: NmsSettings) -> onnx.ModelProto:
-    """Put non-maximum suppression behind a detector, with ONNX's own operator.
+    """Append non-maximum suppression to a detector, with ONNX's own operator.
 
-    It keeps what YOLOv5's detect.py keeps by default: each row counts for its most probable class
-    alone, and boxes suppress those of their own class.
+    It keeps the boxes that YOLOv5's detect.py keeps by default: each row counts for its most
+    probable class only, and boxes suppress boxes of the same class.
 
     Args:
-        model: has the output `output0`, (B, N, 5 + nc); B may be free.
-        settings: thresholds.
+        model: Detector with the output `output0`, (B, N, 5 + nc); B may be free.
+        settings: Thresholds and limit.
 
     Returns:
-        The model with the output `detections` instead, (n, 7): image in the batch, x1, y1, x2,
-        y2 in pixels, confidence, class; by image, the most confident first.
+        The model with the output `detections` instead, (n, 7): image index in the batch, x1, y1,
+        x2, y2 in pixels, confidence, class; sorted by image, the most confident first.
     """
     (output,) = model.graph.output
     _, rows, outputs = (dimension.dim_value for dimension in output.type.tensor_type.shape.dim)

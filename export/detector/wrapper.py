@@ -1,4 +1,4 @@
-"""Model, loss and decoding as one traceable module, and what an export needs to know of it."""
+"""Model, loss and decoding as one traceable module, and its description for exporters."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import ParameterGroups, YoloV5, freeze, parameter_groups
 from exportloss.runtime.artifact.manifest import BatchNormStatistics, Head
 
-__all__ = ["Detector", "DetectorGraph", "ImageLoss", "prepare"]
+__all__ = ["DetectorGraph", "ImageLoss", "TrainableDetector", "prepare"]
 
 STATISTICS = ("running_mean", "running_var")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Detector:
-    """A model made ready for export, checked against its loss.
+class TrainableDetector:
+    """A model prepared for export and checked against its loss.
 
     Attributes:
-        model: a copy in evaluation mode, with its frozen layers replaced.
-        loss: the loss.
-        image_loss: model and loss in one, as they are trained.
-        groups: names of the trainable parameters.
-        parameters: names of all parameters, frozen ones too.
-        buffers: names of all running statistics.
-        statistics: the BatchNorm layers whose statistics are trained.
+        model: Copy of the model in evaluation mode, with frozen layers replaced.
+        loss: Loss of the model.
+        image_loss: Model and loss in one module, as they are trained.
+        groups: Names of the trainable parameters.
+        parameters: Names of all parameters, including frozen ones.
+        buffers: Names of all running statistics.
+        statistics: BatchNorm layers whose statistics are trained.
         images: (B, 3, H, W) zeros, an example input.
         targets: (max_targets, 6) zeros, an example input.
     """
@@ -52,9 +52,9 @@ class Detector:
 
 
 class ImageLoss(nn.Module):
-    """(images, targets, balance) -> loss, items, new_balance."""
+    """Model and loss in one: (images, targets, balance) -> loss, items, new_balance."""
 
-    detector: Any  # a module, and what a sparse head needs of it
+    detector: Any  # a module; a sparse head also needs its `features` and `detect`
     loss: nn.Module
 
     def __init__(self, model: nn.Module, loss: YoloLoss, head: Head) -> None:
@@ -64,7 +64,7 @@ class ImageLoss(nn.Module):
         self.loss = SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss
 
     def network(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the loss is of: the head's maps, or its input where it is sparse."""
+        """Compute the inputs of the loss: the head's maps, or its features if it is sparse."""
         found: tuple[Tensor, ...] = (
             self.detector.features if self.head == "sparse" else self.detector
         )(images)
@@ -77,9 +77,10 @@ class ImageLoss(nn.Module):
         balance: Tensor,
         mode: contextlib.AbstractContextManager[Any] | None = None,
     ) -> tuple[Tensor, ...]:
-        """Compute the loss, of the head's maps or where the loss looks.
+        """Compute the loss of a batch.
 
-        The network runs in a mode, such as `HalfPrecision`; the loss, and a head in it, does not.
+        The network runs in `mode`, such as `HalfPrecision`. The loss, and a sparse head in it,
+        does not.
         """
         with mode or contextlib.nullcontext():
             found = self.network(images)
@@ -89,14 +90,14 @@ class ImageLoss(nn.Module):
 
 
 class DetectorGraph(nn.Module):
-    """What `ImageLoss` gives and, where the model has a `decode`, output0: boxes in pixels."""
+    """`ImageLoss` and, if the model has a `decode`, the further output output0, its boxes."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: TrainableDetector) -> None:
         super().__init__()
         self.image_loss = detector.image_loss
 
     def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
-        """Compute the loss and, if the model has a `decode`, boxes in pixels."""
+        """Compute the loss and, if the model has a `decode`, the boxes."""
         model, read = self.image_loss.detector, self.image_loss.network(images)
         outputs: tuple[Tensor, ...] = self.image_loss.loss(read, targets, balance)
         if not hasattr(model, "decode"):
@@ -114,35 +115,35 @@ def prepare(
     max_targets: int,
     frozen: int | Sequence[int] = 0,
     head: HeadChoice = "auto",
-) -> Detector:
-    """Copy a model, freeze layers, and run it once to see that model and loss fit together.
+) -> TrainableDetector:
+    """Copy a model, freeze layers, and run it once to check that model and loss fit together.
 
     Args:
-        model: forward takes (B, 3, H, W) in [0, 1] and returns the raw maps of the levels.
-        loss: for the same classes, anchors and levels.
-        image_size: height and width in pixels.
-        batch_size: images in a batch.
-        max_targets: target rows in a batch.
-        frozen: layers to freeze, as `exportloss.models.freeze` takes them.
-        head: where to evaluate the head in training; "auto" is what `choose_head` says.
+        model: Detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level.
+        loss: Loss for the same classes, anchors and levels.
+        image_size: Height and width in pixels.
+        batch_size: Images per batch, >= 1.
+        max_targets: Target rows per batch, >= 1.
+        frozen: Layers to freeze, as for `exportloss.models.freeze`.
+        head: Form of evaluating the head in training, as for `choose_head`.
 
     Raises:
-        ExportError: model and loss do not fit, or a batch would be too small to normalise.
-        ConfigError: the layers to freeze do not exist, or the image size does not suit.
+        ExportError: model and loss do not fit together, or a batch is too small to normalise.
+        ConfigError: the layers to freeze do not exist, or the image size does not suit the model.
     """
     at_least(1, ExportError, batch_size=batch_size, max_targets=max_targets)
     model = copy.deepcopy(model).cpu().float().eval()
     if frozen not in (0, [], ()):
         if not isinstance(model, YoloV5):
             raise ExportError(
-                f"freeze counts YOLOv5's layers; {type(model).__name__} has none: set "
+                f"freeze applies to YOLOv5's layers, got a {type(model).__name__}; set "
                 "requires_grad=False on its parameters instead"
             )
         freeze(model, frozen)
     images = torch.zeros(batch_size, 3, *image_size)
     statistics = _run_once(model, loss, images)
     chosen = choose_head(model, loss, head, images=images, max_targets=max_targets)
-    return Detector(
+    return TrainableDetector(
         model=model,
         loss=loss,
         image_loss=ImageLoss(model, loss, chosen),
@@ -159,18 +160,20 @@ def prepare(
 
 @torch.no_grad()
 def _run_once(model: nn.Module, loss: YoloLoss, images: Tensor) -> tuple[BatchNormStatistics, ...]:
-    """Run forward and loss for their shape checks; count the values each BatchNorm sees."""
+    """Run model and loss for their shape checks; count the values per channel of each BatchNorm."""
     seen: dict[str, BatchNormStatistics] = {}
 
     def record(name: str, norm: nn.BatchNorm2d, x: Tensor) -> None:
         count = x.numel() // x.shape[1]
         if count < 2:
             raise ExportError(
-                f"{name} would normalise over {count} value a channel: a larger image size or "
-                "batch is needed to train it"
+                f"{name} would normalise over {count} value per channel, expected at least 2; use "
+                "a larger image size or batch to train it"
             )
         if norm.momentum is None:
-            raise ExportError(f"{name} has momentum None (a cumulative average); set a number")
+            raise ExportError(
+                f"{name} has momentum None (a cumulative average); set it to a number"
+            )
         seen[name] = BatchNormStatistics(
             mean=f"{name}.running_mean",
             var=f"{name}.running_var",
@@ -192,8 +195,8 @@ def _run_once(model: nn.Module, loss: YoloLoss, images: Tensor) -> tuple[BatchNo
     strides = [height // level.shape[2] for level in levels if level.ndim == 5]
     if strides != (expected := [int(stride) for stride in loss.strides.tolist()]):
         raise ExportError(
-            f"the model's levels have strides {strides} at {height} x {width} pixels, the loss "
-            f"is for {expected}"
+            f"the model's levels have strides {strides} at {height} x {width} pixels, expected "
+            f"{expected}, as the loss has them"
         )
     loss(levels, torch.zeros(1, 6), loss.initial_balance)
     return tuple(seen.values())

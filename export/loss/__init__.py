@@ -1,1 +1,1 @@
-"""The loss alone as a graph, for pipelines that run the network elsewhere."""
+"""Export of the loss alone, for pipelines that run the network elsewhere."""

@@ -1,20 +1,20 @@
-"""How many target slots the graphs of the loss alone have: a graph pays for all of its slots."""
+"""Size buckets of the loss alone: a graph costs the same however many of its rows are used."""
 
 from __future__ import annotations
 
-__all__ = ["choose_tiers"]
+__all__ = ["choose_buckets"]
 
-_FEWEST = 32  # below that, slots cost less than the passes over the predictions
+_FEWEST = 32  # fewer rows cost less than the passes over the predictions
 
 
-def choose_tiers(max_targets: int) -> tuple[int, ...]:
+def choose_buckets(max_targets: int) -> tuple[int, ...]:
     """Return the powers of two from 32 that are at most two thirds of `max_targets`.
 
-    So the smallest graph with room for a batch has fewer than three times its rows, or 47 at most,
-    and no two graphs are so near each other that the smaller saves little.
+    The smallest graph with capacity for a batch then has fewer than three times the batch's rows,
+    or at most 47, and no two graphs are so close in size that the smaller one saves little.
     """
-    tiers, slots = [], _FEWEST
-    while 3 * slots <= 2 * max_targets:
-        tiers.append(slots)
-        slots *= 2
-    return tuple(tiers)
+    buckets, rows = [], _FEWEST
+    while 3 * rows <= 2 * max_targets:
+        buckets.append(rows)
+        rows *= 2
+    return tuple(buckets)

@@ -20,7 +20,7 @@ from exportloss.export.detector.describe import (
     graph_metadata,
     versions,
 )
-from exportloss.export.loss.buckets import choose_tiers
+from exportloss.export.loss.buckets import choose_buckets
 from exportloss.export.torch_export import OPSET
 from exportloss.loss.levels import HeadInput
 from exportloss.loss.sparse_head import SparseHeadLoss
@@ -49,61 +49,62 @@ def export_loss(
 ) -> Manifest:
     """Write `loss.onnx` and its manifest: the loss as a graph for any ONNX runtime.
 
-    A graph costs the same for every target row, used or not. So there are graphs for fewer rows
-    beside it: `loss-32.onnx` and so on, the same but for the size of `targets`. A batch goes to the
-    smallest that has capacity for it, as in `exportloss.runtime.LossSession`.
+    Every target row of a graph costs the same, used or not. So there are graphs for smaller size
+    buckets beside it: `loss-32.onnx` and so on, which differ in the size of `targets` only. A batch
+    goes to the smallest one with capacity for it, as in `exportloss.runtime.LossSession`.
 
-    Inputs are the predictions by level from fine to coarse, `targets` (max_targets, 6) and
-    `balance` (nl,); outputs `loss` (), `items` (3,) and `new_balance` (nl,), all float32. The
-    predictions, with H x W cells at a level, are
+    Inputs are the predictions, per level from fine to coarse, `targets` (max_targets, 6) and
+    `balance` (nl,); outputs are `loss` (), `items` (3,) and `new_balance` (nl,), all float32. The
+    predictions, for H x W cells per level, are
 
     | layout | inputs | shape of each |
     |---|---|---|
     | permuted | `predictions_0`, ..., YOLOv5's maps | (B, na, H, W, 5 + nc) |
-    | head-output | `predictions_0`, ..., of the head's convolutions | (B, na * (5 + nc), H, W) |
+    | head-output | `predictions_0`, ..., maps of the convolutions | (B, na * (5 + nc), H, W) |
     | head-input | `features_0`, ..., inputs of the head | (B, C, H, W) |
-    | | `weight_0`, ..., of its convolutions | (na * (5 + nc), C, 1, 1) |
-    | | `bias_0`, ..., of its convolutions | (na * (5 + nc),) |
+    | | `weight_0`, ..., weights of its convolutions | (na * (5 + nc), C, 1, 1) |
+    | | `bias_0`, ..., biases of its convolutions | (na * (5 + nc),) |
 
-    A head-input graph evaluates the head where the loss looks.
+    A head-input graph evaluates the head only in the cells that the loss needs.
 
-    With `gradients` also `gradient_0`, ..., shaped as the predictions or features: d loss / d
-    predictions, to be handed to the network's own backward pass; and for the head's input
-    `weight_gradient_0`, ... and `bias_gradient_0`, ...
+    With `gradients`, further outputs are `gradient_0`, ..., in the shapes of the predictions or
+    features: the gradients of the loss, to pass to the network's own backward pass. In the layout
+    head-input there are also `weight_gradient_0`, ... and `bias_gradient_0`, ...
 
     Args:
-        loss: the loss to export.
-        folder: folder to write; complete or absent afterwards.
-        image_size: height and width of the images in pixels; multiples of the largest stride.
-        batch_size: images per batch, >= 1.
-        max_targets: most target rows per batch, >= 1.
-        tiers: smaller numbers of target rows, ascending, each with a graph of its own; () for
-            none; None chooses: the powers of two from 32 to two thirds of `max_targets`.
-        gradients: whether the graph has the backward pass too.
-        layout: inputs of the graph, see above.
-        head: detection layer, for the layout "head-input", as `SparseHeadLoss` takes it; its
-            weights are inputs, not part of the graph.
-        names: nc class names; default the class numbers.
-        provider: target of the graphs: "any" for every runtime; "cpu" for ONNX Runtime's CPU
-            provider alone, which then writes the gradients of maps in one pass; "gpu" for a graph
-            without a scatter that reduces (`YoloLoss` with `pairwise`), which TensorRT takes and
-            which gives the same bits in whatever order a GPU writes: any runtime takes it, but a
-            CPU is slower.
-        exist_ok: whether to replace an artifacts folder that is there.
+        loss: Loss to export.
+        folder: Folder to write; complete or absent afterwards.
+        image_size: Height and width of the images in pixels, multiples of the largest stride.
+        batch_size: Images per batch, >= 1.
+        max_targets: Maximum number of target rows per batch, >= 1.
+        tiers: Size buckets: smaller numbers of target rows, ascending, each with a graph of its
+            own. () means none; None means the powers of two from 32 to two thirds of
+            `max_targets`.
+        gradients: Whether the graph includes the backward pass.
+        layout: Inputs of the graph, see above.
+        head: Detection layer for the layout "head-input", as for `SparseHeadLoss`; its weights are
+            inputs, not part of the graph.
+        names: Class names, nc of them; default the class numbers.
+        provider: Target of the graphs: "any" for every runtime; "cpu" for ONNX Runtime's CPU
+            provider alone, which then writes the gradients of maps in one pass; "gpu" for graphs
+            without a reducing scatter (`YoloLoss` with `pairwise`), which TensorRT accepts and
+            which give the same bits in whatever order a GPU writes. They run everywhere, but are
+            slower on a CPU.
+        exist_ok: Whether to replace an existing artifacts folder.
 
     Returns:
-        What was written to `manifest.json`.
+        The manifest as written to `manifest.json`.
 
     Raises:
         ExportError: the sizes do not suit the loss, the tiers are not ascending numbers from 1 to
             below `max_targets`, or the layout lacks its head.
-        ConfigError: the head is not one that can be evaluated where the loss looks.
+        ConfigError: `SparseHeadLoss` does not support the head.
         ArtifactError: the folder is in use or cannot be written.
     """
     loss = loss.as_pairwise() if provider == "gpu" else loss
     example = _example(loss, image_size, batch_size, layout, head)
     at_least(1, ExportError, max_targets=max_targets)
-    tiers = choose_tiers(max_targets) if tiers is None else tuple(tiers)
+    tiers = choose_buckets(max_targets) if tiers is None else tuple(tiers)
     check_tiers(tiers, max_targets, error=ExportError)
     manifest = Manifest(
         kind="loss",
@@ -122,11 +123,11 @@ def export_loss(
         versions=versions(),
     )
     with new_folder(folder, exist_ok=exist_ok) as temporary:
-        for slots, name in manifest.loss_graphs.items():
+        for rows, name in manifest.loss_graphs.items():
             graph = _loss_graph(
                 loss,
                 example,
-                max_targets=slots,
+                max_targets=rows,
                 gradients=gradients,
                 provider=provider,
             )
@@ -199,8 +200,8 @@ def _example(
         shapes = [(na, *grid, outputs) if by_box else (na * outputs, *grid) for grid in grids]
         return {f"predictions_{i}": torch.zeros(batch_size, *s) for i, s in enumerate(shapes)}
     if head is None:
-        raise ExportError('layout "head-input" needs the head whose input it is: pass head=...')
-    SparseHeadLoss(head, loss)  # raises where they do not fit
+        raise ExportError('layout "head-input" requires the head whose input it is; pass head=...')
+    SparseHeadLoss(head, loss)  # raises if they do not fit
     convolutions: Any = head.m
     example: dict[str, Tensor] = {}
     for level, (grid, convolution) in enumerate(zip(grids, convolutions, strict=True)):

@@ -1,1 +1,1 @@
-"""ONNX Runtime's training artifacts."""
+"""Export of ONNX Runtime's training artifacts."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime training artifacts: model and loss in graphs that ONNX Runtime differentiates."""
+"""Export of training artifacts: graphs of model and loss that ONNX Runtime differentiates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exportloss.errors import ExportError
 from exportloss.export.detector.describe import describe, graph_metadata
 from exportloss.export.detector.head_choice import HeadChoice
 from exportloss.export.detector.inference_graph import inference_graph
-from exportloss.export.detector.wrapper import Detector, DetectorGraph, prepare
+from exportloss.export.detector.wrapper import DetectorGraph, TrainableDetector, prepare
 from exportloss.export.step.functions import Step
 from exportloss.export.torch_export import Signature, trace_to_onnx
 from exportloss.loss.yolo_loss import YoloLoss
@@ -31,7 +31,7 @@ __all__ = ["export_training_artifacts"]
 INPUTS = ("images", "targets", "balance")
 OUTPUTS = ("loss", "items", "new_balance", "output0")
 
-# The newest that ONNX Runtime 1.19.2, the last with a training API, can read.
+# Newest version that ONNX Runtime 1.19.2, the last one with a training API, can read.
 _MAX_IR_VERSION = 10
 
 
@@ -50,34 +50,36 @@ def export_training_artifacts(
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
-    """Write a folder that `TrainSession` and ONNX Runtime's own training API open.
+    """Write a folder for `TrainSession` and for ONNX Runtime's own training API.
 
-    `training_model.onnx` (loss, items, new balance and the gradient of every trainable
-    parameter), `eval_model.onnx` (the same without gradients, with decoded predictions
+    It holds `training_model.onnx` (loss, loss terms, new balance and the gradients of all
+    trainable parameters), `eval_model.onnx` (the same without gradients, with decoded predictions
     `output0`), `checkpoint`, `optimizer_model.onnx` and `manifest.json`. The optimizer model is
     ONNX Runtime's own (AdamW with torch's arithmetic, or plain SGD), for hosts in other languages;
-    `TrainSession` runs YOLOv5's optimizers itself. `inference.onnx`, for a model with a `decode`,
-    is the detector alone, its trained tensors inputs, for `TrainSession.export_inference`.
+    `TrainSession` runs YOLOv5's optimizers itself. If the model has a `decode`, there is also
+    `inference.onnx`, the detector alone with its trained tensors as inputs, for
+    `TrainSession.export_inference`.
 
     Args:
-        model: detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level. It
+        model: Detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level. It
             is copied, not changed.
-        loss: the loss to train with.
-        folder: folder to write; complete or absent afterwards.
-        image_size: height and width of the images in pixels.
-        batch_size: images per batch, >= 1.
-        max_targets: most target rows per batch, >= 1.
-        optimizer: update rule of `TrainSession`, which decides its optimizer state.
-        freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`: a number
-            of layers from the first, or their indices.
-        ema: whether `TrainSession` keeps a moving average of parameters and statistics.
-        head: evaluation of the head, everywhere ("dense") or where the loss looks ("sparse"), the
-            same mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
-        names: nc class names; default the class numbers.
-        exist_ok: whether to replace an artifacts folder that is there.
+        loss: Loss to train with.
+        folder: Folder to write; complete or absent afterwards.
+        image_size: Height and width of the images in pixels.
+        batch_size: Images per batch, >= 1.
+        max_targets: Maximum number of target rows per batch, >= 1.
+        optimizer: Update rule of `TrainSession`, which determines the optimizer state.
+        freeze: Layers whose weights and BatchNorm statistics stay unchanged, as with YOLOv5's
+            `--freeze`: a number of layers from the first, or their indices.
+        ema: Whether `TrainSession` keeps a moving average of parameters and statistics.
+        head: Form of evaluating the head in training: in all cells ("dense"), only in those the
+            loss needs ("sparse"), with equal results, or the faster for these sizes ("auto").
+            Decoded predictions always need it dense.
+        names: Class names, nc of them; default the class numbers.
+        exist_ok: Whether to replace an existing artifacts folder.
 
     Returns:
-        What was written to `manifest.json`.
+        The manifest as written to `manifest.json`.
 
     Raises:
         ExportError: the artifacts would not train as torch does.
@@ -114,7 +116,7 @@ def export_training_artifacts(
         return write_artifact(temporary, manifest)
 
 
-def _forward_graph(detector: Detector) -> ir.Model:
+def _forward_graph(detector: TrainableDetector) -> ir.Model:
     graph = DetectorGraph(detector)
     decodes = hasattr(detector.model, "decode")
     return trace_to_onnx(
@@ -130,7 +132,7 @@ def _forward_graph(detector: Detector) -> ir.Model:
 
 
 def _generate(
-    forward: ir.Model, detector: Detector, optimizer: OptimizerName, folder: Path
+    forward: ir.Model, detector: TrainableDetector, optimizer: OptimizerName, folder: Path
 ) -> None:
     from onnxruntime.training import artifacts
 
@@ -143,7 +145,7 @@ def _generate(
             ir.to_proto(forward),
             requires_grad=list(trainable),
             frozen_params=frozen,
-            loss=None,  # it is in the graph: the first output
+            loss=None,  # the graph's first output is the loss
             optimizer=known or artifacts.OptimType.AdamW,
             artifact_directory=scratch,
         )
@@ -159,7 +161,7 @@ def _generate(
 
 
 def _finish_training_model(model: ir.Model, trainable: Sequence[str]) -> None:
-    """Take the decoded predictions out, which training does not need, and check the gradients."""
+    """Remove the decoded predictions, which training does not need, and check the gradients."""
     outputs = model.graph.outputs
     for value in [value for value in outputs if value.name == OUTPUTS[-1]]:
         outputs.remove(value)
@@ -169,14 +171,18 @@ def _finish_training_model(model: ir.Model, trainable: Sequence[str]) -> None:
     if missing:
         raise ExportError(
             f"{len(missing)} trainable parameters got no gradient from ONNX Runtime, among them "
-            f"{missing[0]!r}: they do not reach the loss; freeze them, or use them"
+            f"{missing[0]!r}: they do not reach the loss; freeze them, or use them in the forward "
+            "pass"
         )
     if foreign := {node.domain for node in model.graph} - {"", "ai.onnx", "com.microsoft"}:
-        raise ExportError(f"the graph needs operators outside ONNX Runtime's stock: {foreign}")
+        raise ExportError(
+            f"the graph has operators of the domains {sorted(foreign)}, expected only those of "
+            "ai.onnx and com.microsoft; write the model without them"
+        )
 
 
 def _finish_optimizer(source: Path, destination: Path) -> None:
-    """Make ONNX Runtime able to read its own file, and its AdamW the same as torch's."""
+    """Lower the IR version to one that ONNX Runtime reads, and give its AdamW torch's settings."""
     model = onnx.load(source)
     model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
     for node in model.graph.node:
@@ -193,9 +199,9 @@ def _finish_optimizer(source: Path, destination: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet_onnxruntime() -> Iterator[None]:
-    """Keep back what the gradient builder writes to the standard error stream.
+    """Discard what the gradient builder writes to the standard error stream.
 
-    It logs at a fixed level, above every setting, from C++; its errors come as exceptions.
+    It logs from C++ at a fixed level, whatever the settings; errors are raised as exceptions.
     """
     sys.stderr.flush()
     saved = os.dup(2)

@@ -1,4 +1,4 @@
-"""BatchNorm with its running statistics as values instead of a side effect."""
+"""BatchNorm that returns its running statistics instead of updating them in place."""
 
 # ruff: noqa: PLR0917 - a signature is torch's
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["BatchStatistics"]
 
 
 class BatchStatistics(TorchFunctionMode):
-    """Normalises by the batch inside, and collects what the running statistics become.
+    """Mode in which batch normalisation is pure and the new running statistics are collected.
 
-    torch's own operator writes to the running statistics where no trace sees it.
+    torch's own operator updates the running statistics in place, which a trace does not see.
 
     Args:
-        running: running means and variances by name. A batch normalisation in training mode that
-            is given one of these very tensors updates it here.
+        running: Running means and variances by name. A batch normalisation in training mode that
+            is called with one of these tensor objects updates its entry in `updated`.
 
     Attributes:
-        updated: the statistics after the normalisations so far, by the same names.
+        updated: Statistics after the normalisations so far, by the same names.
     """
 
     def __init__(self, running: Mapping[str, Tensor]) -> None:
@@ -39,7 +39,7 @@ class BatchStatistics(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Replace batch normalisation in training mode; leave everything else alone."""
+        """Replace batch normalisation in training mode; call everything else unchanged."""
         if func is functional.batch_norm:
             return self._batch_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -60,7 +60,9 @@ class BatchStatistics(TorchFunctionMode):
                 x, running_mean, running_var, weight, bias, False, momentum, eps
             )
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        var, mean = torch.var_mean(x.detach(), axes, correction=1)  # torch keeps the unbiased one
+        var, mean = torch.var_mean(
+            x.detach(), axes, correction=1
+        )  # torch's running variance is unbiased
         for running, batch in ((running_mean, mean), (running_var, var)):
             if (name := self._names.get(id(running))) is not None:
                 self.updated[name] = self.updated[name] * (1 - momentum) + batch * momentum

@@ -1,4 +1,4 @@
-"""The portable step: a whole training step as one graph of standard operators."""
+"""Export of the portable step: a whole training step as one graph of standard operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.describe import describe, graph_metadata
 from exportloss.export.detector.head_choice import HeadChoice
 from exportloss.export.detector.inference_graph import inference_graph
-from exportloss.export.detector.wrapper import Detector, prepare
+from exportloss.export.detector.wrapper import TrainableDetector, prepare
 from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
 from exportloss.loss.yolo_loss import YoloLoss
@@ -44,71 +44,73 @@ def export_train_step(
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
-    """Write a folder whose graphs train with any ONNX runtime: no training build, no torch.
+    """Write a folder whose graphs train in any ONNX runtime, without a training build or torch.
 
-    `train_step.onnx` is forward pass, loss with target building, backward pass and optimizer in
-    operators of the `ai.onnx` domain, without a dynamic dimension. P is the number of trainable
-    parameters, S that of the BatchNorm statistics.
+    `train_step.onnx` holds forward pass, loss with target building, backward pass and optimizer, in
+    operators of the `ai.onnx` domain and without dynamic dimensions. P is the number of trainable
+    parameters, S that of trained BatchNorm statistics.
 
     | input | shape | meaning |
     |---|---|---|
     | `images` | (B, 3, H, W) | uint8, RGB, 0 to 255 |
-    | `targets` | (max_targets, 6) | as `exportloss.pad_targets` gives them |
+    | `targets` | (max_targets, 6) | target rows, from `exportloss.pad_targets` |
     | `learning_rates` | (3,) | rates of weights, norms and biases |
     | `momentum` | () | momentum, or the first beta of Adam and AdamW |
     | `weight_decay` | () | decay of the weights |
-    | `max_norm` | () | L2 norm that gradients are scaled down to; infinity for none |
-    | `ema_decay` | () | with `ema`: fraction of the moving average that stays |
-    | `loss_scale` | () | with float16: factor of the loss, by which gradients are divided |
-    | `update` | () | bool; false only adds to `gradients` |
-    | `parameters` | (P,) | flat; `layout` in the manifest says where each lies |
-    | `statistics` | (S,) | the same; absent where no BatchNorm is trained |
-    | `ema_parameters` | (P,) | with `ema`: their moving average |
-    | `ema_statistics` | (S,) | the same |
+    | `max_norm` | () | L2 norm to which larger gradients are scaled down; infinity for none |
+    | `ema_decay` | () | with `ema`: fraction of the moving average that an update keeps |
+    | `loss_scale` | () | with float16: factor of the loss; gradients are divided by it |
+    | `update` | () | bool; false only adds to `gradients`, without an update |
+    | `parameters` | (P,) | flat; `layout` in the manifest gives names and shapes |
+    | `statistics` | (S,) | flat; absent if no BatchNorm is trained |
+    | `ema_parameters` | (P,) | with `ema`: moving average of `parameters` |
+    | `ema_statistics` | (S,) | with `ema`: moving average of `statistics` |
     | `balance` | (nl,) | objectness weights of the levels |
-    | `updates` | () | float, optimizer steps done |
-    | `gradients` | (P,) | sum since the last update |
-    | `optimizer_...` | (P,) | optimizer state: `momentum` of SGD and so on |
+    | `updates` | () | float, number of updates so far |
+    | `gradients` | (P,) | sum of gradients since the last update |
+    | `optimizer_...` | (P,) | optimizer state, such as `optimizer_momentum` of SGD |
 
     Outputs are `loss` (), `items` (3,), `skipped` () bool and the new state, `new_parameters` and
-    so on: what the next step takes. `skipped` is true, and the new state is the old one bit for
-    bit, where the loss, the L2 norm of the summed gradients, a new statistic, a target or a
-    setting is not finite, or `max_norm` is not above 0. An update moves the averages:
+    so on, which are inputs of the next step. If the loss, the L2 norm of the summed gradients, a
+    new statistic, a target or a setting is not finite, or `max_norm` is not above 0, `skipped` is
+    true and the new state equals the old one bit for bit. An update moves the averages:
     ema += (1 - ema_decay) * (value - ema). YOLOv5's decay is
     `exportloss.runtime.optimizers.ema.decay_after`.
 
-    `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` and gives
-    `loss`, `items` and, where the model has a `decode`, `output0`. `inference.onnx`, in that case
-    too, is the detector alone: `images` as floats in [0, 1], `parameters` and `statistics` in,
-    `output0` out, for any number of images where the model's operators need it for shapes only.
-    Both take the averages as `parameters` and `statistics` just as well.
+    `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` and returns
+    `loss`, `items` and, if the model has a `decode`, `output0`. In that case there is also
+    `inference.onnx`, the detector alone: from `images` as floats in [0, 1], `parameters` and
+    `statistics` it computes `output0`, for any number of images if only shapes in the model depend
+    on it. Both also accept the moving averages as `parameters` and `statistics`.
     `state.safetensors` holds the model's tensors under their own names.
 
     Args:
-        model: detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level. It
-            is copied, not changed. Frozen parameters (`requires_grad=False`) are constants of the
-            graph.
-        loss: the loss to train with.
-        folder: folder to write; complete or absent afterwards.
-        image_size: height and width of the images in pixels.
-        batch_size: images per batch, >= 1.
-        max_targets: most target rows per batch, >= 1.
-        optimizer: update rule in the graph, with torch's arithmetic.
-        freeze: layers whose weights and BatchNorm statistics stay, as YOLOv5's `--freeze`: a number
-            of layers from the first, or their indices.
-        ema: whether to keep a moving average of parameters and statistics, which starts as a copy.
-        precision: element type of the network, forward and backward, in training. Parameters,
-            optimizer, BatchNorm and loss stay float32; so does evaluation. Half precision is for
-            GPUs: few CPU kernels exist. A float16 step whose gradients overflow is skipped.
-        head: evaluation of the head, everywhere ("dense") or where the loss looks ("sparse"), the
-            same mathematics; "auto" takes the faster for these sizes. Evaluation is dense.
-        provider: "gpu" for graphs without a scatter that reduces, as `export_loss` has them:
-            TensorRT takes them, and every run gives the same bits. "any" is faster on a CPU.
-        names: nc class names; default the class numbers.
-        exist_ok: whether to replace an artifacts folder that is there.
+        model: Detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level. It
+            is copied, not changed. Frozen parameters (`requires_grad=False`) become constants of
+            the graph.
+        loss: Loss to train with.
+        folder: Folder to write; complete or absent afterwards.
+        image_size: Height and width of the images in pixels.
+        batch_size: Images per batch, >= 1.
+        max_targets: Maximum number of target rows per batch, >= 1.
+        optimizer: Update rule in the graph, with torch's arithmetic.
+        freeze: Layers whose weights and BatchNorm statistics stay unchanged, as with YOLOv5's
+            `--freeze`: a number of layers from the first, or their indices.
+        ema: Whether to keep a moving average of parameters and statistics, which starts as a copy.
+        precision: Element type of the network in training, forward and backward. Parameters,
+            optimizer, BatchNorm and loss stay float32, as does evaluation. Half precision is meant
+            for GPUs: few CPU kernels exist. A float16 step whose gradients overflow is skipped.
+        head: Form of evaluating the head in training: in all cells ("dense"), only in those the
+            loss needs ("sparse"), with equal results, or the faster for these sizes ("auto").
+            `eval_step.onnx` is always dense.
+        provider: Target of the graphs: "gpu" for graphs without a reducing scatter, as in
+            `export_loss`, which TensorRT accepts and which give the same bits in every run; "any"
+            is faster on a CPU.
+        names: Class names, nc of them; default the class numbers.
+        exist_ok: Whether to replace an existing artifacts folder.
 
     Returns:
-        What was written to `manifest.json`.
+        The manifest as written to `manifest.json`.
 
     Raises:
         ExportError: the step would not train as torch does, or the model has an ATen operator
@@ -151,7 +153,7 @@ def export_train_step(
                 example,
                 modules=step.modules,
                 name=name,
-                repeatable=provider != "gpu",  # which has no threads
+                repeatable=provider != "gpu",  # thread counts matter on a CPU only
                 provider=provider,
             )
             for name, (function, example) in graphs.items()
@@ -160,7 +162,7 @@ def export_train_step(
             written["inference"] = inference_graph(
                 step.infer, step.inference_example(), modules=step.modules
             )
-        newest = 0  # where the network computes in bfloat16, its graph needs a newer opset
+        newest = 0  # opset; a network in bfloat16 needs a newer one
         for name, graph in written.items():
             graph.metadata_props.update(graph_metadata(manifest))
             newest = max(newest, graph.opset_imports[""])
@@ -174,7 +176,7 @@ def export_train_step(
 
 
 def _initial_state(step: Step, averaged: Sequence[str]) -> TrainState:
-    detector: Detector = step.detector
+    detector: TrainableDetector = step.detector
     tensors = {
         **dict(detector.model.named_parameters()),
         **{k: v for k, v in detector.model.named_buffers() if k in detector.buffers},

@@ -1,4 +1,4 @@
-"""The flat vectors of the portable step in torch: `FlatLayout` for tensors that are traced."""
+"""`FlatLayout` for traced tensors: the flat vectors of the portable step in torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["flatten", "lay_out", "unflatten"]
 
 
 def lay_out(tensors: Mapping[str, Tensor], names: Sequence[str]) -> FlatLayout:
-    """Return the layout of the tensors of the given names, in that order."""
+    """Return the layout of the named tensors, in the given order."""
     return FlatLayout(tuple(names), tuple(tuple(tensors[name].shape) for name in names))
 
 
 def flatten(layout: FlatLayout, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Join tensors to a vector, (size,)."""
+    """Concatenate tensors to a vector, (size,)."""
     if not layout.names:
         return torch.zeros(0)
     return torch.cat([tensors[name].reshape(-1) for name in layout.names])
 
 
 def unflatten(layout: FlatLayout, vector: Tensor) -> dict[str, Tensor]:
-    """Cut a vector, (size,), into its tensors."""
+    """Split a vector, (size,), into its tensors."""
     if not layout.names:
         return {}
     tensors = {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from exportloss.errors import ExportError
 from exportloss.export.aten.tracing import region
-from exportloss.export.detector.wrapper import Detector
+from exportloss.export.detector.wrapper import TrainableDetector
 from exportloss.export.step.batch_statistics import BatchStatistics
 from exportloss.export.step.flat_state import flatten, lay_out, unflatten
 from exportloss.export.step.half_precision import HalfPrecision
@@ -28,13 +28,13 @@ class Step:
     """The steps of one detector and optimizer; their state is a few flat vectors.
 
     Attributes:
-        detector: model and loss.
-        optimizer: its update rule.
-        ema: whether a moving average of parameters and statistics is part of the state.
-        precision: what the network computes in when it trains; all else is float32.
+        detector: Model and loss.
+        optimizer: Name of the update rule.
+        ema: Whether the state includes a moving average of parameters and statistics.
+        precision: Element type of the network in training; all else is float32.
     """
 
-    detector: Detector
+    detector: TrainableDetector
     optimizer: OptimizerName
     ema: bool = False
     precision: Precision = "float32"
@@ -55,12 +55,12 @@ class Step:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """What the steps call, by the names that the graph's nodes get."""
+        """Modules that the steps call, by the prefixes of the names of the graph's nodes."""
         return {"": self.detector.model, "loss": self.detector.image_loss.loss}
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """The state before the first step, by the names of the graph's inputs."""
+        """State before the first step, by the names of the graph's inputs."""
         model = self.detector.model
         parameters = flatten(self.parameters, dict(model.named_parameters())).detach()
         statistics = flatten(self.statistics, dict(model.named_buffers()))
@@ -82,7 +82,7 @@ class Step:
         }
 
     def train_example(self) -> dict[str, Tensor]:
-        """Inputs of the training step by name, in order, with values that fit."""
+        """Return example inputs of the training step by name, in order."""
         return {
             "images": self.detector.images.to(torch.uint8),
             "targets": self.detector.targets,
@@ -97,7 +97,7 @@ class Step:
         }
 
     def evaluation_example(self) -> dict[str, Tensor]:
-        """Inputs of the evaluation step by name, in order."""
+        """Return example inputs of the evaluation step by name, in order."""
         state = {
             k: v for k, v in self.state.items() if k in ("parameters", "statistics", "balance")
         }
@@ -108,20 +108,20 @@ class Step:
         }
 
     def train(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss, items and the new state; see `export_train_step` for inputs and outputs."""
+        """Compute the loss, its terms and the new state; see `export_train_step` for the names."""
         parameters = {
             name: tensor.detach().requires_grad_()
             for name, tensor in unflatten(self.parameters, inputs["parameters"]).items()
         }
         running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
-        images = _shares(inputs["images"])
+        images = _fractions(inputs["images"])
         with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
             loss, items, balance = self._call(
                 self.detector.image_loss,
                 (images, inputs["targets"], inputs["balance"], self._computing()),
                 {f"detector.{k}": v for k, v in self._tensors(parameters, running).items()},
             )
-        # Small gradients are 0 in float16, unless they are made larger on their way.
+        # Without the scale, small gradients would underflow to 0 in float16.
         scale = inputs.get("loss_scale")
         scaled = loss if scale is None else loss * scale
         gradient = flatten(self.parameters, _gradients(scaled, parameters))
@@ -142,37 +142,37 @@ class Step:
         return outputs | {f"new_{name}": tensor for name, tensor in new.items()}
 
     def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss, items and decoded predictions with the running statistics."""
+        """Compute the loss, its terms and the decoded predictions, with the running statistics."""
         running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
         with torch.no_grad(), _mode(self.detector.model, training=False):
             parameters = unflatten(self.parameters, inputs["parameters"])
-            levels = self._levels(_shares(inputs["images"]), parameters, running)
+            levels = self._levels(_fractions(inputs["images"]), parameters, running)
             loss, items, _ = self.detector.loss(levels, inputs["targets"], inputs["balance"])
             decode = getattr(self.detector.model, "decode", None)
             decoded = {} if decode is None else {"output0": decode(levels)}
         return {"loss": loss, "items": items, **decoded}
 
     def inference_example(self) -> dict[str, Tensor]:
-        """Inputs of the detector alone by name, in order."""
+        """Return example inputs of the detector alone by name, in order."""
         vectors = {k: v for k, v in self.state.items() if k in ("parameters", "statistics")}
         return {"images": self.detector.images, **vectors}
 
     def named_example(self) -> dict[str, Tensor]:
-        """Inputs of the detector alone by name, with trained tensors under their own names."""
+        """Return example inputs of the detector alone, with trained tensors by their own names."""
         vectors = self.inference_example()
         running = unflatten(self.statistics, vectors.get("statistics", torch.zeros(0)))
         tensors = unflatten(self.parameters, vectors["parameters"]) | running
         return {"images": vectors["images"], **tensors}
 
     def infer_named(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As `infer`, of inputs as in `named_example`."""
+        """Compute what `infer` does, from inputs as in `named_example`."""
         with torch.no_grad(), _mode(self.detector.model, training=False):
             tensors = {name: tensor for name, tensor in inputs.items() if name != "images"}
             levels = self._levels(inputs["images"], tensors, {})
             return {"output0": self.detector.model.decode(levels)}  # type: ignore[operator]
 
     def infer(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Decoded predictions with the running statistics; images are floats in [0, 1]."""
+        """Compute decoded predictions with the running statistics; images are floats in [0, 1]."""
         running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
         parameters = unflatten(self.parameters, inputs["parameters"])
         with torch.no_grad(), _mode(self.detector.model, training=False):
@@ -192,7 +192,7 @@ class Step:
     def _tensors(
         self, parameters: dict[str, Tensor], running: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        # A fixed momentum has no use for the number of batches; counting would change the model.
+        # With a fixed momentum the counters are unused, and counting would modify the model.
         counters = {
             name: torch.zeros((), dtype=torch.int64)
             for name, _ in self.detector.model.named_buffers()
@@ -247,16 +247,16 @@ class Step:
         ]
 
 
-def _shares(images: Tensor) -> Tensor:
-    """0 to 255 -> 0 to 1."""
+def _fractions(images: Tensor) -> Tensor:
+    """Convert images from [0, 255] to float32 in [0, 1]."""
     return images.to(torch.float32) / 255
 
 
 def _is_finite(inputs: dict[str, Tensor], *results: Tensor) -> Tensor:
-    """Whether results, targets and settings are finite (`max_norm` may be infinite).
+    """Return whether results, targets and settings are finite (`max_norm` may be infinite).
 
-    0 * x is 0 where x is finite and NaN elsewhere, so one sum sees them all, cannot overflow, and
-    needs no kernel for IsNaN or IsInf, which not every runtime has.
+    0 * x is 0 if x is finite and NaN otherwise. So one sum covers all values, cannot overflow, and
+    needs no kernel for IsNaN or IsInf, which some runtimes lack.
     """
     settings = ("learning_rates", "momentum", "weight_decay", "ema_decay")
     values = [inputs["targets"], *(inputs[name] for name in settings if name in inputs), *results]
@@ -267,7 +267,7 @@ def _is_finite(inputs: dict[str, Tensor], *results: Tensor) -> Tensor:
 def _averages(
     inputs: dict[str, Tensor], new: dict[str, Tensor], is_finite: Tensor
 ) -> dict[str, Tensor]:
-    """Move the averages toward what an update has made of parameters and statistics."""
+    """Move the averages toward the updated parameters and statistics."""
     averages, update = {}, inputs["update"] & is_finite
     for name in ("parameters", "statistics"):
         if (average := inputs.get(f"ema_{name}")) is not None:
@@ -282,14 +282,14 @@ def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]
     if missing := [name for name, gradient in found.items() if gradient is None]:
         raise ExportError(
             f"{len(missing)} trainable parameters do not reach the loss, among them "
-            f"{missing[0]!r}: freeze them, or use them"
+            f"{missing[0]!r}; freeze them, or use them in the forward pass"
         )
     return found
 
 
 @contextlib.contextmanager
 def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a model in training or evaluation mode for a while."""
+    """Put a model in training or evaluation mode within the context."""
     modes = {module: module.training for module in model.modules()}
     model.train(training)
     try:

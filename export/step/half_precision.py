@@ -1,4 +1,4 @@
-"""A network in half precision around a core of float32, as a mode to trace it in."""
+"""A tracing mode that runs a network in half precision, with normalisation in float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 __all__ = ["HalfPrecision"]
 
-# What a GPU computes in half precision, and sums in float32.
+# Functions that a GPU computes in half precision with sums in float32.
 _IN_HALF = {
     functional.conv1d,
     functional.conv2d,
@@ -25,7 +25,7 @@ _IN_HALF = {
     Tensor.matmul,
     Tensor.__matmul__,
 }
-# What loses in half precision: sums over a whole batch, and logarithms of small differences.
+# Functions that lose accuracy in half precision: sums over many values, and softmax.
 _IN_FLOAT32 = {
     functional.batch_norm,
     functional.layer_norm,
@@ -36,14 +36,14 @@ _IN_FLOAT32 = {
 
 
 class HalfPrecision(TorchFunctionMode):
-    """Runs convolutions and matrix products in a half type, and normalisation in float32.
+    """Mode that runs convolutions and matrix products in a half type, normalisation in float32.
 
     Weights are cast where they are used, so that they and their gradients stay float32. All other
-    functions take what they get: between a convolution and the next, that is the half type. This is
-    mixed precision as Micikevicius et al. have it (arXiv 1710.03740), and as torch's autocast does.
+    functions keep the type of their arguments, which between convolutions is the half type. This is
+    the mixed precision of Micikevicius et al. (arXiv 1710.03740) and of torch's autocast.
 
     Args:
-        dtype: `torch.float16` or `torch.bfloat16`.
+        dtype: Half type, `torch.float16` or `torch.bfloat16`.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -57,7 +57,7 @@ class HalfPrecision(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Cast what a function takes, and back what a normalisation gives."""
+        """Cast the arguments of the functions above, and the results of normalisations back."""
         kwargs = kwargs or {}
         if func in _IN_HALF:
             args, kwargs = _cast((args, kwargs), self._dtype)
@@ -71,7 +71,7 @@ class HalfPrecision(TorchFunctionMode):
 
 def _cast(arguments: Any, dtype: torch.dtype) -> Any:
     def cast(x: Tensor) -> Tensor:
-        # The very tensor where nothing changes: BatchStatistics knows its own by identity.
+        # Same type, same object: BatchStatistics recognises its tensors by identity.
         return x.to(dtype) if x.is_floating_point() and x.dtype != dtype else x
 
     return _pytree.tree_map_only(Tensor, cast, arguments)

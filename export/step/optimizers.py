@@ -1,4 +1,4 @@
-"""The update of each optimizer in the table as a function of flat vectors, to be traced."""
+"""The update rule of each optimizer as a traceable function of flat vectors."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from exportloss.runtime.optimizers.table import (
 
 __all__ = ["UPDATES", "Update", "clip", "l2_norm", "spread"]
 
-_CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
+_CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _ROW = 1024
-_SMALLEST_LOG = -80.0  # exp of it is still a normal number
+_SMALLEST_LOG = -80.0  # its exp is still a normal float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What an update is made of; vectors are (P,), settings scalars, 0-dimensional or (P,).
+    """Inputs of an optimizer's update, for P trainable parameters.
 
     Attributes:
-        parameters: (P,) before the update.
-        gradient: (P,).
+        parameters: (P,) values before the update.
+        gradient: (P,) gradient of the loss.
         rate: (P,) learning rate of each parameter.
         decay: (P,) weight decay of each parameter.
-        momentum: scalar.
-        updates: scalar, number of this update, from 1.
+        momentum: Scalar, momentum or the first beta of Adam and AdamW.
+        updates: Scalar, number of this update, from 1.
     """
 
     parameters: Tensor
@@ -49,7 +49,7 @@ Updated = tuple[Tensor, list[Tensor]]
 
 
 def sgd(update: Update, state: Sequence[Tensor]) -> Updated:
-    """SGD with Nesterov momentum, the decay in the gradient, as `torch.optim.SGD`."""
+    """Apply SGD with Nesterov momentum, as `torch.optim.SGD`; the decay adds to the gradient."""
     gradient = update.gradient + update.decay * update.parameters
     buffer = state[0] * update.momentum + gradient
     direction = gradient + update.momentum * buffer
@@ -57,14 +57,14 @@ def sgd(update: Update, state: Sequence[Tensor]) -> Updated:
 
 
 def adam(update: Update, state: Sequence[Tensor]) -> Updated:
-    """Adam (Kingma and Ba, arXiv 1412.6980) as `torch.optim.Adam`, the decay in the gradient."""
+    """Apply Adam (arXiv 1412.6980), as `torch.optim.Adam`; the decay adds to the gradient."""
     gradient = update.gradient + update.decay * update.parameters
     step, moments = _adam_step(update, gradient, state)
     return update.parameters - step, moments
 
 
 def adamw(update: Update, state: Sequence[Tensor]) -> Updated:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW`, beta1 = momentum."""
+    """Apply AdamW (arXiv 1711.05101), as `torch.optim.AdamW`, with beta1 = momentum."""
     step, moments = _adam_step(update, update.gradient, state)
     return update.parameters * (1 - update.rate * update.decay) - step, moments
 
@@ -80,7 +80,7 @@ def _adam_step(update: Update, gradient: Tensor, state: Sequence[Tensor]) -> Upd
 
 
 def rmsprop(update: Update, state: Sequence[Tensor]) -> Updated:
-    """RMSProp (Hinton, lecture 6e of 2012) with momentum, as `torch.optim.RMSprop`."""
+    """Apply RMSProp (Hinton, lecture 6e, 2012) with momentum, as `torch.optim.RMSprop`."""
     square, buffer = state
     gradient = update.gradient + update.decay * update.parameters
     square = square * RMSPROP_ALPHA + (1 - RMSPROP_ALPHA) * (gradient * gradient)
@@ -98,28 +98,28 @@ UPDATES: Mapping[OptimizerName, Callable[[Update, Sequence[Tensor]], Updated]] =
 
 
 def l2_norm(vector: Tensor) -> Tensor:
-    """Scalar L2 norm; infinite above 1.8e19, where its square overflows."""
+    """Compute the L2 norm, a scalar; infinite above 1.8e19, where its square overflows."""
     return torch.sqrt(_sum(vector * vector))
 
 
 def clip(gradient: Tensor, norm: Tensor, max_norm: Tensor) -> Tensor:
-    """Scale a gradient of an L2 norm down to another, as `clip_grad_norm_`; inf leaves it."""
+    """Scale a gradient of norm `norm` down to `max_norm`, if above it, as `clip_grad_norm_`."""
     return gradient * torch.clamp(max_norm / (norm + _CLIP_EPS), max=1.0)
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Sum a vector by rows: runtimes add one after the other, and a million loses digits."""
+    """Sum a vector by rows: runtimes add sequentially, which loses digits over a million terms."""
     whole = len(values) // _ROW * _ROW
     rows = values[:whole].view(-1, _ROW).sum(dim=1)
     return rows.sum() + values[whole:].sum()
 
 
 def spread(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Repeat each of some scalars so many times: (sum of sizes,)."""
+    """Repeat each scalar `size` times and concatenate the results: (sum of sizes,)."""
     parts = [value.expand(size) for value, size in zip(values, sizes, strict=True) if size]
     return torch.cat(parts)
 
 
 def _one_minus_exp(x: Tensor) -> Tensor:
-    """1 - exp(x) for x < 0, of full precision near 0, where 1 - beta ** t has lost most of it."""
+    """Compute 1 - exp(x) for x < 0 accurately near 0, where 1 - beta ** t cancels."""
     return -torch.expm1(torch.clamp(x, min=_SMALLEST_LOG))

@@ -1,1 +1,1 @@
-"""Artifacts held against eager torch, step by step."""
+"""Verification of artifacts against eager torch, step by step."""

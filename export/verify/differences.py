@@ -1,4 +1,4 @@
-"""Relative differences between what two engines computed."""
+"""Relative differences between the results of two engines."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ __all__ = ["Difference", "largest", "relative", "whole_l2", "worst_l2"]
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
-# A tensor whose norm is below this share of the norm of all is judged by that share: what is
-# smaller than float32 resolves beside the rest has no relative error worth the name. A parameter
-# that gets no gradient in either engine thus differs by 0, not by 0 / 0.
+# Tensors with a norm below this fraction of the norm of all are compared to that fraction: next to
+# the others, float32 does not resolve them. A parameter without a gradient in either engine thus
+# differs by 0, not by 0 / 0.
 _NEGLIGIBLE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A relative difference, >= 0, infinity or NaN, and the tensor where it is found."""
+    """A relative difference, >= 0, infinite or NaN, and the name of the tensor that has it."""
 
     value: float
     name: str = ""
 
 
 def relative(got: float, expected: float, *, name: str = "") -> Difference:
-    """Return |got - expected| / |expected|; infinity where only `expected` is 0."""
+    """Return |got - expected| / |expected|; infinity if only `expected` is 0."""
     return _ratio(abs(got - expected), abs(expected), name)
 
 
 def worst_l2(got: Tensors, expected: Tensors) -> Difference:
     """Return the largest relative L2 difference of all tensors of `expected`.
 
-    A norm below a millionth of the norm of all counts as that.
+    Norms below a millionth of the norm of all tensors are replaced by that millionth.
 
     Args:
-        got: has at least the tensors of `expected`.
-        expected: the reference.
+        got: Tensors by name, at least those of `expected`.
+        expected: Reference tensors by name.
     """
     least = _NEGLIGIBLE * math.hypot(*map(_norm, expected.values()))
     return largest(
@@ -58,7 +58,7 @@ def whole_l2(got: Tensors, expected: Tensors, *, name: str = "") -> Difference:
 
 
 def largest(differences: Iterable[Difference]) -> Difference:
-    """Return the largest difference, NaN before all; 0 where there is none."""
+    """Return the largest difference, NaN above all others; 0 if there is none."""
     return max(
         differences,
         key=lambda d: math.inf if math.isnan(d.value) else d.value,

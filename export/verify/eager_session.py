@@ -1,4 +1,4 @@
-"""A training session in eager torch: what the sessions over artifacts are held against."""
+"""A training session in eager torch, the reference for sessions that run artifacts."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ Array = npt.NDArray[np.float32]
 
 
 class EagerTrainSession(TrainSession):
-    """The training that an artifact was exported from, as torch does it.
+    """The training that an artifact was exported from, in eager torch.
 
-    Model in torch, loss with the original's dynamic shapes (`exportloss.eager`), autograd,
-    torch's own optimizers. Start it from an artifact's state: `load_state(session.state())`.
+    The model is a torch module, the loss has the original's dynamic shapes (`exportloss.eager`),
+    gradients are those of autograd and the optimizers torch's own. To start it from the state of an
+    artifact's session, call `load_state(session.state())`.
 
     Args:
-        folder: of the artifact; nothing is read from it.
-        manifest: of the artifact: model, loss, optimizer, and what is trainable.
-        model: the module that was exported, where it is none of `exportloss.models`; copied.
-        dtype: float32, or float64 for a referee without rounding errors to speak of; states stay
-            float32.
+        folder: Folder of the artifact, for messages; it is not read.
+        manifest: Manifest of the artifact: model, loss, optimizer and trainable parameters.
+        model: Module that was exported, if not built by `exportloss.models`; it is copied.
+        dtype: Element type, float32, or float64 for a reference with negligible rounding errors.
+            States stay float32.
 
     Raises:
         ArtifactError: the manifest names no known model and none is given, or the model lacks
@@ -82,18 +83,18 @@ class EagerTrainSession(TrainSession):
         self._accumulates = False
         described = torch.tensor(manifest.anchors), manifest.strides, manifest.num_classes
         self._loss = ComputeLoss.from_config(*described, manifest.loss)
-        # Early in training the running statistics lag behind: evaluation then meets boxes of no
-        # size, for which the original's loss is NaN. Elsewhere the two are equal.
+        # Early in training, lagging running statistics lead to predicted boxes of zero size in
+        # evaluation, for which the original's loss is NaN. Otherwise the two losses are equal.
         self._finite_loss = YoloLoss(*described, manifest.loss)
 
     @property
     def engine(self) -> str:
-        """What computes the steps, with its version."""
+        """Name and version of the engine."""
         return f"eager torch {torch.__version__}"
 
     @property
     def updates(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
         return self._updates
 
     def state(self) -> TrainState:
@@ -130,7 +131,7 @@ class EagerTrainSession(TrainSession):
     def gradients(self) -> Mapping[str, Array]:
         """Return a copy of the gradients of the last step, by parameter.
 
-        A parameter that the loss does not reach has zeros.
+        Parameters that the loss does not reach have zeros.
         """
         trained = {name: self._parameters[name] for name in self._trainable}
         return {
@@ -176,7 +177,7 @@ class EagerTrainSession(TrainSession):
         torch.autograd.backward(loss)
         if hyper is not None:
             self._update(hyper)
-        # The gradients of an update stay until the next step, for `gradients`.
+        # After an update the gradients are kept until the next step, for `gradients`.
         self._accumulates = hyper is None
         return StepResult(loss=loss.item(), items=Items(*items.tolist()))
 
@@ -208,7 +209,7 @@ class EagerTrainSession(TrainSession):
         )
 
     def _train_mode(self) -> None:
-        """Batch statistics everywhere but in BatchNorm layers that the artifact froze."""
+        """Enter training mode, except for BatchNorm layers that are frozen in the artifact."""
         self._model.train()
         trained = {norm.mean for norm in self.manifest.statistics}
         for name, module in self._model.named_modules():
@@ -218,7 +219,7 @@ class EagerTrainSession(TrainSession):
 
 @contextlib.contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use as many threads within an operator; None changes nothing."""
+    """Set the threads that torch uses within an operator; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -262,7 +263,7 @@ def _make_optimizer(
         for group in (names.weights, names.norms, names.biases)
     ]
     kind: type[torch.optim.Optimizer] = getattr(torch.optim, spec.torch_class)
-    return kind(groups, **spec.torch_options(0.9))  # which each update sets anew
+    return kind(groups, **spec.torch_options(0.9))  # each update sets its own momentum
 
 
 def _to_numpy(tensor: Tensor) -> Array:

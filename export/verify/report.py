@@ -1,4 +1,4 @@
-"""What `verify` reports: differences step by step, and the bounds they are held to."""
+"""Results of `verify`: differences step by step, and the bounds on them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from exportloss.runtime.optimizers.table import OPTIMIZERS
 
 __all__ = ["FREE_STEPS", "QUANTITIES", "Bounds", "StepDifferences", "Verification"]
 
-# Steps over which the free run is bounded: later, rounding is amplified step by step, in any two
-# engines and fastest with AdamW, whose first updates are the signs of the gradients.
+# Steps of the free run that are bounded. Beyond them, rounding errors have grown too much in any
+# two engines, fastest with AdamW, whose first updates are the signs of the gradients.
 FREE_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepDifferences:
-    """One step from the same state in both engines; every difference is relative.
+    """Relative differences of one step from the same state in both engines.
 
     Attributes:
-        loss: of the loss.
-        box: of the box item.
-        objectness: of the objectness item.
-        category: of the class item.
-        gradient: L2, the worst of all trainable parameters.
-        gradient_whole: L2 of all gradients as one vector.
-        parameters: L2 after the step, of all parameters as one vector.
-        statistics: L2 after the step, the worst of all running means and variances.
-        memory: L2 after the step, of each of the optimizer's memories as one vector.
-        balance: of the objectness weights after the step, the worst level.
-        ema: L2 after the step, of the moving average as one vector; 0 where none is kept.
-        free_loss: of the loss of this step in a second run, in which each engine goes on from its
-            own state.
+        loss: Difference of the loss.
+        box: Difference of the box term.
+        objectness: Difference of the objectness term.
+        category: Difference of the class term.
+        gradient: Largest L2 difference of the gradients of a trainable parameter.
+        gradient_whole: L2 difference of all gradients as one vector.
+        parameters: L2 difference of all parameters as one vector, after the step.
+        statistics: Largest L2 difference of a running mean or variance, after the step.
+        memory: Largest L2 difference of a kind of optimizer state, such as momentum, as one
+            vector, after the step.
+        balance: Largest difference of a level's objectness weight, after the step.
+        ema: L2 difference of the moving average as one vector, after the step; 0 without one.
+        free_loss: Difference of this step's loss in a second run, in which each engine continues
+            from its own state.
     """
 
     loss: Difference
@@ -51,9 +52,9 @@ class StepDifferences:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Most that each of `StepDifferences` may be; a difference of NaN is over every bound.
+    """Upper bounds of the fields of `StepDifferences`; NaN exceeds every bound.
 
-    The defaults are SGD's; the table of optimizers says where others differ.
+    The defaults apply to SGD; `exportloss.runtime.optimizers.table` has those of other optimizers.
     """
 
     loss: float = 1e-5
@@ -71,7 +72,7 @@ class Bounds:
 
     @classmethod
     def of(cls, optimizer: OptimizerName | None) -> Bounds:
-        """Return the bounds for an optimizer."""
+        """Return the bounds for an optimizer; None means the defaults."""
         return cls() if optimizer is None else cls(**OPTIMIZERS[optimizer].bounds)
 
 
@@ -80,14 +81,14 @@ QUANTITIES = tuple(field.name for field in dataclasses.fields(StepDifferences))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What `verify` measured.
+    """Result of `verify`.
 
     Attributes:
-        manifest: of the artifact.
-        bounds: what was allowed.
-        steps: what was found, step by step.
-        passed_over: batches that were drawn anew, because eager torch alone disagrees with itself
-            on them under rounding errors.
+        manifest: Manifest of the artifact.
+        bounds: Upper bounds of the differences.
+        steps: Measured differences, step by step.
+        passed_over: Number of skipped batches: rounding errors alone move eager torch's gradients
+            for them over a bound.
     """
 
     manifest: Manifest
@@ -97,14 +98,14 @@ class Verification:
 
     @property
     def worst(self) -> StepDifferences:
-        """The largest of each difference over all steps; of the free run, over the first five."""
+        """Largest of each difference over all steps; for the free run, over the first five."""
         worst = {name: largest(getattr(step, name) for step in self.steps) for name in QUANTITIES}
         worst["free_loss"] = largest(step.free_loss for step in self.steps[:FREE_STEPS])
         return StepDifferences(**worst)
 
     @property
     def broken(self) -> tuple[str, ...]:
-        """Names of the differences that are over their bound."""
+        """Names of the differences that exceed their bounds."""
         worst = self.worst
         return tuple(
             name

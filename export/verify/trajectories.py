@@ -1,4 +1,4 @@
-"""One training step in two engines, compared number by number."""
+"""Comparison of one training step in two engines, number by number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exportloss.export.verify.report import StepDifferences
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.sessions.session import StepResult
 
-__all__ = ["Step", "compare"]
+__all__ = ["StepOutcome", "compare"]
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
@@ -22,44 +22,44 @@ _STATISTICS = (".running_mean", ".running_var")
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """What an engine made of a batch.
+class StepOutcome:
+    """Results of a training step, and the state after it.
 
     Attributes:
-        result: loss and items.
-        gradients: by parameter.
-        parameters: after the step.
-        statistics: running means and variances after the step.
-        memories: what the optimizer remembers after the step, by kind and parameter.
-        balance: (nl,) objectness weights after the step.
-        ema: moving average of parameters and statistics after the step, if one is kept.
+        result: Loss and loss terms.
+        gradients: Gradients by parameter.
+        parameters: Parameters by name.
+        statistics: Running means and variances by name.
+        optimizer_state: Optimizer state tensors by kind and parameter.
+        balance: (nl,) objectness weights.
+        ema: Moving average of parameters and statistics by name; empty without one.
     """
 
     result: StepResult
     gradients: Tensors
     parameters: Tensors
     statistics: Tensors
-    memories: Mapping[str, Tensors]
+    optimizer_state: Mapping[str, Tensors]
     balance: npt.NDArray[np.float32]
     ema: Tensors
 
     @classmethod
     def of(cls, result: StepResult, gradients: Tensors, after: TrainState) -> Self:
-        """Make it from a step's gradients and the state after it."""
+        """Make it from a step's result, its gradients and the state after it."""
         model = after.model
         return cls(
             result=result,
             gradients=gradients,
             parameters={n: t for n, t in model.items() if not n.endswith(_STATISTICS)},
             statistics={n: t for n, t in model.items() if n.endswith(_STATISTICS)},
-            memories=after.optimizer,
+            optimizer_state=after.optimizer,
             balance=after.balance,
             ema=after.ema,
         )
 
 
-def compare(got: Step, expected: Step) -> StepDifferences:
-    """Measure how far a step is from a reference; the free run is left at 0."""
+def compare(got: StepOutcome, expected: StepOutcome) -> StepDifferences:
+    """Return the differences of a step from a reference, with 0 for the free run."""
     items, expected_items = got.result.items, expected.result.items
     balance = zip(got.balance.tolist(), expected.balance.tolist(), strict=True)
     return StepDifferences(
@@ -72,8 +72,8 @@ def compare(got: Step, expected: Step) -> StepDifferences:
         parameters=whole_l2(got.parameters, expected.parameters),
         statistics=worst_l2(got.statistics, expected.statistics),
         memory=largest(
-            whole_l2(got.memories[memory], tensors, name=memory)
-            for memory, tensors in expected.memories.items()
+            whole_l2(got.optimizer_state[kind], tensors, name=kind)
+            for kind, tensors in expected.optimizer_state.items()
         ),
         balance=largest(
             relative(mine, theirs, name=f"level {level}")

@@ -1,4 +1,4 @@
-"""Train in ONNX Runtime and in eager torch side by side, and measure how far they are apart."""
+"""Training in ONNX Runtime and in eager torch side by side, with the differences measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exportloss.export.verify.differences import relative, whole_l2, worst_l2
 from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
 from exportloss.export.verify.report import Bounds, StepDifferences, Verification
 from exportloss.export.verify.settings import LEARNING_RATE, SEED, STEPS
-from exportloss.export.verify.trajectories import Step, compare
+from exportloss.export.verify.trajectories import StepOutcome, compare
 from exportloss.random_batches import draw_images, draw_targets
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state import TrainState
@@ -27,14 +27,15 @@ __all__ = ["verify", "verify_all"]
 
 Array = npt.NDArray[np.float32]
 
-_BOXES_AN_IMAGE = 8
+_BOXES_PER_IMAGE = 8
 
-# What a state is moved by, relative, to see what rounding does to a float32 gradient, how often.
+# Size and number of the relative perturbations of a state that show the effect of rounding on a
+# float32 gradient.
 _ROUNDING = 2.0**-22
 _MOVES = 4
-_MOST_DRAWS = 20  # for one batch
+_MOST_DRAWS = 20  # per batch
 
-# YOLOv5's own begins near 0, where the average is no more than the weights themselves.
+# YOLOv5's decay starts near 0, where the average merely equals the weights.
 _EMA_DECAY = 0.5
 
 
@@ -50,35 +51,37 @@ def verify(
 ) -> Verification:
     """Train a few steps on random images and targets, with the artifact and in eager torch.
 
-    The reference is eager torch in float64, with the loss's original dynamic shapes: what is
-    measured is the artifact's own error and not the sum of two.
+    The reference is eager torch in float64, with the loss's original dynamic shapes, so that only
+    the artifact's error is measured, not the sum of two errors.
 
-    Twice: first every step from the same state (weights, statistics, optimizer memory and
-    objectness weights of the eager run are loaded into the session before each step), which shows
-    what one step does; then each engine on its own, which shows how fast the two drift apart.
+    There are two runs. In the first, each step starts from the same state: weights, statistics,
+    optimizer state and objectness weights of the eager run are loaded into the session before it.
+    This measures the error of one step. In the second, each engine continues from its own state,
+    which shows how fast the two drift apart.
 
-    The gradient of a detector jumps where two pixels under a max-pool are equal, or an edge of a
-    predicted box meets one of its target's. Where a batch lies so close to a jump that rounding
-    decides, no float32 engine can be judged by it, torch's included. So a batch is drawn anew
-    where eager torch alone, in float32 and from states moved by rounding errors, is over a bound;
-    the artifact has no part in that choice, and the result says how many batches were passed over.
+    The gradient of a detector jumps where two pixels under a max-pool are equal, or where an edge
+    of a predicted box meets an edge of its target's. If a batch is so close to a jump that rounding
+    decides, it cannot serve to judge any float32 engine, torch included. So a batch is skipped and
+    another one drawn if eager torch in float32, from states perturbed by rounding errors, exceeds a
+    bound. The artifact does not influence that choice. The result has the number of skipped
+    batches.
 
-    The gradient is read through the session's own interface, after a step that does not update.
+    The gradient is read through the session's interface, after a step without an update.
 
     Args:
-        folder: an artifacts folder that trains; the weights are those it was exported with.
-        steps: how many, >= 1.
-        lr: learning rate of all groups, >= 0.
-        seed: of images and targets, >= 0.
-        threads: of both engines; None leaves each at its default.
-        device: where the artifact trains, as for `TrainSession.open`.
-        model: what was exported, where it is none of `exportloss.models`.
+        folder: Artifacts folder that trains, with the weights it was exported with.
+        steps: Number of steps, >= 1.
+        lr: Learning rate of all groups, >= 0.
+        seed: Seed of images and targets, >= 0.
+        threads: Number of threads of both engines; None leaves each at its default.
+        device: Device on which the artifact trains, as for `TrainSession.open`.
+        model: Module that was exported, if not built by `exportloss.models`.
 
     Raises:
-        ArtifactError: the folder is no artifact, is damaged, does not train, or `model` is
-            another model.
+        ArtifactError: the folder is not an artifact, is damaged or does not train, or `model` is
+            not the one that was exported.
         ConfigError: an argument is out of range, or no batch suits these weights.
-        InstallationError: the installed onnxruntime cannot run it.
+        InstallationError: the installed onnxruntime cannot run the artifact.
     """
     return verify_all(
         [folder], steps=steps, lr=lr, seed=seed, threads=threads, device=device, model=model
@@ -95,12 +98,12 @@ def verify_all(
     device: str = "cpu",
     model: nn.Module | None = None,
 ) -> tuple[Verification, ...]:
-    """Verify several artifacts of one detector, on the same batches and in the time of one.
+    """Verify several artifacts of one detector on the same batches, in about the time of one.
 
     Arguments and errors as for `verify`.
 
     Raises:
-        ConfigError: there is no folder, or the artifacts are of different trainings.
+        ConfigError: there is no folder, or the artifacts belong to different trainings.
     """
     at_least(1, steps=steps, folders=len(folders))
     at_least(0, seed=seed)
@@ -110,14 +113,14 @@ def verify_all(
     manifest = sessions[0].manifest
     if manifest.precision != "float32":
         raise ConfigError(
-            f"the artifacts compute in {manifest.precision}; the bounds are of float32: verify "
-            "an export without --precision"
+            f"got artifacts of precision {manifest.precision}, expected float32, to which the "
+            "bounds apply; verify an export with precision float32"
         )
     for session in sessions[1:]:
         if _training(session.manifest) != _training(manifest):
             raise ConfigError(
-                f"{session.folder} trains another detector, or otherwise, than "
-                f"{sessions[0].folder}; verify them one by one"
+                f"{session.folder} and {sessions[0].folder} differ in detector or training "
+                "settings, expected the same; verify them one by one"
             )
     eager, single = (
         EagerTrainSession(sessions[0].folder, manifest, model=model, dtype=dtype)
@@ -146,7 +149,7 @@ def verify_all(
 
 
 def _training(manifest: Manifest) -> tuple[object, ...]:
-    """What two artifacts have in common that train alike from the same state."""
+    """Return the settings that two artifacts must share to train alike from the same state."""
     return (
         *(manifest.model, manifest.names, manifest.anchors, manifest.strides, manifest.loss),
         *(manifest.image_size, manifest.batch_size, manifest.max_targets),
@@ -163,7 +166,7 @@ def _free_run(
     *,
     lr: float,
 ) -> Iterator[StepDifferences]:
-    """Add how far the loss is off where each engine goes its own way, as eager torch did."""
+    """Run a session from the start on its own; add the differences of its losses."""
     session.load_state(start)
     for row, difference in zip(rows, differences, strict=True):
         loss = _step(session, row.batch, lr=lr).loss
@@ -178,24 +181,24 @@ class _Batch:
 
 @dataclasses.dataclass(frozen=True)
 class _Reference:
-    """A step of eager torch."""
+    """A step of eager torch, with its batch and the state before it."""
 
     batch: _Batch
     eager_loss: float
     passed_over: int
     before: TrainState | None
-    expected: Step | None
+    expected: StepOutcome | None
 
     def without_state(self) -> _Reference:
-        """What the free run needs: of a large detector, the rest is gigabytes."""
+        """Drop what the free run does not need: gigabytes for a large detector."""
         return dataclasses.replace(self, before=None, expected=None)
 
 
 def _random_batch(manifest: Manifest, seed: Sequence[int]) -> _Batch:
-    """Draw noise and boxes of every size, some of them over the border."""
+    """Draw noise images and boxes of all sizes, some of which reach past the border."""
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     batch_size = manifest.batch_size
-    most = min(manifest.max_targets, _BOXES_AN_IMAGE * batch_size)
+    most = min(manifest.max_targets, _BOXES_PER_IMAGE * batch_size)
     count = int(rng.integers(-(-most // 2), most + 1))
     targets = draw_targets(rng, count, batch_size=batch_size, num_classes=manifest.num_classes)
     return _Batch(draw_images(rng, batch_size, manifest.image_size), targets)
@@ -209,14 +212,14 @@ def _reference(
     lr: float,
     seed: tuple[int, int],
 ) -> _Reference:
-    """Step in eager torch, which then goes on, with a batch on which float32 can be judged.
+    """Advance eager torch by one step, on a batch by which float32 engines can be judged.
 
     Args:
-        eager: the reference, in float64.
-        single: eager torch in float32.
-        bounds: what float32 must keep.
-        lr: of the step.
-        seed: of the batch.
+        eager: Reference session in float64, which keeps the state after the step.
+        single: Eager session in float32.
+        bounds: Bounds that float32 must keep.
+        lr: Learning rate of the step.
+        seed: Seed of the batch.
     """
     before = eager.state()
     for draw in range(_MOST_DRAWS):
@@ -226,19 +229,19 @@ def _reference(
             return _Reference(batch, expected.result.loss, draw, before, expected)
     raise ConfigError(
         f"rounding errors move the gradient of {eager.manifest.model} over a bound for each of "
-        f"{_MOST_DRAWS} random batches, so that nothing can be verified with these weights; "
+        f"{_MOST_DRAWS} random batches, so nothing can be verified with these weights; "
         "try another seed, a larger batch or other weights"
     )
 
 
 def _same_state(session: TrainSession, reference: _Reference, *, lr: float) -> StepDifferences:
-    """Step from the state that eager torch stepped from."""
+    """Make the step of eager torch, from the same state, and compare the two."""
     before, batch, expected = reference.before, reference.batch, reference.expected
     assert before is not None and expected is not None
     gradients = _gradients(session, before, batch)
     session.load_state(before)
     result = _step(session, batch, lr=lr)
-    return compare(Step.of(result, gradients, session.state()), expected)
+    return compare(StepOutcome.of(result, gradients, session.state()), expected)
 
 
 def _jumps(
@@ -248,7 +251,7 @@ def _jumps(
     gradients: Mapping[str, Array],
     bounds: Bounds,
 ) -> bool:
-    """Whether rounding errors move eager torch's own gradient over a bound."""
+    """Return whether rounding errors move eager torch's own gradient over a bound."""
     for seed in range(_MOVES):
         moved = _eager_step(single, _moved(state, seed=seed), batch, lr=0.0).gradients
         if (
@@ -264,14 +267,16 @@ def _step(session: TrainSession, batch: _Batch, *, lr: float) -> StepResult:
     return session.step(batch.images, batch.targets, lr=lr, ema_decay=decay)
 
 
-def _eager_step(eager: EagerTrainSession, state: TrainState, batch: _Batch, *, lr: float) -> Step:
+def _eager_step(
+    eager: EagerTrainSession, state: TrainState, batch: _Batch, *, lr: float
+) -> StepOutcome:
     eager.load_state(state)
     result = _step(eager, batch, lr=lr)
-    return Step.of(result, eager.gradients(), eager.state())
+    return StepOutcome.of(result, eager.gradients(), eager.state())
 
 
 def _moved(state: TrainState, *, seed: int) -> TrainState:
-    """Move every weight by about a rounding error."""
+    """Perturb every weight by about a rounding error."""
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     model = {
         name: (tensor * (1 + _ROUNDING * rng.uniform(-1, 1, tensor.shape))).astype(np.float32)

@@ -1,1 +1,1 @@
-"""The whole job once, on drawn shapes."""
+"""The demonstration: export, training and verification on a data set of drawn shapes."""

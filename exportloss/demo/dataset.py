@@ -21,10 +21,10 @@ SHAPE_NAMES = ("circle", "square", "triangle", "star")
 
 _Floats = npt.NDArray[np.float64]
 
-_OVERSAMPLING = 4  # shapes are drawn this much larger and averaged down: smooth edges
+_OVERSAMPLING = 4  # factor by which shapes are drawn larger, then averaged: smooth edges
 _MOST_SHAPES = 6
-_RADIUS = 0.08, 0.2  # of the circle around a shape, as a share of the image
-_LEAST_VISIBLE = 0.65  # of a shape, after all that is drawn over it
+_RADIUS = 0.08, 0.2  # range for the circle around a shape, as a fraction of the image
+_LEAST_VISIBLE = 0.65  # fraction of a shape that others may not cover
 
 
 def make_shapes(
@@ -32,21 +32,21 @@ def make_shapes(
 ) -> Path:
     """Write the data set: `images/` and `labels/` with `train/` and `val/`, and `data.yaml`.
 
-    The same arguments give the same images. A folder that already holds this very data set is
-    left alone, and completed where an interrupted run left it short.
+    The same arguments give the same images. A folder that already holds this data set is kept, and
+    completed if an earlier run was interrupted.
 
     Args:
-        folder: missing or empty, or an earlier result of the same arguments.
-        train: images of the training split, >= 1.
-        val: images of the validation split, >= 1.
-        size: side of the square images, pixels, >= 32.
-        seed: of everything drawn, >= 0.
+        folder: Missing or empty folder, or one written earlier with the same arguments.
+        train: Number of training images, >= 1.
+        val: Number of validation images, >= 1.
+        size: Side of the square images in pixels, >= 32.
+        seed: Seed of everything drawn, >= 0.
 
     Returns:
-        The path of `data.yaml`.
+        Path of `data.yaml`.
 
     Raises:
-        DataError: the folder holds something else, or cannot be written.
+        DataError: the folder has other contents, or cannot be written.
         ConfigError: an argument is out of range.
     """
     at_least(1, train=train, val=val)
@@ -63,16 +63,16 @@ def make_shapes(
             images, labels = root / "images" / split, root / "labels" / split
             for place in (images, labels):
                 if place.is_symlink() or place.parent.is_symlink():
-                    raise DataError(f"{place} leads elsewhere by a link; remove it first")
+                    raise DataError(f"{place} is or lies in a symbolic link; remove the link first")
                 place.mkdir(parents=True, exist_ok=True)
             for index in range(count):
-                # The label file is written last: where it is, the image is whole.
+                # The label file is written last: if it exists, the image is complete.
                 if (label := labels / f"{index:05d}.txt").is_file():
                     continue
                 rng = np.random.default_rng(np.random.SeedSequence([seed, number, index]))
                 image, rows = render(rng, size)
                 file = images / f"{index:05d}.png"
-                for path in (file, label):  # a link, which would be written through
+                for path in (file, label):  # a link would be written through
                     path.unlink(missing_ok=True)
                 Image.fromarray(image).save(file, compress_level=3)
                 lines = (f"{int(row[0])} {' '.join(f'{v:.6f}' for v in row[1:])}\n" for row in rows)
@@ -87,26 +87,30 @@ def _claim(root: Path, recipe: Path, text: str) -> None:
         return
     if root.exists() and (held := sorted(path.name for path in root.iterdir())):
         raise DataError(
-            f"{root}: holds {', '.join(held[:3])}{', ...' if len(held) > 3 else ''}, which is not "
-            "the data set asked for; choose an empty folder, or remove this one first"
+            f"{root} holds {', '.join(held[:3])}{', ...' if len(held) > 3 else ''}, expected an "
+            "empty folder or the same data set; choose another folder, or remove this one first"
         )
     root.mkdir(parents=True, exist_ok=True)
     recipe.write_bytes(text.encode())
 
 
 def render(rng: np.random.Generator, size: int) -> tuple[ImageArray, LabelArray]:
-    """Draw one image with one to six shapes, partly over each other.
+    """Draw one image with one to six shapes, which may overlap.
+
+    Args:
+        rng: Source of all random choices.
+        size: Side of the image in pixels.
 
     Returns:
-        The image (size, size, 3) and its labels (n, 5): class, x, y, width, height as shares of
-        the image; each box is tight around the whole shape, the covered part included.
+        The image (size, size, 3) and its labels (n, 5): class, x, y, width, height, the last four
+        as fractions of the image. Each box is tight around the whole shape, covered parts included.
     """
     canvas = _background(rng, size)
     labels = []
-    covers: list[_Floats] = []  # of each shape, 1 where it is visible
+    covers: list[_Floats] = []  # per shape, 1 where it is visible
     areas: list[float] = []
     wanted = int(rng.integers(1, _MOST_SHAPES + 1))
-    for _ in range(4 * wanted):  # a shape that would hide too much of another is drawn anew
+    for _ in range(4 * wanted):  # a shape that would hide too much of others is drawn anew
         kind = int(rng.integers(len(SHAPE_NAMES)))
         mask = _random_mask(rng, kind, size)
         remaining = [cover * (1 - mask) for cover in covers]
@@ -125,7 +129,7 @@ def render(rng: np.random.Generator, size: int) -> tuple[ImageArray, LabelArray]
 
 
 def _random_mask(rng: np.random.Generator, kind: int, size: int) -> _Floats:
-    # Uniform in the logarithm: small shapes are as likely as large ones.
+    # Uniform in the logarithm: each doubling of the size is equally likely.
     radius = size * float(np.exp(rng.uniform(*np.log(_RADIUS))))
     x, y = rng.uniform(radius + 1, size - radius - 1, 2)
     return _shape_mask(kind, (float(x), float(y)), radius, float(rng.uniform(0, 2 * np.pi)), size)
@@ -134,10 +138,10 @@ def _random_mask(rng: np.random.Generator, kind: int, size: int) -> _Floats:
 def _shape_mask(
     kind: int, centre: tuple[float, float], radius: float, angle: float, size: int
 ) -> _Floats:
-    """Return (size, size): which share of each pixel a shape covers, in [0, 1].
+    """Return the fraction of each pixel that a shape covers: (size, size), in [0, 1].
 
-    Its corners lie on the circle of `radius` around `centre` (x, y), in pixels; a star's inner
-    corners at 0.45 of it.
+    The corners lie on the circle of `radius` around `centre` (x, y), in pixels; the inner corners
+    of a star lie at 0.45 of the radius.
     """
     large = Image.new("L", (size * _OVERSAMPLING, size * _OVERSAMPLING))
     corners = {"circle": 180, "square": 4, "triangle": 3, "star": 10}[SHAPE_NAMES[kind]]
@@ -146,14 +150,14 @@ def _shape_mask(
     if SHAPE_NAMES[kind] == "star":
         reach[1::2] *= 0.45
     points = np.array(centre) + reach[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
-    # Pillow counts from the middle of a pixel, the mask from the corner of the image.
+    # Pillow's origin is the middle of the first pixel, ours the corner of the image.
     flat = (points * _OVERSAMPLING - 0.5).ravel().tolist()
     ImageDraw.Draw(large).polygon(flat, fill=255)
     return np.asarray(large.reduce(_OVERSAMPLING), dtype=np.float64) / 255
 
 
 def _tight_box(mask: _Floats) -> tuple[float, float, float, float]:
-    """Return x, y, width, height of the pixels that are covered by half or more, as shares."""
+    """Return x, y, width, height of the pixels covered by half or more, as fractions."""
     size = len(mask)
     columns = np.flatnonzero((mask >= 0.5).any(axis=0))
     rows = np.flatnonzero((mask >= 0.5).any(axis=1))
@@ -167,7 +171,7 @@ def _tight_box(mask: _Floats) -> tuple[float, float, float, float]:
 
 
 def _paint(rng: np.random.Generator, canvas: _Floats, mask: _Floats) -> _Floats:
-    """Lay one shape over the canvas (size, size, 3): soft shadow, shaded fill, darker rim."""
+    """Paint a shape on the canvas (size, size, 3): soft shadow, shaded fill, darker rim."""
     size = len(mask)
     hue, saturation, value = rng.random(), rng.uniform(0.55, 0.9), rng.uniform(0.75, 1.0)
     fill = np.array(colorsys.hsv_to_rgb(hue, saturation, value))
@@ -181,7 +185,7 @@ def _paint(rng: np.random.Generator, canvas: _Floats, mask: _Floats) -> _Floats:
 
 
 def _background(rng: np.random.Generator, size: int) -> _Floats:
-    """Return (size, size, 3) in [0, 1]: a gradient, clouds, stripes or blobs in muted colours."""
+    """Return a gradient, clouds, stripes or blobs in muted colours: (size, size, 3), in [0, 1]."""
     hue = rng.random()
     first, second = (
         np.array(colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value))
@@ -222,13 +226,13 @@ def _blobs(rng: np.random.Generator, size: int) -> _Floats:
 
 
 def _ramp(size: int, angle: float) -> _Floats:
-    """Return (size, size) rising from 0 to 1 in a direction."""
+    """Return a ramp from 0 to 1 in the direction of `angle`: (size, size)."""
     y, x = np.mgrid[:size, :size] / (size - 1)
     return _normalize(x * np.cos(angle) + y * np.sin(angle))
 
 
 def _noise(rng: np.random.Generator, size: int, cells: Sequence[int]) -> _Floats:
-    """Return (size, size) in [0, 1]: smooth noise, finer and weaker with every entry of `cells`."""
+    """Return smooth noise, (size, size), in [0, 1]; each entry of `cells` adds a weaker octave."""
     total = np.zeros((size, size))
     for octave, count in enumerate(cells):
         coarse = Image.fromarray(rng.random((count, count), dtype=np.float32))

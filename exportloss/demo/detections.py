@@ -1,4 +1,4 @@
-"""What a detector in training finds in images, and how much of it is right."""
+"""Detections of a detector in training, and their number that is right."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from exportloss.runtime.sessions.session import TrainSession
 
 __all__ = ["Detected", "detect", "find"]
 
-Boxes = npt.NDArray[np.float32]
+BoxArray = npt.NDArray[np.float32]
 
 _MIN_IOU = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detected:
-    """Counts over images: a box is right with the class of an object and an IoU over 0.5 with it.
+    """Counts over images; a box is right if an object has its class and an IoU over 0.5 with it.
 
     Attributes:
-        objects: true objects.
-        right: of them, those found.
-        wrong: boxes that are none, or a second one of the same object.
+        objects: Number of true objects.
+        right: Number of objects that were found.
+        wrong: Number of boxes without an object, or with one that another box has found.
     """
 
     objects: int
@@ -38,8 +38,8 @@ class Detected:
 
 def detect(
     session: TrainSession, batches: Iterable[Batch], *, conf_thres: float = 0.25
-) -> list[Boxes]:
-    """Return (n, 6) x1, y1, x2, y2 in pixels, confidence, class for each real image."""
+) -> list[BoxArray]:
+    """Return one (n, 6) array per image: x1, y1, x2, y2 in pixels, confidence, class."""
     return [
         boxes
         for batch in batches
@@ -49,8 +49,8 @@ def detect(
     ]
 
 
-def find(detections: Sequence[Boxes], batches: Iterable[Batch], *, num_classes: int) -> Detected:
-    """Count what was found of the targets of the same images."""
+def find(detections: Sequence[BoxArray], batches: Iterable[Batch], *, num_classes: int) -> Detected:
+    """Compare detections with the targets of the same images, and count them."""
     truths = [truth for batch in batches for truth in true_boxes(batch)]
     confusion = ConfusionMatrix(num_classes, conf_thres=0, iou_thres=_MIN_IOU)
     for boxes, truth in zip(detections, truths, strict=True):
@@ -61,7 +61,7 @@ def find(detections: Sequence[Boxes], batches: Iterable[Batch], *, num_classes: 
     )
 
 
-def _predict(session: TrainSession, batch: Batch) -> Boxes:
+def _predict(session: TrainSession, batch: Batch) -> BoxArray:
     predictions = session.evaluate(batch.images, batch.targets).predictions
     check_predictions(predictions[: batch.count])
     return predictions

@@ -1,4 +1,4 @@
-"""Two images of a training: its loss curves, and what the detector sees before and after."""
+"""The demonstration's images: loss curves, and detections before and after training."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from exportloss.demo.detections import BoxArray
 from exportloss.runtime.drawing.draw import draw_boxes, grid
 from exportloss.runtime.drawing.figures import BLUE, ORANGE, figure_file, tidy
 from exportloss.runtime.images.load import ImageArray
@@ -18,21 +18,19 @@ from exportloss.runtime.training.results import EpochResult
 
 __all__ = ["plot_losses", "relative_gap", "show_predictions", "total"]
 
-Boxes = npt.NDArray[np.float32]
-
 _STYLES = ("solid", "dashed", "dotted")
-_SCALE = 2  # images are enlarged, so that labels are legible and do not cover small objects
+_SCALE = 2  # enlargement of images, for legible labels that do not cover small objects
 
 
 def total(items: Items) -> float:
-    """Return the loss of one image: the sum of its terms."""
+    """Return the loss per image: the sum of its terms."""
     return items.box + items.objectness + items.category
 
 
 def relative_gap(
     epochs: Sequence[EpochResult], reference: Sequence[EpochResult], *, split: str
 ) -> list[float]:
-    """Return |loss - reference| / reference of every epoch; split is `train` or `val`."""
+    """Return |loss - reference| / reference per epoch; `split` is "train" or "val"."""
     return [
         abs(mine - theirs) / theirs
         for mine, theirs in zip(_curve(epochs, split), _curve(reference, split), strict=True)
@@ -46,13 +44,13 @@ def plot_losses(
     *,
     title: str,
 ) -> None:
-    """Draw the losses of runs over those of the same run in eager torch, and their differences.
+    """Plot the losses of runs with those of the same training in eager torch, and differences.
 
     Args:
         path: PNG file to write.
-        runs: name -> epochs, with validation; up to three.
-        reference: of eager torch, as many epochs.
-        title: above the plot.
+        runs: Epochs of up to three runs by name, with validation.
+        reference: Epochs of eager torch, equally many.
+        title: Title of the plot.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -80,7 +78,7 @@ def plot_losses(
                 lower.plot(numbers, gap, linewidth=1.4, marker="o", markersize=3, **line)
         upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
         upper.set_ylabel("loss per image")
-        # Validation may shoot up while the running statistics are young; that is cut off.
+        # The validation loss may peak while the running statistics lag behind; peaks are cut off.
         upper.set_ylim(0, 1.15 * max(_curve(reference, "train")))
         upper.legend(frameon=False, ncols=2)
         lower.set_yscale("log")
@@ -95,21 +93,21 @@ def plot_losses(
 def show_predictions(
     path: Path,
     images: Sequence[ImageArray],
-    before: Sequence[Boxes],
-    after: Sequence[Boxes],
+    before: Sequence[BoxArray],
+    after: Sequence[BoxArray],
     names: Sequence[str],
     *,
-    pairs_a_row: int = 2,
+    pairs_per_row: int = 2,
 ) -> None:
-    """Draw what was found in images before and after training, side by side.
+    """Draw the detections in images before and after training, side by side.
 
     Args:
         path: PNG file to write.
-        images: (H, W, 3) images.
-        before: (n, 6) boxes for each image, as `draw_boxes` takes them.
-        after: the same.
-        names: the classes.
-        pairs_a_row: images beside each other, each twice.
+        images: Images, each (H, W, 3).
+        before: Boxes before training, (n, 6) per image, as for `draw_boxes`.
+        after: Boxes after training, likewise.
+        names: Class names.
+        pairs_per_row: Number of images per row, each drawn twice.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -119,12 +117,12 @@ def show_predictions(
         for boxes, caption in zip(both, ("before", "after"), strict=True):
             cells.append(_drawn(image, boxes, names))
             captions.append(caption)
-    sheet = grid(cells, columns=2 * pairs_a_row, captions=captions)
+    sheet = grid(cells, columns=2 * pairs_per_row, captions=captions)
     with new_file(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="png", optimize=True)
 
 
-def _drawn(image: ImageArray, boxes: Boxes, names: Sequence[str]) -> ImageArray:
+def _drawn(image: ImageArray, boxes: BoxArray, names: Sequence[str]) -> ImageArray:
     height, width = image.shape[:2]
     size = (width * _SCALE, height * _SCALE)
     large = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

@@ -1,4 +1,4 @@
-"""The whole way once: drawn shapes, export, training in ONNX Runtime, eager torch beside it."""
+"""The demonstration: draw shapes, export, train in ONNX Runtime and in eager torch, verify."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ TITLES: Mapping[Engine, str] = {
 Reporting = Callable[[Schedule], AbstractContextManager[Reporter]]
 
 _MODEL = "yolov5n"
-_MOST_SHAPES = 6  # on an image
+_MOST_SHAPES = 6  # per image
 
-# YOLOv5's 0.03 is for long runs: here the statistics would lag behind the weights for epochs.
+# YOLOv5's 0.03 suits long runs: in short ones the statistics lag behind the weights for epochs.
 _BATCHNORM_MOMENTUM = 0.1
 
 _SHOWN = 8  # images
@@ -62,9 +62,9 @@ class Run:
     """One engine's training.
 
     Attributes:
-        result: what it wrote, and its losses.
-        seconds: of training and validation.
-        after: objects found in the validation images.
+        result: Written files, and losses per epoch.
+        seconds: Time of training and validation.
+        after: Detections in the validation images after training.
     """
 
     result: TrainResult
@@ -73,21 +73,21 @@ class Run:
 
     @property
     def map50(self) -> float | None:
-        """Mean average precision at IoU 0.5 after the last epoch."""
+        """Mean average precision at IoU 0.5 after the last epoch; None without scores."""
         scores = self.result.epochs[-1].scores
         return None if scores is None else scores.map50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demonstration came to.
+    """Result of the demonstration.
 
     Attributes:
-        runs: the same training in the portable step, in ONNX Runtime's training artifacts, in
-            eager torch and, if asked for, there in float64.
-        verifications: of both artifacts.
-        before: objects found in the validation images before training.
-        losses, predictions: the images written.
+        runs: The same training with the portable step, with training artifacts, in eager torch
+            and, if requested, in eager torch in float64.
+        verifications: Verifications of both artifacts.
+        before: Detections in the validation images before training.
+        losses, predictions: Paths of the written images.
     """
 
     runs: Mapping[Engine, Run]
@@ -102,12 +102,12 @@ class DemoResult:
         return all(one.passed for one in self.verifications.values())
 
     def gaps(self, engine: Engine, split: str) -> list[float]:
-        """Relative difference from eager torch's losses by epoch; split is `train` or `val`."""
+        """Return relative differences from eager torch's losses; `split` is "train" or "val"."""
         mine, torchs = (self.runs[name].result.epochs for name in (engine, "eager"))
         return relative_gap(mine, torchs, split=split)
 
     def train_losses(self, engine: Engine) -> tuple[float, float]:
-        """Training loss in the first and in the last epoch."""
+        """Return the training losses of the first and the last epoch."""
         epochs = self.runs[engine].result.epochs
         return total(epochs[0].train), total(epochs[-1].train)
 
@@ -117,18 +117,18 @@ def demo(
 ) -> DemoResult:
     """Draw a data set, export YOLOv5n for it, and train it in ONNX Runtime and in eager torch.
 
-    Both start from the same random weights and take the same batches in the same order, with the
-    same rates. Everything is written below `folder`, under names of its own; what an earlier
-    demonstration left there is used again or replaced, and nothing else is touched.
+    All start from the same weights and take the same batches in the same order, with the same
+    learning rates. Everything is written below `folder`. Files of an earlier demonstration there
+    are reused or replaced; nothing else is changed.
 
     Args:
-        folder: where to write.
-        settings: what to train, and how.
-        say: told what happens next.
-        reporting: makes the reporter of a run.
+        folder: Folder to write to.
+        settings: Settings of the demonstration.
+        say: Function that prints a line of progress.
+        reporting: Function that makes the reporter of a run.
 
     Raises:
-        ExportLossError: a setting is out of range, something cannot be written, or a package is
+        ExportLossError: a setting is out of range, a file cannot be written, or a package is
             missing.
     """
     folder, size = Path(folder), settings.image_size
@@ -148,7 +148,7 @@ def demo(
         (size, size),
         shuffle=True,
         seed=settings.seed,
-        augment=Augmentation(fliplr=0.5, flipud=0.5),  # a shape is a shape upside down
+        augment=Augmentation(fliplr=0.5, flipud=0.5),  # flipped shapes keep their class
     )
     val_batches = Batches(Dataset.open(config, "val"), settings.batch_size, (size, size))
     schedule = _schedule(settings, len(train_batches))
@@ -173,7 +173,7 @@ def demo(
     for engine, session in sessions.items():
         say(f"training: {settings.epochs} epochs, {TITLES[engine]}")
         started = time.monotonic()
-        # On one thread the loss of eager torch is determined, and no pool fights the decoders.
+        # On one thread eager torch's loss is deterministic, and torch does not slow the decoders.
         with reporting(schedule) as reporter, torch_threads(1):
             result = train(
                 session,
@@ -229,12 +229,12 @@ def _schedule(settings: DemoSettings, batches: int) -> Schedule:
         batch_size=settings.batch_size,
         config=settings.training_config(),
         cosine=True,
-        nominal_batch=settings.batch_size,  # an update a batch
+        nominal_batch=settings.batch_size,  # one update per batch
     )
 
 
 def _export(folder: Path, settings: DemoSettings) -> dict[Engine, Path]:
-    """Write both kinds of artifact from the same weights."""
+    """Export both kinds of artifact with the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         if settings.weights is None:

@@ -1,4 +1,4 @@
-"""Decoding of predicted boxes and their complete IoU with targets, finite everywhere."""
+"""Decoding of predicted boxes and their complete IoU with targets, for any finite logits."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _EPS = 1e-7
 
 
 def ciou_of_logits(logits: Tensor, anchors: Tensor, *, centre: Tensor, side: Tensor) -> Tensor:
-    """Complete IoU of the boxes that YOLOv5 decodes from `logits` with targets.
+    """Compute the complete IoU of predicted boxes, decoded from `logits`, with targets.
 
     Zheng et al., arXiv 1911.08287, section 4: IoU - rho^2 / c^2 - alpha v, alpha detached. Boxes
     decode as xy = 2 sigmoid(t) - 0.5 and wh = (2 sigmoid(t))^2 * anchor, in cells.
 
-    The angle of the predicted box is taken from its logits instead of its sides, so that a box
-    whose sides underflow to 0 keeps a finite angle and gradient; elsewhere the two are equal.
+    The angle of the predicted box is computed from its logits instead of its sides, so that a box
+    whose sides underflow to 0 has a finite angle and gradient; elsewhere the two are equal.
 
-    Horizontal and vertical come first: a graph then needs one operator for both.
+    The dimension of x and y comes first, so that a graph needs one operator for both. All arguments
+    broadcast.
 
     Args:
         logits: (4, ...) raw x, y, w, h.
         anchors: (2, ...) width and height in cells, > 0.
         centre: (2, ...) targets' x and y relative to the cell, in cells.
-        side: (2, ...) targets' width and height, > 0, in cells; all broadcast.
+        side: (2, ...) targets' width and height in cells, > 0.
 
     Returns:
         (...), in (-2, 1].
@@ -68,11 +69,11 @@ def _difference(logarithms: Tensor) -> Tensor:
 
 
 def atan_of_exp(x: Tensor) -> Tensor:
-    """atan(exp(x)) to float32 rounding; value in (0, pi / 2), gradient in (0, 1 / 2].
+    """Compute atan(exp(x)) to float32 precision; value in (0, pi / 2), gradient in (0, 1 / 2].
 
-    Written out because ONNX Runtime has no gradient of Atan and no CUDA kernel for it. With
-    e = exp(-|x|) <= 1 no division is by a small number; the angle beyond tan(pi / 8) is reduced
-    by a quarter turn, and the polynomial is the one that Cephes' atanf uses (Moshier, 1992).
+    Written out because ONNX Runtime has neither a gradient nor a CUDA kernel for Atan. With
+    e = exp(-|x|) <= 1 no divisor is small. An angle above pi / 8 is reduced by pi / 4; the
+    polynomial is that of Cephes' atanf (Moshier, 1992).
     """
     if torch.compiler.is_exporting():
         return _angle_and_exp(x)[0]
@@ -93,7 +94,7 @@ def _angle_and_exp(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _AtanOfExp(torch.autograd.Function):
-    """With its derivative, 1 / (exp(x) + exp(-x)), instead of that of each operator."""
+    """`_angle_and_exp` with the derivative 1 / (exp(x) + exp(-x)), not that of each operator."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def _written_out(x: Tensor) -> Tensor:
 
 
 class _LogSigmoid(torch.autograd.Function):
-    """With its derivative, sigmoid(-x)."""
+    """`_written_out` with the derivative sigmoid(-x)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

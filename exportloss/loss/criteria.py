@@ -16,16 +16,16 @@ __all__ = ["ElementwiseCriterion", "make_criterion"]
 # (logits, targets in [0, 1]) -> loss, all of one shape
 ElementwiseCriterion = Callable[[Tensor, Tensor], Tensor]
 
-# Keeps x ** gamma differentiable at 0 where gamma < 1; its own power is far below rounding.
+# Keeps x ** gamma differentiable at 0 for gamma < 1; negligible in the result.
 _SMALLEST_BASE = 1e-12
 
 
 def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCriterion:
-    """The criterion that `config` names, without a reduction: its caller masks and averages.
+    """Return the criterion that `config` names, without a reduction: the caller masks and averages.
 
     Args:
-        config: `criterion`, `fl_gamma`, `focal_alpha` and `blur_alpha` are read.
-        pos_weight: weight of the positive part of the cross-entropy (`cls_pw` or `obj_pw`).
+        config: Options; `criterion`, `fl_gamma`, `focal_alpha` and `blur_alpha` are used.
+        pos_weight: Weight of the positive part of the cross-entropy (`cls_pw` or `obj_pw`).
     """
     gamma, alpha = config.fl_gamma, config.focal_alpha
 
@@ -33,7 +33,7 @@ def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCrite
         return bce_with_logits(logits, targets, pos_weight=pos_weight)
 
     def focal(logits: Tensor, targets: Tensor) -> Tensor:
-        # Lin et al., arXiv 1708.02002, eq. 5, for targets between 0 and 1 too.
+        # Lin et al., arXiv 1708.02002, eq. 5, extended to targets between 0 and 1.
         p = sigmoid(logits)
         not_p_t = targets * (1 - p) + (1 - targets) * p
         return bce(logits, targets) * _alpha_weight(targets, alpha) * _power(not_p_t, gamma)
@@ -41,11 +41,11 @@ def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCrite
     def quality_focal(logits: Tensor, targets: Tensor) -> Tensor:
         # Li et al., arXiv 2006.04388, eq. 4.
         difference = targets - sigmoid(logits)
-        distance = torch.relu(difference) + torch.relu(-difference)  # without Abs, as `minus_abs`
+        distance = torch.relu(difference) + torch.relu(-difference)  # no Abs, see `minus_abs`
         return bce(logits, targets) * _alpha_weight(targets, alpha) * _power(distance, gamma)
 
     def blur(logits: Tensor, targets: Tensor) -> Tensor:
-        # Confident predictions of what is not labelled count less: labels may be missing.
+        # Confident predictions without a label count less: the label may be missing.
         excess = sigmoid(logits) - targets
         return bce(logits, targets) * (1 - torch.exp((excess - 1) / (config.blur_alpha + 1e-4)))
 
@@ -55,26 +55,26 @@ def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCrite
 
 
 def bce_with_logits(logits: Tensor, targets: Tensor, *, pos_weight: float = 1.0) -> Tensor:
-    """Binary cross-entropy `-(w y log p + (1 - y) log(1 - p))` of p = sigmoid(logits).
+    """Compute the binary cross-entropy `-(w y log p + (1 - y) log(1 - p))`, p = sigmoid(logits).
 
-    Finite for every finite logit and right to float32, far from the decision too, in value and
-    gradient.
+    Value and gradient are finite for all finite logits and accurate to float32 precision, also far
+    from 0.
     """
-    if torch.compiler.is_exporting():  # for a gradient builder that knows elementary operators
+    if torch.compiler.is_exporting():  # gradient builders know elementary operators only
         return _bce_in_elementary_operators(logits, targets, pos_weight)
     apply: Callable[[Tensor, Tensor, float], Tensor] = _Bce.apply
     return apply(logits, targets, pos_weight)
 
 
 def _bce_in_elementary_operators(logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:
-    # `logits - 2 * relu` is -|logits| with a derivative of 1 at 0, which gives the exact gradient
-    # p - y there; abs would give -y.
+    # `logits - 2 * relu` is -|logits| with derivative 1 at 0, which gives the exact gradient p - y
+    # there; with abs it would be -y.
     log_term = log1p(torch.exp(logits - 2 * torch.relu(logits)))
     return _bce_of_log_term(log_term, logits, targets, pos_weight)
 
 
 def _bce_of_log_term(log_term: Tensor, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
-    """The cross-entropy, where log(1 + exp(-|x|)) is known; neither sum of it loses digits."""
+    """Compute the cross-entropy from log(1 + exp(-|x|)), without cancellation in either sum."""
     positive = torch.relu(logits)
     minus_log_p = log_term + (positive - logits)
     weighted = targets if weight == 1.0 else targets * weight
@@ -82,7 +82,7 @@ def _bce_of_log_term(log_term: Tensor, logits: Tensor, targets: Tensor, weight: 
 
 
 class _Bce(torch.autograd.Function):
-    """With its derivative, p - y where positives weigh 1."""
+    """`bce_with_logits` with its own derivative, which is p - y for a positive weight of 1."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, pos_weight: float) -> Tensor:

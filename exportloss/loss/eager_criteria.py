@@ -1,4 +1,4 @@
-"""The criteria a YOLOv5 loss can score classes and objectness with, beside plain BCE."""
+"""Criteria for classes and objectness in a YOLOv5 loss, besides plain BCE, as torch modules."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["BCEBlurWithLogitsLoss", "FocalLoss", "QFocalLoss", "make_criterion"]
 
 
 class BCEBlurWithLogitsLoss(nn.Module):
-    """Mean binary cross-entropy that mutes confident predictions where the label says "absent".
+    """Mean binary cross-entropy that mutes confident predictions without a label.
 
-    Each element is scaled by `1 - exp((p - y - 1) / (alpha + 1e-4))` with p = sigmoid(pred): near 0
-    for p = 1, y = 0, which is often a missing label.
+    Each element is scaled by `1 - exp((p - y - 1) / (alpha + 1e-4))` with p = sigmoid(pred): the
+    factor is near 0 for p = 1 and y = 0, which is often a missing label.
 
     Args:
-        alpha: width of the muted range, > 0.
-        pos_weight: weight of positives, broadcastable to the predictions.
+        alpha: Width of the muted range, > 0.
+        pos_weight: Weight of positives, broadcastable to the predictions.
     """
 
     def __init__(self, alpha: float = 0.05, *, pos_weight: Tensor | None = None) -> None:
@@ -27,7 +27,7 @@ class BCEBlurWithLogitsLoss(nn.Module):
         self.alpha = alpha
 
     def forward(self, pred: Tensor, true: Tensor) -> Tensor:
-        """Score logits `pred` against `true` in [0, 1], of one shape; returns a scalar."""
+        """Return the mean loss of logits `pred` for targets `true` in [0, 1], of the same shape."""
         excess = pred.sigmoid() - true
         weight = 1 - torch.exp((excess - 1) / (self.alpha + 1e-4))
         loss: Tensor = self.loss_fcn(pred, true) * weight
@@ -35,9 +35,9 @@ class BCEBlurWithLogitsLoss(nn.Module):
 
 
 class _ModulatedLoss(nn.Module):
-    """A criterion over logits, every element weighted by class and by how wrong it is.
+    """A criterion over logits whose elements are weighted by class and by the prediction's error.
 
-    The wrapped module's own `reduction` becomes "none"; the former one is applied at the end.
+    The wrapped module's `reduction` becomes "none"; its former value is applied at the end.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class _ModulatedLoss(nn.Module):
         raise NotImplementedError
 
     def forward(self, pred: Tensor, true: Tensor) -> Tensor:
-        """Score logits `pred` against `true` in [0, 1], of one shape.
+        """Return the loss of logits `pred` for targets `true` in [0, 1], of the same shape.
 
-        Returns a scalar, or the shape of `pred` with reduction "none".
+        The result is a scalar, or with reduction "none" of the shape of `pred`.
         """
         balance = true * self.alpha + (1 - true) * (1 - self.alpha)
         modulation = self._error(pred.sigmoid(), true) ** self.gamma
@@ -67,12 +67,12 @@ class _ModulatedLoss(nn.Module):
 
 
 class FocalLoss(_ModulatedLoss):
-    """Focal loss around a `BCEWithLogitsLoss`: times `(1 - pt) ** gamma` (arXiv 1708.02002, 3.2).
+    """Focal loss (arXiv 1708.02002, 3.2): a `BCEWithLogitsLoss` times `(1 - pt) ** gamma`.
 
     Args:
-        loss_fcn: the criterion; its reduction ("mean", "sum", "none") becomes this module's.
-        gamma: focusing exponent, >= 0.
-        alpha: weight of positives, in [0, 1]; negatives weigh 1 - alpha.
+        loss_fcn: Criterion to wrap; its reduction ("mean", "sum", "none") becomes this module's.
+        gamma: Focusing exponent, >= 0.
+        alpha: Weight of positives, in [0, 1]; negatives have weight 1 - alpha.
     """
 
     def _error(self, prob: Tensor, true: Tensor) -> Tensor:
@@ -80,12 +80,12 @@ class FocalLoss(_ModulatedLoss):
 
 
 class QFocalLoss(_ModulatedLoss):
-    """Quality focal loss, for soft targets: times `|y - p| ** gamma` (arXiv 2006.04388, 3.2).
+    """Quality focal loss (arXiv 2006.04388, 3.2), for soft targets: BCE times `|y - p| ** gamma`.
 
     Args:
-        loss_fcn: the criterion; its reduction ("mean", "sum", "none") becomes this module's.
-        gamma: focusing exponent, >= 0.
-        alpha: weight of positives, in [0, 1]; negatives weigh 1 - alpha.
+        loss_fcn: Criterion to wrap; its reduction ("mean", "sum", "none") becomes this module's.
+        gamma: Focusing exponent, >= 0.
+        alpha: Weight of positives, in [0, 1]; negatives have weight 1 - alpha.
     """
 
     def _error(self, prob: Tensor, true: Tensor) -> Tensor:
@@ -93,11 +93,11 @@ class QFocalLoss(_ModulatedLoss):
 
 
 def make_criterion(config: LossConfig, pos_weight: Tensor) -> nn.Module:
-    """Make the criterion that `config` asks for; its reduction is "mean".
+    """Return the criterion that `config` names, with reduction "mean".
 
     Args:
-        config: `criterion`, `fl_gamma`, `focal_alpha` and `blur_alpha` are read.
-        pos_weight: (1,), weight of positives, > 0.
+        config: Options; `criterion`, `fl_gamma`, `focal_alpha` and `blur_alpha` are used.
+        pos_weight: (1,) weight of positives, > 0.
     """
     if config.effective_criterion == "blur":
         return BCEBlurWithLogitsLoss(config.blur_alpha, pos_weight=pos_weight)

@@ -1,4 +1,4 @@
-"""Operations written so that every runtime computes and differentiates them alike."""
+"""Operations written so that all runtimes compute and differentiate them alike."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ __all__ = ["log1p", "minus_abs", "sigmoid", "sigmoid_of_exp"]
 
 
 def log1p(x: Tensor) -> Tensor:
-    """log(1 + x) for x >= 0, accurate for small x, in operators that every runtime differentiates.
+    """Compute log(1 + x) for x >= 0, accurate for small x, in differentiable ONNX operators.
 
-    ONNX has no Log1p, and a plain log(1 + x) loses x below the rounding of 1. That rounding
-    error, `x - (y - 1)`, is exact in floating point; one Newton term puts it back. Its derivative
-    is zero, so the gradient stays 1 / (1 + x).
+    ONNX has no Log1p, and log(1 + x) loses an x below the rounding error of 1 + x. That error,
+    `x - (y - 1)`, is exact in floating point, and one Newton term corrects for it. The derivative
+    of the term is zero, so the gradient stays 1 / (1 + x).
     """
     y = 1 + x
     return torch.log(y) + (x - (y - 1)) / y
 
 
 def minus_abs(x: Tensor) -> Tensor:
-    """-|x| without Abs, which OpenVINO may compute in place where another operator reads x."""
+    """Compute -|x| without Abs, which OpenVINO may apply in place though others still read x."""
     return torch.minimum(x, -x)
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)), right to float32 for every x, and so is its gradient.
+    """Compute 1 / (1 + exp(-x)), value and gradient accurate to float32 precision for every x.
 
-    The Sigmoid of ONNX Runtime's CPU provider is not: its relative error is 2e-4 at -8 and 0.5 at
-    -16, where a trained detector's background lies.
+    The Sigmoid of ONNX Runtime's CPU provider is less accurate: its relative error is 2e-4 at -8
+    and 0.5 at -16, in the range of a trained detector's background.
     """
-    if torch.compiler.is_exporting():  # for a gradient builder that knows elementary operators
+    if torch.compiler.is_exporting():  # gradient builders know elementary operators only
         return sigmoid_of_exp(x, torch.exp(x - 2 * torch.relu(x)))
     apply: Callable[[Tensor], Tensor] = _Sigmoid.apply
     return apply(x)
 
 
 def sigmoid_of_exp(x: Tensor, e: Tensor) -> Tensor:
-    """The sigmoid of x, where e = exp(-|x|) is known."""
+    """Compute the sigmoid of x from e = exp(-|x|)."""
     return torch.where(x > 0, 1.0, e) / (1 + e)
 
 
 class _Sigmoid(torch.autograd.Function):
-    """With its derivative, s(x) s(-x), in which nothing cancels."""
+    """The sigmoid with the derivative s(x) s(-x), which has no cancellation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What the loss reads of a level: objectness in every cell, all else where a target may match.
+"""Readers of a level's predictions: objectness in all cells, all else where a target may match.
 
-Three sources of the same numbers. A network's maps, permuted as YOLOv5 does or as the head's
-convolution wrote them, are read where the loss looks. Given the head's input instead, the head is
-evaluated where the loss looks, and the maps are never made.
+There are three sources of the same numbers. Maps, either permuted as in YOLOv5 or as the head's
+convolution returns them, are read in the cells that the loss needs. From the head's input, the head
+is evaluated in those cells only, and the maps are never computed.
 """
 
 from __future__ import annotations
@@ -24,82 +24,86 @@ __all__ = ["OBJECTNESS", "HeadInput", "HeadOutput", "Level", "PermutedMap", "box
 
 @dataclasses.dataclass(frozen=True)
 class Level(abc.ABC):
-    """Raw predictions of a level: B images, H x W cells, na boxes a cell.
+    """Raw predictions of a level: B images, H x W cells, na boxes per cell.
 
     Attributes:
-        source: what they are read from; its dimensions begin with B, any, H, W.
+        source: Tensor to read; its dimensions begin with B, any, H, W.
     """
 
     source: Tensor
 
     @property
     def batch_size(self) -> int:
-        """B."""
+        """Number of images, B."""
         return self.source.shape[0]
 
     @property
     def grid(self) -> tuple[int, int]:
-        """H and W."""
+        """Rows and columns of cells, (H, W)."""
         return self.source.shape[2], self.source.shape[3]
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
+        """Element type of the network."""
         return self.source.dtype
 
     @abc.abstractmethod
     def read(
         self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return what the loss looks at.
+        """Return the logits that the loss needs.
 
         Args:
-            image: (M,) int64, index of the image of each target row.
-            cell: (S, M) int64, index among the H * W cells.
-            shared: which of them are the same, to add up their gradients pair by pair; None
-                scatters sums.
+            image: (M,) int64 index of each target row's image.
+            cell: (S, M) int64 index among the H * W cells.
+            shared: Cells that several slots have in common, to sum their gradients pair by pair;
+                None sums with a scatter.
 
         Returns:
             rows: (na, S, M, 5 + nc) logits of all boxes of those cells.
-            objectness: (B * na * H * W,) logits.
+            objectness: (B * na * H * W,) logits of all boxes of the level.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class PermutedMap(Level):
-    """The map that YOLOv5's head gives in training: (B, na, H, W, 5 + nc)."""
+    """The map that YOLOv5's head returns in training: (B, na, H, W, 5 + nc)."""
 
     def read(
         self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Read what the loss looks at."""
+        """Return the logits that the loss needs; see `Level.read`."""
         _, na, _, _, outputs = self.source.shape
         return _read_boxes(self, image, cell, shared, na=na, outputs=outputs)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadOutput(Level):
-    """What the head's convolution gives: (B, na * (5 + nc), H, W)."""
+    """The map that the head's convolution returns: (B, na * (5 + nc), H, W).
+
+    Attributes:
+        num_anchors: Number of boxes per cell, na.
+    """
 
     num_anchors: int
 
     def read(
         self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Read what the loss looks at."""
+        """Return the logits that the loss needs; see `Level.read`."""
         na, channels = self.num_anchors, self.source.shape[1]
         return _read_boxes(self, image, cell, shared, na=na, outputs=channels // na)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadInput(Level):
-    """The head's features and its 1x1 convolution, which is evaluated where the loss looks.
+    """The head's features and its 1x1 convolution, evaluated only in the cells the loss needs.
 
     Attributes:
         source: (B, C, H, W) features.
-        weight: (na * (5 + nc), C, 1, 1).
-        bias: (na * (5 + nc),).
-        num_anchors: na.
+        weight: (na * (5 + nc), C, 1, 1) weight of the convolution.
+        bias: (na * (5 + nc),) bias of the convolution.
+        num_anchors: Number of boxes per cell, na.
     """
 
     weight: Tensor
@@ -109,14 +113,14 @@ class HeadInput(Level):
     def read(
         self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Read what the loss looks at."""
+        """Return the logits that the loss needs; see `Level.read`."""
         na, channels = self.num_anchors, self.source.shape[1]
         weight = self.weight.reshape(na, -1, channels)  # (na, no, C)
         bias = self.bias.reshape(na, -1)  # (na, no)
         objectness = functional.conv2d(
             self.source, weight[:, OBJECTNESS, :, None, None], bias[:, OBJECTNESS]
         )  # (B, na, H, W)
-        seen = self._features_at(image, cell, shared)  # (S * M, C), shared by the anchors of a cell
+        seen = self._features_at(image, cell, shared)  # (S * M, C), the same for all anchors
         rows = functional.linear(seen, self.weight.flatten(1), self.bias)  # (S * M, na * no)
         rows = rows.reshape(*cell.shape, na, -1).permute(2, 0, 1, 3)
         return rows, objectness.flatten()
@@ -133,13 +137,13 @@ class HeadInput(Level):
         if shared is not None:
             read: Callable[..., Tensor] = _ReadFeatures.apply
             return read(flat, index.reshape(-1, channels), shared.same, shared.last)
-        # The gradient of index_select has no fixed order on CUDA; that of [] is slow elsewhere.
+        # The gradient of index_select sums in no fixed order on CUDA; that of [] is slow on a CPU.
         seen = flat[index] if flat.is_cuda else flat.index_select(0, index)
         return seen.reshape(-1, channels)
 
 
 def box_index(image: Tensor, cell: Tensor, *, na: int, cells: int) -> Tensor:
-    """Index among all B * na * H * W boxes of a level.  # (na, S, M)"""
+    """Return the indices among all B * na * H * W boxes of a level.  # (na, S, M)"""
     plane = image * na + torch.arange(na, device=image.device)[:, None]  # (na, M)
     return plane[:, None] * cells + cell
 
@@ -153,7 +157,7 @@ def _read_boxes(
     na: int,
     outputs: int,
 ) -> tuple[Tensor, Tensor]:
-    """Read a map of either layout, as `Level.read`."""
+    """Read a map of either layout; see `Level.read`."""
     height, width = level.grid
     box = box_index(image, cell, na=na, cells=height * width)
     read: Callable[..., tuple[Tensor, Tensor]] = _ReadMap.apply
@@ -166,7 +170,7 @@ def _read_boxes(
 
 
 def _read_map(source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
-    """Rows (K, no) of the boxes asked for, and objectness of all of a map of either layout."""
+    """Return rows (K, no) of boxes, and the objectness of all boxes, of a map of either layout."""
     if source.ndim == 5:
         boxes = source.reshape(-1, outputs)
         return boxes.index_select(0, box), boxes[:, OBJECTNESS]
@@ -177,7 +181,7 @@ def _read_map(source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor
 
 
 class _ReadMap(torch.autograd.Function):
-    """`_read_map`, with both gradients written in one go."""
+    """`_read_map`, with both gradients written by one operator."""
 
     @staticmethod
     def forward(
@@ -199,7 +203,7 @@ class _ReadMap(torch.autograd.Function):
 
 
 class _ReadFeatures(torch.autograd.Function):
-    """Read of the features of cells, whose gradients are added up before they are written."""
+    """Reading of cells' features, with the gradients of a cell summed before they are written."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, index: Tensor, same: Tensor, last: Tensor) -> Tensor:

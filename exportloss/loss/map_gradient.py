@@ -1,7 +1,7 @@
-"""The gradient of a map that was read sparsely, as one operator of its own.
+"""The gradient of a map that was read sparsely, as a custom operator.
 
-Left to autograd, what was read of objectness and of rows would each be a map of zeros with a few
-numbers in it, and both be added. One operator writes it in one go, and exporters see it whole.
+Autograd would write two maps, the gradients of the objectness and of the rows, each mostly zeros,
+and add them. One operator writes them in one pass, and exporters see it as a unit.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from torch.nn import functional
 
 __all__ = ["OBJECTNESS", "element_index", "map_gradient"]
 
-OBJECTNESS = 4  # its channel among x, y, w, h, objectness, classes
+OBJECTNESS = 4  # channel, in the order x, y, w, h, objectness, classes
 
 
 @torch.library.custom_op("exportloss::map_gradient", mutates_args=())
 def map_gradient(
     objectness: Tensor, box: Tensor, rows: Tensor, shape: Sequence[int], *, add: bool = True
 ) -> Tensor:
-    """Write the gradient of a map of N = B * na * H * W boxes, of which K were read as a whole.
+    """Compute the gradient of a map of N = B * na * H * W boxes, of which K rows were read.
 
     Args:
-        objectness: (N,) gradient of the objectness that was read of every box.
-        box: (K,) int64, indices of the boxes that were read, which may repeat.
-        rows: (K, 5 + nc) gradients of what was read of them.
-        shape: (B, na, H, W, 5 + nc), or (B, na * (5 + nc), H, W).
-        add: whether the rows of a box are to be added up. If not, they are equal, each the sum
-            already, and it does not matter which of them is written.
+        objectness: (N,) gradients of the objectness of all boxes.
+        box: (K,) int64 indices of the boxes whose rows were read; they may repeat.
+        rows: (K, 5 + nc) gradients of those rows.
+        shape: Shape of the map: (B, na, H, W, 5 + nc), or (B, na * (5 + nc), H, W).
+        add: Whether to sum the rows of a box. If not, the rows of a box must be equal, each of
+            them the sum, and any one of them is written.
 
     Returns:
-        The sum of all, of that shape, zero elsewhere.
+        Sum of both gradients, of shape `shape`; zero elsewhere.
     """
     outputs = rows.shape[1]
     after = outputs - OBJECTNESS - 1
-    if not add:  # the objectness is part of what is written
+    if not add:  # a plain write replaces the objectness, so it has to be included
         rows = rows + functional.pad(objectness[box, None], (OBJECTNESS, after))
     # Not index_add: slower on a CPU, and its sums have no fixed order on CUDA.
     if len(shape) == 5:
@@ -56,7 +56,7 @@ def _(
 
 
 def element_index(box: Tensor, *, outputs: int, cells: int) -> Tensor:
-    """Index of each box's numbers among all of a map (B, na * no, H, W).  # (..., no)"""
+    """Return the indices of each box's numbers in a flat map (B, na * no, H, W).  # (..., no)"""
     plane = torch.div(box, cells, rounding_mode="floor")
     first = box + plane * ((outputs - 1) * cells)
     return first[..., None] + torch.arange(outputs, device=box.device) * cells

@@ -10,25 +10,26 @@ from torch import Tensor
 
 __all__ = ["Slots", "match"]
 
-# How far from a cell's edge a centre may lie for the neighbour behind it to be trained too.
+# Distance in cells from the cell's edge below which a centre trains the neighbour, too.
 _NEIGHBOUR_BIAS = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Candidate matches: at each level, S = 3 slots (own cell, x and y neighbour) a target row.
+    """Candidate matches: S = 3 slots per target row and level (own cell, x and y neighbour).
 
-    YOLOv5 knows five slots (own, left, top, right, bottom), of which at most three differ: left
-    and right are both chosen only where the centre lies exactly on a cell border, and one of them
-    then truncates back to the own cell. Three slots with multiplicities are the same rows.
+    YOLOv5 has five candidates (own, left, top, right, bottom), of which at most three differ: left
+    and right are both chosen only if the centre lies exactly on a cell border, and one of them
+    then truncates back to the own cell. Three slots with multiplicities give the same matches.
 
     Attributes:
-        image: (M,) int64, index of the image.
-        cell: (nl, S, M) int64, index of the cell among the level's H * W.
-        weight: (nl, na, S, M) float, how many of YOLOv5's rows the slot stands for; 0 is no match.
-        order: (nl, 1, S, M) int64 >= 1, place of the slot's last row in YOLOv5's order of rows.
+        image: (M,) int64 index of the image.
+        cell: (nl, S, M) int64 index of the cell among the level's H * W.
+        weight: (nl, na, S, M) float, number of YOLOv5's matches that the slot stands for; 0 for
+            no match.
+        order: (nl, 1, S, M) int64 >= 1, place of the slot's last match in YOLOv5's order.
         centre: (2, nl, 1, S, M) float, x and y relative to the cell, in cells.
-        side: (2, nl, 1, 1, M) float, width and height in cells, > 0: those of padding are 1.
+        side: (2, nl, 1, 1, M) float, width and height in cells, > 0; 1 for padded rows.
     """
 
     image: Tensor
@@ -50,21 +51,21 @@ def match(
 ) -> Slots:
     """Match target rows with the anchors and cells of all levels.
 
-    No prediction is looked at and no shape depends on data. A row of zero size matches nothing,
-    so zero rows are padding; neither does a row that `pad_targets` would refuse.
+    Predictions are not used, and no shape depends on data. A row of zero size matches nothing, so
+    zero rows are padding; nor does a row match that `pad_targets` would refuse.
 
     Args:
-        targets: (M, 6) image, class, x, y, width, height; the last four as shares of the image.
+        targets: (M, 6) image, class, x, y, width, height; the last four as fractions of the image.
         anchors: (nl, na, 2) width and height in cells of their level.
-        batch_size: images in the batch.
-        grids: rows and columns of cells, (H, W), of each level.
-        num_classes: classes of the model.
-        anchor_t: largest ratio between a target's and an anchor's side, exclusive.
+        batch_size: Images per batch.
+        grids: Rows and columns of cells, (H, W), per level.
+        num_classes: Number of classes of the model.
+        anchor_t: Limit of the ratio between a target's and an anchor's side, exclusive.
     """
     height, width = (_column(targets, sizes) for sizes in zip(*grids, strict=True))  # (nl, 1)
     in_range = (targets >= 0).all(dim=1) & (targets[:, 2:] <= 1).all(dim=1)  # false for NaN
     in_range = in_range & (targets[:, 0] < batch_size) & (targets[:, 1] < num_classes)  # (M,)
-    # Before anything becomes a whole number: beyond the range of one, and of NaN, devices differ.
+    # Before any conversion to integers: for NaN and out-of-range numbers devices differ.
     targets = torch.where(in_range[:, None], targets, 0.0)
     x, y = targets[:, 2] * width, targets[:, 3] * height  # (nl, M), in cells
     size = torch.stack((targets[:, 4] * width, targets[:, 5] * height))  # (2, nl, M)
@@ -84,8 +85,8 @@ def match(
     multiplicity = torch.stack(
         (1 + both_x.long() + both_y.long(), (left | right).long(), (top | bottom).long()), dim=1
     )
-    # Places in YOLOv5's order: 0 own, 1 left, 2 top, 3 right, 4 bottom. The own cell also stands
-    # for the second of two opposite neighbours, which comes later.
+    # Places in YOLOv5's order: 0 own, 1 left, 2 top, 3 right, 4 bottom. If two opposite neighbours
+    # are chosen, the own cell also stands for the second, which comes later.
     zero = torch.zeros_like(own_column)
     place = torch.stack(
         (
@@ -95,8 +96,8 @@ def match(
         ),
         dim=1,
     )
-    slots = targets.shape[0]
-    order = place * slots + torch.arange(1, slots + 1, device=targets.device)
+    count = targets.shape[0]
+    order = place * count + torch.arange(1, count + 1, device=targets.device)
 
     return Slots(
         image=targets[:, 0].long(),
@@ -109,12 +110,12 @@ def match(
 
 
 def _column(like: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Numbers known when the graph is written, one a level.  # (nl, 1)"""
+    """Return constants of the graph, one per level.  # (nl, 1)"""
     return torch.stack([like.new_full((1,), size) for size in sizes])
 
 
 def _chosen_neighbours(position: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether the neighbour before and behind is trained too; none outside the image."""
+    """Return whether the neighbours before and behind are trained too; never outside the image."""
     from_far_edge = cells - position
     before = (position - torch.floor(position) < _NEIGHBOUR_BIAS) & (position > 1)
     behind = (from_far_edge - torch.floor(from_far_edge) < _NEIGHBOUR_BIAS) & (from_far_edge > 1)

@@ -1,4 +1,4 @@
-"""YOLOv5's head and loss in one, with the head evaluated only where the loss looks."""
+"""YOLOv5's head and loss in one module; the head is evaluated only in the cells the loss needs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ __all__ = ["SparseHeadLoss", "head_inputs"]
 
 
 class SparseHeadLoss(nn.Module):
-    """The loss from the head's input, without the head's maps.
+    """The loss computed from the head's input, without the head's maps.
 
     The loss reads objectness in every cell, but boxes and classes only where a target may match.
-    So objectness is computed densely and all else in the cells of the target slots: the same loss
-    and gradients, in a fraction of time and memory where there are many classes and cells.
+    So objectness is computed densely, and boxes and classes only in those cells: the same loss and
+    gradients, in a fraction of the time and memory if there are many classes and cells.
 
         loss = SparseHeadLoss(model.detect, YoloLoss(model.anchors_px, model.strides, 80))
         value, items = loss(model.features(images), targets)
 
-    It works on YOLOv5's own models too, in any training loop, see `head_inputs`. The head's
-    parameters stay the model's: they are not among `parameters()` here.
+    For YOLOv5's own models, in any training loop, see `head_inputs`. The head's parameters remain
+    the model's: they are not among the `parameters()` of this module.
 
     Args:
-        head: detection layer. Its `m` holds a 1x1 convolution with bias per level, to na * (5 + nc)
-            channels, as that of `exportloss.models.Detect`.
-        loss: loss of the same number of levels, anchors and classes.
+        head: Detection layer. Its `m` holds one 1x1 convolution with bias per level, with
+            na * (5 + nc) output channels, as in `exportloss.models.Detect`.
+        loss: Loss for the same number of levels, anchors and classes.
 
     Raises:
-        ConfigError: head and loss do not fit, or the head is of another kind.
+        ConfigError: head and loss do not fit together, or the head is of another kind.
     """
 
     def __init__(self, head: nn.Module, loss: YoloLoss) -> None:
@@ -44,16 +44,16 @@ class SparseHeadLoss(nn.Module):
         channels = na * (5 + loss.num_classes)
         if not isinstance(convolutions, nn.ModuleList) or len(convolutions) != levels:
             raise ConfigError(
-                f"the head {type(head).__name__} has no `m` of {levels} convolutions, one a level; "
-                "pass the detection layer, or take the loss of its maps"
+                f"the head {type(head).__name__} has no `m` of {levels} convolutions, one per "
+                "level; pass the detection layer, or apply the loss to the head's maps"
             )
         for index, convolution in enumerate(convolutions):
             if not _is_pointwise(convolution, channels):
                 raise ConfigError(
                     f"level {index} of the head is {convolution}; expected a 1x1 convolution with "
-                    f"bias to {channels} channels; take the loss of the head's maps"
+                    f"bias and {channels} output channels; apply the loss to the head's maps"
                 )
-        self._head = (head,)  # in a tuple, it is not registered
+        self._head = (head,)  # a tuple keeps it from being registered
 
     def forward(
         self, features: Sequence[Tensor], targets: Tensor, balance: Tensor | None = None
@@ -61,15 +61,15 @@ class SparseHeadLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            features: one (B, C, H, W) map per level, fine to coarse: the head's inputs.
+            features: Head's inputs, one (B, C, H, W) map per level, fine to coarse.
             targets: (max_targets, 6) from `pad_targets`.
-            balance: as `YoloLoss` takes it.
+            balance: Objectness weights, as for `YoloLoss`.
 
         Returns:
-            What `YoloLoss` returns.
+            Results of `YoloLoss`.
 
         Raises:
-            ConfigError: the number of levels is another, or `balance` is missing.
+            ConfigError: the number of levels is wrong, or `balance` is missing.
         """
         (head,) = self._head
         convolutions: Sequence[Any] = head.m  # type: ignore[assignment]
@@ -84,15 +84,15 @@ class SparseHeadLoss(nn.Module):
 
 
 def head_inputs(model: nn.Module, head: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """Run a detector up to its head, and return the head's inputs, for `SparseHeadLoss`.
+    """Run a detector up to its head and return the head's inputs, for `SparseHeadLoss`.
 
-    For models that have no method for it, such as YOLOv5's own, whose head is `model.model[-1]`.
-    `model`'s own forward runs, with a head that keeps its inputs and computes nothing.
+    This is for models without such a method, as YOLOv5's own, whose head is `model.model[-1]`. The
+    model's forward runs with a head that records its inputs and computes nothing.
 
     Args:
-        model: detector whose forward takes `images` and calls `head` last.
-        head: module of `model`.
-        images: input of `model`, such as (B, 3, H, W).
+        model: Detector whose forward takes `images` and calls `head` last.
+        head: Head of the detector.
+        images: Input of the detector, such as (B, 3, H, W).
 
     Returns:
         One (B, C, H, W) map per level.

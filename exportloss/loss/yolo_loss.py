@@ -1,4 +1,4 @@
-"""The YOLOv5 training loss with fixed shapes: it traces, exports and compiles."""
+"""The YOLOv5 training loss with fixed shapes, which can be traced, exported and compiled."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from exportloss.bounds import at_least
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.loss.boxes import ciou_of_logits
-from exportloss.loss.criteria import ElementwiseCriterion, make_criterion
+from exportloss.loss.criteria import make_criterion
 from exportloss.loss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap, box_index
 from exportloss.loss.matching import Slots, match
-from exportloss.loss.shared_cells import SharedCells, write_equals
+from exportloss.loss.objectness import objectness_of_boxes
+from exportloss.loss.shared_cells import SharedCells
 
 __all__ = ["YoloLoss"]
 
@@ -28,19 +29,19 @@ _SMALLEST_OBJECTNESS = 1e-12  # keeps autobalance finite when a level's loss und
 class YoloLoss(nn.Module):
     """YOLOv5's loss (v6.2, v7.0) over padded targets.
 
-    The same values and gradients as the original's, with a fixed number of target rows, masks
-    instead of filters and no control flow that depends on data. A cell claimed by several rows
-    has the winner that the original has on one thread, on every device and thread count. Loss
-    and gradients are finite for every finite input.
+    Values and gradients equal the original's, with a fixed number of target rows, masks instead of
+    filters and no data-dependent control flow. If several matches claim a cell, the winner is the
+    one of the original on one thread, on every device and for every thread count. Loss and
+    gradients are finite for every finite input.
 
     Args:
         anchors: (nl, na, 2) width and height in input pixels, nl in 2 to 5, fine to coarse.
         strides: (nl,) input pixels per cell.
-        num_classes: number of classes, >= 1; one class has no class term.
-        config: options and gains; default `LossConfig()`, whose gains are not scaled.
-        pairwise: whether target rows that share a cell are combined before they are written, so
-            that no scatter reduces: the same bits on a GPU every time, and graphs that TensorRT
-            takes. Slower on a CPU.
+        num_classes: Number of classes, >= 1; with one class there is no class term.
+        config: Options and gains; default `LossConfig()`, whose gains are not scaled.
+        pairwise: Whether to combine the values of matches that share a cell before they are
+            written, instead of with a reducing scatter: results on a GPU are then reproducible
+            bit for bit, and TensorRT accepts the graphs. Slower on a CPU.
 
     Raises:
         ConfigError: anchors, strides and config do not fit together.
@@ -82,7 +83,7 @@ class YoloLoss(nn.Module):
         self._score_objectness = make_criterion(self.config, pos_weight=self.config.obj_pw)
 
     def as_pairwise(self) -> YoloLoss:
-        """Return the same loss with `pairwise`."""
+        """Return the same loss with `pairwise` on."""
         if self.pairwise:
             return self
         loss = copy.copy(self)
@@ -95,20 +96,21 @@ class YoloLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            predictions: raw logits of x, y, w, h, objectness and classes, one map per level, fine
+            predictions: Raw logits of x, y, w, h, objectness and classes, one map per level, fine
                 to coarse: (B, na, H, W, 5 + nc), or (B, na * (5 + nc), H, W) as the head's
-                convolution gives them, which saves the permuted copy.
+                convolution returns them, which saves the permuted copy.
             targets: (max_targets, 6) from `pad_targets`.
-            balance: (nl,) objectness weights: `initial_balance` in the first step, afterwards
-                what the step before returned. Required with `autobalance`.
+            balance: (nl,) objectness weights: `initial_balance` in the first step, then those
+                that the previous step returned. Required with `autobalance`.
 
         Returns:
-            loss: scalar, (box + objectness + class) * B.
-            items: (3,) box, objectness, class, with gains, before * B, detached.
-            balance: (nl,), only where one was given: the weights for the next step.
+            loss: Scalar, (box + objectness + class) * B.
+            items: (3,) loss terms box, objectness and class, with gains, not multiplied by B,
+                detached.
+            balance: (nl,) objectness weights for the next step; only if `balance` was given.
 
         Raises:
-            ConfigError: number or shapes of the maps do not fit, or `balance` is missing.
+            ConfigError: the number or the shapes of the maps are wrong, or `balance` is missing.
         """
         self._check(predictions)
         na = self.anchors.shape[1]
@@ -124,15 +126,15 @@ class YoloLoss(nn.Module):
         """Compute the loss from readers of the predictions; otherwise as `forward`.
 
         Args:
-            levels: one reader per level, fine to coarse, such as those that `forward` makes of maps
-                and `SparseHeadLoss` of features.
-            targets: as for `forward`.
-            balance: as for `forward`.
+            levels: One reader per level, fine to coarse, such as `forward` makes from maps and
+                `SparseHeadLoss` from features.
+            targets: Target rows, as for `forward`.
+            balance: Objectness weights, as for `forward`.
         """
         if self.config.autobalance and balance is None:
             raise ConfigError(
-                "autobalance is on, so the objectness weights are state: pass balance "
-                "(`initial_balance` first, then what the last call returned)"
+                "autobalance is on, got no balance; pass balance: `initial_balance` first, then "
+                "what the last call returned"
             )
         weights = self.initial_balance if balance is None else balance
         batch_size = levels[0].batch_size
@@ -146,7 +148,7 @@ class YoloLoss(nn.Module):
             anchor_t=self.config.anchor_t,
         )
         shared = SharedCells.of(slots, grids) if self.pairwise else None
-        # The loss is computed in float32 at least, whatever the network computes in.
+        # The loss is computed in float32 or better, whatever the network's type.
         dtype = torch.promote_types(levels[0].dtype, torch.float32)
         read = [
             level.read(slots.image, cell, None if shared is None else shared.of_level(i))
@@ -155,7 +157,7 @@ class YoloLoss(nn.Module):
         rows = torch.stack([rows for rows, _ in read]).to(dtype)  # (nl, na, S, M, 5 + nc)
         box_logits, class_logits = self._split(rows)
 
-        count = slots.weight.sum(dim=(1, 2, 3)).clamp(min=1)  # (nl,), padding enters none
+        count = slots.weight.sum(dim=(1, 2, 3)).clamp(min=1)  # (nl,), padding excluded
         ciou = self._ciou(box_logits, slots)  # (nl, na, S, M)
         box = ((slots.weight * (1 - ciou)).sum(dim=(1, 2, 3)) / count).sum() * self.config.box
         category = self._category(class_logits, targets, slots.weight, count) * self.config.cls
@@ -170,11 +172,11 @@ class YoloLoss(nn.Module):
         return loss, items, self._next_balance(balance, objectness.detach())
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of boxes (4, nl, na, S, M) and of classes (nl, na, S, M, nc).
+        """Split rows into logits of boxes (4, nl, na, S, M) and of classes (nl, na, S, M, nc).
 
-        Nobody reads the objectness of a row.
+        Objectness is read from the level as a whole, not from the rows.
         """
-        if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split wants every part used
+        if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split needs all parts used
             box: Sequence[Tensor] = torch.split(rows[..., :OBJECTNESS], 1, dim=-1)
             category = rows[..., OBJECTNESS + 1 :]
         else:
@@ -183,9 +185,9 @@ class YoloLoss(nn.Module):
         return torch.stack([column.squeeze(-1) for column in box]), category
 
     def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
-        """Complete IoU of each slot's box, of logits (4, nl, na, S, M).  # (nl, na, S, M)"""
-        # A slot that matches nothing becomes a harmless row before anything is divided:
-        # NaN times a weight of 0 is NaN, in the backward pass too.
+        """Compute each slot's complete IoU from logits (4, nl, na, S, M).  # (nl, na, S, M)"""
+        # The logits of slots without a match are replaced before any division: a NaN times a
+        # weight of 0 would be NaN, in the backward pass too.
         return ciou_of_logits(
             torch.where(slots.weight > 0, logits, 0.0),
             self.anchors.permute(2, 0, 1)[..., None, None],  # (2, nl, na, 1, 1)
@@ -194,7 +196,7 @@ class YoloLoss(nn.Module):
         )
 
     def _category(self, logits: Tensor, targets: Tensor, weight: Tensor, count: Tensor) -> Tensor:
-        """Mean criterion of the classes of what matched, of logits (nl, na, S, M, nc)."""
+        """Compute the class term, averaged over the matches, from logits (nl, na, S, M, nc)."""
         if self.num_classes == 1:
             return logits.new_zeros(())
         wanted = _class_targets(targets[:, 1], self.num_classes, self.config.label_smoothing)
@@ -210,15 +212,15 @@ class YoloLoss(nn.Module):
         levels: Sequence[Level],
         shared: SharedCells | None,
     ) -> Tensor:
-        """Mean criterion of all boxes of each level against the IoU of what wins them.  # (nl,)"""
+        """Compute the mean objectness criterion over all boxes, per level.  # (nl,)"""
         na = self.anchors.shape[1]
         sizes = [level.numel() for level in logits]
         index = [
             box_index(slots.image, cell, na=na, cells=math.prod(level.grid)) + sum(sizes[:place])
             for place, (cell, level) in enumerate(zip(slots.cell.unbind(), levels, strict=True))
         ]
-        scores = _objectness(
-            torch.cat(list(logits)),  # all levels at once: fewer, longer operators
+        scores = objectness_of_boxes(
+            torch.cat(list(logits)),  # all levels at once: fewer, larger operators
             box=torch.stack(index),
             matched=slots.weight > 0,
             order=slots.order,
@@ -238,7 +240,7 @@ class YoloLoss(nn.Module):
         return updated / updated[reference : reference + 1]
 
     def _check(self, predictions: Sequence[Tensor]) -> None:
-        """Check what is known without looking at data; a traced graph has none of this."""
+        """Check the number and shapes of the maps; a traced graph contains none of it."""
         levels, na = self.anchors.shape[:2]
         outputs = 5 + self.num_classes
         if len(predictions) != levels:
@@ -252,58 +254,8 @@ class YoloLoss(nn.Module):
                 )
 
 
-def _objectness(
-    logits: Tensor,
-    *,
-    box: Tensor,
-    matched: Tensor,
-    order: Tensor,
-    ciou: Tensor,
-    shared: SharedCells | None,
-    criterion: ElementwiseCriterion,
-    config: LossConfig,
-) -> Tensor:
-    """Criterion of all boxes against the IoU of the row that wins them, else 0.
-
-    Args:
-        logits: (N,) objectness logits of all boxes.
-        box: (nl, na, S, M) index of each slot's box among them.
-        matched: (nl, na, S, M) whether the slot matches.
-        order: (nl, 1, S, M) place in YOLOv5's order of rows.
-        ciou: (nl, na, S, M) detached.
-        shared: which slots share a cell, to combine them pair by pair; None scatters maxima.
-        criterion: element-wise.
-        config: `gr` and `sort_obj_iou` are read.
-    """
-    box = box.flatten()
-    score = (1 - config.gr) + config.gr * torch.relu(ciou)
-    if not config.sort_obj_iou:
-        # The last of YOLOv5's rows wins. A maximum does not depend on the order of writing,
-        # unlike a plain write to duplicate indices.
-        if shared is None:
-            place = torch.where(matched, order, 0)
-            last = _scatter_largest(logits, box, place).index_select(0, box).reshape(place.shape)
-        else:
-            place = torch.where(matched, order.to(score.dtype), 0.0)
-            last = shared.largest(place)
-        matched = matched & (last == place)
-    # All that remain in a cell are equal, or the largest IoU is wanted.
-    scores = torch.where(matched, score, 0.0)
-    if shared is None:
-        wanted = _scatter_largest(logits, box, scores)
-    else:
-        wanted = write_equals(len(logits), box, shared.largest(scores).flatten())
-    return criterion(logits, wanted)
-
-
-def _scatter_largest(boxes: Tensor, box: Tensor, values: Tensor) -> Tensor:
-    """Return the largest of the values >= 0 that each of all boxes is given, else 0.  # (N,)"""
-    zeros = torch.zeros_like(boxes, dtype=values.dtype)
-    return zeros.scatter_reduce(0, box, values.flatten(), "amax")
-
-
 def _class_targets(category: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Smoothed one-hot rows: 1 - eps / 2 at the class, eps / 2 elsewhere.  # (M, nc)"""
+    """Return smoothed one-hot rows: 1 - eps / 2 at the class, eps / 2 elsewhere.  # (M, nc)"""
     is_class = torch.arange(num_classes, device=category.device) == category.long()[:, None]
     return torch.where(is_class, 1 - smoothing / 2, smoothing / 2)
 

@@ -12,7 +12,7 @@ from exportloss import ConfigError, LossConfig
 from tests.support.messages import mentions
 
 HYP = """
-lr0: 0.01  # training keys are passed over
+lr0: 0.01  # training keys are skipped
 momentum: 0.937
 mosaic: 1.0
 box: 0.07

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -35,6 +36,15 @@ OPTIONS = {
 }
 
 
+def test_the_class_is_public_in_the_package_of_the_loss():
+    from exportloss import loss
+
+    assert loss.YoloLoss is YoloLoss
+    assert loss.__all__ == ["YoloLoss"]
+    # Files that were pickled before `exportloss.loss` was a package name the class like this.
+    assert pickle.loads(b"cexportloss.loss\nYoloLoss\n.") is YoloLoss
+
+
 def make_loss(config: LossConfig, classes: int = CLASSES) -> YoloLoss:
     return YoloLoss(ANCHORS, STRIDES, classes, config)
 
@@ -50,8 +60,10 @@ def make_predictions(seed: int, *, scale: float = 1.0, classes: int = CLASSES):
     ]
 
 
-def run_static(config, predictions, rows, *, slots=None, classes=CLASSES):
-    targets = pad_targets(rows, slots or max(len(rows), 1), batch_size=BATCH, num_classes=classes)
+def run_static(config, predictions, rows, *, max_targets=None, classes=CLASSES):
+    targets = pad_targets(
+        rows, max_targets or max(len(rows), 1), batch_size=BATCH, num_classes=classes
+    )
     loss = make_loss(config, classes)
     value, items, balance = loss(predictions, torch.tensor(targets), loss.initial_balance)
     return value, items, balance, torch.autograd.grad(value, predictions)
@@ -100,7 +112,7 @@ def test_static_equals_eager(rows, seed, name):
 def test_padding_changes_no_bit_but_rounding(rows, seed, extra):
     predictions, rows = make_predictions(seed), as_rows(rows)
     tight = run_static(LossConfig(), predictions, rows)
-    loose = run_static(LossConfig(), predictions, rows, slots=max(len(rows), 1) + extra)
+    loose = run_static(LossConfig(), predictions, rows, max_targets=max(len(rows), 1) + extra)
     torch.testing.assert_close(loose[0], tight[0], rtol=1e-6, atol=0)
     for got, want in zip(loose[3], tight[3], strict=True):
         assert (got - want).norm() <= 1e-6 * want.norm()

@@ -247,12 +247,12 @@ def test_the_faster_head_is_chosen():
     model = yolov5("n", 80)
     loss = YoloLoss(model.anchors_px, model.strides, 80)
 
-    def choose(size: int, batch: int, slots: int) -> str:
-        sizes = {"image_size": (size, size), "batch_size": batch, "max_targets": slots}
+    def choose(size: int, batch: int, max_targets: int) -> str:
+        sizes = {"image_size": (size, size), "batch_size": batch, "max_targets": max_targets}
         return prepare(model, loss, **sizes).image_loss.head  # type: ignore[arg-type]
 
     assert choose(320, 4, 64) == "sparse"
-    assert choose(64, 1, 64) == "dense"  # more slots than cells
+    assert choose(64, 1, 64) == "dense"  # more target rows than cells
     model.detect.m[0] = nn.Sequential(model.detect.m[0])  # the same, but no convolution
     assert choose(320, 4, 64) == "dense"
 

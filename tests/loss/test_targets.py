@@ -143,7 +143,7 @@ def test_good_rows_are_kept_to_the_bit_or_counted(rows, max_targets):
     assert kept == min(len(rows), max_targets)
     assert (padded[kept:] == 0).all()
 
-    # In their order, each once, and none that is left out is larger than one that is kept.
+    # In their order, each once, and none that is dropped is larger than one that is kept.
     remaining = iter(range(len(rows)))
     found = [next(i for i in remaining if (rows[i] == row).all()) for row in padded[:kept]]
     areas = rows[:, 4].astype(np.float64) * rows[:, 5]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exportloss import ArtifactError, ExportError
 from exportloss.export import export_loss
-from exportloss.export.loss.buckets import choose_tiers
+from exportloss.export.loss.buckets import choose_buckets
 from exportloss.runtime import LossSession
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.manifest import Manifest, check_tiers, describe_file
@@ -53,7 +53,7 @@ def rewrite(folder: Path, name: str, change) -> Path:
     return edit_manifest(folder, files=files)
 
 
-def test_a_graph_of_other_slots_is_refused(folder):
+def test_a_graph_with_another_number_of_rows_is_refused(folder):
     shutil.copyfile(folder / "loss-5.onnx", folder / "loss-2.onnx")
     rewrite(folder, "loss-2.onnx", lambda graph: None)
     with pytest.raises(ArtifactError, match=mentions("loss-2.onnx", "'targets'", (5, 6), (2, 6))):
@@ -111,17 +111,17 @@ def test_gradients_that_a_graph_lacks_are_missed(small_losses, tmp_path):
     ],
 )
 def test_tiers_are_chosen(max_targets, tiers):
-    assert choose_tiers(max_targets) == tiers
+    assert choose_buckets(max_targets) == tiers
 
 
 @given(st.data())
-def test_a_batch_gets_few_empty_slots(data):
+def test_a_batch_gets_few_padded_rows(data):
     max_targets = data.draw(st.integers(1, 1 << 20))
-    tiers = choose_tiers(max_targets)
+    tiers = choose_buckets(max_targets)
     check_tiers(tiers, max_targets)
     rows = data.draw(st.integers(0, max_targets))
-    slots = min(slots for slots in (*tiers, max_targets) if slots >= rows)
-    assert slots < max(3 * rows, 48)
+    size = min(size for size in (*tiers, max_targets) if size >= rows)
+    assert size < max(3 * rows, 48)
 
 
 @pytest.mark.parametrize("tiers", [(0,), (5, 2), (2, 2), (2, 9), tuple(range(1, 101))])

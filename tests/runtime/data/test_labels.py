@@ -121,7 +121,7 @@ def test_a_polygon_is_cut_off_at_the_border(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"x" * (MAX_LABEL_BYTES + 1), "bytes, more than the 4 MiB"),
+        (b"x" * (MAX_LABEL_BYTES + 1), " bytes, expected at most 4 MiB"),
         (b"\n" * MAX_LABEL_LINES + b"0 .5 .5 .1 .1", f":{MAX_LABEL_LINES + 1}: more than"),
         (b"0 .5 .5 .1 " + b"9" * 100_000, ":1: height 99999"),
     ],
