@@ -28,7 +28,20 @@ _JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
 
 
 class ExportLossError(Exception):
-    """Base of all errors raised by exportloss."""
+    """Base of all errors raised by exportloss.
+
+    Args:
+        message: What was got, what was expected, what to do.
+        argument: Name of the Python argument to change, such as `device`. The command line shows
+            the flag that sets it.
+
+    Attributes:
+        argument: Name of that argument; None where no single argument helps.
+    """
+
+    def __init__(self, *message: object, argument: str | None = None) -> None:
+        super().__init__(*message)
+        self.argument = argument
 
 
 class ConfigError(ExportLossError, ValueError):
@@ -40,7 +53,7 @@ class TargetError(ExportLossError, ValueError):
 
 
 class TooManyTargetsError(TargetError):
-    """A batch holds more target rows than the graph has room for (`max_targets`)."""
+    """A batch holds more target rows than the graph takes (`max_targets`)."""
 
 
 class DataError(ExportLossError, ValueError):
@@ -48,7 +61,7 @@ class DataError(ExportLossError, ValueError):
 
 
 class ArtifactError(ExportLossError, ValueError):
-    """A folder is no artifact, is damaged, or is of a kind this version cannot open."""
+    """A folder is not an artifact, is damaged, or is of a kind this version cannot open."""
 
 
 class DeviceError(ExportLossError, ArithmeticError):

@@ -123,7 +123,11 @@ def raise_told(answer: dict[str, Any], *, default: type[ExportLossError]) -> Non
         kind = getattr(errors, str(answer["error"]), default)
         if not (isinstance(kind, type) and issubclass(kind, ExportLossError)):
             kind = default
-        raise kind(excerpt(str(answer["message"]), _LONGEST_MESSAGE))
+        argument = answer.get("argument")
+        raise kind(
+            excerpt(str(answer["message"]), _LONGEST_MESSAGE),
+            argument=argument if isinstance(argument, str) else None,
+        )
 
 
 def send(stream: IO[bytes], about: dict[str, Any], content: bytes | memoryview = b"") -> None:

@@ -62,7 +62,8 @@ def told(
     try:
         yield
     except ExportLossError as error:
-        send(answers, {"error": type(error).__name__, "message": str(error)})
+        about = {"error": type(error).__name__, "message": str(error)}
+        send(answers, about | ({"argument": error.argument} if error.argument else {}))
     except MemoryError:
         send(answers, {"error": default.__name__, "message": too_much})
     except Exception as error:
