@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from exportloss.models import YoloV5, yolov5
 from exportloss.runtime.artifact.manifest import FileEntry, Manifest, ParameterGroupNames
 from exportloss.runtime.artifact.state import TrainState, save_state
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.training.results import EpochResult, Scores, write_results
 from exportloss.runtime.training.run_log import append_to_log
 from fuzzing.commands import encode_words
@@ -129,7 +129,7 @@ def _written_by_us() -> dict[str, bytes]:
     )
     results = EpochResult(
         epoch=0,
-        train=Items(box=0.1, objectness=0.2, category=0.3),
+        train=LossTerms(box=0.1, objectness=0.2, category=0.3),
         val=None,
         scores=Scores(precision=0.1, recall=0.2, map50=0.3, map50_95=0.4),
         lr=(0.01, 0.02, 0.03),

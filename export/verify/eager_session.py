@@ -23,7 +23,13 @@ from exportloss.runtime.artifact.manifest import Manifest, ParameterGroupNames
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.optimizers.spec import OptimizerSpec, StateTensor
 from exportloss.runtime.optimizers.table import OPTIMIZERS, Hyperparameters
-from exportloss.runtime.sessions.session import Evaluation, Images, Items, StepResult, TrainSession
+from exportloss.runtime.sessions.session import (
+    Evaluation,
+    Images,
+    LossTerms,
+    StepResult,
+    TrainSession,
+)
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["EagerTrainSession", "torch_threads"]
@@ -178,7 +184,7 @@ class EagerTrainSession(TrainSession):
             self._update(hyper)
         # The gradients of an update stay until the next step, for `gradients`.
         self._accumulates = hyper is None
-        return StepResult(loss=loss.item(), items=Items(*items.tolist()))
+        return StepResult(loss=loss.item(), items=LossTerms(*items.tolist()))
 
     def _update(self, hyper: Hyperparameters) -> None:
         if math.isfinite(hyper.max_norm):
@@ -203,7 +209,7 @@ class EagerTrainSession(TrainSession):
         decode: Any = self._model.decode
         return Evaluation(
             loss=loss.item(),
-            items=Items(*items.tolist()),
+            items=LossTerms(*items.tolist()),
             predictions=_to_numpy(decode(levels)),
         )
 

@@ -12,7 +12,7 @@ from PIL import Image
 from exportloss.runtime.drawing.draw import draw_boxes, grid
 from exportloss.runtime.drawing.figures import BLUE, ORANGE, figure_file, tidy
 from exportloss.runtime.images.load import ImageArray
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.results import EpochResult
 
@@ -24,7 +24,7 @@ _STYLES = ("solid", "dashed", "dotted")
 _SCALE = 2  # images are enlarged, so that labels are legible and do not cover small objects
 
 
-def total(items: Items) -> float:
+def total(items: LossTerms) -> float:
     """Return the loss of one image: the sum of its terms."""
     return items.box + items.objectness + items.category
 

@@ -1,1 +1,5 @@
-"""Images from files, resized to OpenCV's pixels."""
+"""Images decoded, scaled and letterboxed."""
+
+from exportloss.runtime.images.load import Letterbox, letterbox, load_image
+
+__all__ = ["Letterbox", "letterbox", "load_image"]

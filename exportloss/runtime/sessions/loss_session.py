@@ -28,7 +28,7 @@ from exportloss.runtime.sessions.devices import (
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options, open_graph
 from exportloss.runtime.sessions.self_check import check_outputs
-from exportloss.runtime.sessions.step_results import Items
+from exportloss.runtime.sessions.step_results import LossTerms
 from exportloss.targets import pad_targets
 
 __all__ = ["LossResult", "LossSession"]
@@ -53,7 +53,7 @@ class LossResult:
     """
 
     loss: float
-    items: Items
+    items: LossTerms
     balance: npt.NDArray[np.float32]
     gradients: Mapping[str, Any]
     slots: int
@@ -200,7 +200,7 @@ class LossSession:
         found = self._outputs
         return LossResult(
             loss=float(found["loss"].numpy()),
-            items=Items(*found["items"].numpy().tolist()),
+            items=LossTerms(*found["items"].numpy().tolist()),
             balance=np.array(found["new_balance"].numpy()),
             gradients={
                 name: found[name] for name in map(gradient_name, self._shapes) if name in found

@@ -31,7 +31,7 @@ from exportloss.runtime.sessions.installation import (
     import_onnxruntime_training,
 )
 from exportloss.runtime.sessions.session import TrainSession
-from exportloss.runtime.sessions.step_results import Evaluation, Images, Items, StepResult
+from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["OrtTrainSession"]
@@ -216,13 +216,15 @@ class OrtTrainSession(TrainSession):
                 self._push(self.manifest.groups.all)
                 move_average(self._average, self._tensors, hyper.ema_decay)
                 self._put_gradients({})
-        return StepResult(loss=float(loss), items=Items(*items.tolist()), skipped=skipped)
+        return StepResult(loss=float(loss), items=LossTerms(*items.tolist()), skipped=skipped)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         with self._weights(ema=ema):
             loss, items, _, *decoded = self._run(self._module.eval_step, images, targets)
         predictions = decoded[0] if decoded else self._no_boxes()
-        return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+        return Evaluation(
+            loss=float(loss), items=LossTerms(*items.tolist()), predictions=predictions
+        )
 
     @contextlib.contextmanager
     def _weights(self, *, ema: bool) -> Iterator[None]:

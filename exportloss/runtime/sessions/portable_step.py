@@ -26,7 +26,7 @@ from exportloss.runtime.sessions.step_loop import StepLoop
 from exportloss.runtime.sessions.step_results import (
     Evaluation,
     Images,
-    Items,
+    LossTerms,
     PendingStepResult,
     StepResult,
 )
@@ -202,7 +202,9 @@ class PortableTrainSession(TrainSession):
         self._evaluation.run_with_iobinding(binding)
         loss, items, *decoded = binding.copy_outputs_to_cpu()
         predictions = decoded[0] if decoded else self._no_boxes()
-        return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+        return Evaluation(
+            loss=float(loss), items=LossTerms(*items.tolist()), predictions=predictions
+        )
 
     def _weights(self, *, ema: bool) -> dict[str, Any]:
         """The vectors that a detector is made of, under the names that the graphs give them."""

@@ -28,10 +28,10 @@ from exportloss.runtime.optimizers.ema import decay_after
 from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.step_checks import check_hyperparameters
-from exportloss.runtime.sessions.step_results import Evaluation, Images, Items, StepResult
+from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.targets import pad_targets
 
-__all__ = ["Evaluation", "Images", "Items", "StepResult", "TrainSession"]
+__all__ = ["Evaluation", "Images", "LossTerms", "StepResult", "TrainSession"]
 
 Rates = float | tuple[float, float, float]
 

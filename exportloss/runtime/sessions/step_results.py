@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Evaluation", "Images", "Items", "PendingStepResult", "StepResult"]
+__all__ = ["Evaluation", "Images", "LossTerms", "PendingStepResult", "StepResult"]
 
 Images = npt.NDArray[Any]  # uint8 or float32
 
 
 @dataclasses.dataclass(frozen=True)
-class Items:
+class LossTerms:
     """The three terms of the loss, with their gains, before * batch size."""
 
     box: float
@@ -36,7 +36,7 @@ class StepResult:
     """
 
     loss: float
-    items: Items
+    items: LossTerms
     skipped: bool = False
 
 
@@ -57,9 +57,9 @@ class PendingStepResult(StepResult):
         return float(self._read()["loss"])
 
     @property
-    def items(self) -> Items:
+    def items(self) -> LossTerms:
         """As in `StepResult`."""
-        return Items(*self._read()["items"].tolist())
+        return LossTerms(*self._read()["items"].tolist())
 
     @property
     def skipped(self) -> bool:
@@ -80,5 +80,5 @@ class Evaluation:
     """
 
     loss: float
-    items: Items
+    items: LossTerms
     predictions: npt.NDArray[np.float32]
