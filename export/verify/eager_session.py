@@ -18,7 +18,7 @@ from exportloss.eager import ComputeLoss
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import yolov5
-from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.manifest import Manifest, ParameterGroupNames
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.optimizers.spec import OptimizerSpec, StateTensor
@@ -162,7 +162,7 @@ class EagerTrainSession(TrainSession):
             differentiable=False,
         )
         with new_file(path) as temporary:
-            temporary.write_bytes(seal_model(ir.to_proto(graph).SerializeToString()))
+            temporary.write_bytes(add_model_checksum(ir.to_proto(graph).SerializeToString()))
 
     @property
     def _trainable(self) -> tuple[str, ...]:

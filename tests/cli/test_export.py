@@ -272,7 +272,7 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights FILE --format loss --no-ema", "--ema applies to --format ort or step"),
         ("--weights FILE --format loss --head dense", "--head applies to --format ort or step"),
         ("--weights FILE --format ort --precision float16", "--precision applies to --format step"),
-        ("--weights yolov5n --nc 4 --output .", "is no artifacts folder"),
+        ("--weights yolov5n --nc 4 --output .", "is not an artifacts folder"),
     ],
 )
 def test_what_is_wrong_is_said(words, tmp_path, capsys, arguments, message):

@@ -223,7 +223,7 @@ def test_a_folder_that_was_set_aside_comes_back(old, monkeypatch):
     (old / "ort").rename(old / ".ort.replaced")
     assert Manifest.read(old / "ort") == before
     (old / "ort").rename(old / ".ort.replaced")
-    with pytest.raises(ArtifactError, match="say --exist-ok"), new_folder(old / "ort"):
+    with pytest.raises(ArtifactError, match="exist_ok=True"), new_folder(old / "ort"):
         pass
     assert Manifest.read(old / "ort") == before
 

@@ -107,10 +107,13 @@ class ContainedDetector:
             answer, rows = self._child.exchange(seconds, (about, content))
         except ChildError as error:
             advice = (
-                "; raise the limit (--time-limit) if you trust the file"
+                "; raise time_limit if you trust the file"
                 if error.late
                 else "; is it damaged, or made to do so?"
             )
-            raise ArtifactError(f"{self._path}: ONNX Runtime {error} {what}{advice}") from error
+            raise ArtifactError(
+                f"{self._path}: ONNX Runtime {error} {what}{advice}",
+                argument="time_limit" if error.late else None,
+            ) from error
         raise_told(answer, default=ArtifactError)
         return answer, rows

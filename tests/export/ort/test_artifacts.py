@@ -313,13 +313,13 @@ def test_loss_artifact_does_not_train(tmp_path):
 
 
 def test_output_folder_is_never_overwritten_by_accident(tmp_path, copied):
-    with pytest.raises(ArtifactError, match="say --exist-ok"), new_folder(copied):
+    with pytest.raises(ArtifactError, match="exist_ok=True"), new_folder(copied):
         pass
     other = tmp_path / "holiday"
     other.mkdir()
     (other / "image.png").write_bytes(b"precious")
     with (
-        pytest.raises(ArtifactError, match="is no artifacts folder"),
+        pytest.raises(ArtifactError, match="is not an artifacts folder"),
         new_folder(other, exist_ok=True),
     ):
         pass

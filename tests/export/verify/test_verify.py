@@ -132,7 +132,7 @@ def test_bad_arguments(ort_artifact: Path, tmp_path: Path) -> None:
         verify(ort_artifact, steps=0)
     with pytest.raises(ConfigError, match="seed is -1"):
         verify(ort_artifact, seed=-1)
-    with pytest.raises(ArtifactError, match="no artifacts folder"):
+    with pytest.raises(ArtifactError, match="not an artifacts folder"):
         verify(tmp_path)
     with pytest.raises(ConfigError, match="folders is 0"):
         verify_all([])
@@ -169,7 +169,7 @@ def test_command_refuses_what_is_no_artifact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", str(tmp_path)]) == 2
-    assert "no artifacts folder" in capsys.readouterr().err
+    assert "not an artifacts folder" in capsys.readouterr().err
 
 
 def test_command_names_what_is_missing(ort_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

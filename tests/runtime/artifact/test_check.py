@@ -57,9 +57,9 @@ def test_what_belongs_together_is_accepted(folders):
     [
         ("step", {"batch_size": 3}, r"'images' is .*shape=\(2, 3, 64, 64\).* follows .*\(3, 3,"),
         ("step", {"max_targets": 9}, r"'targets' is .*\(8, 6\)"),
-        ("step", {"opset": 17}, "opset 18, the manifest says 17"),
+        ("step", {"opset": 17}, "opset 18, .* 17"),
         ("step", {"ema": False}, "has an input 'ema_"),
-        ("step", {"optimizer": "sgd"}, "sgd does not remember"),
+        ("step", {"optimizer": "sgd"}, "sgd does not keep"),
         ("step", {"layout": {}}, "layout is damaged: .*'parameters'"),
         ("step", {"statistics": []}, "has an input 'statistics'"),
         ("step", {"strides": [8, 16, 32]}, "3 strides, 2 anchors"),
@@ -70,7 +70,7 @@ def test_what_belongs_together_is_accepted(folders):
         ("ort", {"names": []}, "names: 0, expected 1 to"),
         ("ort", {"files": {}}, r"names no training_model\.onnx"),
         ("ort", {"files": {str(n): {"sha256": "", "size": 0} for n in range(65)}}, "65 files"),
-        ("ort", {"anchors": [[[float("nan"), 1]], [[1, 1]]]}, "no number of pixels"),
+        ("ort", {"anchors": [[[float("nan"), 1]], [[1, 1]]]}, "a finite number of pixels"),
     ],
 )
 def test_a_manifest_that_describes_another_folder_is_refused(folders, kind, change, message):
@@ -101,7 +101,7 @@ def test_a_state_of_another_model_is_refused(folders, tmp_path):
     assert entry["shape"] == [16]
     layout["parameters"][-1]["shape"] = [4, 4]
     edit_manifest(folders / "step", layout=layout)
-    with pytest.raises(ArtifactError, match=r"has shape \(16,\); the manifest says \(4, 4\)"):
+    with pytest.raises(ArtifactError, match=r"has shape \(16,\), .* \(4, 4\)"):
         read_artifact(folders / "step")
     assert load_state(state).updates == 0
 
@@ -237,7 +237,7 @@ def test_sizes_are_limited_before_anything_is_read(folders, tmp_path, monkeypatc
         Manifest.read(folders / "ort")
     huge = tmp_path / "huge.safetensors"
     huge.write_bytes((limits.MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{")
-    with pytest.raises(ArtifactError, match=rf"{limits.MAX_HEADER_BYTES + 1} bytes .* tensors"):
+    with pytest.raises(ArtifactError, match=f"{limits.MAX_HEADER_BYTES + 1} bytes"):
         load_state(huge)
     os.truncate(huge, limits.MAX_STATE_BYTES + 1)
     with pytest.raises(ArtifactError, match=f"{limits.MAX_STATE_BYTES + 1} bytes"):
@@ -266,7 +266,7 @@ def test_a_state_without_its_parts_is_refused(tmp_path):
     tensors = {"w": np.zeros(1, np.float32)}
     path = tmp_path / "s.safetensors"
     save_file(tensors, path, metadata=about | {"sha256": _digest(tensors, about)})
-    with pytest.raises(ArtifactError, match="is no complete training state: KeyError"):
+    with pytest.raises(ArtifactError, match="KeyError"):
         load_state(path)
     save_file(tensors, path, metadata=about)
     with pytest.raises(ArtifactError, match="does not match its sha256"):

@@ -198,7 +198,7 @@ def test_what_is_no_file_is_refused(path):
     with pytest.raises(ArtifactError, match="no such file"):
         Detector.open(path)
     path.write_bytes(b"no onnx")
-    with pytest.raises(ArtifactError, match="is no ONNX file that can be run"):
+    with pytest.raises(ArtifactError, match="is not an ONNX file"):
         Detector.open(path)
 
 

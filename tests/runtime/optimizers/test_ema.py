@@ -270,7 +270,7 @@ def test_artifacts_without_it_are_as_they_were(folders: dict[str, Path], tmp_pat
     assert not any("ema" in value.name for value in (*graph.inputs, *graph.outputs))
     assert session.manifest.averaged == () and session.state().ema == {}
     step(session, 0)
-    with pytest.raises(ConfigError, match=r"keeps no moving average.*export it with --ema"):
+    with pytest.raises(ConfigError, match=r"keeps no moving average.*ema=True"):
         step(session, 0, ema_decay=0.5)
     with pytest.raises(ConfigError, match="keeps no moving average"):
         evaluate(session, ema=True)

@@ -183,7 +183,7 @@ def test_what_cannot_be_resumed(session, run, uninterrupted, tmp_path):
     with pytest.raises(ConfigError, match="no whole number of epochs of this run"):
         complete.but(schedule=other).train(session, resume=True)
     complete.folder.last.write_bytes(b"damaged")
-    with pytest.raises(ArtifactError, match="no readable training state"):
+    with pytest.raises(ArtifactError, match="not a readable training state"):
         complete.train(session, resume=True)
     with pytest.raises(ConfigError, match="made 10 updates already"):
         run.train(session.resume(uninterrupted.last))
