@@ -18,6 +18,7 @@ from exportloss.runtime.artifact.protobuf import fields
 __all__ = ["BOOL", "FLOAT", "UINT8", "OnnxFile", "OnnxValue", "parse_onnx", "read_onnx"]
 
 FLOAT, UINT8, BOOL = 1, 2, 9  # TensorProto.DataType
+_NAMES = {FLOAT: "float32", UINT8: "uint8", BOOL: "bool"}
 
 _NOTHING = memoryview(b"")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -58,6 +59,12 @@ class OnnxValue:
 
     type: int
     shape: tuple[int | str, ...] | None = None
+
+    def __str__(self) -> str:
+        if not self.type:
+            return "not a tensor"
+        name = _NAMES.get(self.type, f"type {self.type}")
+        return f"{name} of any shape" if self.shape is None else f"{name} {self.shape}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

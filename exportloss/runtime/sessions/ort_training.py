@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.balance import initial_balance
-from exportloss.errors import ArtifactError, ConfigError, InstallationError
+from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.baked_model import with_initializers
 from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.manifest import BatchNormStatistics, Manifest
@@ -26,10 +26,10 @@ from exportloss.runtime.optimizers.table import Hyperparameters, make_optimizer
 from exportloss.runtime.sessions.devices import CPU, Device
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.installation import (
-    how_to_install,
     import_onnxruntime,
     import_onnxruntime_training,
 )
+from exportloss.runtime.sessions.ort_module import load_checkpoint, open_module
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.runtime.storage.files import new_file
@@ -84,8 +84,8 @@ class OrtTrainSession(TrainSession):
         options.log_severity_level = _WARNING
         self._new_vector = ort.capi.onnxruntime_pybind11_state.OrtValueVector
         own = self._own_copies(files)
-        self._state = _load_checkpoint(bindings, own, folder, manifest)
-        self._module = _open_module(
+        self._state = load_checkpoint(bindings, own, folder, manifest)
+        self._module = open_module(
             bindings, own, self._state, device=device, options=options, folder=folder
         )
         for name in files.keys() - {_LATER}:
@@ -268,47 +268,6 @@ class OrtTrainSession(TrainSession):
         outputs = self._new_vector()
         run([images, targets, self._balance], outputs)
         return [np.array(value.numpy()) for value in outputs]  # copies: the memory is reused
-
-
-def _load_checkpoint(bindings: Any, own: Path, folder: Path, manifest: Manifest) -> Any:
-    """Load the session's copy of the checkpoint.
-
-    Its hash has been compared with the manifest's, since ONNX Runtime loads damaged files.
-    """
-    path = folder / "checkpoint"
-    try:
-        state = bindings.load_checkpoint(str(own / path.name))
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ArtifactError(f"{path} cannot be read: {error}; export again") from error
-    if missing := sorted(set(manifest.trained) - set(state.parameter_names())):
-        raise ArtifactError(f"{path} lacks {missing[0]!r}, which the manifest says is trained")
-    return state
-
-
-def _open_module(
-    bindings: Any, own: Path, state: Any, *, device: Device, options: Any, folder: Path
-) -> Any:
-    if device.kind == "tensorrt":
-        raise ConfigError(
-            f"device is {device}, but training artifacts train on cpu and cuda; for TensorRT "
-            "export in format 'step'",
-            argument="format",
-        )
-    kind = getattr(bindings.OrtDevice, device.memory[0])()
-    place = bindings.OrtDevice(kind, bindings.OrtDevice.default_memory(), device.index)
-    graphs = [str(own / f"{name}_model.onnx") for name in ("training", "eval")]
-    try:
-        return bindings.Module(graphs[0], state, graphs[1], place, options)
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        if device.kind == "cpu":
-            raise ArtifactError(f"{folder} cannot be opened: {error}; export again") from error
-        raise InstallationError(
-            f"device is {device}, but the installed training build cannot drive it "
-            f"({str(error).strip().splitlines()[-1]}). It needs onnxruntime-training 1.19.2 "
-            f"({how_to_install('training-cuda')}), CUDA 11.8 and cuDNN 8. Or export in format "
-            "'step', which runs on any onnxruntime-gpu",
-            argument="format",
-        ) from error
 
 
 def _copies(tensors: Mapping[str, Array]) -> dict[str, Array]:
