@@ -200,8 +200,8 @@ def test_what_cannot_be_computed_is_refused(session):
             session.compute(given, targets, balance=balance)
 
     names = "predictions_0, predictions_1"
-    refused(DataError, rf"inputs are predictions_0; .*starts from {names}$", predictions_1=None)
-    refused(DataError, rf"inputs are {names}, images; .* from {names}$", images=one)
+    refused(DataError, rf"inputs are predictions_0; expected {names}$", predictions_1=None)
+    refused(DataError, rf"inputs are {names}, images; expected {names}$", images=one)
     refused(DataError, r"predictions_1 is float32 \(1, .*for float32 \(2, ", predictions_1=one[:1])
     double = one.astype(np.float64)
     refused(DataError, r"is float64 \(2, 2, 4, 4, 8\)", predictions_1=double)
