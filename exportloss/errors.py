@@ -29,7 +29,20 @@ _JOINERS = "\u200c\u200d"  # legitimate inside words of some scripts and inside 
 
 
 class ExportLossError(Exception):
-    """Base of all errors raised by exportloss."""
+    """Base of all errors raised by exportloss.
+
+    Args:
+        message: What was got, what was expected, what to do.
+        argument: Name of the Python argument to change, such as `device`. The command line shows
+            the flag that sets it.
+
+    Attributes:
+        argument: Name of that argument; None where no single argument helps.
+    """
+
+    def __init__(self, *message: object, argument: str | None = None) -> None:
+        super().__init__(*message)
+        self.argument = argument
 
 
 class ConfigError(ExportLossError, ValueError):

@@ -1,4 +1,4 @@
-"""`python -m fuzzing [TARGET ...] [--seconds 60]`: let atheris look for what breaks a reader."""
+"""`python -m fuzzing [TARGET ...] [--seconds 60]`: search with atheris for what breaks a reader."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from fuzzing.targets import Target
 
 _SEEDS = Path(__file__).parent / "seeds"
-_FOUND = Path("build") / "fuzzing"  # what broke a reader, and what atheris learnt
-_IN_MEMORY = Path("/dev/shm")  # ten times as many files a second as on a disk
-_SLOWEST = 20  # seconds that one file may take
-_MEMORY = 3072  # MiB that the process may take, torch included
-_SHOWN = 4000  # characters of what a broken one printed
-_INSTRUMENTED = ["exportloss", "yaml", "pickletools"]  # all of torch would take minutes
+_FOUND = Path("build") / "fuzzing"  # input that broke a reader, and atheris's corpora
+_IN_MEMORY = Path("/dev/shm")  # ten times as many files per second as on a disk
+_SLOWEST = 20  # seconds per input
+_MEMORY = 3072  # MiB for the process, including torch
+_SHOWN = 4000  # characters of a failed process's output
+_INSTRUMENTED = ["exportloss", "yaml", "pickletools"]  # torch would take minutes
 
 
 def main() -> int:
-    """Fuzz each target in a process of its own; return how many broke."""
+    """Fuzz each target in its own process, and return the number that failed."""
     parser = argparse.ArgumentParser(prog="python -m fuzzing", description=__doc__)
     names = sorted(path.name for path in _SEEDS.iterdir())
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(names))
-    parser.add_argument("--seconds", type=int, default=60, help="a target")
-    parser.add_argument("--scratch", help=argparse.SUPPRESS)  # of the process of one target
+    parser.add_argument("--seconds", type=int, default=60, help="seconds per target")
+    parser.add_argument("--scratch", help=argparse.SUPPRESS)  # for the process of one target
     options = parser.parse_args()
     if unknown := set(options.targets) - set(names):
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(names)}")
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _passes(name: str, seconds: int) -> bool:
-    """Fuzz one target, and print a line of it."""
+    """Fuzz one target in a child process, and print a line about it."""
     command = [sys.executable, "-m", "fuzzing", name, f"--seconds={seconds}", "--scratch"]
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as scratch:
         command.append(scratch)
@@ -51,7 +51,7 @@ def _passes(name: str, seconds: int) -> bool:
     passed = done.returncode == 0
     print(
         f"{name:13} {statistics.get('number_of_executed_units', '?'):>9} executions, "
-        f"{statistics.get('average_exec_per_sec', '?'):>6} a second, "
+        f"{statistics.get('average_exec_per_sec', '?'):>6} per second, "
         f"{statistics.get('peak_rss_mb', '?'):>5} MiB: {'passed' if passed else 'FAILED'}",
         flush=True,
     )
@@ -61,9 +61,9 @@ def _passes(name: str, seconds: int) -> bool:
 
 
 def _fuzz(name: str, seconds: int, scratch: Path) -> None:
-    """Hand this process over to atheris, which ends it."""
+    """Run atheris on one target; it ends this process."""
     import atheris
-    import onnxscript  # noqa: F401 - and onnx and torch, before instrumentation begins
+    import onnxscript  # noqa: F401 - with onnx and torch, before instrumentation begins
     from torch._weights_only_unpickler import Unpickler
 
     atheris.instrument_func(Unpickler.load)
@@ -75,12 +75,12 @@ def _fuzz(name: str, seconds: int, scratch: Path) -> None:
     def run(content: bytes) -> None:
         read_made_up(target, content, scratch)
 
-    learnt = _FOUND / name
-    learnt.mkdir(parents=True, exist_ok=True)
+    corpus = _FOUND / name
+    corpus.mkdir(parents=True, exist_ok=True)
     atheris.Setup(
         [
             "fuzzing",
-            str(learnt),
+            str(corpus),
             str(SEEDS / name),
             *_dictionary(target, _FOUND / f"{name}.dict"),
             f"-artifact_prefix={_FOUND / name}-",
@@ -95,7 +95,7 @@ def _fuzz(name: str, seconds: int, scratch: Path) -> None:
 
 
 def _dictionary(target: Target, path: Path) -> list[str]:
-    """Write the target's words as libFuzzer reads them; return the option that names the file."""
+    """Write the target's words as a libFuzzer dictionary, and return the option for it."""
     if not target.tokens:
         return []
     words = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.tokens)

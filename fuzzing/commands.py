@@ -1,4 +1,4 @@
-"""The whole command line, made up by a fuzzer: any words in any order."""
+"""The command line, fuzzed: any words in any order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exportloss.errors import ConfigError
 __all__ = ["WORDS", "encode_words", "run_made_up_command"]
 
 _DETECTOR = Path(__file__).parent / "seeds" / "onnx" / "detector.onnx"
-_SHORT = 32  # longest word of the fuzzer's own
+_SHORT = 32  # most bytes of a free word
 
 
 def _options() -> Iterator[str]:
@@ -33,15 +33,15 @@ def _options() -> Iterator[str]:
                 yield from map(str, action.choices)
 
 
-# A byte is a word; one that is beyond them begins a word of the fuzzer's own, up to the next NUL.
+# A byte is the index of a word; a larger one begins a free word, up to the next NUL.
 WORDS = (
     *("photos", "photos/a.png", "data.yaml", "a.onnx", "run", "artifacts", "out", "gone", ".", ""),
     *("yolov5n", "a.pt", "hyp.yaml", "photos/*", "**/*.png", "cpu", "cuda:99", "loss,onnx", "all"),
     *("0", "1", "-1", "64", "0.5", "nan", "inf", "1e999", str(2**31), str(2**63), str(10**30)),
     *dict.fromkeys(_options()),
 )
-# What takes more than a moment, and is fuzzed or tested elsewhere: building a model, training,
-# measuring, looking through a camera.
+# Slow functions, which are fuzzed or tested elsewhere: building a model, training, measuring,
+# opening a camera.
 _SLOW = (
     "exportloss.cli.detection.detect.open_camera",
     "exportloss.cli.export.command.load_detector",
@@ -54,7 +54,7 @@ _SLOW = (
 
 
 def encode_words(*words: str) -> bytes:
-    """Return the bytes that make these words."""
+    """Return the bytes that encode these words."""
     return b"".join(
         bytes([WORDS.index(word)]) if word in WORDS else b"\xff" + word.encode() + b"\0"
         for word in words
@@ -62,13 +62,13 @@ def encode_words(*words: str) -> bytes:
 
 
 def run_made_up_command(path: Path) -> None:
-    """Run the words that a file's bytes stand for, in a folder with a few files of each kind.
+    """Run the command that a file's bytes encode, in a folder with a file of each kind.
 
     Raises:
-        AssertionError: the exit status is none that there is, a control character was printed, or
-            a file that was there was changed without `--exist-ok`.
-        ConfigError: the command was refused, for whatever reason.
-        Exception: what `main` should have told as an error of ours.
+        AssertionError: the exit status is undefined, a control character was printed, or an
+            existing file was changed without `--exist-ok`.
+        ConfigError: the command was refused, for any reason.
+        Exception: `main` let an error of another package pass.
     """
     words, root, back = list(_words(path.read_bytes())), path.with_name("tree"), Path.cwd()
     _lay_out(root)
@@ -108,7 +108,7 @@ def _words(content: bytes) -> Iterator[str]:
             continue
         end = content.find(b"\0", at + 1)
         own = content[at + 1 : end if end > 0 else len(content)]
-        # Without a slash nothing outside the folder can be meant.
+        # Without a slash, no word is a path outside the folder.
         yield os.fsdecode(own[:_SHORT].replace(b"/", b"_").replace(b"..", b"__"))
         at += len(own) + 2
 

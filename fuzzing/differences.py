@@ -1,6 +1,6 @@
-"""What our readers see in a file, against others: the onnx package, torch and safetensors.
+"""Comparison of our readers with others: the onnx package, torch and safetensors.
 
-Whoever checks a file with one reader and uses it with another is only as safe as the two agree.
+A file that is checked with one reader and used with another is only safe if the two agree.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def read_twice(content: bytes) -> None:
     """Read a model with both readers.
 
     Raises:
-        ValueError: ours refuses it.
-        AssertionError: ours accepts it, and the two see different models.
+        ValueError: our reader refuses it.
+        AssertionError: our reader accepts it, and the two see different models.
     """
     if found := differences(content):
         raise AssertionError("; ".join(found))
 
 
 def differences(content: bytes) -> list[str]:
-    """Describe what the readers see differently; nothing where the other one refuses the file.
+    """Describe what the readers see differently; empty if the other one refuses the file.
 
     Raises:
         ValueError: our reader refuses it.
@@ -76,7 +76,7 @@ def _is_elsewhere(tensor: onnx.TensorProto) -> bool:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor, wherever a message holds one: by the messages' own descriptors."""
+    """Yield every tensor in a model, found through the messages' descriptors."""
     waiting = [model]
     while waiting:
         message = waiting.pop()
@@ -88,10 +88,10 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def load_watched(path: Path) -> object:
-    """Load a file of torch; see that torch looks up no name that was not searched for.
+    """Load a file of torch, and check that torch looks up no name that our search missed.
 
     Raises:
-        ArtifactError: it is refused.
+        ArtifactError: the file is refused.
         AssertionError: torch looked up another name.
     """
     searched: set[str] = set()
@@ -116,15 +116,17 @@ def load_watched(path: Path) -> object:
             return torch_file.load_torch_file(path)
         finally:
             if hidden := looked_up - searched:
-                raise AssertionError(f"torch looked up {sorted(hidden)[:3]}, which were not seen")
+                raise AssertionError(
+                    f"torch looked up {sorted(hidden)[:3]}, which our search missed"
+                )
 
 
 def read_tensors_twice(path: Path) -> None:
-    """Read a file of safetensors with our reader and with the package of that name.
+    """Read a safetensors file with our reader and with the safetensors package.
 
     Raises:
-        ArtifactError: ours refuses it.
-        SafetensorError: ours accepts it, the package does not.
+        ArtifactError: our reader refuses it.
+        SafetensorError: our reader accepts it, the package does not.
         AssertionError: the two see different tensors.
     """
     ours = read_tensor_file(path).tensors

@@ -1,4 +1,4 @@
-"""A run's folder made up by a fuzzer: files, folders, links, pipes, and what they may lead to."""
+"""A run's folder made from fuzzed bytes: files, folders, links and pipes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from exportloss.runtime.training.run_log import read_start
 
 __all__ = ["ENTRIES", "KINDS", "encode", "use_made_up_folder"]
 
-# Where something may lie: what a run has, what its writers leave, and what is somebody's.
+# Paths of entries: those of a run, those that its writers leave behind, and the user's own.
 ENTRIES = (
     *(".lock", "results.csv", "opt.yaml", "hyp.yaml", "weights", "weights/last.safetensors"),
     *("weights/best.safetensors", "weights/best.onnx", "skipped_batch.npz", "artifacts"),
@@ -44,18 +44,18 @@ _RESUME = make_parser().parse_args(["train", "--resume", "run"])
 
 
 def encode(*entries: tuple[str, str, int]) -> bytes:
-    """Return the bytes that make these entries: path, kind, and which content or target."""
+    """Return the bytes that encode entries: path, kind, and index of the content or link target."""
     return b"".join(
         bytes((ENTRIES.index(name), KINDS.index(kind), which)) for name, kind, which in entries
     )
 
 
 def use_made_up_folder(path: Path) -> None:
-    """Make a tree out of the bytes of a file, and do to it what training does to a run's folder.
+    """Make a tree from the bytes of a file, and use it as training uses a run's folder.
 
     Raises:
-        AssertionError: something outside was changed or removed.
-        ExportLossError: where the folder cannot be trained in, which is tried last.
+        AssertionError: something outside the folder was changed or removed.
+        ExportLossError: the folder cannot be trained in, which is tried last.
     """
     content, root = path.read_bytes(), path.with_name("tree")
     run, mine = RunFolder(root / "run"), root / "mine"
@@ -65,7 +65,7 @@ def use_made_up_folder(path: Path) -> None:
         file.write_bytes(b"kept")
     try:
         for at in range(0, min(len(content), 3 * _MOST) - 2, 3):
-            with contextlib.suppress(OSError):  # something lies there, or nothing to lay it into
+            with contextlib.suppress(OSError):  # it exists, or its parent is no folder
                 _make(run.path, *content[at : at + 3])
         before = _files(mine)
         refused = [_refusal(act) for act in _acts(run)]

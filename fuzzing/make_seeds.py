@@ -1,6 +1,6 @@
-"""`python -m fuzzing.make_seeds`: write the seeds that are good files, small ones of each kind.
+"""`python -m fuzzing.make_seeds`: write the seeds that are valid files, small ones of each kind.
 
-Seeds whose names begin with `found-` broke a reader once; they are kept, and made by no program.
+Seeds whose names begin with `found-` once broke a reader; they are kept, and not written here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from exportloss.models import YoloV5, yolov5
 from exportloss.runtime.artifact.manifest import FileEntry, Manifest, ParameterGroupNames
 from exportloss.runtime.artifact.state import TrainState, save_state
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.training.results import EpochResult, Scores, write_results
 from exportloss.runtime.training.run_log import append_to_log
 from fuzzing.commands import encode_words
@@ -34,7 +34,7 @@ _TEXTS = {
     "labels/boxes": "0 0.5 0.5 0.25 0.125\n79 0 1 1e-3 1\n",
     "labels/polygon": "\ufeff3 0.1 0.1 0.9 0.1 0.5 0.9\r\n\r\n3 0.1 0.1 0.9 0.1 0.5 0.9\r\n",
     "labels/empty": "",
-    "picture_list/missing": "./images/a.jpg\n/nowhere/b.png\n",
+    "image_list/missing": "./images/a.jpg\n/nowhere/b.png\n",
     "coco/instances": (
         '{"info": {"year": 2017}, "images": [{"id": 9, "file_name": "a.png", "width": 48, '
         '"height": 32}, {"id": 4, "file_name": "x/b.jpg"}], "annotations": [{"id": 1, '
@@ -54,18 +54,18 @@ _TEXTS = {
 
 
 def main() -> None:
-    """Write all seeds but the found ones."""
-    seeds = {name: text.encode() for name, text in _TEXTS.items()}
-    seeds |= _pictures() | _written_by_us() | _onnx() | _trees() | _command_lines()
-    model = yolov5("yolov5n", len(_NAMES)).half()
-    seeds |= {
-        **_pickles(model),
-        "weights/header": _header(model),
-        **_torch_files(),
-    }
-    for name, content in seeds.items():
+    """Write all seeds except the found ones."""
+    for name, content in make_seeds().items():
         (SEEDS / name).parent.mkdir(parents=True, exist_ok=True)
         (SEEDS / name).write_bytes(content)
+
+
+def make_seeds() -> dict[str, bytes]:
+    """Return the contents of seeds by path, `<target>/<name>`."""
+    seeds = {name: text.encode() for name, text in _TEXTS.items()}
+    seeds |= _images() | _written_by_us() | _onnx() | _trees() | _command_lines()
+    model = yolov5("yolov5n", len(_NAMES)).half()
+    return {**seeds, **_pickles(model), "weights/header": _header(model), **_torch_files()}
 
 
 def _trees() -> dict[str, bytes]:
@@ -95,16 +95,16 @@ def _command_lines() -> dict[str, bytes]:
     return {f"command_line/{name}": encode_words(*line.split()) for name, line in lines.items()}
 
 
-def _pictures() -> dict[str, bytes]:
+def _images() -> dict[str, bytes]:
     colours = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    picture, seeds = Image.fromarray(colours), {}
+    image, seeds = Image.fromarray(colours), {}
     for kind in ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"):
         content = io.BytesIO()
         turned = Image.Exif()
         turned[0x0112] = 6
-        picture.save(content, kind, **({"exif": turned} if kind in ("JPEG", "PNG") else {}))
-        seeds[f"picture/{kind.lower()}"] = content.getvalue()
-    seeds["picture/jpeg-without-end"] = seeds["picture/jpeg"][:-2]
+        image.save(content, kind, **({"exif": turned} if kind in ("JPEG", "PNG") else {}))
+        seeds[f"image/{kind.lower()}"] = content.getvalue()
+    seeds["image/jpeg-without-end"] = seeds["image/jpeg"][:-2]
     return seeds
 
 
@@ -129,7 +129,7 @@ def _written_by_us() -> dict[str, bytes]:
     )
     results = EpochResult(
         epoch=0,
-        train=Items(box=0.1, objectness=0.2, category=0.3),
+        train=LossTerms(box=0.1, objectness=0.2, category=0.3),
         val=None,
         scores=Scores(precision=0.1, recall=0.2, map50=0.3, map50_95=0.4),
         lr=(0.01, 0.02, 0.03),
@@ -149,7 +149,7 @@ def _written_by_us() -> dict[str, bytes]:
 
 
 def _without_hash(saved: bytes) -> bytes:
-    """Leave out the hash, which its target does not ask for."""
+    """Remove the checksum, which the target does not check."""
     end = 8 + int.from_bytes(saved[:8], "little")
     header = json.loads(saved[8:end])
     del header["__metadata__"]["sha256"]
@@ -158,7 +158,7 @@ def _without_hash(saved: bytes) -> bytes:
 
 
 def _onnx() -> dict[str, bytes]:
-    """A detector of one box for each row of pixels."""
+    """Return a detector with a box per row of pixels, and models for `encoding`."""
     shapes = {"images": [1, 3, 4, 8], "output": [1, 12, 8]}
     nodes = [onnx.helper.make_node("Reshape", ["images", "shape"], ["output"])]
     tensors = [
@@ -174,7 +174,7 @@ def _onnx() -> dict[str, bytes]:
 
 
 def _encodings() -> dict[str, bytes]:
-    """Models that hold every message in which a tensor may lie."""
+    """Return models that contain every message that may hold a tensor."""
     helper, ones = onnx.helper, onnx.numpy_helper.from_array(np.ones(1, np.float32), "ones")
     indices = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "indices")
     sparse = helper.make_sparse_tensor(ones, indices, [2])
@@ -206,7 +206,7 @@ def _encodings() -> dict[str, bytes]:
 
 
 def _header(model: YoloV5) -> bytes:
-    """The header of all tensors in safetensors; its target adds the ones that it speaks of."""
+    """Return the safetensors header of all tensors; the target appends the values."""
     header, start = {}, 0
     for name, tensor in model.state_dict().items():
         size = tensor.numel() * 2
@@ -217,7 +217,7 @@ def _header(model: YoloV5) -> bytes:
 
 
 def _pickles(model: YoloV5) -> dict[str, bytes]:
-    """The pickles of YOLOv5 checkpoints, whole and cut down, whose tensors lie in one storage."""
+    """Return pickles of YOLOv5 checkpoints, whole and reduced, with one storage for all tensors."""
     with tempfile.TemporaryDirectory() as folder, yolov5_classes():
         path = Path(folder) / "a.pt"
         save_checkpoint(path, model, names=list(_NAMES), bare=True)

@@ -1,4 +1,4 @@
-"""Changed and joined seeds, the same on every run: what the tests try where atheris is not."""
+"""Mutated seeds, the same on every run, for the tests, which run without atheris."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["mutated"]
 
 _INTERESTING = (b"\0", b"\xff", b"\xff" * 8, b"\x7f\xff\xff\xff", b"\xed\xa0\x80", b"\n", b" ")
 _MOST_CHANGES = 4
-_LONG = 2_000  # repetitions: deeper than recursion goes
+_LONG = 2_000  # repetitions, above the recursion limit
 
 
 def mutated(seeds: Sequence[bytes], tokens: Sequence[bytes], number: int) -> Iterator[bytes]:
-    """Yield seeds with a few bytes replaced, left out, inserted, repeated or exchanged.
+    """Yield seeds with a few bytes replaced, removed, inserted, repeated or exchanged.
 
     Args:
-        seeds: at least one.
-        tokens: words of the format, inserted like single bytes.
-        number: how many to yield.
+        seeds: Seeds, at least one.
+        tokens: Words of the format, inserted like single bytes.
+        number: Number of mutations to yield.
     """
     chance = random.Random(0)
     for _ in range(number):

@@ -1,4 +1,4 @@
-"""What is fuzzed: a target for each kind of file of others, for folders, and for the commands."""
+"""The fuzz targets: one per kind of untrusted file, one for folders, one for the commands."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ __all__ = ["MAX_MESSAGE", "SEEDS", "TARGETS", "Target", "read_made_up"]
 
 SEEDS = Path(__file__).parent / "seeds"  # seeds/<target>/<anything>
 
-MAX_MESSAGE = 10_000  # characters of an error: it is printed, and a file must not choose its size
+MAX_MESSAGE = 10_000  # bytes of an error's message, whose size a file must not choose
 _RESUME = make_parser().parse_args(["train", "--resume", "run"])
-# Ones in half floats, as many as a YOLOv5n for three classes has values: two targets add them.
-_SEPARATOR = b"\n--\n"
+_SEPARATOR = b"\n--\n"  # between the members of an archive
+# Half-precision ones, as many as a YOLOv5n for three classes has values; two targets append them.
 _WEIGHTS = b"\0\x3c" * (3_555_110 // 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """One kind of file.
+    """A kind of file and its reader.
 
     Attributes:
-        file_name: what the file is called.
-        read: reads it.
-        tokens: words that such files hold, for the mutators.
-        wrap: what is made of the fuzzer's bytes before they are written, such as an archive with
-            right checksums around them.
+        file_name: Name of the file.
+        read: Function that reads the file.
+        tokens: Words of such files, for the mutators.
+        wrap: Function applied to the fuzzer's bytes before they are written, such as packing them
+            into an archive with valid checksums.
     """
 
     file_name: str
@@ -64,16 +64,16 @@ class Target:
 
 
 def read_made_up(target: Target, content: bytes, folder: Path) -> bool:
-    """Read a file with this content; return whether it was accepted.
+    """Write and read a file, and return whether the reader accepted it.
 
     Args:
-        target: the kind of file.
-        content: what the fuzzer made up.
-        folder: where the file is written; nothing else may be there.
+        target: Kind of file.
+        content: Bytes of the fuzzer.
+        folder: Empty folder for the file.
 
     Raises:
-        Exception: what no reader may raise, anything but an `ExportLossError`; or a
-            `ValueError` for an error whose message is too long or cannot be printed.
+        ValueError: the message of an `ExportLossError` is too long or cannot be encoded.
+        Exception: the reader raised anything but an `ExportLossError`.
     """
     path = folder / target.file_name
     path.write_bytes(target.wrap(content))
@@ -102,7 +102,7 @@ def _read_image_list(path: Path) -> None:
 
 
 def _read_coco(path: Path) -> None:
-    coco_file.forget()  # files of one size that are written within a tick of the clock
+    coco_file.forget()  # inputs of equal size can have the same modification time
     config = DataConfig(
         source=path,
         root=path.parent,
@@ -124,7 +124,7 @@ def _read_image(path: Path) -> None:
 
 
 def _read_manifest(path: Path) -> None:
-    # A seal is no signature, so a fuzzer's bytes may have the right one.
+    # A checksum is not a signature, so hostile bytes may have the right one.
     with mock.patch.object(manifest_file, "text_is_whole", return_value=True):
         manifest = Manifest.read(path.parent)
     manifest.to_json()
@@ -133,7 +133,7 @@ def _read_manifest(path: Path) -> None:
 
 def _read_state(path: Path) -> None:
     read_tensors_twice(path)
-    # The same goes for the hash of a state.
+    # The same holds for the checksum of a state.
     with mock.patch.object(state, "_digest", return_value=None):
         state.load_state(path)
 
@@ -152,7 +152,7 @@ def _read_encoding(path: Path) -> None:
 
 
 def _as_archive(pickled: bytes) -> bytes:
-    """Put a pickle into an archive as torch.save writes it, with one storage of ones."""
+    """Put a pickle into an archive like torch.save's, with one storage of ones."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("a/data.pkl", pickled)
@@ -163,10 +163,10 @@ def _as_archive(pickled: bytes) -> bytes:
 
 
 def _as_members(content: bytes) -> bytes:
-    """Make an archive of members that follow each other: name, line end, content, separator."""
+    """Make an archive of consecutive members: name, line end, content, separator."""
     written = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(written, "w") as archive:
-        warnings.simplefilter("ignore")  # of names that are there twice
+        warnings.simplefilter("ignore")  # duplicate names
         for member in content.split(_SEPARATOR):
             name, _, held = member.partition(b"\n")
             archive.writestr(zipfile.ZipInfo(name.decode("utf-8", "replace")), held)
@@ -174,12 +174,12 @@ def _as_members(content: bytes) -> bytes:
 
 
 def _as_safetensors(header: bytes) -> bytes:
-    """Put a header before the ones that it speaks of."""
+    """Put a header before the values that it describes."""
     return len(header).to_bytes(8, "little") + header + _WEIGHTS
 
 
 def _with_names(names: bytes) -> bytes:
-    """Append class names to the metadata of a detector in ONNX, as protocol buffers merge."""
+    """Append class names to the metadata of an ONNX detector, as protocol buffers merge."""
     entry = _field(1, b"names") + _field(2, names)
     return (SEEDS / "onnx" / "detector.onnx").read_bytes() + _field(14, entry)
 

@@ -16,7 +16,7 @@ from exportloss.export.detector.nms import NmsSettings, append_nms
 from exportloss.export.detector.wrapper import STATISTICS
 from exportloss.export.torch_export import Signature, trace_to_onnx
 from exportloss.models import YoloV5
-from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["export_inference"]
@@ -67,7 +67,7 @@ def export_inference(
         proto = append_nms(proto, nms)
     onnx.helper.set_model_props(proto, metadata)
     with new_file(path) as temporary:
-        temporary.write_bytes(seal_model(proto.SerializeToString()))
+        temporary.write_bytes(add_model_checksum(proto.SerializeToString()))
 
 
 class _Inference(nn.Module):

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.storage.files import new_file
 
@@ -64,7 +64,7 @@ def quantize_detector(path: str | Path, output: str | Path, batches: Batches) ->
     held = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     onnx.helper.set_model_props(model, {k: v for k, v in held.items() if k != "sha256"})
     with new_file(output) as temporary:
-        temporary.write_bytes(seal_model(model.SerializeToString()))
+        temporary.write_bytes(add_model_checksum(model.SerializeToString()))
 
 
 def _detection_convolutions(model: onnx.ModelProto) -> list[str]:

@@ -140,7 +140,7 @@ def export_train_step(
             layout=StateLayout(
                 parameters=step.parameters,
                 statistics=step.statistics,
-                memories=OPTIMIZERS[step.optimizer].state_names,
+                optimizer_state=OPTIMIZERS[step.optimizer].state_names,
             ),
         )
         graphs = {

@@ -18,12 +18,18 @@ from exportloss.eager import ComputeLoss
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.models import yolov5
-from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.manifest import Manifest, ParameterGroupNames
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.optimizers.spec import OptimizerSpec, StateTensor
 from exportloss.runtime.optimizers.table import OPTIMIZERS, Hyperparameters
-from exportloss.runtime.sessions.session import Evaluation, Images, Items, StepResult, TrainSession
+from exportloss.runtime.sessions.session import (
+    Evaluation,
+    Images,
+    LossTerms,
+    StepResult,
+    TrainSession,
+)
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["EagerTrainSession", "torch_threads"]
@@ -157,7 +163,7 @@ class EagerTrainSession(TrainSession):
             differentiable=False,
         )
         with new_file(path) as temporary:
-            temporary.write_bytes(seal_model(ir.to_proto(graph).SerializeToString()))
+            temporary.write_bytes(add_model_checksum(ir.to_proto(graph).SerializeToString()))
 
     @property
     def _trainable(self) -> tuple[str, ...]:
@@ -179,7 +185,7 @@ class EagerTrainSession(TrainSession):
             self._update(hyper)
         # After an update the gradients are kept until the next step, for `gradients`.
         self._accumulates = hyper is None
-        return StepResult(loss=loss.item(), items=Items(*items.tolist()))
+        return StepResult(loss=loss.item(), items=LossTerms(*items.tolist()))
 
     def _update(self, hyper: Hyperparameters) -> None:
         if math.isfinite(hyper.max_norm):
@@ -204,7 +210,7 @@ class EagerTrainSession(TrainSession):
         decode: Any = self._model.decode
         return Evaluation(
             loss=loss.item(),
-            items=Items(*items.tolist()),
+            items=LossTerms(*items.tolist()),
             predictions=_to_numpy(decode(levels)),
         )
 

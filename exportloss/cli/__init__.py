@@ -14,6 +14,7 @@ from exportloss.cli import check, completion, demo, history, verify
 from exportloss.cli.bench import command as bench
 from exportloss.cli.detection import detect, val
 from exportloss.cli.export import command as export
+from exportloss.cli.hints import with_flag
 from exportloss.cli.terminal import say
 from exportloss.cli.train import command as train
 from exportloss.cli.unknown_flags import explain
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             return _CLOSED
         if isinstance(error, ExportLossError):
-            return _tell(f"error: {error}", _REFUSED)
+            return _tell(f"error: {with_flag(error)}", _REFUSED)
         if os.environ.get(_TRACEBACK):
             raise
         return _tell(f"error: {_describe(error)}", _REFUSED)

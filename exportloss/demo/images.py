@@ -12,7 +12,7 @@ from exportloss.demo.detections import BoxArray
 from exportloss.runtime.drawing.draw import draw_boxes, grid
 from exportloss.runtime.drawing.figures import BLUE, ORANGE, figure_file, tidy
 from exportloss.runtime.images.load import ImageArray
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.results import EpochResult
 
@@ -22,7 +22,7 @@ _STYLES = ("solid", "dashed", "dotted")
 _SCALE = 2  # enlargement of images, for legible labels that do not cover small objects
 
 
-def total(items: Items) -> float:
+def total(items: LossTerms) -> float:
     """Return the loss per image: the sum of its terms."""
     return items.box + items.objectness + items.category
 

@@ -25,6 +25,7 @@ from exportloss.export import (
 )
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
+from tests.support.videos import noise, write_video
 
 ROOT = Path(exportloss.__file__).parents[1]
 SIZE: dict[str, Any] = {"image_size": (64, 64), "batch_size": 2, "max_targets": 8}
@@ -77,9 +78,10 @@ def a_model_of_80_classes() -> dict[str, Any]:
     return {"model": yolov5("yolov5n"), "images": torch.zeros(2, 3, 64, 64), "targets": targets}
 
 
-def a_detector_and_an_image() -> dict[str, Any]:
+def a_detector_an_image_and_a_video() -> dict[str, Any]:
     export_inference(detector()[0], "best.onnx", image_size=(64, 64))
     Image.new("RGB", (64, 48)).save("street.jpg")
+    write_video(Path("street.mp4"), noise(6), codec="libx264", pixels="yuv420p")
     return {}
 
 
@@ -94,7 +96,7 @@ SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/reference/runtime.md": a_step,
     "docs/sparse-head.md": a_model_of_80_classes,
     "docs/training-artifacts.md": training_artifacts,
-    "docs/val-and-detect.md": a_detector_and_an_image,
+    "docs/val-and-detect.md": a_detector_an_image_and_a_video,
 }
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from exportloss.errors import ConfigError
+from fuzzing.make_seeds import make_seeds
 from fuzzing.mutations import mutated
 from fuzzing.targets import MAX_MESSAGE, SEEDS, TARGETS, Target, read_made_up
 
@@ -21,6 +22,10 @@ def seeds_of(name: str) -> dict[str, bytes]:
 
 def test_every_target_has_seeds():
     assert {path.name for path in SEEDS.iterdir()} == TARGETS.keys()
+
+
+def test_seeds_are_made_where_they_are_read():
+    assert make_seeds().keys() <= {path.relative_to(SEEDS).as_posix() for path in SEEDS.glob("*/*")}
 
 
 @pytest.mark.parametrize("name", TARGETS)

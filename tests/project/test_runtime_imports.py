@@ -15,16 +15,33 @@ heavy = {name.partition(".")[0] for name in sys.modules} & {"torch", "onnx", "on
 assert not heavy, heavy
 """
 
+# A device that trains on images that are ready needs no reader of data sets, nor an engine before
+# a session is opened.
+UNUSED = """
+import sys
+import exportloss.runtime
+unused = {"exportloss.runtime.data.loader", "onnxruntime", "openvino", "av", "rich"}
+assert not unused & sys.modules.keys(), unused & sys.modules.keys()
+"""
+
+
+def test_the_runtime_alone_loads_no_engine_and_no_data_set():
+    _run(UNUSED)
+
 
 def test_the_runtime_imports_neither_torch_nor_onnx():
+    names = _run(CODE).split()
+    assert {"exportloss.runtime.data.loader", "exportloss.runtime.evaluation.nms"} <= set(names)
+
+
+def _run(code):
     root = Path(exportloss.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert done.returncode == 0, done.stderr
-    names = done.stdout.split()
-    assert {"exportloss.runtime.data.loader", "exportloss.runtime.evaluation.nms"} <= set(names)
+    return done.stdout

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exportloss.runtime.artifact.checksum import seal_text
+from exportloss.runtime.artifact.checksum import add_text_checksum
 
 
 def edit_manifest(folder: Path, **changes: Any) -> Path:
@@ -14,7 +14,7 @@ def edit_manifest(folder: Path, **changes: Any) -> Path:
     path = folder / "manifest.json"
     values = json.loads(path.read_text(encoding="utf-8")) | changes
     text = json.dumps({"sha256": ""} | values | {"sha256": ""})
-    path.write_text(seal_text(text), encoding="utf-8")
+    path.write_text(add_text_checksum(text), encoding="utf-8")
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from exportloss.cli.terminal import Terminal
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.training.epoch import Reporter
 from exportloss.runtime.training.results import EpochResult
 from exportloss.runtime.training.schedule import Schedule
@@ -49,7 +49,7 @@ class Lines:
         self._console = console
         self._schedule = schedule
 
-    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+    def batch_done(self, epoch: int, done: int, items: LossTerms, lr: float) -> None:
         """Do nothing."""
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
@@ -96,7 +96,7 @@ class Bar(Lines):
         self._progress = progress
         self._task = task
 
-    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+    def batch_done(self, epoch: int, done: int, items: LossTerms, lr: float) -> None:
         """Move the bar."""
         speed = self._progress.tasks[self._task].speed  # batches per second
         rate = f"{speed * self._schedule.batch_size:.1f}/s" if speed else ""
@@ -127,5 +127,5 @@ def _memory() -> str:
     return "" if held is None else f"{held / 1e9:.2f} GB"
 
 
-def _losses(items: Items) -> str:
+def _losses(items: LossTerms) -> str:
     return f"box {items.box:.4f}  obj {items.objectness:.4f}  cls {items.category:.4f}"

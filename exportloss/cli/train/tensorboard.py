@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.training.epoch import Reporter
 from exportloss.runtime.training.event_file import EventFile
 from exportloss.runtime.training.results import EpochResult
@@ -20,7 +20,7 @@ class WithEvents:
         self._reporter = reporter
         self._events = events
 
-    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+    def batch_done(self, epoch: int, done: int, items: LossTerms, lr: float) -> None:
         """Forward."""
         self._reporter.batch_done(epoch, done, items, lr)
 

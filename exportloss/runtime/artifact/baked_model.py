@@ -1,9 +1,8 @@
-"""Weights put into an ONNX file without the onnx package, which a device does not have.
+"""Weights added to an ONNX file without the onnx package, which a device does not have.
 
 Protocol buffers merge: when the bytes of two messages are concatenated, their embedded messages
 are merged and their repeated fields joined (Protocol Buffers, "Encoding", section "Last One
-Wins"). So a model that holds nothing but initializers, appended to a model file, adds them to its
-graph.
+Wins"). So appending a model that holds only initializers to a model file adds them to its graph.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _FLOAT = 1  # TensorProto.DataType
 def with_initializers(model: bytes, values: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
     """Return the model with float32 initializers added to its graph.
 
-    Inputs of those names are inputs no more: what a caller could replace, no runtime computes with
-    ahead or lays out anew for its kernels.
+    Inputs of those names are removed: runtimes neither fold nor repack for their kernels an
+    initializer that the caller may replace.
 
     Args:
-        model: a serialized ModelProto.
-        values: name -> tensor.
+        model: Serialized ModelProto.
+        values: Tensors by name.
     """
     initializers = b"".join(
         embedded(_GRAPH_INITIALIZER, _tensor(name, value)) for name, value in values.items()
@@ -56,7 +55,10 @@ def _without_inputs(graph: memoryview, names: Collection[str]) -> bytes:
 
 
 def _rewritten(message: memoryview, rewrite: Callable[[int, memoryview], bytes | None]) -> bytes:
-    """Return a message without what `rewrite` returns None for; it has no fields of fixed size."""
+    """Return a message with rewritten fields, without those for which `rewrite` returns None.
+
+    Fields of fixed size, which the messages here do not have, are dropped.
+    """
     parts = []
     for field, value in fields(message):
         if isinstance(value, int):

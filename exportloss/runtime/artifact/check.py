@@ -32,13 +32,13 @@ Values = Mapping[str, OnnxValue]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Graph:
-    """A graph that a session runs.
+    """Expected signature of a graph that a session runs.
 
     Attributes:
         inputs: Inputs by name.
         outputs: Outputs by name; the graph may have more.
-        optional: Whether the folder may lack it.
-        has_more: Whether the graph may have other inputs, too.
+        optional: Whether the folder may lack the graph.
+        has_more: Whether the graph may have other inputs as well.
     """
 
     inputs: Values
@@ -49,11 +49,11 @@ class _Graph:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Contents:
-    """What must be in the files of a folder, by the manifest.
+    """Contents of a folder's files, as the manifest implies them.
 
     Attributes:
-        graphs: Graphs by file.
-        tensors: Shapes of tensors by name, by file.
+        graphs: Signatures of graphs by file.
+        tensors: Shapes by tensor, by file.
     """
 
     graphs: Mapping[str, _Graph]
@@ -62,12 +62,12 @@ class _Contents:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """An artifacts folder that was checked.
+    """A checked artifacts folder.
 
     Attributes:
-        manifest: description of the folder.
-        files: content of every file that the manifest names, by name: what was checked, whatever
-            becomes of the folder.
+        manifest: Description of the folder.
+        files: Content of every file that the manifest names, by name, as it was checked; the folder
+            may change afterwards.
     """
 
     manifest: Manifest
@@ -80,15 +80,15 @@ def read_artifact(folder: str | Path) -> Manifest:
 
 
 def open_artifact(folder: str | Path) -> Artifact:
-    """Read a folder, each file once, and check all of it.
+    """Read each file of a folder once, and check all of it.
 
-    Every file is there, a regular file of the right sha256; every graph is complete, refers to no
-    other file, and has inputs and outputs of the types and shapes that follow from the manifest;
-    the newest opset of them is the manifest's; the layout of the portable step covers its flat
-    vectors without gap or overlap; and the state has a tensor of the right shape for each entry.
+    The checks: every file is a regular file with the manifest's sha256; every graph is complete,
+    refers to no other file, and has the inputs and outputs that the manifest implies; the newest
+    opset is the manifest's; the layout of the portable step covers its flat vectors without gap or
+    overlap; and the state has a tensor of the right shape per entry.
 
     Raises:
-        ArtifactError: names what is wrong, and in which file.
+        ArtifactError: a check failed; the message names the file.
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
@@ -113,8 +113,8 @@ def open_artifact(folder: str | Path) -> Artifact:
                 opsets[graph.opset] = name
     if (newest := max(opsets)) != manifest.opset:
         raise ArtifactError(
-            f"{folder / opsets[newest]} has opset {newest}, the manifest says {manifest.opset}; "
-            "export again"
+            f"{folder / opsets[newest]} has opset {newest}, but the manifest says "
+            f"{manifest.opset}; export again"
         )
     for name, shapes in contents.tensors.items():
         _check_tensors(folder / name, files[name], shapes)
@@ -125,7 +125,7 @@ def _read_graph(path: Path, content: bytes) -> OnnxFile:
     try:
         return parse_onnx(content)
     except ValueError as error:
-        raise ArtifactError(f"{path} is no graph that can be used: {error}") from error
+        raise ArtifactError(f"{path} is not a usable graph: {error}") from error
 
 
 def _check_graph(
@@ -138,7 +138,10 @@ def _check_graph(
     _check_values(path, "output", expected.outputs, graph.outputs, sizes)
     surplus = graph.inputs.keys() - expected.inputs.keys()
     if surplus and not expected.has_more:
-        raise ArtifactError(f"{path} has an input {min(surplus)!r} that nothing here gives it")
+        raise ArtifactError(
+            f"{path} has an input {min(surplus)!r}, which this version does not provide; export "
+            "again"
+        )
 
 
 def _check_values(
@@ -146,15 +149,18 @@ def _check_values(
 ) -> None:
     for name, value in expected.items():
         if name not in found:
-            raise ArtifactError(f"{path} has no {what} {name!r}, which the manifest asks for")
+            raise ArtifactError(
+                f"{path} has no {what} {name!r}, which the manifest implies; export again"
+            )
         if value is not _ANY and found[name] != (sized := _with_sizes(value, found[name], sizes)):
             raise ArtifactError(
-                f"{path}: {what} {name!r} is {found[name]}; from the manifest follows {sized}"
+                f"{path}: {what} {name!r} is {found[name]}, but the manifest implies {sized}; "
+                "export again"
             )
 
 
 def _with_sizes(expected: OnnxValue, found: OnnxValue, sizes: dict[str, int]) -> OnnxValue:
-    """Put in the sizes that have a name: what was found first, in all graphs of the folder."""
+    """Replace named sizes by the first size found, which holds for all graphs of the folder."""
     shape = expected.shape or ()
     for size, there in zip(shape, found.shape or (), strict=False):
         if isinstance(size, str) and isinstance(there, int):
@@ -175,7 +181,7 @@ def _images(manifest: Manifest, dtype: int) -> dict[str, OnnxValue]:
 
 
 def _step_contents(manifest: Manifest) -> _Contents:
-    """The portable step; its initial state is a file of tensors."""
+    """Return the contents of a portable step; its initial state is a file of tensors."""
     batch = _batch(manifest) | _images(manifest, UINT8)
     vectors = _vectors(manifest)
     detector = {name: vectors[name] for name in ("parameters", "statistics") if name in vectors}
@@ -193,7 +199,7 @@ def _step_contents(manifest: Manifest) -> _Contents:
 
 
 def _training_contents(manifest: Manifest) -> _Contents:
-    """ONNX Runtime training artifacts; frozen tensors are inputs of their graphs, too."""
+    """Return the contents of training artifacts; frozen tensors are inputs as well."""
     trained = dict.fromkeys(manifest.trained, _ANY)
     inputs = _batch(manifest) | _images(manifest, FLOAT) | trained
     outputs = _LOSS | {"new_balance": inputs["balance"]}
@@ -212,11 +218,11 @@ def _training_contents(manifest: Manifest) -> _Contents:
 
 
 def _loss_contents(manifest: Manifest) -> _Contents:
-    """A loss alone, with a graph per number of target rows."""
+    """Return the contents of a loss alone, with a graph per number of target rows."""
     inputs, outputs = loss_inputs(manifest) | _batch(manifest), loss_outputs(manifest)
     graphs = {
-        name: _Graph(inputs=inputs | {"targets": OnnxValue(FLOAT, (slots, 6))}, outputs=outputs)
-        for slots, name in manifest.loss_graphs.items()
+        name: _Graph(inputs=inputs | {"targets": OnnxValue(FLOAT, (rows, 6))}, outputs=outputs)
+        for rows, name in manifest.loss_graphs.items()
     }
     return _Contents(graphs=graphs)
 
@@ -240,24 +246,24 @@ def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
 
 
 def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
-    """Return the flat vectors of the portable step, but `balance`, which is no less a state."""
+    """Return the flat vectors of the portable step's state; `balance` is in `_batch`."""
     layout = _layout(manifest)
     flat = {"parameters": _covered(layout.parameters, manifest.groups.all)}
     if statistics := manifest.trained[len(manifest.groups.all) :]:
         flat["statistics"] = _covered(layout.statistics, statistics)
     averages = {f"ema_{name}": size for name, size in flat.items()} if manifest.ema else {}
-    memories = {f"optimizer_{name}": flat["parameters"] for name in _memories(manifest)}
-    sizes = flat | averages | memories | {"gradients": flat["parameters"]}
+    kept = {f"optimizer_{name}": flat["parameters"] for name in _optimizer_state(manifest)}
+    sizes = flat | averages | kept | {"gradients": flat["parameters"]}
     return {name: OnnxValue(FLOAT, (size,)) for name, size in sizes.items()} | {
         "updates": OnnxValue(FLOAT, ())
     }
 
 
-def _memories(manifest: Manifest) -> list[str]:
-    memories, optimizer = list(_layout(manifest).memories), manifest.optimizer
-    if optimizer is None or memories != list(OPTIMIZERS[optimizer].state_names):
-        raise ValueError(f"{optimizer} does not remember {memories}")
-    return memories
+def _optimizer_state(manifest: Manifest) -> list[str]:
+    found, optimizer = list(_layout(manifest).optimizer_state), manifest.optimizer
+    if optimizer is None or found != list(OPTIMIZERS[optimizer].state_names):
+        raise ValueError(f"{optimizer} does not keep the optimizer state {found}")
+    return found
 
 
 def _layout(manifest: Manifest) -> StateLayout:
@@ -267,10 +273,10 @@ def _layout(manifest: Manifest) -> StateLayout:
 
 
 def _covered(layout: FlatLayout, names: tuple[str, ...]) -> int:
-    """Return the size of a flat vector that has these tensors and no others."""
+    """Return the size of a flat vector, which must hold exactly these tensors."""
     if set(layout.names) != set(names) or len(layout.names) != len(names):
         raise ValueError(
-            f"it places {len(layout.names)} tensors, others than the {len(names)} trained"
+            f"it has {len(layout.names)} tensors, which are not the {len(names)} trained ones"
         )
     return layout.size
 
@@ -281,7 +287,8 @@ def _check_tensors(path: Path, content: bytes, shapes: Mapping[str, tuple[int, .
     for name, shape in shapes.items():
         if found.get(name) != shape:
             raise ArtifactError(
-                f"{path}: {name!r} has shape {found.get(name)}; the manifest says {shape}"
+                f"{path}: {name!r} has shape {found.get(name)}, but the manifest implies {shape}; "
+                "export again"
             )
 
 
@@ -292,6 +299,6 @@ def _state_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     shapes = {"balance": (len(manifest.strides),), **trained}
     if manifest.ema:
         shapes |= {f"ema/{name}": shape for name, shape in trained.items()}
-    for memory in _memories(manifest):
-        shapes |= {f"optimizer/{memory}/{name}": shape for name, shape in parameters.items()}
+    for kept in _optimizer_state(manifest):
+        shapes |= {f"optimizer/{kept}/{name}": shape for name, shape in parameters.items()}
     return shapes

@@ -1,4 +1,4 @@
-"""The numbered formats of files: what this version reads, and what it says of later ones."""
+"""Numbered file formats: which ones this version reads, and the error for later ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["FileFormat", "written_by_newer"]
 class FileFormat:
     """A format such as `exportloss-state/1`.
 
-    A later format keeps `format` and `sha256` as they are, so that damage to a file is never taken
-    for a later version.
+    Later formats keep the keys `format` and `sha256`, so that a damaged file is never mistaken for
+    one of a later version.
 
     Attributes:
         family: Name before the number.
-        newest: Number of the format that this version writes; it reads all from 1 on.
-        expected: Description of what is read, for messages.
-        exported: Whether files of the format are made by an export, which can be repeated.
+        newest: Number of the format that this version writes; it reads all from 1 to this one.
+        expected: Description of the formats that are read, for messages.
+        exported: Whether an export writes such files, so that exporting again replaces them.
     """
 
     family: str
@@ -34,7 +34,7 @@ class FileFormat:
         return f"{self.family}/{self.newest}"
 
     def number(self, found: object) -> int | None:
-        """Return the number of a format of this family; None if it is of none."""
+        """Return the number of a format of this family; None for anything else."""
         if not isinstance(found, str):
             return None
         match = re.fullmatch(rf"{re.escape(self.family)}/([1-9]\d{{0,5}})", found, re.ASCII)
@@ -44,7 +44,7 @@ class FileFormat:
         """Return the number of a format that this version reads.
 
         Raises:
-            ArtifactError: The format is a later one, or of something else.
+            ArtifactError: the format is a later one, or not of this family.
         """
         number = self.number(found)
         if number is None:
@@ -59,13 +59,13 @@ class FileFormat:
 def written_by_newer(
     path: str | Path, found: str, known: str, *, exported: bool = False
 ) -> ArtifactError:
-    """Return the error for a file that is whole and holds what this version does not know.
+    """Return the error for an undamaged file with values that this version does not know.
 
     Args:
-        path: File.
-        found: Description of what it holds.
-        known: Description of what this version reads.
-        exported: Whether the file was made by an export, which can be repeated.
+        path: Path of the file.
+        found: Description of the unknown value.
+        known: Description of the values that this version reads.
+        exported: Whether an export wrote the file, so that exporting again replaces it.
     """
     again = " or export again" if exported else ""
     return ArtifactError(

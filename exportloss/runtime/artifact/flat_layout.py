@@ -1,4 +1,4 @@
-"""Where named tensors lie in the flat vectors of the portable step."""
+"""Places of named tensors in the flat vectors of the portable step."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Array = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class FlatLayout:
-    """Tensors one after the other in a vector, each in C order.
+    """Tensors placed one after the other in a vector, each in C order.
 
-    A graph with one vector for all parameters has hundreds of inputs and outputs less than a graph
-    with an input per parameter, and updates all of them with a handful of nodes.
+    A graph with one vector for all parameters has hundreds of inputs and outputs fewer than a graph
+    with an input per parameter, and updates all of them with a few nodes.
 
     Attributes:
         names: Names of the tensors, in order.
@@ -78,11 +78,11 @@ class FlatLayout:
 
     @classmethod
     def from_values(cls, values: Any) -> FlatLayout:
-        """Read what `to_values` gave.
+        """Return the layout of `to_values`.
 
         Raises:
-            KeyError, TypeError, ValueError: An entry is incomplete or has no size, a tensor has two
-                entries, or there is a gap or overlap between two.
+            KeyError, TypeError, ValueError: an entry is incomplete or has no size, a tensor has two
+                entries, or two entries have a gap or overlap between them.
         """
         if not isinstance(values, list) or len(values) > MAX_TENSORS:
             raise ValueError(f"{excerpt(repr(values))}, expected at most {MAX_TENSORS} tensors")
@@ -106,28 +106,28 @@ class StateLayout:
     """The flat state of the portable step.
 
     Attributes:
-        parameters: Trainable parameters; gradients and optimizer state lie as they do.
-        statistics: BatchNorm statistics; empty where none is trained.
-        memories: Names of the vectors that the optimizer keeps.
+        parameters: Trainable parameters; gradients and optimizer state have the same layout.
+        statistics: BatchNorm statistics; empty if none are trained.
+        optimizer_state: Names of the optimizer's state tensors, one vector each.
     """
 
     parameters: FlatLayout
     statistics: FlatLayout = dataclasses.field(default_factory=FlatLayout)
-    memories: tuple[str, ...] = ()
+    optimizer_state: tuple[str, ...] = ()
 
     def to_values(self) -> dict[str, Any]:
         """Return the layout as the manifest holds it."""
         return {
             "parameters": self.parameters.to_values(),
             "statistics": self.statistics.to_values(),
-            "memories": list(self.memories),
+            "memories": list(self.optimizer_state),
         }
 
     @classmethod
     def from_values(cls, values: Any) -> StateLayout:
-        """Read what `to_values` gave; errors as for `FlatLayout.from_values`."""
+        """Return the layout of `to_values`; errors as for `FlatLayout.from_values`."""
         return cls(
             parameters=FlatLayout.from_values(values["parameters"]),
             statistics=FlatLayout.from_values(values["statistics"]),
-            memories=tuple(map(str, values["memories"])),
+            optimizer_state=tuple(map(str, values["memories"])),
         )

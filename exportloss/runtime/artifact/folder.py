@@ -1,4 +1,4 @@
-"""Artifacts folders that are complete or absent, whatever happens while they are written."""
+"""Artifacts folders that are complete or absent, whatever interrupts their writing."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _LISTED = 3
 def new_folder(folder: str | Path, *, exist_ok: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `folder` that takes its place at the end.
 
-    A folder that is replaced stays whole until then; after a crash there is the old one or the new
-    one, on systems that cannot exchange two folders at the latest when it is next read or written.
+    The old folder stays whole until then. After a crash there is the old one or the new one; on
+    systems that cannot exchange two folders, the next read or write restores it.
 
     Args:
-        folder: the folder to make.
-        exist_ok: replace an artifacts folder that is there already, see `check_place`.
+        folder: Folder to make.
+        exist_ok: Whether to replace an existing artifacts folder, see `check_place`.
 
     Raises:
-        ArtifactError: something is in the way, or the place cannot be written to.
+        ArtifactError: `folder` exists and may not be replaced, or cannot be written.
     """
     folder = check_place(folder, exist_ok=exist_ok)
     with as_artifact_error(folder), temporary_beside(folder, folder=True) as temporary:
@@ -45,7 +45,7 @@ def new_folder(folder: str | Path, *, exist_ok: bool = False) -> Iterator[Path]:
 
 
 def write_artifact(temporary: Path, manifest: Manifest) -> Manifest:
-    """Hash the files of a folder and write its manifest, which is returned with the hashes."""
+    """Hash the files of a folder, write its manifest and return it with the hashes."""
     files = {path.name: describe_file(path) for path in sorted(temporary.iterdir())}
     complete = dataclasses.replace(manifest, files=files)
     (temporary / MANIFEST_NAME).write_text(complete.to_json(), encoding="utf-8")
@@ -53,19 +53,19 @@ def write_artifact(temporary: Path, manifest: Manifest) -> Manifest:
 
 
 def check_place(folder: str | Path, *, exist_ok: bool = False) -> Path:
-    """Check that an artifacts folder can be made here; return where that is, links resolved.
+    """Check that an artifacts folder can be made at a path; return the path with links resolved.
 
     Args:
-        folder: the folder to make. Where there is one, nothing may lie in it but the files that its
-            manifest names: whatever else somebody keeps there is not ours to remove.
-        exist_ok: whether such a folder may be replaced.
+        folder: Folder to make. An existing one may hold only the files that its manifest names,
+            since the user's own files must not be removed.
+        exist_ok: Whether such a folder may be replaced.
 
     Raises:
-        ArtifactError: something is in the way.
+        ArtifactError: `folder` exists and may not be replaced.
     """
     folder = Path(folder)
     with as_artifact_error(folder):
-        if folder.is_symlink():  # what it leads to is replaced, not the link
+        if folder.is_symlink():  # its target is replaced, not the link
             folder = Path(os.path.realpath(folder))
         recover_folder(folder)
         _check_vacant(folder, exist_ok)
@@ -77,22 +77,23 @@ def _check_vacant(folder: Path, exist_ok: bool) -> None:
         return
     if not (folder / MANIFEST_NAME).is_file():
         raise ArtifactError(
-            f"{folder} exists and is no artifacts folder; choose another output folder"
+            f"{folder} exists and is not an artifacts folder; choose another output folder"
         )
     if not exist_ok:
         raise ArtifactError(
-            f"{folder} exists already; choose another output folder, or say --exist-ok "
-            "(exist_ok=True) to replace it"
+            f"{folder} exists already; choose another output folder, or pass exist_ok=True to "
+            "replace it",
+            argument="exist_ok",
         )
     if foreign := _foreign_entries(folder):
         raise ArtifactError(
-            f"{folder} holds {listed(foreign, _LISTED)}, which its {MANIFEST_NAME} does "
-            "not name and which would be lost; move it elsewhere, or choose another output folder"
+            f"{folder} holds {listed(foreign, _LISTED)}, which its {MANIFEST_NAME} does not name "
+            "and which would be lost; move it elsewhere, or choose another output folder"
         )
 
 
 def _foreign_entries(folder: Path) -> list[str]:
-    """Return the names in an artifacts folder that no export wrote; of a damaged one, all."""
+    """Return the names in an artifacts folder that no export wrote; if it is damaged, all."""
     try:
         own = Manifest.read(folder).files.keys() | {MANIFEST_NAME}
     except ArtifactError:

@@ -1,7 +1,7 @@
-"""The kinds of artifacts: a row per kind, which export, sessions, commands and benchmarks read.
+"""The kinds of artifacts, one row per kind, for export, sessions, commands and benchmarks.
 
-A new kind is a row here, its contents in `artifacts`, and, if it trains, its session in `registry`;
-beside the modules of its own that export and run it.
+A new kind needs a row here, its contents in `check` and, if it trains, its session in
+`sessions.registry`, beside its own modules that export and run it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ANY_ENGINE = ("cpu", "gpu", "openvino")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArtifactKind:
-    """What is known of a kind before any folder is opened.
+    """Properties of a kind of artifact.
 
     Attributes:
         name: Name in the manifest.
@@ -30,12 +30,11 @@ class ArtifactKind:
         about: Description for help texts.
         opener: Class of `exportloss.runtime` that opens a folder.
         files: Files that every folder of the kind has.
-        extras: Extras of this package, each of which installs an engine for the graphs.
+        extras: Extras of this package that each install an engine for the graphs.
         training_build: Whether that engine must be ONNX Runtime's training build.
-        detector_file: Whether a run can write its detector only if the folder has an
-            `inference.onnx`.
-        exporter: Function that writes a folder, `module:name`. It takes a model and a loss, or the
-            loss alone where nothing is trained, and needs torch and onnx.
+        detector_file: Whether a session needs the folder's `inference.onnx` to write its detector.
+        exporter: Function that writes a folder, `module:name`. It takes a model and a loss, or only
+            the loss for a kind that trains nothing, and needs torch and onnx.
         options: Options of the exporter that not every kind has.
     """
 

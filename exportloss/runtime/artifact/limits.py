@@ -1,4 +1,4 @@
-"""What files may be at most. Each limit is enforced before the memory for it is taken."""
+"""Limits of what files may hold, each enforced before memory for it is allocated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 MAX_MANIFEST_BYTES = 8 << 20  # YOLOv5x6's has 0.3 MiB
 MAX_ARTIFACT_FILES = 64
-MAX_MODEL_BYTES = (2 << 30) - 1  # a protocol buffer's, so an ONNX file's
+MAX_MODEL_BYTES = (2 << 30) - 1  # of a protocol buffer, so of an ONNX file
 MAX_STATE_BYTES = 8 << 30  # YOLOv5x6 with AdamW and a moving average has 2.3 GiB
 MAX_HEADER_BYTES = 16 << 20  # of a safetensors file
 MAX_TENSORS = 100_000  # of a state
@@ -36,7 +36,7 @@ def check_threads(name: str, threads: int) -> None:
     """Check a number of threads.
 
     Raises:
-        ConfigError: it is below 1, or above `MAX_THREADS`.
+        ConfigError: the number is below 1, or above `MAX_THREADS`.
     """
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError(f"{name} is {threads}; expected 1 to {MAX_THREADS}")

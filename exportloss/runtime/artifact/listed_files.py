@@ -1,4 +1,4 @@
-"""The files of an artifacts folder as its manifest lists them: name, size and sha256."""
+"""The files of an artifacts folder, which its manifest lists with size and sha256."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ _LONGEST_NAME = 255  # characters of a file's name
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """A file of the folder."""
+    """A file of an artifacts folder.
+
+    Attributes:
+        sha256: Digest of the content, in hexadecimal.
+        size: Size in bytes.
+    """
 
     sha256: str
     size: int
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Hash a file."""
+    """Return size and sha256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(sha256=digest, size=path.stat().st_size)
@@ -35,15 +40,16 @@ def describe_file(path: Path) -> FileEntry:
 def read_listed_files(
     folder: str | Path, files: Mapping[str, FileEntry]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of every file, once it is known to be the one that was exported.
+    """Yield name and content of every file, once its size and sha256 have been checked.
 
     Raises:
-        ArtifactError: a file is missing, is a link, lies elsewhere, or is another one.
+        ArtifactError: a file is missing, is a link, lies outside the folder, or differs from the
+            exported one.
     """
     if len(files) > MAX_ARTIFACT_FILES:
         raise ArtifactError(
-            f"{folder}: the manifest names {len(files)} files; a folder has "
-            f"{MAX_ARTIFACT_FILES} at most"
+            f"{folder}: the manifest names {len(files)} files; expected at most "
+            f"{MAX_ARTIFACT_FILES}"
         )
     for name in files:
         is_plain = name not in ("", "..") and name.isprintable() and len(name) <= _LONGEST_NAME
@@ -57,7 +63,7 @@ def read_listed_files(
 def _read_listed_file(path: Path, entry: FileEntry) -> bytes:
     most = MAX_STATE_BYTES if path.suffix == Path(STATE_NAME).suffix else MAX_MODEL_BYTES
     if entry.size > most:
-        raise ArtifactError(f"{path} has {entry.size} bytes; {most} is the most")
+        raise ArtifactError(f"{path} has {entry.size} bytes; expected at most {most}")
     try:
         content = read_bounded(path, most, error=ArtifactError, follow=False)
     except FileNotFoundError as error:

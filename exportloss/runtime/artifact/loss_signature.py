@@ -1,4 +1,4 @@
-"""What goes into the loss alone and what comes out, by its manifest."""
+"""Inputs and outputs of a loss alone, as its manifest implies them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["gradient_name", "loss_inputs", "loss_outputs"]
 
 
 def loss_inputs(manifest: Manifest) -> dict[str, OnnxValue]:
-    """Return what the loss is a function of: predictions, or features and the head's convolutions.
+    """Return the inputs of the loss: predictions, or features and the head's convolutions.
 
-    The manifest does not say how many channels features have: that size has a name instead.
+    The manifest does not give the number of channels of features: that size has a name instead.
     """
     height, width = manifest.image_size
     inputs: dict[str, OnnxValue] = {}
@@ -35,7 +35,7 @@ def loss_inputs(manifest: Manifest) -> dict[str, OnnxValue]:
 
 
 def loss_outputs(manifest: Manifest) -> dict[str, OnnxValue]:
-    """Return the loss, its terms, the next balance and, where the graph has them, gradients."""
+    """Return the outputs: loss, loss terms, next balance and, if exported, gradients."""
     outputs = {
         "loss": OnnxValue(FLOAT, ()),
         "items": OnnxValue(FLOAT, (3,)),
@@ -47,7 +47,7 @@ def loss_outputs(manifest: Manifest) -> dict[str, OnnxValue]:
 
 
 def gradient_name(name: str) -> str:
-    """Name an input's gradient: `gradient_0` of `features_0`, `bias_gradient_0` of `bias_0`."""
+    """Return the name of an input's gradient, such as `bias_gradient_0` for `bias_0`."""
     kind, _, level = name.rpartition("_")
     of = "" if kind in ("predictions", "features") else f"{kind}_"
     return f"{of}gradient_{level}"

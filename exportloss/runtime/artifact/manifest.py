@@ -1,4 +1,4 @@
-"""`Manifest`: what an artifacts folder is, and the hashes that tell whether it is whole."""
+"""`Manifest`: description of an artifacts folder, with the checksums of its files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Head = Literal["dense", "sparse"]
 Layout = Literal["permuted", "head-output", "head-input"]
 LossProvider = Literal["any", "cpu", "gpu"]
 
-# Values of the fields that are one word of several.
+# Allowed values of the fields that hold one of several words.
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "kind": tuple(KINDS),
     "optimizer": get_args(OptimizerName),
@@ -73,32 +73,32 @@ class Manifest:
     """Description of an artifacts folder.
 
     Attributes:
-        kind: kind of artifact.
-        model: name of the detector, such as `yolov5n`; empty for a loss alone.
-        names: nc class names, in class order.
-        anchors: (nl, na, 2) width and height in input pixels.
-        strides: (nl,) input pixels per cell.
-        image_size: height and width of the images in pixels.
-        batch_size: images per batch.
-        max_targets: most target rows per batch.
-        tiers: smaller numbers of target rows that have a graph of their own, for a loss alone.
-        loss: options of the loss.
-        gradients: whether the graph of a loss alone gives the gradients of the predictions.
-        loss_layout: inputs of the graph of a loss alone; see `export_loss`.
-        provider: target of the graphs: "any" runtime; ONNX Runtime's "cpu" provider,
-            which alone can run them; or a "gpu", whose writes have no order.
-        optimizer: update rule that the artifact is made for; None for a loss alone.
-        ema: whether a moving average of the weights is kept beside them.
-        precision: element type of the network in training; weights, statistics, loss and
+        kind: Kind of artifact.
+        model: Name of the detector, such as `yolov5n`; empty for a loss alone.
+        names: Names of the nc classes, in class order.
+        anchors: (nl, na, 2) anchor widths and heights in input pixels.
+        strides: (nl,) strides in input pixels per cell.
+        image_size: Height and width of the images in pixels.
+        batch_size: Images per batch.
+        max_targets: Largest number of target rows per batch.
+        tiers: Size buckets of a loss alone: smaller numbers of target rows with a graph each.
+        loss: Options of the loss.
+        gradients: Whether the graphs of a loss alone compute gradients.
+        loss_layout: Inputs of the graphs of a loss alone; see `export_loss`.
+        provider: Target of the graphs: "any" runtime; ONNX Runtime's "cpu" provider, the only one
+            that can run them; or a "gpu", whose writes have no order.
+        optimizer: Optimizer that the artifact is made for; None for a loss alone.
+        ema: Whether a moving average of the weights is kept.
+        precision: Element type of the network in training; weights, statistics, loss and
             optimizer are float32.
-        groups: trainable parameters.
+        groups: Trainable parameters.
         statistics: BatchNorm layers whose statistics are trained.
-        head: where the detector's head is evaluated in training: everywhere, or where the loss
-            looks.
-        layout: for the portable step, places of the tensors in its flat state.
-        opset: the newest of the graphs, `ai.onnx`.
-        versions: of the packages that wrote the folder.
-        files: every file but the manifest.
+        head: Cells in which training evaluates the detector's head: all ("dense"), or those that
+            the loss uses ("sparse").
+        layout: Layout of the portable step's flat state; None for other kinds.
+        opset: Newest `ai.onnx` opset of the graphs.
+        versions: Versions of the packages that wrote the folder.
+        files: Files of the folder, by name, without the manifest.
     """
 
     kind: Kind
@@ -138,37 +138,35 @@ class Manifest:
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """Names of the tensors that have a moving average: all that are trained, or none."""
+        """Names of the tensors that have a moving average: all trained ones, or none."""
         return self.trained if self.ema else ()
 
     @property
     def loss_graphs(self) -> dict[int, str]:
-        """Files of a loss alone by their number of target rows, the fewest first."""
-        return {slots: f"loss-{slots}.onnx" for slots in self.tiers} | {
-            self.max_targets: "loss.onnx"
-        }
+        """Files of a loss alone by number of target rows, ascending."""
+        return {rows: f"loss-{rows}.onnx" for rows in self.tiers} | {self.max_targets: "loss.onnx"}
 
     def to_json(self) -> str:
-        """Return the text of `manifest.json`, which holds the sha256 of the rest of itself."""
+        """Return the text of `manifest.json`, with its checksum."""
         values = dataclasses.asdict(self)
         values["layout"] = {} if self.layout is None else self.layout.to_values()
         return format_manifest(values)
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """Read and check a folder's manifest; the files themselves are not read.
+        """Read and check a folder's manifest; its other files are not read.
 
         Args:
-            folder: artifacts folder.
+            folder: Artifacts folder.
 
         Raises:
-            ArtifactError: the folder is no artifact, is damaged, or was written by a later version
-                that this one does not know.
+            ArtifactError: the folder is not an artifact, is damaged, or was written by a later
+                version that this one does not know.
         """
         path = Path(folder) / MANIFEST_NAME
-        values, is_sealed = read_manifest_file(folder)
+        values, has_checksum = read_manifest_file(folder)
         try:
-            if is_sealed:
+            if has_checksum:
                 _refuse_newer(values, path)
             return _from_values(values)
         except ArtifactError:
@@ -183,10 +181,10 @@ class Manifest:
             pass
 
     def read_files(self, folder: str | Path) -> dict[str, bytes]:
-        """Return the content of every file, by name, once it is known to be what was exported.
+        """Return the content of every file by name, after checking size and sha256.
 
         Raises:
-            ArtifactError: a file is missing, is a link, or is not the one that was exported.
+            ArtifactError: a file is missing, is a link, or differs from the exported one.
         """
         return dict(read_listed_files(folder, self.files))
 
@@ -194,10 +192,16 @@ class Manifest:
 def check_tiers(
     tiers: Sequence[int], max_targets: int, *, error: type[Exception] = ValueError
 ) -> None:
-    """See that these are numbers of target rows that can have graphs beside that of the most.
+    """Check the size buckets for which graphs are exported beside that of `max_targets`.
+
+    Args:
+        tiers: Numbers of target rows.
+        max_targets: Number of target rows of the largest graph.
+        error: Class of the error to raise.
 
     Raises:
-        error: they are not ascending, below 1, not below `max_targets`, or more than a folder has.
+        error: a number is below 1 or not below `max_targets`, they do not ascend, or there are
+            more than a folder may hold.
     """
     steps = (0, *tiers, max_targets)
     if any(less >= more for less, more in pairwise(steps)) or len(tiers) >= MAX_ARTIFACT_FILES:
@@ -208,7 +212,7 @@ def check_tiers(
 
 
 def _refuse_newer(values: dict[str, Any], path: Path) -> None:
-    """Refuse words and keys that are not known, in a manifest that its sha256 says is whole."""
+    """Refuse unknown words and keys, in a manifest that matches its checksum."""
     criteria = values["loss"].get("criterion"), get_args(Criterion)
     words = {key: (values.get(key), known) for key, known in _WORDS.items()}
     for key, (said, known) in {**words, "criterion": criteria}.items():
@@ -240,8 +244,8 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         batch_size=int(values["batch_size"]),
         max_targets=int(values["max_targets"]),
         loss=LossConfig(**values["loss"]),
-        # Folders of 0.1 may lack these.
-        tiers=tuple(int(slots) for slots in values.get("tiers", ())),
+        # Manifests of 0.1 may lack the next keys.
+        tiers=tuple(int(rows) for rows in values.get("tiers", ())),
         head=_word(values, "head", "dense"),
         loss_layout=_word(values, "loss_layout", "permuted"),
         provider=_word(values, "provider", "any"),
@@ -288,11 +292,13 @@ def _check_ranges(manifest: Manifest) -> None:
         if wrong := [size for size in sizes if not 1 <= size <= most]:
             raise ValueError(f"{name}: {wrong[0]}, expected 1 to {most}")
     if (bad := bad_name(manifest.names)) is not None:
-        raise ValueError(f"name {bad} of a class is {excerpt(repr(manifest.names[bad]))}")
+        raise ValueError(f"the name of class {bad} is {excerpt(repr(manifest.names[bad]))}")
     check_tiers(manifest.tiers, manifest.max_targets)
     anchors = (side for level in manifest.anchors for pair in level for side in pair)
     pixels = (*manifest.strides, *anchors)
     if not all(math.isfinite(size) and size > 0 for size in pixels):
-        raise ValueError("an anchor or stride is no number of pixels")
+        raise ValueError("an anchor or stride is not a finite number of pixels above 0")
     if not 1 <= len(manifest.strides) == len(manifest.anchors):
-        raise ValueError(f"{len(manifest.strides)} strides, {len(manifest.anchors)} anchors")
+        raise ValueError(
+            f"{len(manifest.strides)} strides for anchors of {len(manifest.anchors)} levels"
+        )

@@ -1,6 +1,6 @@
-"""What an ONNX file says of itself, read without the onnx package and before any session is built.
+"""Inputs, outputs, opset and metadata of an ONNX file, read without the onnx package.
 
-Field numbers are those of onnx.proto.
+Files are checked here before an engine opens them. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from exportloss.runtime.artifact.protobuf import fields
 __all__ = ["BOOL", "FLOAT", "UINT8", "OnnxFile", "OnnxValue", "parse_onnx", "read_onnx"]
 
 FLOAT, UINT8, BOOL = 1, 2, 9  # TensorProto.DataType
+_NAMES = {FLOAT: "float32", UINT8: "uint8", BOOL: "bool"}
 
 _NOTHING = memoryview(b"")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-_DEEPEST = 100  # messages in messages, as in protocol buffers' own parsers
+_DEEPEST = 100  # levels of nested messages, as in protocol buffers' own parsers
 
-# Which fields of a message are messages that may hold tensors.
+# Per message, its fields that are messages and may contain tensors.
 _CHILDREN: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -38,12 +39,12 @@ _GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
 _NODE_OPERATOR = 4
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 _VALUE_NAME, _VALUE_TYPE = 1, 2
-_TYPE_TENSOR, _TYPES = 1, (1, 4, 5, 7, 8, 9)  # one of these is set: the last
+_TYPE_TENSOR, _TYPES = 1, (1, 4, 5, 7, 8, 9)  # alternatives, of which the last one counts
 _TENSOR_ELEMENT, _TENSOR_SHAPE, _SHAPE_DIMENSION = 1, 2, 1
 _LARGEST_INT32 = (1 << 31) - 1
 _SIGN = 1 << 63  # of an int64
 
-# A node of this operator names a file of compiled code, which a provider then opens.
+# A node of this operator may name a file of compiled code, which a provider then opens.
 _COMPILED = b"EPContext"
 
 
@@ -52,17 +53,30 @@ class OnnxValue:
     """An input or output of a graph.
 
     Attributes:
-        type: TensorProto.DataType, such as `FLOAT`; 0 for what is no tensor.
-        shape: sizes, or names of sizes that vary; None where any shape does.
+        type: TensorProto.DataType, such as `FLOAT`; 0 for other types than tensors.
+        shape: Sizes, or names of variable sizes; None if no shape is given.
     """
 
     type: int
     shape: tuple[int | str, ...] | None = None
 
+    def __str__(self) -> str:
+        if not self.type:
+            return "not a tensor"
+        name = _NAMES.get(self.type, f"type {self.type}")
+        return f"{name} of any shape" if self.shape is None else f"{name} {self.shape}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnnxFile:
-    """Opset of the `ai.onnx` domain, the graph's inputs and outputs by name, and its metadata."""
+    """Properties of an ONNX file.
+
+    Attributes:
+        opset: Opset of the `ai.onnx` domain.
+        inputs: Inputs of the graph, by name.
+        outputs: Outputs of the graph, by name.
+        metadata: Metadata of the model.
+    """
 
     opset: int
     inputs: Mapping[str, OnnxValue]
@@ -74,8 +88,8 @@ def read_onnx(path: Path) -> bytes:
     """Return the content of an ONNX file that is complete and refers to no other file.
 
     Raises:
-        ArtifactError: the file is missing, too large, damaged or no ONNX file, or keeps tensors
-            elsewhere.
+        ArtifactError: the file is missing, too large, damaged or not ONNX, or keeps tensors in
+            other files.
     """
     try:
         content = read_bounded(path, MAX_MODEL_BYTES, error=ArtifactError)
@@ -88,23 +102,23 @@ def read_onnx(path: Path) -> bytes:
     try:
         parse_onnx(content)
     except ValueError as error:
-        raise ArtifactError(f"{path} is no ONNX file that can be run: {error}") from error
+        raise ArtifactError(f"{path} is not an ONNX file that can be run: {error}") from error
     return content
 
 
 def parse_onnx(content: bytes) -> OnnxFile:
-    """Return what a model says of itself.
+    """Return opset, inputs, outputs and metadata of a serialized model.
 
-    External data (tensors in other files) is refused wherever it is: its place is the file's to
-    choose, `../../etc/passwd` included, and no file here needs it. So are nodes of code that was
-    compiled for a provider (EPContext), which may lie in another file as well.
+    External data (tensors in other files) is refused anywhere in the model: the file chooses its
+    path, `../../etc/passwd` included, and no file here needs it. Nodes of code compiled for a
+    provider (EPContext), which may also be in another file, are refused as well.
 
-    A field that is there several times counts as protocol buffers prescribe: the last number or
-    text, messages merged, and of alternatives (`oneof`) the last.
+    Repeated fields count as protocol buffers prescribe: the last number or text, messages merged,
+    and the last of alternatives (`oneof`).
 
     Raises:
-        ValueError: this is no model, it is cut off, parts of it lie in other files, or two inputs
-            or outputs have one name.
+        ValueError: the content is not a model or is truncated, parts of the model are in other
+            files, or two inputs or outputs have the same name.
     """
     model = memoryview(content)
     _refuse_other_files(model, "model", 0)
@@ -123,10 +137,10 @@ def parse_onnx(content: bytes) -> OnnxFile:
                 if place in values:
                     name, put = _value(described)
                     if name in values[place]:
-                        raise ValueError(f"two inputs or outputs are called {excerpt(repr(name))}")
+                        raise ValueError(f"two inputs or outputs are named {excerpt(repr(name))}")
                     values[place][name] = put
     if not opset:
-        raise ValueError("it names no opset")
+        raise ValueError("it has no opset")
     return OnnxFile(
         opset=opset,
         inputs=values[_GRAPH_INPUT],
@@ -137,7 +151,7 @@ def parse_onnx(content: bytes) -> OnnxFile:
 
 def _refuse_other_files(message: memoryview, kind: str, depth: int) -> None:
     if depth > _DEEPEST:
-        raise ValueError(f"its messages lie in each other more than {_DEEPEST} deep")
+        raise ValueError(f"its messages are nested more than {_DEEPEST} deep")
     children = _CHILDREN.get(kind, {})
     for field, value in fields(message):
         if kind == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value)):
@@ -148,8 +162,8 @@ def _refuse_other_files(message: memoryview, kind: str, depth: int) -> None:
         is_operator = kind == "node" and field == _NODE_OPERATOR
         if is_operator and isinstance(value, memoryview) and bytes(value) == _COMPILED:
             raise ValueError(
-                "it holds code that was compiled for a device (EPContext), which may lie in other "
-                "files and is refused; use the model that it was compiled from"
+                "it holds code compiled for a device (EPContext), which may be in other files and "
+                "is refused; use the model that it was compiled from"
             )
         if field in children and isinstance(value, memoryview):
             _refuse_other_files(value, children[field], depth + 1)
@@ -162,7 +176,7 @@ def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _merged(message: memoryview, wanted: int) -> memoryview | None:
-    """Return an embedded message that may be there several times; None where it is not.
+    """Return an embedded message with its repetitions merged; None if it is absent.
 
     Messages merge when their bytes are joined.
     """
@@ -192,7 +206,7 @@ def _value(message: memoryview) -> tuple[str, OnnxValue]:
 
 
 def _tensor_type(message: memoryview) -> OnnxValue | None:
-    """Return what a TypeProto says of a tensor; None where it is of something else."""
+    """Return the tensor type of a TypeProto; None for other types."""
     parts: list[memoryview] = []
     last = None
     for kind, content in _messages(message):
@@ -206,7 +220,7 @@ def _tensor_type(message: memoryview) -> OnnxValue | None:
         if field == _TENSOR_ELEMENT and isinstance(value, int):
             element = value
     if element > _LARGEST_INT32:
-        raise ValueError(f"{element} is no type of a tensor")
+        raise ValueError(f"{element} is not an element type of tensors")
     shape = _merged(tensor, _TENSOR_SHAPE)
     if shape is None:
         return OnnxValue(element)
@@ -225,7 +239,7 @@ def _dimension(message: memoryview) -> int | str:
 
 
 def _signed(value: int) -> int:
-    """Return what a varint means as int64."""
+    """Return a varint as a signed 64-bit integer."""
     return value - 2 * _SIGN if value >= _SIGN else value
 
 
@@ -233,4 +247,4 @@ def _text(content: memoryview) -> str:
     try:
         return bytes(content).decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"a name in it is no text: {error}") from error
+        raise ValueError(f"a name in it is not UTF-8: {error}") from error

@@ -1,10 +1,11 @@
-"""As much of Protocol Buffers' encoding as ONNX files need, which a device reads without onnx.
+"""The part of Protocol Buffers' encoding that ONNX files need, for devices without onnx.
 
-Protocol Buffers, "Encoding": a message is a row of fields, each a number, a wire type and a value.
+Protocol Buffers, "Encoding": a message is a sequence of fields, each a number, a wire type and a
+value.
 
-Readers differ in what they make of an encoding that no writer produces: a tag with bit 32 set is
-an unknown field to one that keeps 64 bits and a known field to one that keeps 32. So numbers must
-be written in as few bytes as possible, tags must fit 32 bits and sizes 31, and groups are refused.
+Readers disagree on encodings that no writer produces: a tag with bit 32 set is an unknown field to
+a reader that keeps 64 bits and a known field to one that keeps 32. So numbers must be encoded in as
+few bytes as possible, tags must fit 32 bits and sizes 31, and groups are refused.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ _LARGEST_NUMBER = (1 << 64) - 1
 
 
 def number(field: int, value: int) -> bytes:
-    """Encode a field that is a whole number >= 0."""
+    """Encode a field whose value is an integer >= 0."""
     return _varint(field << 3 | _VARINT) + _varint(value)
 
 
 def embedded(field: int, content: bytes) -> bytes:
-    """Encode a field that is bytes, a string or a message."""
+    """Encode a field whose value is bytes, a string or a message."""
     return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
     """Yield number and value of each field of a message.
 
-    The value is an int in [0, 2^64) of a varint, the bytes of what has a length, and None of what
-    has a fixed size, which no field that is read here has.
+    The value is an int in [0, 2^64) for a varint, bytes for a field with a length, and None for a
+    field of fixed size, which no reader here needs.
 
     Raises:
-        ValueError: this is no message, it is cut off, or it is encoded as no writer does.
+        ValueError: the content is not a message, is truncated, or is encoded as no writer does.
     """
     position = 0
     while position < len(message):
@@ -72,7 +73,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(message: memoryview, position: int, largest: int) -> tuple[int, int]:
-    """Return a number and where it ends."""
+    """Return a number and the position after it."""
     value = 0
     for index, byte in enumerate(message[position : position + _LONGEST_VARINT]):
         value |= (byte & 0x7F) << 7 * index

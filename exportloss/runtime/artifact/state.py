@@ -1,4 +1,4 @@
-"""The state of a training: what `save` writes, `resume` reads and both kinds of artifact share."""
+"""The state of a training, which `save` writes and `resume` reads, for any kind of artifact."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _FORMAT = FileFormat(
 _OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
 _EMA = "ema/"  # ema/<parameter or statistic>
 _BALANCE = "balance"
-_DESCRIPTION = ("names", "anchors", "strides")  # of the manifest, in the metadata as JSON
+_DESCRIPTION = ("names", "anchors", "strides")  # from the manifest, in the metadata as JSON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class TrainState:
-    """Everything that a step changes.
+    """State of a training: everything that a step changes.
 
     Attributes:
-        model: parameters and statistics by the model's own names, float32.
-        optimizer: optimizer state: by kind (`momentum`, or `exp_avg` and `exp_avg_sq`) one tensor
-            per trainable parameter, of its shape.
+        model: Parameters and statistics by the model's own names, float32.
+        optimizer: Optimizer state: per state tensor (such as `momentum`), one array per trainable
+            parameter, of its shape.
         balance: (nl,) objectness weights.
-        updates: optimizer steps done.
-        skipped: optimizer steps that were due but skipped, as they would not have been finite.
-        ema: moving average of the trained parameters and statistics, by the same names; empty
-            where none is kept. Frozen tensors are their own average.
+        updates: Number of optimizer steps done.
+        skipped: Number of optimizer steps skipped because their results would not have been finite.
+        ema: Moving average of the trained parameters and statistics, by the same names; empty if
+            none is kept. Frozen tensors have none.
     """
 
     model: Mapping[str, Array]
@@ -61,22 +61,22 @@ class TrainState:
 
 
 def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None = None) -> None:
-    """Write a state as safetensors, under the model's tensor names, with a hash of its content.
+    """Write a state as safetensors, under the model's tensor names, with a checksum.
 
     Args:
-        path: where to write.
-        state: what to write.
-        manifest: of the artifacts. The metadata then says what the weights are: `model`, the name
-            of the detector, and as JSON `names`, a list in class order, `anchors`, (nl, na, 2) in
-            input pixels, and `strides`, a list.
+        path: File to write.
+        state: State of the training.
+        manifest: Manifest of the artifacts; None to write no description of the weights. With it,
+            the metadata holds `model`, the detector's name, and as JSON `names`, a list in class
+            order, `anchors`, (nl, na, 2) in input pixels, and `strides`, a list.
 
     Raises:
-        ArtifactError: the file cannot be written; the one that was there is then untouched.
+        ArtifactError: the file cannot be written; an existing file is then unchanged.
     """
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in state.model.items()}
-    for memory, entries in state.optimizer.items():
+    for kept, entries in state.optimizer.items():
         for name, tensor in entries.items():
-            tensors[f"{_OPTIMIZER}{memory}/{name}"] = np.ascontiguousarray(tensor)
+            tensors[f"{_OPTIMIZER}{kept}/{name}"] = np.ascontiguousarray(tensor)
     tensors |= {_EMA + name: np.ascontiguousarray(tensor) for name, tensor in state.ema.items()}
     tensors[_BALANCE] = np.ascontiguousarray(state.balance)
     about = {
@@ -93,21 +93,23 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
 
 
 def load_state(path: str | Path) -> TrainState:
-    """Read what `save_state` wrote.
+    """Read a file that `save_state` wrote.
 
     Raises:
-        ArtifactError: the file is missing, damaged or something else.
+        ArtifactError: the file is missing, damaged or not a training state.
     """
     return take_state(read_tensor_file(path), path)
 
 
 def take_state(file: TensorFile, path: str | Path) -> TrainState:
-    """Take a state from the content of a file; `path` is for the messages.
+    """Return the state in the content of a file, whose tensors are not copied.
 
-    Its tensors lie in that content.
+    Args:
+        file: Content of the file.
+        path: Path of the file, for messages.
 
     Raises:
-        ArtifactError: the content is damaged, is something else, or was written by a later version.
+        ArtifactError: the content is damaged, not a training state, or written by a later version.
     """
     about = dict(file.about)
     found = about.get("format")
@@ -123,29 +125,29 @@ def take_state(file: TensorFile, path: str | Path) -> TrainState:
         raise
     except (KeyError, ValueError) as error:
         raise ArtifactError(
-            f"{path} is no complete training state: {excerpt(repr(error))}"
+            f"{path} is not a complete training state: {excerpt(repr(error))}"
         ) from error
 
 
 def check_description(about: Mapping[str, str], path: str | Path, manifest: Manifest) -> None:
-    """Check that a state is of the classes, anchors and strides that a manifest has.
+    """Check that a state has the classes, anchors and strides of a manifest.
 
-    A state that does not say is taken at its word: those of version 0.1 do not.
+    States of version 0.1 do not hold these, and pass.
 
     Args:
-        about: metadata of the state's file.
-        path: of that file, for messages.
-        manifest: of the artifacts.
+        about: Metadata of the state's file.
+        path: Path of that file, for messages.
+        manifest: Manifest of the artifacts.
 
     Raises:
         ArtifactError: the file is damaged.
-        ConfigError: something differs; the first class, or the anchors, are named.
+        ConfigError: a value differs; the message names the first class, the anchors or the strides.
     """
     try:
-        said = {key: json.loads(about[key]) for key in _DESCRIPTION if key in about}
+        found = {key: json.loads(about[key]) for key in _DESCRIPTION if key in about}
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {excerpt(repr(error))}") from error
-    for key, theirs in said.items():
+    for key, theirs in found.items():
         mine = json.loads(json.dumps(getattr(manifest, key)))
         if theirs == mine:
             continue
@@ -153,11 +155,11 @@ def check_description(about: Mapping[str, str], path: str | Path, manifest: Mani
             index = next(i for i, name in enumerate(mine) if name != theirs[i])
             raise ConfigError(
                 f"class {index} is {excerpt(repr(theirs[index]))} in {path} and {mine[index]!r} in "
-                "the artifacts; use those that it was trained with"
+                "the artifacts; use the artifacts that it was trained with"
             )
         raise ConfigError(
-            f"{path} has {key} {excerpt(repr(theirs))}, the artifacts have {excerpt(repr(mine))}; "
-            "use those that it was trained with"
+            f"{path} has {key} {excerpt(repr(theirs))}, but the artifacts have "
+            f"{excerpt(repr(mine))}; use the artifacts that it was trained with"
         )
 
 
@@ -165,8 +167,8 @@ def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainS
     balance = tensors.pop(_BALANCE)
     optimizer: dict[str, dict[str, Array]] = {}
     for name in [name for name in tensors if name.startswith(_OPTIMIZER)]:
-        memory, parameter = name.removeprefix(_OPTIMIZER).split("/", 1)
-        optimizer.setdefault(memory, {})[parameter] = tensors.pop(name)
+        kept, parameter = name.removeprefix(_OPTIMIZER).split("/", 1)
+        optimizer.setdefault(kept, {})[parameter] = tensors.pop(name)
     ema = {
         name.removeprefix(_EMA): tensors.pop(name)
         for name in list(tensors)

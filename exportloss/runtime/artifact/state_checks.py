@@ -1,4 +1,4 @@
-"""What a training state must be before a session takes it over: nothing is left to chance."""
+"""Checks of a training state, before a session takes it over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["check_same_model", "check_values"]
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 _MOST_UPDATES = 1 << 31
-# These are means of squares; a root is taken of them.
+# Tensors of these names are means of squares, of which a root is taken.
 _VARIANCE = ".running_var"
 _SQUARES = {
     tensor.name for spec in OPTIMIZERS.values() for tensor in spec.state if tensor.is_square
@@ -24,20 +24,20 @@ _SQUARES = {
 
 
 def check_values(state: TrainState, source: str) -> None:
-    """Check that a state can be trained on, whatever its model is.
+    """Check the values of a state, for any model.
 
     Args:
-        state: from wherever.
-        source: what it is, for messages.
+        state: State to check.
+        source: Name of its origin, for messages.
 
     Raises:
-        ArtifactError: a tensor is not float32, not finite, or a variance is negative; or a number
-            of updates is none.
+        ArtifactError: a tensor is not float32 or not finite, a variance is negative, or a number
+            of updates is not an integer >= 0.
     """
     for what, count in (("updates", state.updates), ("skipped", state.skipped)):
         if isinstance(count, bool) or not 0 <= int(count) == count < _MOST_UPDATES:
             raise ArtifactError(
-                f"{source} has {what} {excerpt(repr(count))}; expected a whole number from 0 on"
+                f"{source} has {what} {excerpt(repr(count))}; expected an integer >= 0"
             )
     for what, tensors in _parts(state):
         for name, tensor in tensors.items():
@@ -47,15 +47,15 @@ def check_values(state: TrainState, source: str) -> None:
 def check_same_model(state: TrainState, own: TrainState, source: str) -> None:
     """Check that a state has the tensors of a session, of the same shapes, and no others.
 
-    A moving average is left aside where the session keeps none.
+    A moving average is ignored if the session keeps none.
 
     Args:
-        state: from wherever.
-        own: the session's.
-        source: what it is, for messages.
+        state: State to check.
+        own: State of the session.
+        source: Name of the state's origin, for messages.
 
     Raises:
-        ArtifactError: a tensor is missing, unknown, or of another shape.
+        ArtifactError: a tensor is missing or unknown, or has another shape.
     """
     theirs = dict(_parts(state))
     for what, mine in _parts(own):

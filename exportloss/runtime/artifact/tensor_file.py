@@ -1,10 +1,10 @@
-"""Files of safetensors, read from one buffer and written the same every time.
+"""Safetensors files, read from one buffer and written deterministically.
 
-The format: eight bytes say how long the header is; the header, JSON, says of each tensor its type,
-its shape and where its values lie among the bytes that follow; under `__metadata__` it has texts.
+The format: eight bytes with the length of the header; the header, in JSON, with type, shape and
+offsets per tensor and texts under `__metadata__`; the values.
 
-The safetensors package opens files by their path, once to check and once to read, maps them, so
-that a file cut short meanwhile ends the process, and writes metadata in a new order every time.
+The safetensors package opens a path once to check and once to read, maps the file, so that
+truncating it meanwhile ends the process, and writes metadata in random order.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from exportloss.runtime.artifact.limits import MAX_HEADER_BYTES, MAX_STATE_BYTES
 
 __all__ = ["StoredTensor", "TensorFile", "parse_tensor_file", "read_tensor_file", "write_tensors"]
 
-_LENGTH = 8  # bytes that say how long the header is; the values begin at a multiple of it
+_LENGTH = 8  # bytes of the header's length; the values begin at a multiple of it
 _METADATA = "__metadata__"
 _MOST_DIMENSIONS = 32
-_SIZES = {  # bytes of a value
+_SIZES = {  # bytes per value
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL"), 1),
 }
-_KINDS = {"F": "f", "I": "i", "U": "u"}  # of numpy
+_KINDS = {"F": "f", "I": "i", "U": "u"}  # numpy's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +42,9 @@ class StoredTensor:
     """A tensor in a file.
 
     Attributes:
-        dtype: type of a value, such as `F32`.
-        shape: sides.
-        content: values, little-endian, in row-major order.
+        dtype: Element type, such as `F32`.
+        shape: Sizes of the dimensions.
+        content: Values, little-endian, in row-major order.
     """
 
     dtype: str
@@ -52,13 +52,13 @@ class StoredTensor:
     content: memoryview
 
     def numpy(self) -> npt.NDArray[Any]:
-        """Return the values where they are: in a file's content.
+        """Return the values as a view of the file's content.
 
         Raises:
-            ValueError: numpy has no such type.
+            ValueError: numpy lacks the element type.
         """
         if self.dtype == "BF16":
-            raise ValueError("its tensors are bfloat16, which numpy has not")
+            raise ValueError("its tensors are bfloat16, which numpy lacks")
         is_bool = self.dtype == "BOOL"
         code = "?" if is_bool else f"<{_KINDS[self.dtype[0]]}{_SIZES[self.dtype]}"
         return np.frombuffer(self.content, code).reshape(self.shape)
@@ -66,11 +66,11 @@ class StoredTensor:
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """Content of a safetensors file.
 
     Attributes:
-        about: texts of its metadata.
-        tensors: tensors by name, in the file's order.
+        about: Texts of the metadata.
+        tensors: Tensors by name, in the file's order.
     """
 
     about: Mapping[str, str]
@@ -78,10 +78,10 @@ class TensorFile:
 
 
 def read_tensor_file(path: str | Path) -> TensorFile:
-    """Read a whole file, into memory of its own: the tensors may be written to.
+    """Read a file into memory, where its tensors may be written to.
 
     Raises:
-        ArtifactError: it is missing, too large, or is no such file.
+        ArtifactError: the file is missing, too large, or not safetensors.
     """
     path = Path(path)
     try:
@@ -92,16 +92,20 @@ def read_tensor_file(path: str | Path) -> TensorFile:
 
 
 def parse_tensor_file(content: bytes | bytearray, path: str | Path) -> TensorFile:
-    """Take the content of a file apart; `path` is for the messages.
+    """Parse the content of a file.
+
+    Args:
+        content: Content of the file.
+        path: Path of the file, for messages.
 
     Raises:
-        ArtifactError: it is no such file.
+        ArtifactError: the content is not safetensors.
     """
     try:
         return _parse(memoryview(content))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(
-            f"{path} is no readable training state or weights: {excerpt(error, 300)}; copy the "
+            f"{path} is not a readable training state or weights: {excerpt(error, 300)}; copy the "
             "file again"
         ) from error
 
@@ -109,7 +113,7 @@ def parse_tensor_file(content: bytes | bytearray, path: str | Path) -> TensorFil
 def write_tensors(
     file: IO[bytes], tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, str]
 ) -> None:
-    """Write tensors, in the order of their names, and texts."""
+    """Write tensors and metadata, both sorted by name."""
     header: dict[str, Any] = {_METADATA: dict(sorted(about.items()))}
     end = 0
     for name, tensor in sorted(tensors.items()):
@@ -139,9 +143,7 @@ def _parse(content: memoryview) -> TensorFile:
     length = int.from_bytes(content[:_LENGTH], "little")
     start = _LENGTH + length
     if length > MAX_HEADER_BYTES:
-        raise ValueError(
-            f"it says that {length} bytes come before the tensors; {MAX_HEADER_BYTES} is the most"
-        )
+        raise ValueError(f"its header has {length} bytes, expected at most {MAX_HEADER_BYTES}")
     if start > len(content):
         raise ValueError(
             f"it is truncated: it has {len(content)} bytes, expected more than the {start} of its "
@@ -149,14 +151,14 @@ def _parse(content: memoryview) -> TensorFile:
         )
     header = json.loads(bytes(content[_LENGTH:start]), object_pairs_hook=_once)
     if not isinstance(header, dict):
-        raise TypeError("its header is no dictionary")
+        raise TypeError("its header is not a dictionary")
     about = header.pop(_METADATA, {})
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
-        raise TypeError("its metadata are no texts")
+        raise TypeError("its metadata are not texts")
     for text in (*header, *about, *about.values()):
-        text.encode()  # half a surrogate pair is no text
+        text.encode()  # refuses half a surrogate pair
     if len(header) > MAX_TENSORS:
-        raise ValueError(f"it has {len(header)} tensors; {MAX_TENSORS} is the most")
+        raise ValueError(f"it has {len(header)} tensors, expected at most {MAX_TENSORS}")
     values = content[start:]
     return TensorFile(
         about,
@@ -165,7 +167,7 @@ def _parse(content: memoryview) -> TensorFile:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse what is there twice: readers differ in which of the two they take."""
+    """Refuse duplicate names: readers differ in which of the two they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("its header has a name twice")
@@ -173,7 +175,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _covered(header: dict[str, Any], start: int, size: int) -> list[tuple[str, dict[str, Any]]]:
-    """Return the entries, once their tensors are known to cover the values without gap.
+    """Return the entries, after checking that their tensors cover the values without gap.
 
     Args:
         header: Entries by name.
@@ -199,7 +201,7 @@ def _stored(values: memoryview, entry: dict[str, Any]) -> StoredTensor:
     dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     numbers = (*shape, start, end)
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError("a shape or place in it is no whole number")
+        raise ValueError("a shape or offset in it is not an integer >= 0")
     if len(entry) != 3 or len(shape) > _MOST_DIMENSIONS or dtype not in _SIZES:
         raise ValueError(f"a tensor in it is {excerpt(repr(dtype))}, or has too many dimensions")
     if math.prod(shape) * _SIZES[dtype] != end - start:

@@ -104,6 +104,9 @@ class ContainedDetector:
                 if error.late
                 else "; is it damaged, or made to do so?"
             )
-            raise ArtifactError(f"{self._path}: ONNX Runtime {error} {what}{advice}") from error
+            raise ArtifactError(
+                f"{self._path}: ONNX Runtime {error} {what}{advice}",
+                argument="time_limit" if error.late else None,
+            ) from error
         raise_told(answer, default=ArtifactError)
         return answer, rows

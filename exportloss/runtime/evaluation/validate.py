@@ -5,24 +5,27 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.data.loader import Batch
 from exportloss.runtime.evaluation.boxes import to_corners
 from exportloss.runtime.evaluation.confusion import ConfusionMatrix
 from exportloss.runtime.evaluation.metrics import Metrics, MetricsAccumulator
 from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression
-from exportloss.runtime.sessions.session import Evaluation, Items
+from exportloss.runtime.sessions.session import Evaluation, LossTerms
+
+if TYPE_CHECKING:  # keeps the loader out of `import exportloss.runtime`
+    from exportloss.runtime.data.loader import Batch
 
 __all__ = ["BatchDetections", "Predict", "Validation", "true_boxes", "validate"]
 
 Boxes = npt.NDArray[np.float32]
 
-# Returns decoded rows (B, N, 5 + nc), or an evaluation that also has the loss.
-Predict = Callable[[Batch], Evaluation | Boxes]
+# Decoded rows (B, N, 5 + nc), or an evaluation that has the loss as well.
+Predict = Callable[["Batch"], Evaluation | Boxes]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Validation:
 
     metrics: Metrics
     confusion: ConfusionMatrix
-    items: Items | None
+    items: LossTerms | None
     inference_ms: float
     nms_ms: float
 
@@ -137,7 +140,7 @@ def validate(
     return Validation(
         metrics=result,
         confusion=confusion,
-        items=Items(*np.mean(items, axis=0).tolist()) if items else None,
+        items=LossTerms(*np.mean(items, axis=0).tolist()) if items else None,
         inference_ms=inference * each,
         nms_ms=suppression * each,
     )

@@ -1,4 +1,4 @@
-"""The moving average of the weights that YOLOv5 keeps beside those that it trains (EMA)."""
+"""Exponential moving average (EMA) of the weights, as YOLOv5 keeps it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _RAMP = 2000  # updates
 
 
 def decay_after(updates: int) -> float:
-    """YOLOv5's decay in an update: 0.9999 * (1 - exp(-updates / 2000)).
+    """Return YOLOv5's decay in an update: 0.9999 * (1 - exp(-updates / 2000)).
 
-    It begins near 0, so that the average leaves the first weights quickly.
+    The decay begins near 0, so that the average leaves the initial weights quickly.
 
     Args:
-        updates: optimizer steps done, this one included, >= 1.
+        updates: Optimizer steps done, including this one, >= 1.
 
     Returns:
-        The share of the average that stays, in [0, 1).
+        The fraction of the average that an update keeps, in [0, 1).
     """
     return -_DECAY * math.expm1(-updates / _RAMP)
 
@@ -34,10 +34,10 @@ def move_average(average: Mapping[str, Array], values: Mapping[str, Array], deca
     """Move an average toward values, in place: average += (1 - decay) * (value - average).
 
     Args:
-        average: by name.
-        values: at least those of the same names.
-        decay: share of the average that stays, in [0, 1].
+        average: Average by name.
+        values: Values by name; names without an average are ignored.
+        decay: Fraction of the average that is kept, in [0, 1].
     """
-    share = np.float32(1) - np.float32(decay)  # as the portable step has it
+    fraction = np.float32(1) - np.float32(decay)  # in float32, as in the portable step
     for name, tensor in average.items():
-        np.add(tensor, share * (values[name] - tensor), out=tensor)
+        np.add(tensor, fraction * (values[name] - tensor), out=tensor)

@@ -1,4 +1,4 @@
-"""What an entry of the table of optimizers says: see `exportloss.runtime.optimizers.table`."""
+"""Entries of the table of optimizers, `exportloss.runtime.optimizers.table`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class HostUpdate:
     """Update of one parameter; the arrays have its shape and are written in place.
 
     Attributes:
-        parameter: value before the update, and after it.
-        gradient: clipped gradient, which may be overwritten.
-        state: state tensors by name.
-        rate: learning rate.
-        decay: weight decay, 0 for none.
-        momentum: momentum, or first beta.
-        updates: number of this update, from 1.
+        parameter: Value before the update, and after it.
+        gradient: Clipped gradient, which may be overwritten.
+        state: State tensors by name.
+        rate: Learning rate.
+        decay: Weight decay, 0 for none.
+        momentum: Momentum, or first beta.
+        updates: Number of this update, from 1.
     """
 
     parameter: Array
@@ -42,10 +42,10 @@ class StateTensor:
     """Tensor that an optimizer keeps for each parameter, of the parameter's shape.
 
     Attributes:
-        name: name in manifests, states and graphs.
-        torch_name: key in the state of torch's optimizer.
-        initial: value of every element before the first update.
-        is_square: whether it is a mean of squares, so never negative.
+        name: Name in manifests, states and graphs.
+        torch_name: Key in the state of torch's optimizer.
+        initial: Value of every element before the first update.
+        is_square: Whether the tensor is a mean of squares, which is never negative.
     """
 
     name: str
@@ -59,13 +59,14 @@ class OptimizerSpec:
     """Entry of the table.
 
     Attributes:
-        state: tensors that are kept for each parameter, in the order of the traced update.
-        update: update of one parameter on the host.
-        torch_class: name of the class in `torch.optim`.
-        torch_options: momentum -> keyword arguments of that class, beside rate and decay.
-        ort_type: name in `onnxruntime.training.artifacts.OptimType`; None where ONNX Runtime has
-            no such optimizer, and training artifacts get no `optimizer_model.onnx`.
-        bounds: bounds of `verify` that differ from SGD's, by the names of `Bounds`.
+        state: State tensors per parameter, in the order of the traced update.
+        update: Update of one parameter on the host.
+        torch_class: Name of the class in `torch.optim`.
+        torch_options: Function from momentum to the keyword arguments of that class, without
+            learning rate and decay.
+        ort_type: Name in `onnxruntime.training.artifacts.OptimType`; None if ONNX Runtime lacks
+            the optimizer, and training artifacts get no `optimizer_model.onnx`.
+        bounds: Bounds of `verify` that differ from SGD's, by the names of `Bounds`.
     """
 
     state: tuple[StateTensor, ...]

@@ -1,10 +1,10 @@
-"""The table of optimizers, with each one's update over numpy arrays.
+"""The table of optimizers, each with its update over numpy arrays.
 
-An entry of `OPTIMIZERS` holds what exporter, runtime, verification and command line need to know
-of an optimizer. Its update as a function that torch traces is in `export/step/optimizers.py`.
+An entry of `OPTIMIZERS` holds what exporter, runtime, verification and command line need. The
+update as a function that torch traces is in `export/step/optimizers.py`.
 
 There are three parameter groups as in YOLOv5: weights (decayed), norms, biases. The arithmetic is
-torch's, operation for operation, so that the results agree to rounding.
+torch's, operation by operation, so that the results agree to rounding.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Array = npt.NDArray[np.float32]
 
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
 
-# Of float16 steps. The objectness of one cell among many thousands has a gradient of about 1e-7,
-# which this lifts above float16's smallest normal number, 6e-5; and a gradient of 60 still fits.
+# For float16 steps. The objectness of one cell among many thousands has a gradient of about 1e-7,
+# which this lifts above float16's smallest normal number, 6e-5; a gradient of 60 still fits.
 LOSS_SCALE = 1024.0
 
-# Learning rates and weight decay above it lead nowhere but to infinite weights.
+# Larger learning rates and weight decays only lead to infinite weights.
 MAX_RATE = 1000.0
 
 # Torch's defaults.
@@ -54,15 +54,15 @@ RMSPROP_EPS = 1e-8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """What may change from step to step.
+    """Settings that may change from step to step.
 
     Attributes:
-        lr: learning rates of the groups weights, norms, biases.
-        momentum: momentum, or the first beta of Adam and AdamW.
-        weight_decay: decay of the weights, added to the gradient; AdamW shrinks them instead.
-        max_norm: the gradient is scaled down to this L2 norm; infinity leaves it as it is.
-        ema_decay: share of the moving average of the weights that stays, where one is kept.
-        loss_scale: what a float16 step multiplies the loss by and divides the gradients by.
+        lr: Learning rates of weights, norms and biases.
+        momentum: Momentum, or the first beta of Adam and AdamW.
+        weight_decay: Decay of the weights, added to the gradient; AdamW shrinks the weights.
+        max_norm: L2 norm that the gradients are scaled down to; infinity for no limit.
+        ema_decay: Fraction of the moving average of the weights that an update keeps.
+        loss_scale: Factor by which a float16 step multiplies the loss and divides the gradients.
     """
 
     lr: tuple[float, float, float]
@@ -74,16 +74,16 @@ class Hyperparameters:
 
 
 class Optimizer:
-    """State and updates of a set of parameters on the host.
+    """Optimizer on the host: its state, and updates of a set of parameters.
 
     Args:
-        spec: entry of the table.
-        groups: trainable parameters.
-        parameters: name -> array; their shapes are taken.
+        spec: Entry of the table.
+        groups: Names of the trainable parameters.
+        parameters: Parameters by name, for the shapes of the state tensors.
 
     Attributes:
-        memory: state tensors by name and parameter.
-        updates: updates done.
+        state: State tensors by name and parameter.
+        updates: Number of updates done.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Optimizer:
         self._spec = spec
         self._groups = groups
         self.updates = 0
-        self.memory: dict[str, dict[str, Array]] = {
+        self.state: dict[str, dict[str, Array]] = {
             tensor.name: {
                 name: np.full_like(parameters[name], tensor.initial) for name in groups.all
             }
@@ -105,7 +105,7 @@ class Optimizer:
         gradients: Mapping[str, Array],
         hyper: Hyperparameters,
     ) -> None:
-        """Update the parameters in place; the gradients are used up."""
+        """Update the parameters in place; the gradients are overwritten."""
         clip_gradients(gradients, hyper.max_norm)
         self.updates += 1
         groups = (self._groups.weights, self._groups.norms, self._groups.biases)
@@ -117,7 +117,7 @@ class Optimizer:
                     HostUpdate(
                         parameter=parameters[name],
                         gradient=gradients[name],
-                        state={key: entries[name] for key, entries in self.memory.items()},
+                        state={key: entries[name] for key, entries in self.state.items()},
                         rate=rate,
                         decay=decay,
                         momentum=hyper.momentum,
@@ -129,7 +129,7 @@ class Optimizer:
 def make_optimizer(
     name: OptimizerName, groups: ParameterGroupNames, parameters: Mapping[str, Array]
 ) -> Optimizer:
-    """Build the optimizer that a manifest names."""
+    """Return a new optimizer by its name."""
     return Optimizer(OPTIMIZERS[name], groups, parameters)
 
 
@@ -137,7 +137,7 @@ def clip_gradients(gradients: Mapping[str, Array], max_norm: float) -> None:
     """Scale gradients in place to an L2 norm of at most `max_norm`, as `clip_grad_norm_` does."""
     if math.isinf(max_norm):
         return
-    # Sums in float64: numpy's float32 dot of a long vector would lose what torch keeps.
+    # Sums in float64: numpy's float32 dot of a long vector is less exact than torch's.
     squares = sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values())
     factor = max_norm / (math.sqrt(squares) + 1e-6)
     if factor < 1:
@@ -206,8 +206,9 @@ def _rmsprop(update: HostUpdate) -> None:
     np.subtract(update.parameter, np.float32(update.rate) * buffer, out=update.parameter)
 
 
-# Adam divides a gradient by its own size, at first to its sign: an element next to rounding becomes
-# an update of full size. Its second state tensor is a square, which doubles a relative difference.
+# Adam divides a gradient by its own size, at first to its sign: an element of the size of rounding
+# errors becomes a full update. Its second state tensor is a square, which doubles a relative
+# difference.
 _ADAM = OptimizerSpec(
     state=(
         StateTensor(name="exp_avg", torch_name="exp_avg"),
@@ -219,7 +220,7 @@ _ADAM = OptimizerSpec(
     bounds={"parameters": 1e-4, "memory": 4e-4, "ema": 1e-4, "free_loss": 1e-3},
 )
 
-# A name of `OptimizerName` each; CONTRIBUTING.md tells how to add one.
+# CONTRIBUTING.md describes how to add one.
 OPTIMIZERS: Mapping[OptimizerName, OptimizerSpec] = {
     "sgd": OptimizerSpec(
         state=(StateTensor(name="momentum", torch_name="momentum_buffer"),),
@@ -242,8 +243,8 @@ OPTIMIZERS: Mapping[OptimizerName, OptimizerSpec] = {
             "alpha": RMSPROP_ALPHA,
             "eps": RMSPROP_EPS,
         },
-        # As Adam's, but its first update is 1 / sqrt(1 - alpha) = 10 times as large, and one of its
-        # state tensors holds that update. For YOLOv5n at 64 px both kinds of artifact measure
+        # As Adam's, but the first update is 1 / sqrt(1 - alpha) = 10 times as large, and a state
+        # tensor holds that update. Measured for YOLOv5n at 64 px, with both kinds of artifact:
         # 3e-4, 4e-3 and, after three free steps, 7e-3.
         bounds={"parameters": 1e-3, "memory": 1e-2, "ema": 1e-3, "free_loss": 2e-2},
     ),

@@ -9,7 +9,13 @@ __all__ = ["BatchNormStatistics", "ParameterGroupNames"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterGroupNames:
-    """YOLOv5's three optimizer groups, trainable parameters only; weights alone decay."""
+    """Names of the trainable parameters in YOLOv5's three optimizer groups.
+
+    Attributes:
+        weights: Weights of other layers than norms, the only group with weight decay.
+        norms: Weights of norms.
+        biases: Biases.
+    """
 
     weights: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
@@ -17,7 +23,7 @@ class ParameterGroupNames:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every trainable parameter: weights, norms, biases."""
+        """Names of all trainable parameters: weights, norms, biases."""
         return self.weights + self.norms + self.biases
 
 
@@ -29,7 +35,7 @@ class BatchNormStatistics:
         mean: Name of the running mean.
         var: Name of the running variance.
         count: Values per channel and batch, B * H * W.
-        momentum: Fraction of the new batch, as in torch (0.03 in YOLOv5).
+        momentum: Weight of a new batch, as in torch (0.03 in YOLOv5).
     """
 
     mean: str

@@ -1,1 +1,1 @@
-"""Child processes with limits, for files of somebody else's."""
+"""Child processes with limits, for untrusted files."""

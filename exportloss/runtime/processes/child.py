@@ -1,4 +1,4 @@
-"""A process of its own for work on files of somebody else, and messages to it and back."""
+"""A child process that reads untrusted files, and the messages to and from it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from exportloss.errors import ExportLossError, excerpt
 
 __all__ = ["TIME_LIMIT", "Child", "ChildError", "raise_told", "receive", "send"]
 
-TIME_LIMIT = 60.0  # seconds to open a file, and for each image
+TIME_LIMIT = 60.0  # seconds to open a file, and per image
 
-_LENGTH = 8  # bytes that say how long what follows is
-_MOST = 1 << 34  # bytes of a message
-_LONGEST_MESSAGE = 1_000  # characters of an error
-# Not `-m`: it would search the working folder for modules before all others.
+_LENGTH = 8  # bytes of the length before each part of a message
+_MOST = 1 << 34  # bytes per part of a message
+_LONGEST_MESSAGE = 1_000  # characters of an error's message
+# Unlike `-m`, this does not search the working folder for modules first.
 _PROGRAM = (
     "import importlib, sys; sys.path.append(sys.argv[1]); "
     "importlib.import_module(sys.argv[2]).main()"
@@ -34,7 +34,7 @@ class ChildError(Exception):
     """A child has ended, or took too long.
 
     Attributes:
-        late: whether it took too long.
+        late: Whether the child took too long.
     """
 
     def __init__(self, message: str, *, late: bool) -> None:
@@ -43,10 +43,10 @@ class ChildError(Exception):
 
 
 class Child:
-    """A process that runs the `main` of a module of this package, and ends with this object.
+    """A process that runs `main` of a module of this package, ended with this object.
 
     Args:
-        module: name of the module.
+        module: Full name of the module.
     """
 
     def __init__(self, module: str) -> None:
@@ -56,26 +56,29 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process, which ends the child
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends the child
         )
         weakref.finalize(self, _end, self._process)
 
     @property
     def pid(self) -> int:
-        """Its number in the system."""
+        """Process ID."""
         return self._process.pid
 
     def exchange(
         self, seconds: float, request: tuple[dict[str, Any], bytes] | None = None
     ) -> tuple[dict[str, Any], bytes]:
-        """Send a request, if there is one, and wait for a message.
+        """Send a request, if any, and wait for a message.
 
         Args:
-            seconds: what that may take.
-            request: values and bytes.
+            seconds: Time limit.
+            request: Values and bytes; None to send nothing.
+
+        Returns:
+            Values and bytes of the message.
 
         Raises:
-            ChildError: the child has ended, or took too long; it is ended then.
+            ChildError: the child has ended, or took too long and was ended.
         """
         child = self._process
         assert child.stdin is not None
@@ -113,21 +116,25 @@ class Child:
 
 
 def raise_told(answer: dict[str, Any], *, default: type[ExportLossError]) -> None:
-    """Raise the error that a child tells of, as `told` does there; otherwise do nothing.
+    """Raise the error that a child reported through `told`; otherwise do nothing.
 
     Args:
-        answer: a message's values.
-        default: what to raise where it names no error of this package.
+        answer: Values of a message.
+        default: Class to raise if the message names no error of this package.
     """
     if "error" in answer:
         kind = getattr(errors, str(answer["error"]), default)
         if not (isinstance(kind, type) and issubclass(kind, ExportLossError)):
             kind = default
-        raise kind(excerpt(str(answer["message"]), _LONGEST_MESSAGE))
+        argument = answer.get("argument")
+        raise kind(
+            excerpt(str(answer["message"]), _LONGEST_MESSAGE),
+            argument=argument if isinstance(argument, str) else None,
+        )
 
 
 def send(stream: IO[bytes], about: dict[str, Any], content: bytes | memoryview = b"") -> None:
-    """Write a message: values, and bytes."""
+    """Write a message of values and bytes."""
     text = json.dumps(about).encode()
     for part in (text, content):
         stream.write(len(part).to_bytes(_LENGTH, "little"))
@@ -136,11 +143,11 @@ def send(stream: IO[bytes], about: dict[str, Any], content: bytes | memoryview =
 
 
 def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """Read a message.
+    """Read a message, and return its values and bytes.
 
     Raises:
-        EOFError: the other side is gone.
-        ValueError: it is too long, or does not begin with a JSON object.
+        EOFError: the other process has closed the stream.
+        ValueError: the message is too long, or does not begin with a JSON object.
     """
     parts = []
     for _ in range(2):
@@ -151,7 +158,7 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     try:
         about = json.loads(parts[0])
     except RecursionError as error:
-        raise ValueError("a message of too many levels") from error
+        raise ValueError("a message nested too deep") from error
     if not isinstance(about, dict):
         raise ValueError(f"a message that is {type(about).__name__}, not an object")
     return about, parts[1]
@@ -176,6 +183,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     for stream in (child.stdin, child.stdout):
         if stream is not None:
-            with contextlib.suppress(OSError):  # of what was not written yet
+            with contextlib.suppress(OSError):  # from flushing to the ended process
                 stream.close()
     child.wait()

@@ -1,4 +1,4 @@
-"""Limits of a child process, and how it reports what goes wrong."""
+"""Limits of a child process, and its reports of errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exportloss.runtime.processes.child import send
 
 try:
     import resource
-except ImportError:  # Windows, where memory is not limited
+except ImportError:  # Windows, where nothing limits the memory
     resource = None  # type: ignore[assignment]
 
 __all__ = ["follow_parent", "limit_memory", "private_output", "told"]
@@ -24,14 +24,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def private_output() -> IO[bytes]:
-    """Keep stdout for the answers: what a library prints goes to stderr."""
+    """Return stdout for the answers alone; what libraries print goes to stderr."""
     private = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return os.fdopen(private, "wb")
 
 
 def follow_parent() -> None:
-    """End when the parent does, on Linux even amid a computation; dump no memory."""
+    """Write no core dumps and, on Linux, end this process when its parent ends."""
     with contextlib.suppress(Exception):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if resource is not None:
@@ -39,7 +39,11 @@ def follow_parent() -> None:
 
 
 def limit_memory(memory: int) -> None:
-    """Limit the memory that may be written to, as far as the system does, and write no file."""
+    """Limit this process's data memory, and forbid it to write files; no-op on Windows.
+
+    Args:
+        memory: Limit in bytes.
+    """
     if resource is not None:
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         memory = memory if most == resource.RLIM_INFINITY else min(memory, most)
@@ -51,18 +55,19 @@ def limit_memory(memory: int) -> None:
 def told(
     answers: IO[bytes], default: type[ExportLossError], *, too_much: str, failed: str
 ) -> Iterator[None]:
-    """Tell the parent what goes wrong.
+    """Report errors in this block to the parent.
 
     Args:
-        answers: where to.
-        default: the error for what is none of this package's.
-        too_much: message where memory is lacking.
-        failed: how the message of another error begins.
+        answers: Stream to the parent.
+        default: Class that stands for errors of other packages.
+        too_much: Message for a lack of memory.
+        failed: Beginning of the message for an error of another package.
     """
     try:
         yield
     except ExportLossError as error:
-        send(answers, {"error": type(error).__name__, "message": str(error)})
+        about = {"error": type(error).__name__, "message": str(error)}
+        send(answers, about | ({"argument": error.argument} if error.argument else {}))
     except MemoryError:
         send(answers, {"error": default.__name__, "message": too_much})
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Devices: their names, what drives them, and whether that can be done here."""
+"""Devices: their names, the engines that drive them, and checks that this is possible here."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _SAFE_CAPTURE = (1, 31, 1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-    """A processor, and what drives it: a provider of ONNX Runtime, or OpenVINO.
+    """A processor driven by a provider of ONNX Runtime, or by OpenVINO.
 
     Attributes:
-        kind: how it is driven: `openvino`, a short name of `PROVIDERS`, or what ONNX Runtime calls
-            any other provider. `tensorrt` leaves to CUDA what TensorRT does not take.
-        index: number of the GPU; 0 where there are not several.
-        unit: OpenVINO's name of the processor: CPU, GPU, GPU.1, NPU; else "".
+        kind: Driver of the processor: `openvino`, a short name of `PROVIDERS`, or ONNX Runtime's
+            name of another provider. `tensorrt` leaves nodes that TensorRT does not take to CUDA.
+        index: Number of the GPU, from 0; 0 for providers with a single device.
+        unit: OpenVINO's name of the processor: CPU, GPU, GPU.1, NPU; "" for other drivers.
     """
 
     kind: str
@@ -52,15 +52,16 @@ class Device:
 
     @classmethod
     def parse(cls, name: str) -> Device:
-        """Read a device's name.
+        """Return the device of a name.
 
-        `cpu`, `cuda`, `tensorrt`, `nv-tensorrt-rtx`, `webgpu`, `coreml`, `qnn`, `directml`; one of
-        several as `cuda:1`, and YOLOv5's `0` for `cuda:0`; `openvino` (its CPU), `openvino:GPU`,
-        `openvino:GPU.1`, `openvino:NPU`; or any provider of ONNX Runtime by its own name, such as
-        `XnnpackExecutionProvider`.
+        Args:
+            name: `cpu`, `cuda`, `tensorrt`, `nv-tensorrt-rtx`, `webgpu`, `coreml`, `qnn` or
+                `directml`; one of several as `cuda:1`, and YOLOv5's `0` for `cuda:0`; `openvino`
+                (its CPU), `openvino:GPU`, `openvino:GPU.1`, `openvino:NPU`; or any other provider
+                of ONNX Runtime by its own name, such as `XnnpackExecutionProvider`.
 
         Raises:
-            ConfigError: it is none of these.
+            ConfigError: the name is none of these.
         """
         if re.fullmatch(r"\d{1,3}", name, re.ASCII):
             return cls(kind="cuda", index=int(name))
@@ -77,7 +78,8 @@ class Device:
         raise ConfigError(
             f"device is {name!r}; expected one of {', '.join((*PROVIDERS, 'openvino'))}, one of "
             "several as cuda:1, tensorrt:1, openvino:GPU or 1, or the name of another provider of "
-            "ONNX Runtime, such as XnnpackExecutionProvider"
+            "ONNX Runtime, such as XnnpackExecutionProvider",
+            argument="device",
         )
 
     def __str__(self) -> str:
@@ -87,31 +89,30 @@ class Device:
 
     @property
     def provider(self) -> Provider:
-        """What drives it in ONNX Runtime."""
+        """ONNX Runtime's provider for the device."""
         return find_provider(self.kind)
 
     @property
     def memory(self) -> tuple[str, int]:
-        """What ONNX Runtime calls its memory, and the number of the device."""
+        """ONNX Runtime's name of the device's memory, and the number of the device."""
         memory = self.provider.memory
         return (memory, 0 if memory == "cpu" else self.index)
 
     @property
     def in_place(self) -> bool:
-        """Whether inputs and outputs are read and written where they lie.
+        """Whether inputs and outputs are read and written in place.
 
-        To a provider without memory of ours inputs are copied when they are bound, and outputs at
-        the end of a run.
+        Other providers copy inputs when they are bound, and outputs at the end of a run.
         """
         return self.kind in ("cpu", "openvino") or self.provider.memory != "cpu"
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """ONNX Runtime's names of what may run a node."""
+        """ONNX Runtime's names of the providers that may run a node."""
         return (self.provider.name, *self.provider.beside)
 
     def empty(self, ort: Any, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
-        """Return an `OrtValue` of the device's memory, not set to anything."""
+        """Return an uninitialized `OrtValue` in the device's memory."""
         return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, *self.memory)
 
 
@@ -119,16 +120,16 @@ CPU = Device(kind="cpu")
 
 
 def import_engine(device: Device) -> Any:
-    """Return what drives a device: the onnxruntime package, or OpenVINO in its place.
+    """Return the engine that drives a device: the onnxruntime package, or OpenVINO in its place.
 
     Raises:
-        InstallationError: it is not installed.
+        InstallationError: the engine is not installed.
     """
     return OpenvinoEngine() if device.kind == "openvino" else import_onnxruntime()
 
 
 def describe_engine(engine: Any, device: Device) -> str:
-    """Return the names and versions of what drives a device."""
+    """Return names and versions of the engine and provider that drive a device."""
     if device.kind == "openvino":
         return f"OpenVINO {engine.__version__}"
     runtime = f"onnxruntime {engine.__version__}"
@@ -137,35 +138,40 @@ def describe_engine(engine: Any, device: Device) -> str:
 
 
 def captures_safely(ort: Any) -> bool:
-    """Whether a CUDA graph of this onnxruntime replays what it captured."""
+    """Return whether a CUDA graph of this onnxruntime replays what it captured."""
     numbers = re.findall(r"\d+", ort.__version__)[:3]
     return tuple(map(int, numbers)) >= _SAFE_CAPTURE
 
 
 def wants_capture(ort: Any, device: Device, wanted: bool | None) -> bool:
-    """Return whether to capture CUDA graphs; None captures where that is possible and safe.
+    """Return whether to capture CUDA graphs.
+
+    Args:
+        ort: The onnxruntime package, or the engine in its place.
+        device: Device to run on.
+        wanted: The user's choice; None to capture where that is possible and safe.
 
     Raises:
-        ConfigError: they are wanted where they would not do, or would go wrong.
+        ConfigError: the choice is to capture where that is impossible or unsafe.
     """
     if wanted and device.kind != "cuda":
-        raise ConfigError(f"cuda_graph requires device cuda, got {device}; leave it out")
+        raise ConfigError(f"cuda_graph requires device='cuda', got {str(device)!r}")
     if device.kind != "cuda" or wanted is False:
         return False
     safe = captures_safely(ort)
     if wanted and not safe:
         raise ConfigError(
-            "this onnxruntime may replay something else than it captured (its pull request 32121); "
-            "leave cuda_graph out, or install onnxruntime-gpu 1.31.1 or later"
+            f"cuda_graph needs onnxruntime-gpu 1.31.1 or later; {ort.__version__} may replay "
+            "something else than it captured (onnxruntime pull request 32121)"
         )
     return safe
 
 
 def check_device(ort: Any, device: Device) -> None:
-    """See that a device can be driven, before ONNX Runtime quietly takes the CPU instead.
+    """Check that a device can be driven; ONNX Runtime itself would fall back to the CPU.
 
     Raises:
-        InstallationError: onnxruntime was built without it, or cannot drive it here.
+        InstallationError: onnxruntime was built without the device, or cannot drive it here.
     """
     if device.kind == "cpu":
         return
@@ -177,7 +183,8 @@ def check_device(ort: Any, device: Device) -> None:
         if len(found := provider.plugin_devices(ort)) <= device.index:
             raise InstallationError(
                 f"device is {device}, but {describe_engine(ort, device)} finds {len(found)} "
-                "devices here; install the driver of a GPU that it can use, or use --device cpu"
+                "devices here; install the driver of a GPU that it supports, or pass device='cpu'",
+                argument="device",
             )
         return
     missing = {provider.name, *provider.beside} - set(ort.get_available_providers())
@@ -186,7 +193,8 @@ def check_device(ort: Any, device: Device) -> None:
         install = f"{how} in an environment of its own, or " * bool(provider.install)
         raise InstallationError(
             f"device is {device}, but the installed onnxruntime {ort.__version__} was built "
-            f"without {' and '.join(sorted(missing))}; {install}use --device cpu"
+            f"without {' and '.join(sorted(missing))}; {install}pass device='cpu'",
+            argument="device",
         )
     if provider.memory == "cpu":
         return
@@ -197,26 +205,28 @@ def check_device(ort: Any, device: Device) -> None:
     try:
         device.empty(ort, (1,), np.float32)
     except Exception as error:
-        raise InstallationError(cannot_drive(ort, device, said.getvalue())) from error
+        raise InstallationError(
+            cannot_drive(ort, device, said.getvalue()), argument="device"
+        ) from error
 
 
 def cannot_drive(ort: Any, device: Device, said: str = "") -> str:
-    """Return the message for a device that onnxruntime was built for and cannot drive here.
+    """Return the message for a device that this onnxruntime supports but cannot drive here.
 
     Args:
-        ort: the onnxruntime package.
-        device: the device.
-        said: what was printed on the way.
+        ort: The onnxruntime package.
+        device: Device to run on.
+        said: Text that onnxruntime printed.
     """
     detail = f" ({said.strip().splitlines()[0]})" if said.strip() else ""
     refused = f"device is {device}, but onnxruntime {ort.__version__} cannot drive it{detail}."
     if device.provider.memory != "cuda":
-        return f"{refused} Is its driver installed? Or use --device cpu"
+        return f"{refused} Check that its driver is installed, or pass device='cpu'"
     cuda = getattr(ort, "cuda_version", "") or "11.8 to 13"
     needs = f"an NVIDIA GPU number {device.index}, its driver, CUDA {cuda} and cuDNN 9"
     if device.kind == "tensorrt":
         needs += ", and TensorRT 10 (pip install tensorrt), its libraries in LD_LIBRARY_PATH"
     return (
         f"{refused} It needs {needs}; pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and "
-        "cuDNN. Or use --device cpu"
+        "cuDNN. Or pass device='cpu'"
     )

@@ -1,4 +1,4 @@
-"""Methods of which one runs at a time, whichever threads call them."""
+"""Methods of an object that run one at a time, whichever threads call them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Locked(Protocol):
 def exclusive(
     method: Callable[Concatenate[_Self, _Arguments], _Result],
 ) -> Callable[Concatenate[_Self, _Arguments], _Result]:
-    """Hold the object's `_lock`, a `threading.RLock`, while the method runs."""
+    """Hold the object's `_lock`, a `threading.RLock`, while `method` runs."""
 
     @functools.wraps(method)
     def locked(

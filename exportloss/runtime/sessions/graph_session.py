@@ -1,4 +1,4 @@
-"""A graph opened on a device, and that all of it really runs there."""
+"""A graph opened on a device, with a check that all of it runs there."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ __all__ = ["UNCAPTURED", "graph_options", "node_counts", "open_graph"]
 
 _WARNING = 3  # ONNX Runtime's severity above which it speaks
 
-UNCAPTURED = -1  # the number of no CUDA graph
+UNCAPTURED = -1  # run option: neither capture nor replay
 
 
 def graph_options(ort: Any, graph: int | None) -> Any:
-    """Return the run options under which a captured graph runs, by its number.
+    """Return the run options for a captured CUDA graph.
 
-    `UNCAPTURED` runs every kernel by itself; None is for a session that captures nothing.
+    Args:
+        ort: The onnxruntime package, or the engine in its place.
+        graph: Number of the CUDA graph; `UNCAPTURED` to launch every kernel by itself; None for a
+            session that captures nothing.
     """
     options = ort.RunOptions()
     if graph is not None:
@@ -46,33 +49,36 @@ def open_graph(
     shared: bool = False,
     content: bytes | None = None,
 ) -> Any:
-    """Open a graph on a device, and nowhere else, but for what the device's provider leaves over.
+    """Open a graph on a device.
+
+    Only providers that leave nodes to the CPU (`Provider.leaves_nodes`) run a part of it there.
 
     Args:
-        ort: the onnxruntime package, or what `import_engine` gives in its place.
-        path: of the graph.
-        device: where to run it.
-        threads: within an operator, on the CPU; 0 is one a core.
-        capture: capture the graph's kernels once and replay them: inputs and outputs must then
-            keep their addresses.
-        tf32: on CUDA, let products of float32 be computed with 10 of its 23 bits.
-        strict: refuse a graph of which a node would run on the CPU beside CUDA or TensorRT.
-            Graphs of dynamic shapes compute these there by design.
-        shared: on the CPU, take working memory from an arena that all such sessions of the process
-            share, and that it keeps to its end: for sessions of which one runs at a time.
-        content: of the file, where it was read already: then it is not read again.
+        ort: The onnxruntime package, or the engine that `import_engine` returns in its place.
+        path: ONNX file.
+        device: Device to run on.
+        threads: Threads within an operator, on the CPU; 0 for one per core.
+        capture: Whether to capture the graph's kernels once and replay them. Inputs and outputs
+            must then keep their addresses.
+        tf32: Whether CUDA may compute float32 products with 10 of 23 mantissa bits.
+        strict: Whether to refuse a graph with a node that would run on the CPU beside CUDA or
+            TensorRT. Graphs with dynamic shapes compute these shapes there by design.
+        shared: Whether to take working memory, on the CPU, from an arena that all such sessions of
+            the process share and that is kept until the process ends; for sessions that run one
+            at a time.
+        content: Content of the file, if it was read already.
 
     Raises:
         InstallationError: onnxruntime was built without the device, or cannot drive it here.
-        ArtifactError: the file is no graph that it takes, or a node has no kernel on the device,
-            or none has.
+        ArtifactError: the file is not a graph that the engine takes, or a node, or every node, has
+            no kernel on the device.
     """
     if content is None:
         content = read_onnx(path)
     if device.kind == "openvino":
         return ort.open_session(path, device.unit, threads=threads, content=content)
     options = ort.SessionOptions()
-    # What was checked is ONNX; a file may look like ONNX Runtime's own format at the same time.
+    # The file was checked as ONNX, but could be read as ONNX Runtime's own format as well.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = threads
     options.log_severity_level = _WARNING
@@ -86,7 +92,7 @@ def open_graph(
     strict = strict and not device.provider.leaves_nodes
     if device.kind != "cpu":
         options.use_deterministic_compute = True
-        # Of many slices it would make a Split; CUDA's goes by a table copied in every run.
+        # It would turn many slices into a Split, for which CUDA copies a table in every run.
         options.add_session_config_entry(
             "optimization.disable_specified_optimizers", "GatherSliceToSplitFusion"
         )
@@ -101,48 +107,51 @@ def open_graph(
         providers = _providers(content, device, capture=capture, tf32=tf32)
         wanted = list(providers), list(providers.values())
     try:
-        # Without a fallback: the Python package would try again on the CPU.
+        # With its fallback, the Python package would try again on the CPU.
         session = ort.InferenceSession(content, options, *wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise _refusal(ort, path, device, str(error)) from error
     if session.get_providers()[0] != device.providers[0]:
-        raise InstallationError(cannot_drive(ort, device))
-    session._model_bytes = None  # kept for a fallback: a second copy of the weights
+        raise InstallationError(cannot_drive(ort, device), argument="device")
+    session._model_bytes = None  # a second copy of the weights, kept for the fallback
     counts = node_counts(session)
     if strict and (strays := set(counts) - set(device.providers)):
         raise ArtifactError(f"{path} would run in part on {', '.join(sorted(strays))}")
     if counts and not counts.keys() & (set(device.providers) - {CPU.provider.name}):
         raise ArtifactError(
             f"{path} would run on the CPU alone: {device.provider.title} takes none of its "
-            f"{sum(counts.values())} nodes. Use --device cpu"
+            f"{sum(counts.values())} nodes; pass device='cpu'",
+            argument="device",
         )
     return session
 
 
 def _refusal(ort: Any, path: Path, device: Device, said: str) -> ExportLossError:
-    """Return the error for what ONNX Runtime said when it was to open a graph."""
+    """Return the error for the message with which ONNX Runtime refused a graph."""
     if "TensorRT libraries" in said:
-        return InstallationError(cannot_drive(ort, device))
+        return InstallationError(cannot_drive(ort, device), argument="device")
     if "fallback to CPU EP has been explicitly disabled" in said:
         return ArtifactError(
-            f"{path} has operators that {device.provider.title} has no kernel for; `exportloss "
-            f"check {path.name} --for {device.kind}` names them. Use --device cpu"
+            f"{path} has operators for which {device.provider.title} has no kernel; "
+            f"exportloss.export.check({path.name!r}, provider={device.kind!r}) names them. Pass "
+            "device='cpu'",
+            argument="device",
         )
-    return ArtifactError(f"{path} is no ONNX file that can be run: {said}")
+    return ArtifactError(f"{path} is not an ONNX file that can be run: {said}")
 
 
 @functools.cache
 def _share_arena(ort: Any) -> None:
-    """Make the arena that sessions of this process can share."""
+    """Create the arena that sessions of this process can share."""
     kinds = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     with contextlib.suppress(RuntimeError):  # the process has one already
         ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", *kinds), None)
 
 
 def node_counts(session: Any) -> dict[str, int]:
-    """Return how many nodes each provider runs, by the session's own account.
+    """Return the number of nodes per provider, as the session reports it.
 
-    Empty where it keeps none: on the CPU alone, and in onnxruntime before 1.24.
+    Empty on the CPU alone and in onnxruntime before 1.24, which report nothing.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
@@ -156,7 +165,7 @@ def node_counts(session: Any) -> dict[str, int]:
 def _providers(
     content: bytes, device: Device, *, capture: bool, tf32: bool
 ) -> dict[str, Mapping[str, str]]:
-    """Return the settings of each provider that may run a node, the first first."""
+    """Return the settings of each provider that may run a node, in order of preference."""
     which = {"device_id": str(device.index)}
     settings: dict[str, Mapping[str, str]] = {name: {} for name in device.providers}
     if device.provider.indexed:
@@ -174,13 +183,16 @@ def _providers(
 
 
 def _engine_cache(content: bytes) -> Path | None:
-    """A folder for the engines of this very file: by their names alone, constants may differ."""
+    """Return a folder for the engines of this very file; None for nowhere.
+
+    TensorRT's own names do not depend on the constants of a graph.
+    """
     base = cache_folder()
     if base is None:
         return None
     folder = base / "tensorrt" / hashlib.sha256(content).hexdigest()[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # building an engine anew is slow, not wrong
+    except OSError:  # without a cache, building engines is slow, not wrong
         return None
     return folder

@@ -1,4 +1,4 @@
-"""What is installed, and how to install what is not.
+"""Imports of the engines, and pip commands for those that are missing.
 
 Several distributions of ONNX Runtime install the same import package.
 """
@@ -33,35 +33,35 @@ _DISTRIBUTIONS = (
 )
 
 
-# Read when onnxruntime is loaded: releases from 1.29 on report to their maker without it.
+# Read when onnxruntime is loaded; without it, releases from 1.29 on send telemetry.
 _SILENCE = ("ORT_DISABLE_TELEMETRY", "1")
 
 
 def how_to_install(extra: str) -> str:
     """Return the pip command that adds an extra to this installation of exportloss.
 
-    The package is installed again from where it came from: a checkout, a file, a repository or an
-    index. A checkout that is gone is any checkout, in which the command is to be run.
+    The command installs the package from its origin: a checkout, a file, a repository or an
+    index. If the checkout is gone, the command is one to run in any checkout.
 
     Args:
-        extra: Name of a group of optional dependencies, such as `export`.
+        extra: Group of optional dependencies, such as `export`.
     """
     try:
         distribution = metadata.distribution(_NAME)
         content = json.loads(distribution.read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, OSError, ValueError):
-        # Run from its sources, by PYTHONPATH: one folder above the package.
+        # Run from a checkout through PYTHONPATH.
         root = Path(exportloss.__file__).parents[1]
         content = {"url": root.as_uri(), "dir_info": {}} if _is_checkout(root) else {}
     return f"pip install {_requirement(content if isinstance(content, dict) else {}, extra)}"
 
 
 def _requirement(origin: dict[str, Any], extra: str) -> str:
-    """Return what pip takes for the package with an extra, quoted for a shell.
+    """Return pip's requirement for the package with an extra, quoted for a shell.
 
     Args:
-        origin: Content of `direct_url.json`; empty for what an index gave.
-        extra: Name of the extra.
+        origin: Content of `direct_url.json`; empty if the package came from an index.
+        extra: Group of optional dependencies.
     """
     url = str(origin.get("url", ""))
     if isinstance(version := origin.get("vcs_info"), dict):
@@ -82,17 +82,17 @@ def _is_checkout(root: Path) -> bool:
 
 
 def import_onnxruntime() -> ModuleType:
-    """Return the `onnxruntime` package, which sends nothing to its maker.
+    """Return the `onnxruntime` package, with its telemetry disabled.
 
     Raises:
-        InstallationError: none of its distributions is installed, or two are.
+        InstallationError: none of its distributions is installed, or several are.
     """
     installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
     if len(installed) > 1:
         raise InstallationError(
-            f"{' and '.join(installed)} are installed together; they overwrite each other's "
-            f"files. Uninstall all of them (pip uninstall {' '.join(installed)}), then install "
-            "the one you need"
+            f"{' and '.join(installed)} are installed together, but overwrite each other's files. "
+            f"Uninstall all of them (pip uninstall {' '.join(installed)}), then install the one "
+            "you need"
         )
     os.environ.setdefault(*_SILENCE)
     try:
@@ -112,14 +112,14 @@ def import_onnxruntime_training() -> ModuleType:
     if not hasattr(bindings, "Module"):
         raise InstallationError(
             "the installed onnxruntime has no training API; training artifacts need "
-            "onnxruntime-training-cpu 1.19.2 and Python 3.11: in an environment of its own, "
+            "onnxruntime-training-cpu 1.19.2 and Python 3.11. In a new environment, run "
             f"{how_to_install('training')}"
         )
     return bindings
 
 
 def _list_extras() -> str:
-    """List the extras that bring an engine, each with the formats of artifacts that it runs."""
+    """List the extras that install an engine, each with the artifact formats that it runs."""
     formats: dict[str, list[str]] = {}
     for kind in KINDS.values():
         for extra in kind.extras:

@@ -1,4 +1,4 @@
-"""`LossSession`: the loss alone and its gradients, where another engine runs the network."""
+"""`LossSession`: the loss alone and its gradients, for a network that another engine runs."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from exportloss.runtime.sessions.devices import (
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options, open_graph
 from exportloss.runtime.sessions.self_check import check_outputs
-from exportloss.runtime.sessions.step_results import Items
+from exportloss.runtime.sessions.step_results import LossTerms
 from exportloss.targets import pad_targets
 
 __all__ = ["LossResult", "LossSession"]
 
-# Captured CUDA graphs per session: one for each set of addresses that its inputs come from.
+# CUDA graphs captured per session, one per set of input addresses.
 _MOST_GRAPHS = 8
 
 
@@ -42,18 +42,18 @@ class LossResult:
     """The loss of a batch.
 
     Attributes:
-        loss: scalar, (box + objectness + class) * batch size.
-        items: its terms, before * batch size.
+        loss: (box + objectness + class) * batch size.
+        items: Terms of the loss, before the multiplication by the batch size.
         balance: (nl,) objectness weights for the next batch; only autobalance changes them.
-        gradients: d loss / d input, each in its input's shape, as `OrtValue`s in the device's
-            memory: `gradient_0`, ... of the predictions or features; of the head's input also
-            `weight_gradient_0`, ... and `bias_gradient_0`, ... Empty where the artifact was
-            exported without. The session's next batch overwrites them.
-        slots: number of target rows of the graph that computed it.
+        gradients: Gradients of the loss with respect to the inputs, each in its input's shape, as
+            `OrtValue`s in the device's memory: `gradient_0`, ... of the predictions or features;
+            for layout `head-input` also `weight_gradient_0`, ... and `bias_gradient_0`, ... Empty
+            if the artifact was exported without gradients. The next batch overwrites them.
+        slots: Number of target rows of the graph that computed the loss.
     """
 
     loss: float
-    items: Items
+    items: LossTerms
     balance: npt.NDArray[np.float32]
     gradients: Mapping[str, Any]
     slots: int
@@ -62,12 +62,12 @@ class LossResult:
 class LossSession:
     """A loss alone (`exportloss export --format loss`) on this device.
 
-    Open one with `LossSession.open(folder)`. The folder has graphs for several numbers of target
-    rows; each batch goes to the smallest with capacity for it, which is opened when it is first
-    needed. All of them write into the same memory.
+    Open one with `LossSession.open(folder)`. A folder may have several graphs, each for a number of
+    target rows; a batch goes to the smallest graph that has the capacity, which is opened when
+    first needed. All graphs write into the same memory.
 
-    On CUDA the kernels of a graph are captured and replayed for inputs that come from the same
-    memory again: hand in the same `OrtValue`s every time, or numpy arrays.
+    On CUDA a graph's kernels are captured, and replayed for inputs at the same addresses: pass the
+    same `OrtValue`s every time, or numpy arrays.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class LossSession:
         self._threads = threads
         self._capture = capture
         self._copies: dict[tuple[str, tuple[int, ...]], Any] = {}  # of arrays, on the device
-        self._graphs: dict[tuple[int, ...], int] = {}  # number of each, by slots and addresses
+        self._graphs: dict[tuple[int, ...], int] = {}  # CUDA graphs by target rows and addresses
         self._uncaptured: set[int | None] = set()
-        self._sessions: dict[int, Any] = {}  # by slots
+        self._sessions: dict[int, Any] = {}  # by number of target rows
         graph = parse_onnx(self._files[manifest.loss_graphs[manifest.max_targets]])
         self._shapes = {name: _sizes(graph.inputs[name]) for name in loss_inputs(manifest)}
         self._outputs = {
@@ -113,19 +113,19 @@ class LossSession:
         """Open an artifacts folder, once all of it has been checked against its manifest.
 
         Args:
-            folder: folder that `exportloss export --format loss` wrote.
-            device: device's name, as for `TrainSession.open`.
-            threads: threads of the engine within an operator, up to 1,024; 0 takes every core.
-            cuda_graph: as for `TrainSession.open`, except that None captures where it is safe.
-            self_check: whether to compare the first batch of each graph with ONNX Runtime's CPU
-                provider, on anything but the CPU; engines were found that err and say nothing.
+            folder: Folder that `exportloss export --format loss` wrote.
+            device: Device's name, as for `TrainSession.open`.
+            threads: Threads of the engine within an operator, up to 1,024; 0 for every core.
+            cuda_graph: Whether to capture CUDA graphs; None for yes where that is safe.
+            self_check: Whether to compare the first batch of each graph with ONNX Runtime's CPU
+                provider, on any other device: some engines compute wrongly without an error.
 
         Raises:
-            ArtifactError: the folder is no artifact, is damaged, or is of a detector.
-            ConfigError: the device is unknown, or a GPU for a loss that was exported for a CPU, or
-                the number of threads is negative or too large.
-            InstallationError: the installed engine cannot run it, or not on that device: nothing
-                ever runs on the CPU instead.
+            ArtifactError: the folder is not an artifact, is damaged, or holds a detector.
+            ConfigError: the device is unknown, or is not the CPU for a loss exported for the CPU;
+                or the number of threads is negative or too large.
+            InstallationError: the installed engine cannot run the artifact, or not on that device.
+                Nothing ever falls back to the CPU.
         """
         where = Device.parse(device)
         if threads != 0:
@@ -141,8 +141,9 @@ class LossSession:
             )
         if manifest.provider == "cpu" and where.kind != "cpu":
             raise ConfigError(
-                f"device is {device}, but {folder} was exported for a CPU alone; export without "
-                "--for cpu, or use --device cpu"
+                f"device is {device}, but {folder} was exported for the CPU alone; export it with "
+                "provider='any', or pass device='cpu'",
+                argument="device",
             )
         return cls(
             folder,
@@ -155,7 +156,7 @@ class LossSession:
 
     @property
     def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """What `compute` takes as `inputs`."""
+        """Shapes of the inputs of `compute`, by name."""
         return dict(self._shapes)
 
     @exclusive
@@ -166,24 +167,24 @@ class LossSession:
         *,
         balance: npt.ArrayLike | None = None,
     ) -> LossResult:
-        """Compute the loss of a batch and, where the artifact has them, its gradients.
+        """Compute the loss of a batch and, if the artifact was exported with them, its gradients.
 
         Args:
-            inputs: float32, by the names and of the shapes in `input_shapes`: numpy arrays (on the
-                CPU read in place, where they are contiguous) or `OrtValue`s. Which there are
-                depends on `--layout`, see `exportloss.export.export_loss`.
-            targets: (n, 6) rows image, class, x, y, width, height, normalised, at most the
-                manifest's `max_targets`; rows of zeros at the end cost nothing.
-            balance: (nl,) objectness weights of the levels; default YOLOv5's first.
+            inputs: Float32 inputs, by the names and of the shapes in `input_shapes`: numpy arrays
+                (read in place on the CPU if contiguous) or `OrtValue`s. Their names depend on the
+                artifact's layout, see `exportloss.export.export_loss`.
+            targets: (n, 6) target rows: image, class, x, y, width, height, normalised; n <= the
+                manifest's `max_targets`. Trailing rows of zeros cost nothing.
+            balance: (nl,) objectness weights of the levels; by default YOLOv5's initial ones.
 
         Returns:
-            Numbers of this batch, and gradients that stay until the next call.
+            The loss of the batch, with gradients that are valid until the next call.
 
         Raises:
-            DataError: an input is missing, unknown, or of another type or shape.
+            DataError: an input is missing or unknown, or has the wrong type or shape.
             TargetError: a target row cannot be trained on.
-            TooManyTargetsError: there are more rows than the largest graph has.
-            DeviceError: the device computes another loss than the CPU; see `self_check`.
+            TooManyTargetsError: there are more rows than the largest graph takes.
+            DeviceError: the device's loss differs from the CPU's; see `self_check`.
         """
         manifest = self.manifest
         padded = pad_targets(
@@ -192,28 +193,28 @@ class LossSession:
             batch_size=manifest.batch_size,
             num_classes=manifest.num_classes,
         )
-        slots = min(slots for slots in manifest.loss_graphs if slots >= _filled(padded))
+        rows = min(rows for rows in manifest.loss_graphs if rows >= _filled(padded))
         values = self._checked(inputs)
-        values["targets"] = padded[:slots]
+        values["targets"] = padded[:rows]
         values["balance"] = self._balance(balance)
-        self._run(slots, values)
+        self._run(rows, values)
         found = self._outputs
         return LossResult(
             loss=float(found["loss"].numpy()),
-            items=Items(*found["items"].numpy().tolist()),
+            items=LossTerms(*found["items"].numpy().tolist()),
             balance=np.array(found["new_balance"].numpy()),
             gradients={
                 name: found[name] for name in map(gradient_name, self._shapes) if name in found
             },
-            slots=slots,
+            slots=rows,
         )
 
-    def _run(self, slots: int, inputs: Mapping[str, Any]) -> None:
-        if slots in self._sessions:
-            self._run_on(slots, self._sessions[slots], inputs)
+    def _run(self, rows: int, inputs: Mapping[str, Any]) -> None:
+        if rows in self._sessions:
+            self._run_on(rows, self._sessions[rows], inputs)
             return
-        name = self.manifest.loss_graphs[slots]
-        # With an arena of its own, each would keep the most that it ever took.
+        name = self.manifest.loss_graphs[rows]
+        # With an arena of its own, each session would keep its peak memory.
         session = open_graph(
             self._engine,
             self.folder / name,
@@ -223,7 +224,7 @@ class LossSession:
             shared=bool(self.manifest.tiers),
             content=self._files[name],
         )
-        self._run_on(slots, session, inputs)
+        self._run_on(rows, session, inputs)
         if self._self_check:
             check_outputs(
                 self.folder / name,
@@ -234,26 +235,29 @@ class LossSession:
                 device=str(self._device),
                 engine=describe_engine(self._engine, self._device),
             )
-        self._sessions[slots] = session
+        self._sessions[rows] = session
 
-    def _run_on(self, slots: int, session: Any, inputs: Mapping[str, Any]) -> None:
-        binding = session.io_binding()  # a new one, which keeps no input longer than it is needed
+    def _run_on(self, rows: int, session: Any, inputs: Mapping[str, Any]) -> None:
+        binding = session.io_binding()  # a new one, so that no input outlives the call
         values = {name: self._on_device(name, value) for name, value in inputs.items()}
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             binding.bind_ortvalue_output(name, value)
-        graph = self._graph_of(slots, values)
-        if graph in self._uncaptured:  # memory is allocated now: during a capture it must not be
+        graph = self._graph_of(rows, values)
+        if graph in self._uncaptured:  # allocates memory, which a capture must not do
             session.run_with_iobinding(binding, graph_options(self._engine, UNCAPTURED))
             self._uncaptured.remove(graph)
         session.run_with_iobinding(binding, graph_options(self._engine, graph))
 
-    def _graph_of(self, slots: int, values: Mapping[str, Any]) -> int | None:
-        """Return the number of a graph; inputs that keep coming from elsewhere are not captured."""
+    def _graph_of(self, rows: int, values: Mapping[str, Any]) -> int | None:
+        """Return the number of the CUDA graph of these addresses.
+
+        `UNCAPTURED` for further addresses after `_MOST_GRAPHS`; None if nothing is captured.
+        """
         if not self._capture:
             return None
-        addresses = (slots, *(value.data_ptr() for value in values.values()))
+        addresses = (rows, *(value.data_ptr() for value in values.values()))
         if addresses not in self._graphs and len(self._graphs) < _MOST_GRAPHS:
             self._graphs[addresses] = len(self._graphs) + 1
             self._uncaptured.add(self._graphs[addresses])
@@ -274,14 +278,14 @@ class LossSession:
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if inputs.keys() != self._shapes.keys():
             raise DataError(
-                f"inputs are {', '.join(map(str, inputs)) or 'none'}; this loss starts from "
+                f"inputs are {', '.join(map(str, inputs)) or 'none'}; expected "
                 f"{', '.join(self._shapes)}"
             )
         for name, shape in self._shapes.items():
             if (found := self._describe(inputs[name])) != ("float32", shape):
                 raise DataError(
-                    f"{name} is {found[0]} {found[1]}; the graph was exported for float32 {shape}: "
-                    "numpy arrays or OrtValues"
+                    f"{name} is {found[0]} {found[1]}; the graph was exported for float32 {shape}, "
+                    "as a numpy array or OrtValue"
                 )
         return dict(inputs)
 
@@ -306,10 +310,10 @@ def _on_host(value: Any) -> npt.NDArray[Any]:
 
 
 def _sizes(value: OnnxValue) -> tuple[int, ...]:
-    return tuple(int(size) for size in value.shape or ())  # none has a name, as was checked
+    return tuple(int(size) for size in value.shape or ())  # the check leaves no named sizes
 
 
 def _filled(padded: npt.NDArray[np.float32]) -> int:
-    """Count the rows up to the last that is not zero: those after it match nothing."""
+    """Count the rows up to the last non-zero one; the padding after it matches nothing."""
     rows = np.flatnonzero(padded.any(axis=1))
     return int(rows[-1]) + 1 if rows.size else 0

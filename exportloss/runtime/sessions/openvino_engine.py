@@ -1,7 +1,7 @@
-"""OpenVINO in the place of ONNX Runtime: as much of its interface as sessions here use.
+"""OpenVINO behind ONNX Runtime's interface, as far as the sessions here use it.
 
-A session of ONNX Runtime is told once where its inputs and outputs lie and then run many times;
-OpenVINO's infer requests do the same under other names.
+A session of ONNX Runtime binds its inputs and outputs once and then runs many times; OpenVINO's
+infer requests do the same under other names.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from exportloss.runtime.sessions.installation import how_to_install
 
 __all__ = ["OpenvinoEngine", "OpenvinoValue"]
 
-Array = npt.NDArray[Any]
+AnyArray = npt.NDArray[Any]
 
-# ONNX Runtime's names of what OpenVINO calls ...
+# ONNX Runtime's names of OpenVINO's element types.
 _TYPES = {
     "f32": "tensor(float)",
     "f16": "tensor(float16)",
@@ -35,39 +35,39 @@ _TYPES = {
 
 
 class OpenvinoValue:
-    """A tensor in memory that OpenVINO reads and writes in place, as `onnxruntime.OrtValue`."""
+    """Tensor that OpenVINO reads and writes in place, like `onnxruntime.OrtValue`."""
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: AnyArray) -> None:
         openvino = _import_openvino()
         self._array = array
         self.tensor = openvino.Tensor(array, shared_memory=True)
 
     @classmethod
-    def ortvalue_from_numpy(cls, array: Array, *_: object) -> OpenvinoValue:
-        """Take an array as it is; the caller leaves it alone while it is in use."""
+    def ortvalue_from_numpy(cls, array: AnyArray, *_: object) -> OpenvinoValue:
+        """Wrap an array without a copy if it is contiguous; it must not change while in use."""
         return cls(np.ascontiguousarray(array).reshape(array.shape))
 
     @classmethod
     def ortvalue_from_shape_and_type(
         cls, shape: Sequence[int], dtype: npt.DTypeLike, *_: object
     ) -> OpenvinoValue:
-        """Make a tensor that is not set to anything."""
+        """Return an uninitialized tensor."""
         return cls(np.empty(tuple(shape), dtype))
 
-    def numpy(self) -> Array:
-        """Return the content, not copied."""
+    def numpy(self) -> AnyArray:
+        """Return the content without a copy."""
         return self._array
 
-    def update_inplace(self, array: Array) -> None:
+    def update_inplace(self, array: AnyArray) -> None:
         """Set the content."""
         np.copyto(self._array, array)
 
     def is_tensor(self) -> bool:
-        """Whether it is one, as all of them are."""
+        """Return True: every value here is a tensor."""
         return True
 
     def data_type(self) -> str:
-        """Return ONNX Runtime's name of the type."""
+        """Return ONNX Runtime's name of the element type."""
         return _TYPES[self.tensor.get_element_type().to_string()]
 
     def shape(self) -> list[int]:
@@ -76,7 +76,7 @@ class OpenvinoValue:
 
 
 class _RunOptions:
-    """What can be asked of a run: to return at once, as `onnxruntime.RunOptions` names it."""
+    """Options of a run, like `onnxruntime.RunOptions`; only returning at once has an effect."""
 
     def __init__(self) -> None:
         self.waits = True
@@ -87,7 +87,7 @@ class _RunOptions:
 
 
 class OpenvinoEngine:
-    """Takes the place of the onnxruntime package.
+    """Engine with the interface of the onnxruntime package.
 
     Raises:
         InstallationError: OpenVINO is not installed.
@@ -102,7 +102,7 @@ class OpenvinoEngine:
         self._core = openvino.Core()
 
     def check(self, unit: str) -> None:
-        """See that a processor is there.
+        """Check that a processor is available.
 
         Raises:
             InstallationError: OpenVINO does not find it.
@@ -112,24 +112,25 @@ class OpenvinoEngine:
             raise InstallationError(
                 f"device is openvino:{unit}, but OpenVINO {self.__version__} finds "
                 f"{', '.join(f'openvino:{name}' for name in found) or 'no device'} here; install "
-                "the driver of the one you want, or use --device cpu"
+                f"the driver of {unit}, or pass device='cpu'",
+                argument="device",
             )
 
     def open_session(self, path: Path, unit: str, *, content: bytes, threads: int = 0) -> _Session:
-        """Compile a graph for a processor, to compute in float32 whatever it would prefer.
+        """Compile a graph for a processor, which computes in float32.
 
         Args:
-            path: of the graph, for messages.
+            path: ONNX file, for messages.
             unit: OpenVINO's name of the processor.
-            content: of the file.
-            threads: on the CPU; 0 is every core.
+            content: Content of the file.
+            threads: Threads on the CPU; 0 for every core.
 
         Raises:
-            ArtifactError: the file is no graph that it takes.
-            InstallationError: the processor is not there.
+            ArtifactError: OpenVINO does not take the graph.
+            InstallationError: the processor is not available.
         """
         self.check(unit)
-        # On processors with bfloat16 its default is to compute in that.
+        # Where the processor has bfloat16, OpenVINO computes in it by default.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads and unit == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -137,7 +138,7 @@ class OpenvinoEngine:
             compiled = self._core.compile_model(self._core.read_model(content), unit, settings)
         except Exception as error:  # OpenVINO's errors have no common base
             raise ArtifactError(
-                f"{path} is no ONNX file that OpenVINO {self.__version__} can run on {unit}: "
+                f"{path} is not an ONNX file that OpenVINO {self.__version__} can run on {unit}: "
                 f"{error}"
             ) from error
         return _Session(compiled, parse_onnx(content))
@@ -145,7 +146,7 @@ class OpenvinoEngine:
 
 @dataclasses.dataclass(frozen=True)
 class _Port:
-    """An input or output, as ONNX Runtime's `NodeArg`."""
+    """Input or output of a graph, like ONNX Runtime's `NodeArg`."""
 
     name: str
     shape: list[int | None]
@@ -153,7 +154,7 @@ class _Port:
 
 
 class _Session:
-    """A compiled graph, as `onnxruntime.InferenceSession`; all bindings share its memory."""
+    """A compiled graph, like `onnxruntime.InferenceSession`; all bindings share its memory."""
 
     def __init__(self, compiled: Any, graph: OnnxFile) -> None:
         self._inputs = [_port(port, graph.inputs) for port in compiled.inputs]
@@ -170,7 +171,7 @@ class _Session:
     def get_modelmeta(self) -> SimpleNamespace:
         return SimpleNamespace(custom_metadata_map=self._metadata)
 
-    def run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+    def run(self, names: Sequence[str], inputs: Mapping[str, AnyArray]) -> list[AnyArray]:
         binding = self.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
@@ -190,18 +191,18 @@ class _Session:
     def wait(self) -> None:
         self._request.wait()
 
-    def read(self, name: str) -> Array:
+    def read(self, name: str) -> AnyArray:
         return np.array(self._request.get_tensor(name).data)
 
 
 class _Binding:
-    """Where inputs and outputs lie, as ONNX Runtime's `IOBinding`."""
+    """Places of inputs and outputs, like ONNX Runtime's `IOBinding`."""
 
     def __init__(self, session: _Session) -> None:
         self._session = session
         self.bound: dict[str, OpenvinoValue] = {}
 
-    def bind_cpu_input(self, name: str, array: Array) -> None:
+    def bind_cpu_input(self, name: str, array: AnyArray) -> None:
         self.bound[name] = OpenvinoValue.ortvalue_from_numpy(array)
 
     def bind_ortvalue_input(self, name: str, value: OpenvinoValue) -> None:
@@ -211,24 +212,24 @@ class _Binding:
         self.bound[name] = value
 
     def bind_output(self, name: str) -> None:
-        """Leave an output where OpenVINO puts it."""
+        """Leave an output in OpenVINO's own memory."""
 
     def synchronize_outputs(self) -> None:
         self._session.wait()
 
-    def copy_outputs_to_cpu(self) -> list[Array]:
+    def copy_outputs_to_cpu(self) -> list[AnyArray]:
         return [self._session.read(port.name) for port in self._session.get_outputs()]
 
 
 def _port(port: Any, names: Collection[str]) -> _Port:
-    """Describe a port by that of its names which the ONNX graph gives to an input or output."""
+    """Describe a port, under that of its names that is an input or output of the ONNX graph."""
     name = next(name for name in port.get_names() if name in names)
     sizes = [size.get_length() if size.is_static else None for size in port.get_partial_shape()]
     return _Port(name, sizes, _TYPES.get(port.get_element_type().to_string(), "other"))
 
 
 def _import_openvino() -> Any:
-    # Its import reports to its maker, by this package, and does without where there is none.
+    # Importing OpenVINO sends telemetry through this package, and works without it.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as Python has it
     try:
         import openvino

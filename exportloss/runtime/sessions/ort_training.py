@@ -1,4 +1,4 @@
-"""Training with ONNX Runtime's training artifacts, through its C classes alone."""
+"""Training with ONNX Runtime's training artifacts, through its C classes only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.balance import initial_balance
-from exportloss.errors import ArtifactError, ConfigError, InstallationError
+from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.baked_model import with_initializers
-from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.manifest import BatchNormStatistics, Manifest
 from exportloss.runtime.artifact.onnx_file import parse_onnx
 from exportloss.runtime.artifact.state import TrainState
@@ -26,42 +26,42 @@ from exportloss.runtime.optimizers.table import Hyperparameters, make_optimizer
 from exportloss.runtime.sessions.devices import CPU, Device
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.installation import (
-    how_to_install,
     import_onnxruntime,
     import_onnxruntime_training,
 )
+from exportloss.runtime.sessions.ort_module import load_checkpoint, open_module
 from exportloss.runtime.sessions.session import TrainSession
-from exportloss.runtime.sessions.step_results import Evaluation, Images, Items, StepResult
+from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["OrtTrainSession"]
 
 Array = npt.NDArray[np.float32]
 _LARGEST = float(np.finfo(np.float32).max)
-_LATER = "eval_model.onnx"  # is read again for `export_inference`
+_LATER = "eval_model.onnx"  # read again by `export_inference`
 _WARNING = 3  # ONNX Runtime's severity above which it speaks
 
 
 class OrtTrainSession(TrainSession):
-    """ONNX Runtime computes loss and gradients; the update is done here, on its own memory.
+    """Session in which ONNX Runtime computes loss and gradients, and numpy the update.
 
-    ONNX Runtime's optimizers know one parameter group and no Nesterov momentum. Its parameters and
-    gradients are numpy views, so YOLOv5's optimizers run on them in place, without a copy. On a GPU
-    numpy sees copies: there gradients come to the host and parameters go back with every update.
-    The portable step does without that.
+    ONNX Runtime's optimizers have one parameter group and no Nesterov momentum. On the CPU its
+    parameters and gradients are numpy views, so YOLOv5's optimizers update them in place. On a GPU
+    numpy sees copies: with every update, gradients are copied to the host and parameters back. The
+    portable step needs no such copies.
 
     Args:
-        folder: the artifact.
-        manifest: its own.
-        threads: of ONNX Runtime within an operator.
-        device: where to train, `cpu` or `cuda`.
-        copies: treat the memory as that of a GPU, whatever it is.
-        files: content of the folder's files; default read and compared with the manifest. ONNX
-            Runtime is given copies in a folder of the session's own, where it looks again later.
+        folder: Artifacts folder.
+        manifest: Manifest of the folder.
+        threads: Threads of ONNX Runtime within an operator.
+        device: Device to train on, `cpu` or `cuda`.
+        copies: Whether to copy tensors as for a GPU; None for what the device needs.
+        files: Content of the folder's files; by default they are read and compared with the
+            manifest. ONNX Runtime reads copies in a temporary folder of the session.
 
     Raises:
-        ConfigError: ONNX Runtime does not train on such a device.
-        InstallationError: the installed build has no training, or not on the device.
+        ConfigError: ONNX Runtime does not train on the device.
+        InstallationError: the installed build has no training API, or cannot drive the device.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class OrtTrainSession(TrainSession):
         options.log_severity_level = _WARNING
         self._new_vector = ort.capi.onnxruntime_pybind11_state.OrtValueVector
         own = self._own_copies(files)
-        self._state = _load_checkpoint(bindings, own, folder, manifest)
-        self._module = _open_module(
+        self._state = load_checkpoint(bindings, own, folder, manifest)
+        self._module = open_module(
             bindings, own, self._state, device=device, options=options, folder=folder
         )
         for name in files.keys() - {_LATER}:
@@ -93,7 +93,7 @@ class OrtTrainSession(TrainSession):
         self._values = {
             name: self._state.get_parameter(name).data for name in self._state.parameter_names()
         }
-        # On the CPU zero-copy views: what is written here is what ONNX Runtime trains on.
+        # On the CPU these are views: writing to them changes what ONNX Runtime trains.
         self._copies = device.kind != "cpu" if copies is None else copies
         self._tensors: dict[str, Array] = {
             name: np.array(value.numpy()) if self._copies else value.numpy()
@@ -103,11 +103,11 @@ class OrtTrainSession(TrainSession):
         self._optimizer = make_optimizer(manifest.optimizer, manifest.groups, self._tensors)
         self._average = {name: self._tensors[name].copy() for name in manifest.averaged}
         self._balance = np.asarray(initial_balance(len(manifest.strides)), np.float32)
-        self._accumulates = False  # whether gradients wait for an update
+        self._accumulates = False  # whether there are gradients that no update has used
         check_values(self.state(), str(folder / "checkpoint"))
 
     def _own_copies(self, files: Mapping[str, bytes]) -> Path:
-        """Write files into a folder that nobody else may enter, and that goes with the session."""
+        """Write files into a folder that only this user may enter, removed with the session."""
         try:
             own = Path(tempfile.mkdtemp(prefix="exportloss-"))
             weakref.finalize(self, shutil.rmtree, own, ignore_errors=True)
@@ -115,33 +115,33 @@ class OrtTrainSession(TrainSession):
                 (own / name).write_bytes(content)
         except OSError as error:
             raise ArtifactError(
-                f"{self.folder} cannot be copied for ONNX Runtime: {error}; make room, or set "
-                "TMPDIR to a folder that has it"
+                f"{self.folder} cannot be copied for ONNX Runtime: {error}; free disk space, or "
+                "set TMPDIR to a folder on a disk that has space"
             ) from error
         return own
 
     @exclusive
     def gradients(self) -> Mapping[str, Array]:
-        """Copy the gradients added up by steps that did not update, by parameter."""
+        """Return a copy of the gradients accumulated since the last update, by parameter."""
         views = self._gradients()
-        if not self._accumulates:  # they are what the last update has used up
+        if not self._accumulates:  # the last update overwrote them
             return {name: np.zeros_like(view) for name, view in views.items()}
         return _copies(views)
 
     def _gradients(self) -> Mapping[str, Array]:
-        """ONNX Runtime's own gradients by parameter, valid until the next step."""
+        """Return ONNX Runtime's gradients by parameter, not copied, valid until the next step."""
         return {
             name: self._state.get_parameter(name).grad.numpy() for name in self.manifest.groups.all
         }
 
     @property
     def engine(self) -> str:
-        """What computes the steps, with its version."""
+        """Name and version of the engine that computes the steps."""
         return f"the training build of onnxruntime {import_onnxruntime().__version__}"
 
     @property
     def updates(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
         return self._optimizer.updates
 
     @exclusive
@@ -149,9 +149,7 @@ class OrtTrainSession(TrainSession):
         """Return a copy of the state."""
         return TrainState(
             model=_copies(self._tensors),
-            optimizer={
-                memory: _copies(entries) for memory, entries in self._optimizer.memory.items()
-            },
+            optimizer={kept: _copies(entries) for kept, entries in self._optimizer.state.items()},
             balance=self._balance.copy(),
             updates=self.updates,
             skipped=self.skipped,
@@ -162,9 +160,9 @@ class OrtTrainSession(TrainSession):
         for name, tensor in self._tensors.items():
             np.copyto(tensor, state.model[name])
         self._push(self._tensors)
-        for memory, entries in self._optimizer.memory.items():
+        for kept, entries in self._optimizer.state.items():
             for name, tensor in entries.items():
-                np.copyto(tensor, state.optimizer[memory][name])
+                np.copyto(tensor, state.optimizer[kept][name])
         for name, tensor in self._average.items():
             np.copyto(tensor, state.ema[name])
         np.copyto(self._balance, state.balance)
@@ -183,20 +181,21 @@ class OrtTrainSession(TrainSession):
                     self._module.export_model_for_inferencing(str(temporary), ["output0"])
                 except Exception as error:  # ONNX Runtime's errors have no common base
                     raise ArtifactError(
-                        f"{self.folder} makes no detector: {str(error).strip().splitlines()[-1]}"
+                        f"{self.folder}: its detector cannot be exported: "
+                        f"{str(error).strip().splitlines()[-1]}"
                     ) from error
-                temporary.write_bytes(seal_model(temporary.read_bytes()))
+                temporary.write_bytes(add_model_checksum(temporary.read_bytes()))
             return
         tensors = self._average if ema else self._tensors
         weights = {name: tensors[name] for name in parse_onnx(model).inputs if name != "images"}
         with new_file(path) as temporary:
-            temporary.write_bytes(seal_model(with_initializers(model, weights)))
+            temporary.write_bytes(add_model_checksum(with_initializers(model, weights)))
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
-        # ONNX Runtime changes statistics and gradients before anything is known of the step.
+        # ONNX Runtime changes statistics and gradients before it is known whether they are finite.
         names = [name for norm in self.manifest.statistics for name in (norm.mean, norm.var)]
         statistics = _copies({name: self._tensors[name] for name in names})
-        waiting = _copies(self._gradients()) if self._accumulates else {}
+        accumulated = _copies(self._gradients()) if self._accumulates else {}
         loss, items, balance = self._run(self._module.train_step, images, targets)
         self._pull(names)
         for norm in self.manifest.statistics:
@@ -206,7 +205,7 @@ class OrtTrainSession(TrainSession):
         skipped = not (_all_finite(results) and _has_norm(gradients.values()))
         if skipped:
             self._write(statistics)
-            self._put_gradients(waiting)
+            self._put_gradients(accumulated)
         else:
             self._push(names)
             self._balance = balance
@@ -216,17 +215,19 @@ class OrtTrainSession(TrainSession):
                 self._push(self.manifest.groups.all)
                 move_average(self._average, self._tensors, hyper.ema_decay)
                 self._put_gradients({})
-        return StepResult(loss=float(loss), items=Items(*items.tolist()), skipped=skipped)
+        return StepResult(loss=float(loss), items=LossTerms(*items.tolist()), skipped=skipped)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         with self._weights(ema=ema):
             loss, items, _, *decoded = self._run(self._module.eval_step, images, targets)
         predictions = decoded[0] if decoded else self._no_boxes()
-        return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+        return Evaluation(
+            loss=float(loss), items=LossTerms(*items.tolist()), predictions=predictions
+        )
 
     @contextlib.contextmanager
     def _weights(self, *, ema: bool) -> Iterator[None]:
-        """Put the moving average in the place of the weights and statistics for a while."""
+        """Within this block, replace weights and statistics by their moving average."""
         if not ema:
             yield
             return
@@ -243,19 +244,19 @@ class OrtTrainSession(TrainSession):
         self._push(tensors)
 
     def _pull(self, names: Iterable[str]) -> None:
-        """Take over what ONNX Runtime has written."""
+        """Copy tensors from ONNX Runtime's memory, where they are not views."""
         if self._copies:
             for name in names:
                 np.copyto(self._tensors[name], self._values[name].numpy())
 
     def _push(self, names: Iterable[str]) -> None:
-        """Give ONNX Runtime what was written here."""
+        """Copy tensors to ONNX Runtime's memory, where they are not views."""
         if self._copies:
             for name in names:
                 self._values[name].update_inplace(self._tensors[name])
 
     def _put_gradients(self, gradients: Mapping[str, Array]) -> None:
-        """Replace what was added up; nothing is what the next step starts afresh from."""
+        """Replace the accumulated gradients; with none, the next step starts afresh."""
         self._accumulates = bool(gradients)
         if gradients:
             for name, tensor in gradients.items():
@@ -266,43 +267,7 @@ class OrtTrainSession(TrainSession):
     def _run(self, run: Any, images: Images, targets: Array) -> list[npt.NDArray[Any]]:
         outputs = self._new_vector()
         run([images, targets, self._balance], outputs)
-        return [np.array(value.numpy()) for value in outputs]  # their memory is reused
-
-
-def _load_checkpoint(bindings: Any, own: Path, folder: Path, manifest: Manifest) -> Any:
-    """Load what the manifest's hash has been compared with: ONNX Runtime takes damaged files."""
-    path = folder / "checkpoint"
-    try:
-        state = bindings.load_checkpoint(str(own / path.name))
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ArtifactError(f"{path} cannot be read: {error}; export again") from error
-    if missing := sorted(set(manifest.trained) - set(state.parameter_names())):
-        raise ArtifactError(f"{path} lacks {missing[0]!r}, which the manifest says is trained")
-    return state
-
-
-def _open_module(
-    bindings: Any, own: Path, state: Any, *, device: Device, options: Any, folder: Path
-) -> Any:
-    if device.kind == "tensorrt":
-        raise ConfigError(
-            "training artifacts train on cpu and cuda; for TensorRT export the portable step "
-            "(--format step)"
-        )
-    kind = getattr(bindings.OrtDevice, device.memory[0])()
-    place = bindings.OrtDevice(kind, bindings.OrtDevice.default_memory(), device.index)
-    graphs = [str(own / f"{name}_model.onnx") for name in ("training", "eval")]
-    try:
-        return bindings.Module(graphs[0], state, graphs[1], place, options)
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        if device.kind == "cpu":
-            raise ArtifactError(f"{folder} cannot be opened: {error}; export again") from error
-        raise InstallationError(
-            f"device is {device}, but the installed training build cannot drive it "
-            f"({str(error).strip().splitlines()[-1]}). It needs onnxruntime-training 1.19.2 "
-            f"({how_to_install('training-cuda')}), CUDA 11.8 and cuDNN 8. Or export the portable "
-            "step (--format step), which runs on any onnxruntime-gpu"
-        ) from error
+        return [np.array(value.numpy()) for value in outputs]  # copies: the memory is reused
 
 
 def _copies(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -314,15 +279,15 @@ def _all_finite(tensors: Iterable[Array]) -> bool:
 
 
 def _has_norm(gradients: Iterable[Array]) -> bool:
-    """Whether the L2 norm of all together is a number whose square float32 has, as in the graph."""
+    """Return whether the square of the L2 norm over all gradients is finite in float32."""
     squares = sum(float(np.vdot(gradient, gradient)) for gradient in gradients)
     return squares <= _LARGEST  # false for NaN
 
 
 def _unbias(var: Array, old: Array, norm: BatchNormStatistics) -> None:
-    """Turn a running variance that took in the biased batch variance into torch's, in place.
+    """Correct a running variance in place that was updated with the biased batch variance.
 
-    Torch's running variance takes in the unbiased one, which is n / (n - 1) times as large.
+    Torch updates it with the unbiased one, which is n / (n - 1) times as large.
     """
     ratio = np.float32(norm.count / (norm.count - 1))
     var *= ratio

@@ -1,4 +1,4 @@
-"""Training with the portable step: one graph of standard operators, on any onnxruntime."""
+"""Training with the portable step, one graph of standard operators for any onnxruntime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, DataError
 from exportloss.runtime.artifact.baked_model import with_initializers
-from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.flat_layout import FlatLayout
 from exportloss.runtime.artifact.manifest import STATE_NAME, Manifest
 from exportloss.runtime.artifact.state import TrainState, take_state
@@ -26,7 +26,7 @@ from exportloss.runtime.sessions.step_loop import StepLoop
 from exportloss.runtime.sessions.step_results import (
     Evaluation,
     Images,
-    Items,
+    LossTerms,
     PendingStepResult,
     StepResult,
 )
@@ -40,17 +40,17 @@ _EMA = "ema_"
 
 
 class PortableTrainSession(TrainSession):
-    """Runs `train_step.onnx`; the state stays in the device's memory, see `StepLoop`.
+    """Session that runs `train_step.onnx` and keeps the state in the device's memory: `StepLoop`.
 
     Args:
-        folder: the artifact.
-        manifest: its own.
-        device: where to train.
-        threads: of ONNX Runtime within an operator.
-        capture: whether to capture CUDA graphs.
-        tf32: whether CUDA may compute products with 10 of float32's 23 bits.
-        files: content of the folder's files; default read and compared with the manifest. The
-            folder may be replaced while a training goes on, so that nothing of it is read later.
+        folder: Artifacts folder.
+        manifest: Manifest of the folder.
+        device: Device to train on.
+        threads: Threads of ONNX Runtime within an operator.
+        capture: Whether to capture CUDA graphs.
+        tf32: Whether CUDA may compute products with 10 of float32's 23 mantissa bits.
+        files: Content of the folder's files; by default they are read and compared with the
+            manifest. Nothing is read later, since the folder may be replaced during a training.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class PortableTrainSession(TrainSession):
         self._loop = StepLoop(self._engine, self._train, device, capture=capture)
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
         layout = manifest.layout
-        assert layout is not None  # as was checked with the folder
+        assert layout is not None  # checked with the folder
         self._parameters = layout.parameters
         self._flat = {"parameters": layout.parameters}
         if layout.statistics.size:
             self._flat["statistics"] = layout.statistics
-        self._memories = layout.memories
+        self._optimizer_state = layout.optimizer_state
         self._constants: dict[str, Array] = {}
         path = folder / STATE_NAME
         start = take_state(parse_tensor_file(files[STATE_NAME], path), path)
@@ -89,22 +89,22 @@ class PortableTrainSession(TrainSession):
 
     @property
     def engine(self) -> str:
-        """What computes the steps, with its version."""
+        """Name and version of the engine that computes the steps."""
         return describe_engine(self._engine, self._device)
 
     @property
     def node_counts(self) -> dict[str, int]:
-        """Nodes of the training step that each provider of ONNX Runtime runs; {} if unknown."""
+        """Number of nodes of the training step per provider of ONNX Runtime; {} if unknown."""
         return node_counts(self._train)
 
     @property
     def updates(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
         return int(self._loop.read("updates"))
 
     @exclusive
     def gradients(self) -> Mapping[str, Array]:
-        """Copy the gradients added up by steps that did not update, by parameter."""
+        """Return a copy of the gradients accumulated since the last update, by parameter."""
         views = self._parameters.split(self._loop.read("gradients"))
         return {name: view.copy() for name, view in views.items()}
 
@@ -126,7 +126,7 @@ class PortableTrainSession(TrainSession):
         return TrainState(
             model=self._constants | trained(),
             optimizer={
-                memory: tensors(self._parameters, _OPTIMIZER + memory) for memory in self._memories
+                kept: tensors(self._parameters, _OPTIMIZER + kept) for kept in self._optimizer_state
             },
             balance=read("balance"),
             updates=self.updates,
@@ -143,8 +143,8 @@ class PortableTrainSession(TrainSession):
         }
         if self.manifest.ema:
             vectors |= {_EMA + what: flat.join(state.ema) for what, flat in self._flat.items()}
-        for memory in self._memories:
-            vectors[_OPTIMIZER + memory] = self._parameters.join(state.optimizer[memory])
+        for kept in self._optimizer_state:
+            vectors[_OPTIMIZER + kept] = self._parameters.join(state.optimizer[kept])
         self._due = state.updates + state.skipped
         trained = {name for flat in self._flat.values() for name in flat.names}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
@@ -157,15 +157,15 @@ class PortableTrainSession(TrainSession):
         self._check_ema(ema)
         if "inference.onnx" not in self._graphs:
             raise ArtifactError(
-                f"{self.folder} has no inference.onnx: its model has no `decode` to make boxes of"
+                f"{self.folder} has no inference.onnx, because its model has no `decode`"
             )
         weights = {what: value.numpy() for what, value in self._weights(ema=ema).items()}
         with new_file(path) as temporary:
             model = with_initializers(self._graphs["inference.onnx"], weights)
-            temporary.write_bytes(seal_model(model))
+            temporary.write_bytes(add_model_checksum(model))
 
     def _images(self, images: Images) -> Images:
-        """Check images; the graph divides by 255 itself."""
+        """Check images; the graph itself divides them by 255."""
         self._check_image_shape(images)
         if images.dtype != np.uint8:
             raise DataError(f"images are {images.dtype}; the portable step takes uint8 (0 to 255)")
@@ -202,10 +202,12 @@ class PortableTrainSession(TrainSession):
         self._evaluation.run_with_iobinding(binding)
         loss, items, *decoded = binding.copy_outputs_to_cpu()
         predictions = decoded[0] if decoded else self._no_boxes()
-        return Evaluation(loss=float(loss), items=Items(*items.tolist()), predictions=predictions)
+        return Evaluation(
+            loss=float(loss), items=LossTerms(*items.tolist()), predictions=predictions
+        )
 
     def _weights(self, *, ema: bool) -> dict[str, Any]:
-        """The vectors that a detector is made of, under the names that the graphs give them."""
+        """Return the vectors of the detector, by their names in the graphs."""
         prefix = _EMA if ema else ""
         return {what: self._loop.value(prefix + what) for what in self._flat}
 

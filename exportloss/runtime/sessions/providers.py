@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: how they are asked for, and what brings them."""
+"""ONNX Runtime's execution providers: their names and the packages that install them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _SUFFIX = "ExecutionProvider"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provider:
-    """An execution provider.
+    """Execution provider of ONNX Runtime.
 
     Attributes:
-        name: ONNX Runtime's name for it.
-        title: its name in messages.
-        install: what brings it; "" where we do not know.
-        extra: Extra of exportloss that installs it; "" where there is none.
-        plugin: import package of the plug-in library that it comes as; "" where it is built in.
-        indexed: whether there may be several of its devices.
-        memory: where tensors are kept for it, as ONNX Runtime calls that memory.
-        beside: providers that may run the nodes that it does not take; the CPU's is one of them
-            where a graph never runs on the provider as a whole.
+        name: ONNX Runtime's name for the provider.
+        title: Name in messages.
+        install: Package that brings the provider; "" if unknown.
+        extra: Extra of exportloss that installs the package; "" for none.
+        plugin: Import package of the plug-in library; "" for a built-in provider.
+        indexed: Whether a machine may have several of the provider's devices.
+        memory: ONNX Runtime's name of the memory that holds the provider's tensors.
+        beside: Providers that may run the nodes that this one does not take. The CPU's is among
+            them if the provider never runs whole graphs.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Provider:
 
     @property
     def leaves_nodes(self) -> bool:
-        """Whether nodes may run on the CPU beside it."""
+        """Whether nodes may run on the CPU beside the provider."""
         return f"CPU{_SUFFIX}" in self.beside
 
     def version(self) -> str:
-        """Name of the plug-in and its version; "" for what is built in, or not installed."""
+        """Return name and version of the plug-in; "" if built in or not installed."""
         if not self.plugin:
             return ""
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -56,10 +56,10 @@ class Provider:
         return ""
 
     def plugin_devices(self, ort: ModuleType) -> list[Any]:
-        """Register the plug-in's library with ONNX Runtime, and return the devices that it finds.
+        """Register the plug-in's library with ONNX Runtime, and return the devices it finds.
 
         Raises:
-            InstallationError: the plug-in is not installed, or this onnxruntime takes none.
+            InstallationError: the plug-in is not installed, or this onnxruntime takes no plug-ins.
         """
         try:
             plugin = import_module(self.plugin)
@@ -69,14 +69,14 @@ class Provider:
             ) from error
         if not hasattr(ort, "register_execution_provider_library"):
             raise InstallationError(
-                f"onnxruntime {ort.__version__} takes no plug-ins, so {self.title} cannot be "
-                "driven; install onnxruntime 1.24 or later"
+                f"onnxruntime {ort.__version__} takes no plug-ins, which {self.title} needs; "
+                "install onnxruntime 1.24 or later"
             )
         _register(ort, self.plugin, plugin.get_library_path())
         return [device for device in ort.get_ep_devices() if device.ep_name == self.name]
 
 
-@functools.cache  # a second time, WebGPU's ends the process
+@functools.cache  # registering WebGPU's a second time ends the process
 def _register(ort: ModuleType, name: str, library: str) -> None:
     ort.register_execution_provider_library(name, library)
 
@@ -124,5 +124,5 @@ PROVIDERS: Mapping[str, Provider] = {
 
 
 def find_provider(kind: str) -> Provider:
-    """Return the provider of that short name, or else that ONNX Runtime calls so."""
+    """Return the provider of a short name, or else the one of that name in ONNX Runtime."""
     return PROVIDERS.get(kind) or Provider(name=kind, title=kind)

@@ -1,4 +1,4 @@
-"""Opening artifacts that train: which session is for which kind."""
+"""Training artifacts opened with the session of their kind."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["open_session"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Engine:
-    """What a session runs on.
+    """Device of a session and how it is used.
 
     Attributes:
-        device: Where to train.
+        device: Device to train on.
         threads: Threads within an operator.
         capture: Whether to capture CUDA graphs.
-        tf32: Whether CUDA may compute products with 10 of float32's 23 bits.
+        tf32: Whether CUDA may compute products with 10 of float32's 23 mantissa bits.
     """
 
     device: Device
@@ -70,25 +70,25 @@ def open_session(
     """Open an artifacts folder, once all of it has been checked against its manifest.
 
     Args:
-        folder: written by `exportloss export`.
-        device: `cpu`, `cuda`, `openvino`, `webgpu` and so on, as `Device.parse` reads them.
-        threads: of the engine within an operator; None takes every core.
-        cuda_graph: capture the portable step's kernels and replay them, which saves launching
-            thousands of them one by one. None does not: onnxruntime 1.31.1 could not yet
+        folder: Folder that `exportloss export` wrote.
+        device: Device's name, such as `cpu`, `cuda`, `openvino` or `webgpu`; see `Device.parse`.
+        threads: Threads of the engine within an operator; None for every core.
+        cuda_graph: Whether to capture the portable step's kernels and replay them, instead of
+            launching thousands of them one by one. None means no: onnxruntime 1.31.1 cannot yet
             capture a whole step, see docs/cuda.md.
-        tf32: on `cuda`, compute convolutions and products of the portable step with 10 of
-            float32's 23 bits: faster, and no longer PyTorch's numbers (it does the same with
-            `torch.backends.cudnn.allow_tf32`, its default).
-        self_check: on anything but the CPU first compare a step with that of ONNX Runtime's CPU
-            provider; engines were found that train wrongly and say nothing. Half precision and
-            `tf32` are not compared: the CPU computes in float32.
+        tf32: Whether `cuda` computes convolutions and products of the portable step with 10 of
+            float32's 23 mantissa bits: faster, but not with the numbers of PyTorch's float32
+            (PyTorch does the same with `torch.backends.cudnn.allow_tf32`, its default).
+        self_check: Whether to first compare a step with that of ONNX Runtime's CPU provider, on
+            any other device: some engines train wrongly without an error. Half precision and
+            `tf32` are not compared, since the CPU computes in float32.
 
     Raises:
-        ArtifactError: the folder is no artifact, is damaged, or does not train.
-        ConfigError: the device is unknown, or cannot do what is asked for.
-        DeviceError: the device computes another step than the CPU.
-        InstallationError: the installed engine cannot run it, or not on that device: nothing
-            ever runs on the CPU instead.
+        ArtifactError: the folder is not an artifact, is damaged, or does not train.
+        ConfigError: the device is unknown, or does not support an option.
+        DeviceError: the device's step differs from the CPU's.
+        InstallationError: the installed engine cannot run the artifact, or not on that device.
+            Nothing ever falls back to the CPU.
     """
     where = Device.parse(device)
     if threads is not None:
@@ -122,13 +122,16 @@ def _check_precision(manifest: Manifest, device: Device) -> None:
     precision = manifest.precision
     if precision == "bfloat16" and device.kind == "cpu":
         raise ConfigError(
-            "the artifacts compute in bfloat16, which ONNX Runtime has no CPU kernels for; use "
-            "--device cuda, or export with --precision float32"
+            f"device is {device}, but the artifacts compute in bfloat16, which ONNX Runtime has no "
+            "CPU kernels for; pass device='cuda', or export with precision='float32'",
+            argument="device",
         )
     if precision != "float32" and device.kind == "tensorrt":
         raise ConfigError(
-            f"the artifacts compute in {precision}; ONNX Runtime would let TensorRT compute their "
-            "loss in it as well: use --device cuda, or export with --precision float32"
+            f"device is {device}, but the artifacts compute in {precision}, in which ONNX Runtime "
+            "would let TensorRT compute the loss as well; pass device='cuda', or export with "
+            "precision='float32'",
+            argument="device",
         )
 
 

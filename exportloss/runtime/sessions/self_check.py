@@ -1,7 +1,7 @@
-"""Whether a device computes what ONNX Runtime's CPU provider does, before it is relied on.
+"""Comparison of a device with ONNX Runtime's CPU provider, before the device is relied on.
 
-Engines were found that give finite, plausible numbers of another training, and say nothing of it.
-Only a comparison on the very device tells.
+Some engines return finite, plausible but wrong numbers without an error. Only a comparison on the
+device itself shows it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["check_outputs", "check_training"]
 
-Array = npt.NDArray[Any]
-Tensors = Mapping[str, Array]
+AnyArray = npt.NDArray[Any]
+Tensors = Mapping[str, AnyArray]
 
-# Engines add up in other orders: 1e-6 of a loss and 1e-4 of all gradients were seen. Wrong ones
-# were off by 1e-3 of the loss and by a tenth of the gradients, or more.
+# Engines sum in different orders: relative differences of 1e-6 of the loss and 1e-4 of all
+# gradients were measured. Wrong engines differed by 1e-3 of the loss and 0.1 of the gradients.
 _LOSS, _GRADIENTS, _UPDATE = 1e-5, 1e-3, 5e-2
 _RATE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class _Quantity:
-    """A relative difference, and the most that it may be."""
+    """A relative difference and its bound."""
 
     name: str
     difference: float
@@ -46,16 +46,16 @@ class _Quantity:
 
 
 def check_training(session: TrainSession, reference: TrainSession, *, device: str) -> None:
-    """Compare one step from the state that a session is in, and put that back.
+    """Compare one step from a session's state, which is restored afterwards.
 
     Args:
-        session: on the device.
-        reference: the same artifact on the CPU; its state is changed.
-        device: name of the device.
+        session: Session on the device.
+        reference: Session of the same artifact on the CPU; its state is changed.
+        device: Name of the device.
 
     Raises:
-        DeviceError: the loss, its terms, the statistics, the optimizer's memory (the gradients) or
-            the update of the parameters are further apart than rounding.
+        DeviceError: the loss, its terms, the statistics, the optimizer state (for the gradients)
+            or the update of the parameters differ by more than rounding.
     """
     what, engine = "a training step", session.engine
     start, batch = session.state(), _batch(session.manifest)
@@ -78,20 +78,20 @@ def check_outputs(
     engine: str,
     bound: float = 1e-4,
 ) -> None:
-    """Compare what a device made of a graph's inputs with what the CPU makes of them.
+    """Compare a device's outputs of a graph with the CPU's outputs for the same inputs.
 
     Args:
-        path: of the graph.
-        content: of that file.
-        inputs: by name.
-        outputs: by name, some of the graph's or all.
-        what: was computed.
-        device: name of the device.
-        engine: what drives it, with its version.
-        bound: most that an output may be off, L2, relative.
+        path: ONNX file of the graph.
+        content: Content of that file.
+        inputs: Inputs by name.
+        outputs: Outputs by name; some or all of the graph's.
+        what: What was computed, for the message.
+        device: Name of the device.
+        engine: Name and version of the engine that drives it.
+        bound: Largest relative L2 difference per output.
 
     Raises:
-        DeviceError: an output is further off.
+        DeviceError: an output differs by more.
     """
     session = open_graph(import_onnxruntime(), path, CPU, content=content)
     expected = session.run(list(outputs), dict(inputs))
@@ -112,30 +112,30 @@ def _of_results(got: StepResult, expected: StepResult) -> Iterator[_Quantity]:
 def _of_states(
     manifest: Manifest, start: TrainState, got: TrainState, expected: TrainState
 ) -> Iterator[_Quantity]:
-    def change(state: TrainState, names: Sequence[str]) -> list[Array]:
+    def change(state: TrainState, names: Sequence[str]) -> list[AnyArray]:
         return [np.float64(state.model[name]) - start.model[name] for name in names]
 
     statistics = [name for norm in manifest.statistics for name in (norm.mean, norm.var)]
     values = ([state.model[name] for name in statistics] for state in (got, expected))
     yield _Quantity("statistics", _relative_l2(*values), _LOSS)
-    for memory, tensors in expected.optimizer.items():
+    for kept, tensors in expected.optimizer.items():
         difference = _relative_l2(
-            [got.optimizer[memory][name] for name in tensors], list(tensors.values())
+            [got.optimizer[kept][name] for name in tensors], list(tensors.values())
         )
-        yield _Quantity(f"gradients ({memory})", difference, _GRADIENTS)
+        yield _Quantity(f"gradients ({kept})", difference, _GRADIENTS)
     trained = manifest.groups.all
     yield _Quantity(
         "update", _relative_l2(change(got, trained), change(expected, trained)), _UPDATE
     )
 
 
-def _batch(manifest: Manifest) -> tuple[Array, Array]:
-    """Noise, and a box of each anchor's size, so that every level has matches."""
+def _batch(manifest: Manifest) -> tuple[AnyArray, AnyArray]:
+    """Return random images, and a target box of each anchor's size, so that all levels match."""
     rng = np.random.default_rng(0)
     images = draw_images(rng, manifest.batch_size, manifest.image_size)
     sizes = np.array(manifest.anchors, np.float64).reshape(-1, 2) / manifest.image_size[::-1]
     count = min(len(sizes), manifest.max_targets)
-    # Evenly over the levels, where there are fewer slots than anchors.
+    # Spread over the levels if the graph takes fewer target rows than there are anchors.
     sizes = sizes[np.linspace(0, len(sizes) - 1, count).round().astype(int)]
     targets = np.column_stack(
         (
@@ -148,8 +148,8 @@ def _batch(manifest: Manifest) -> tuple[Array, Array]:
     return images, targets.astype(np.float32)
 
 
-def _relative_l2(got: Sequence[Array], expected: Sequence[Array]) -> float:
-    """Return the L2 norm of the difference, relative to that of what was expected."""
+def _relative_l2(got: Sequence[AnyArray], expected: Sequence[AnyArray]) -> float:
+    """Return the L2 norm of the difference, relative to that of the expected values."""
     pairs = [(np.float64(a), np.float64(b)) for a, b in zip(got, expected, strict=True)]
     difference = sum(float(np.sum((a - b) ** 2)) for a, b in pairs) ** 0.5
     norm = sum(float(np.sum(b**2)) for _, b in pairs) ** 0.5
@@ -157,16 +157,16 @@ def _relative_l2(got: Sequence[Array], expected: Sequence[Array]) -> float:
 
 
 def _compare(what: str, quantities: Sequence[_Quantity], *, device: str, engine: str) -> None:
-    """Refuse a device that is further from the CPU than rounding.
+    """Refuse a device whose results differ from the CPU's by more than rounding.
 
     Args:
-        what: was computed.
-        quantities: differences from the CPU.
-        device: its name.
-        engine: what drives it, with its version.
+        what: What was computed, for the message.
+        quantities: Differences from the CPU.
+        device: Name of the device.
+        engine: Name and version of the engine that drives it.
 
     Raises:
-        DeviceError: a difference is above its bound, or no number.
+        DeviceError: a difference is above its bound, or NaN.
     """
     broken = [one for one in quantities if not one.difference <= one.bound]
     if broken:
@@ -175,6 +175,7 @@ def _compare(what: str, quantities: Sequence[_Quantity], *, device: str, engine:
         )
         raise DeviceError(
             f"{device} ({engine}) does not compute {what} as ONNX Runtime's CPU provider does: "
-            f"{figures}, relative; nothing was done with it. Use --device cpu or another version "
-            "of the engine; --no-self-check (self_check=False) takes it regardless"
+            f"{figures}, relative; its results were not used. Pass device='cpu', use another "
+            "version of the engine, or pass self_check=False to use it regardless",
+            argument="self_check",
         )

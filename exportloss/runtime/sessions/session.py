@@ -28,16 +28,16 @@ from exportloss.runtime.optimizers.ema import decay_after
 from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.step_checks import check_hyperparameters
-from exportloss.runtime.sessions.step_results import Evaluation, Images, Items, StepResult
+from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.targets import pad_targets
 
-__all__ = ["Evaluation", "Images", "Items", "StepResult", "TrainSession"]
+__all__ = ["Evaluation", "Images", "LossTerms", "StepResult", "TrainSession"]
 
 Rates = float | tuple[float, float, float]
 
 
 class OpenSession(Protocol):
-    """Signature of `exportloss.runtime.sessions.registry.open_session`, which see."""
+    """Signature of `exportloss.runtime.sessions.registry.open_session`."""
 
     def __call__(
         self,
@@ -56,8 +56,8 @@ class TrainSession(abc.ABC):
     """A detector in training on this device.
 
     Open one with `TrainSession.open(folder)`. A session holds all of its state; `save` and
-    `resume` carry it over, between sessions and between kinds of artifact. Threads may share one:
-    each call waits for the one before it.
+    `resume` carry it over between sessions and between kinds of artifact. Threads may share a
+    session: each call waits for the one before it.
     """
 
     # Set by `registry`, which knows the sessions of all kinds: a base class cannot import them.
@@ -83,34 +83,36 @@ class TrainSession(abc.ABC):
         ema_decay: float | None = None,
         loss_scale: float = LOSS_SCALE,
     ) -> StepResult:
-        """Train on a batch, or change nothing where that would not be finite (`skipped`).
+        """Train on a batch; a step whose results would not be finite is skipped.
 
         Args:
-            images: (B, 3, H, W) RGB: uint8 in 0 to 255; training artifacts also take float32 in
-                [0, 1].
-            targets: (n, 6) rows image, class, x, y, width, height, as `exportloss.pad_targets`
-                takes them, n <= `max_targets`; (0, 6) for none.
-            lr: learning rate in [0, 1000], one for all or one each for weights, norms and biases.
-            momentum: momentum of SGD, or first beta of Adam and AdamW, in [0, 1).
-            weight_decay: decay of the weights, in [0, 1000].
-            max_norm: L2 norm that the gradients are scaled down to, > 0; infinity for none.
-            update: whether to update the weights. False only adds to the gradients; the next step
-                that updates uses the sum. A skipped step adds nothing to it, and leaves it for the
-                next update.
-            ema_decay: fraction of the moving average that an update leaves, in [0, 1]; None
-                is YOLOv5's (`optimizers.ema.decay_after`). For artifacts that keep an average.
-            loss_scale: factor for float16 artifacts, > 0: the loss is multiplied by it, so that
-                small gradients are not 0, and the gradients divided. After a skipped step, use a
-                smaller one.
+            images: (B, 3, H, W) RGB images: uint8 in 0 to 255; training artifacts also take
+                float32 in [0, 1].
+            targets: (n, 6) target rows: image, class, x, y, width, height, as
+                `exportloss.pad_targets` takes them, n <= `max_targets`; (0, 6) for none.
+            lr: Learning rate in [0, 1000]: one for all parameters, or one each for weights, norms
+                and biases.
+            momentum: Momentum of SGD and RMSProp, or first beta of Adam and AdamW, in [0, 1).
+            weight_decay: Decay of the weights, in [0, 1000].
+            max_norm: L2 norm that the gradients are scaled down to, > 0; infinity for no limit.
+            update: Whether to update the weights. False only accumulates gradients; the next step
+                that updates uses the sum. A skipped step adds nothing to the sum and keeps it for
+                the next update.
+            ema_decay: Fraction of the moving average that an update keeps, in [0, 1], for
+                artifacts with an average; None for YOLOv5's (`optimizers.ema.decay_after`).
+            loss_scale: Factor for float16 artifacts, > 0. The loss is multiplied by it, so that
+                small gradients do not become 0, and the gradients are divided by it. Use a smaller
+                one after a skipped step.
 
         Returns:
             The loss, its terms, and whether the step was skipped.
 
         Raises:
-            DataError: the images have another type or shape than the graph.
+            DataError: the type or shape of the images differs from the graph's.
             TargetError: a target row cannot be trained on.
             TooManyTargetsError: there are more rows than `max_targets`.
-            ConfigError: a rate is out of range, or the artifacts keep no average that could decay.
+            ConfigError: a rate is out of range, or `ema_decay` is given and the artifacts keep no
+                moving average.
         """
         rates = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
         hyper = Hyperparameters(
@@ -128,12 +130,12 @@ class TrainSession(abc.ABC):
 
     @exclusive
     def evaluate(self, images: Images, targets: npt.ArrayLike, *, ema: bool = False) -> Evaluation:
-        """Compute loss and predictions; arguments and errors as for `step`.
+        """Compute loss and predictions; errors as for `step`.
 
         Args:
-            images: (B, 3, H, W) RGB, as for `step`.
-            targets: (n, 6) rows, as for `step`.
-            ema: whether to use the moving average of the weights and statistics.
+            images: (B, 3, H, W) RGB images, as for `step`.
+            targets: (n, 6) target rows, as for `step`.
+            ema: Whether to use the moving average of the weights and statistics.
         """
         self._check_ema(ema)
         return self._evaluate(self._images(images), self._targets(targets), ema=ema)
@@ -142,14 +144,14 @@ class TrainSession(abc.ABC):
     def save(self, path: str | Path) -> None:
         """Write the whole state to one file, atomically.
 
-        Its metadata names the detector, its classes and anchors. The file that was there stays
-        whole until the new one is.
+        The file's metadata names the detector, its classes and anchors. An earlier file stays
+        whole until the new one is complete.
 
         Args:
-            path: safetensors file to write.
+            path: Safetensors file to write.
 
         Raises:
-            ArtifactError: it cannot be written.
+            ArtifactError: the file cannot be written.
             TrainingError: weights or statistics are not finite.
         """
         state = self.state()
@@ -158,7 +160,7 @@ class TrainSession(abc.ABC):
         except ArtifactError as error:
             raise TrainingError(
                 f"{error}: nothing was written to {path}. Train with a lower learning rate or "
-                "weight decay; what was saved before stays"
+                "weight decay; the file saved before is unchanged"
             ) from error
         save_state(path, state, manifest=self.manifest)
 
@@ -167,13 +169,13 @@ class TrainSession(abc.ABC):
         """Continue from a saved state, bit for bit.
 
         Args:
-            path: file that `save` wrote, of either kind of artifact.
+            path: File that `save` wrote, from any kind of artifact.
 
         Returns:
             The session itself.
 
         Raises:
-            ArtifactError: the file is missing, damaged, or of another model.
+            ArtifactError: the file is missing, damaged, or from another model.
         """
         state = load_state(path)
         self._take(state, str(path))
@@ -182,18 +184,18 @@ class TrainSession(abc.ABC):
     def start_from(self, path: str | Path) -> Self:
         """Begin a new training from the weights and statistics of an earlier one.
 
-        Its moving average is taken where it kept one, since that is what was judged; the optimizer
-        starts afresh, and no update counts as done.
+        Where that training kept a moving average, the average is taken, since it is what was
+        evaluated. The optimizer starts afresh, with no updates done.
 
         Args:
-            path: file that `save` wrote.
+            path: File that `save` wrote.
 
         Returns:
             The session itself.
 
         Raises:
-            ArtifactError: the file is missing, damaged, or of another model.
-            ConfigError: it is of other classes or anchors, or the session has made updates already.
+            ArtifactError: the file is missing, damaged, or from another model.
+            ConfigError: its classes or anchors differ, or the session has made updates already.
         """
         own = self.state()
         if own.updates:
@@ -214,11 +216,11 @@ class TrainSession(abc.ABC):
     @property
     @abc.abstractmethod
     def updates(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
 
     @property
     def skipped(self) -> int:
-        """Optimizer steps that were due but skipped, as they would not have been finite."""
+        """Number of optimizer steps skipped because their results would not have been finite."""
         return self._due - self.updates
 
     @abc.abstractmethod
@@ -227,15 +229,15 @@ class TrainSession(abc.ABC):
 
     @abc.abstractmethod
     def gradients(self) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Copy the gradients added up by steps that did not update, by parameter."""
+        """Return a copy of the gradients accumulated since the last update, by parameter."""
 
     @exclusive
     def load_state(self, state: TrainState) -> None:
-        """Take over a state of the same model; gradients that had been added up are dropped.
+        """Take over a state of the same model; accumulated gradients are dropped.
 
         Raises:
-            ArtifactError: it is of another model, or holds what is not finite; the session stays
-                as it was.
+            ArtifactError: the state is from another model, or holds values that are not finite;
+                the session is unchanged.
         """
         self._take(state, "the state")
 
@@ -254,12 +256,12 @@ class TrainSession(abc.ABC):
         `images` is (B, 3, H, W) float32 in [0, 1], `output0` (B, N, 5 + nc) as in `Evaluation`.
 
         Args:
-            path: file to write; replaced if it is there.
-            ema: whether to use the moving average of the weights and statistics.
+            path: File to write; an existing file is replaced.
+            ema: Whether to use the moving average of the weights and statistics.
 
         Raises:
             ArtifactError: the file cannot be written.
-            ConfigError: the artifacts keep no average.
+            ConfigError: `ema` is set and the artifacts keep no moving average.
         """
 
     @abc.abstractmethod
@@ -286,12 +288,13 @@ class TrainSession(abc.ABC):
     def _check_ema(self, wanted: bool) -> None:
         if wanted and not self.manifest.ema:
             raise ConfigError(
-                f"{self.folder} keeps no moving average of the weights; export it with --ema "
-                "(ema=True), or do without"
+                f"{self.folder} keeps no moving average of the weights; export it with ema=True, "
+                "or use the weights themselves (ema=False)",
+                argument="ema",
             )
 
     def _images(self, images: Images) -> Images:
-        """Check images and turn them into what the graph takes: float32 in [0, 1]."""
+        """Check images and return them as the graph takes them: float32 in [0, 1]."""
         self._check_image_shape(images)
         if images.dtype == np.uint8:
             return images.astype(np.float32) / np.float32(255)
@@ -304,11 +307,11 @@ class TrainSession(abc.ABC):
         if not isinstance(images, np.ndarray) or images.shape != expected:
             raise DataError(
                 f"images have shape {getattr(images, 'shape', None)}; the graph was exported for "
-                f"{expected}: letterbox and batch them so, or export again"
+                f"{expected}: letterbox and batch them to that shape, or export again"
             )
 
     def _no_boxes(self) -> npt.NDArray[np.float32]:
-        """What a model without a `decode` predicts."""
+        """Return the predictions of a model that has no `decode`."""
         manifest = self.manifest
         return np.zeros((manifest.batch_size, 0, 5 + manifest.num_classes), np.float32)
 

@@ -1,4 +1,4 @@
-"""What the settings of a training step must be before it is run."""
+"""Checks of the settings of a training step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_hyperparameters"]
 
 
 def check_hyperparameters(hyper: Hyperparameters) -> None:
-    """Check that every setting is a number that a step can be trained with.
+    """Check that every setting is in its range.
 
     Raises:
         ConfigError: a setting is out of range, or not finite.

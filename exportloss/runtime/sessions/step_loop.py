@@ -1,4 +1,4 @@
-"""A graph run over and over, each time on what it gave before, in the device's own memory."""
+"""A graph run repeatedly on its own outputs, which stay in the device's memory."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options
 __all__ = ["Outputs", "StepLoop"]
 
 _NEW = "new_"
-# ONNX Runtime frees what it had copied from pinned memory only in runs that it waits for, so now
-# and then it does; and until a graph is captured, since memory for it cannot be had meanwhile.
+# ONNX Runtime frees its copies of pinned memory only in runs that it waits for, so one run in this
+# many waits. So does the first run of a CUDA graph: memory cannot be allocated during its capture.
 _RUNS_AT_ONCE = 32
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_}
 
 
 class Outputs:
-    """What a run gave beside the state; it comes to the host when it is first looked at."""
+    """Outputs of a run other than the state, copied to the host when first read."""
 
     def __init__(self, loop: StepLoop) -> None:
         self._loop = loop
         self._arrays: dict[str, npt.NDArray[Any]] | None = None
 
     def read(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the outputs by name; waits for the run the first time."""
+        """Return the outputs by name; the first call waits for the run."""
         with self._loop.lock:
             if self._arrays is None:
                 self._arrays = self._loop.fetch_outputs()
@@ -41,22 +41,22 @@ class StepLoop:
     """Runs a session whose outputs `new_...` are inputs of its next run.
 
     Each tensor of the state has two buffers. A run reads one set and writes the other, so nothing
-    is copied, and a run that fails has changed nothing. In place would be wrong, too: before ONNX
-    Runtime captures a CUDA graph it runs a few times, and each run would move the state on
-    (onnxruntime issue 32243). All other tensors have one buffer. So every address is fixed, and a
-    graph is captured for each of the two directions.
+    is copied, and a run that fails changes nothing. Updating in place would also be wrong: before
+    ONNX Runtime captures a CUDA graph it runs it a few times, and each run would advance the state
+    (onnxruntime issue 32243). All other tensors have one buffer. So every address is fixed, and one
+    CUDA graph is captured per direction.
 
-    On a GPU a run returns when the device has its work, and whoever reads a tensor waits for it:
-    the host makes the next batch ready meanwhile.
+    On a GPU a run returns once the work is queued, and the first reader of a tensor waits for it:
+    meanwhile the host prepares the next batch.
 
     Args:
-        ort: the onnxruntime package, or what `import_engine` gives in its place.
-        session: of static shapes.
-        device: that the session runs on.
-        capture: whether the session was opened to capture CUDA graphs.
+        ort: The onnxruntime package, or the engine that `import_engine` returns in its place.
+        session: Session of a graph with static shapes.
+        device: Device of the session.
+        capture: Whether the session was opened to capture CUDA graphs.
 
     Attributes:
-        lock: held while outputs are read or buffers exchanged, by whichever thread.
+        lock: Lock held while outputs are read or buffers exchanged.
     """
 
     def __init__(self, ort: Any, session: Any, device: Device, *, capture: bool) -> None:
@@ -84,11 +84,11 @@ class StepLoop:
         ]
         self._runs = 0
         self._uncaptured: set[int | None] = {graph for _, graph in self._directions} - {None}
-        self._running: Any = None  # the binding of a run that nobody has waited for yet
+        self._running: Any = None  # binding of a run that has not been waited for
         self._last: weakref.ref[Outputs] | None = None
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
-        """Run once, with all inputs that are no state."""
+        """Run once, given all inputs other than the state."""
         with self.lock:
             return self._run(inputs)
 
@@ -100,13 +100,13 @@ class StepLoop:
         if not self._in_place:
             self._bind_inputs(binding, self._state)
         is_first = graph in self._uncaptured
-        if is_first:  # memory is allocated now: during a capture it must not be
+        if is_first:  # allocates memory, which a capture must not do
             self._session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
             self._uncaptured.remove(graph)
         options = graph_options(self._ort, graph)
         self._runs += 1
-        has_room = not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE)
-        if self._in_place and has_room:
+        may_return_early = not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE)
+        if self._in_place and may_return_early:
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._session.run_with_iobinding(binding, options)
         self._directions.reverse()
@@ -117,7 +117,7 @@ class StepLoop:
         return outputs
 
     def value(self, name: str) -> Any:
-        """Return a tensor of the state where it is, an `OrtValue`; valid until the next run."""
+        """Return a tensor of the state as an `OrtValue`, not copied; valid until the next run."""
         self._wait()
         return self._state[name]
 
@@ -130,12 +130,12 @@ class StepLoop:
         self.value(name).update_inplace(array)
 
     def fetch_outputs(self) -> dict[str, npt.NDArray[Any]]:
-        """Copy what the last run gave beside the state to the host."""
+        """Copy the outputs of the last run, without the state, to the host."""
         self._wait()
         return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
     def _settle(self) -> None:
-        """Free the buffers for the next run: what somebody may still look at is read now."""
+        """Wait for the last run, and read its outputs if they are still referenced."""
         outputs = None if self._last is None else self._last()
         if outputs is not None:
             outputs.read()

@@ -1,4 +1,4 @@
-"""What a step of training or evaluation reports, whatever computed it."""
+"""Results of a training or evaluation step, whichever engine computed it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Evaluation", "Images", "Items", "PendingStepResult", "StepResult"]
+__all__ = ["Evaluation", "Images", "LossTerms", "PendingStepResult", "StepResult"]
 
 Images = npt.NDArray[Any]  # uint8 or float32
 
 
 @dataclasses.dataclass(frozen=True)
-class Items:
-    """The three terms of the loss, with their gains, before * batch size."""
+class LossTerms:
+    """Terms of the loss, each times its gain, before the multiplication by the batch size.
+
+    Attributes:
+        box: Box term.
+        objectness: Objectness term.
+        category: Class term.
+    """
 
     box: float
     objectness: float
@@ -25,18 +31,18 @@ class Items:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a training step reports.
+    """Result of a training step.
 
     Attributes:
         loss: (box + objectness + class) * batch size.
-        items: the three terms.
-        skipped: whether the step changed nothing, because the loss, the gradients or the BatchNorm
-            statistics would not have been finite. A gradient whose L2 norm is above 1.8e19, where
-            its square overflows, counts as such.
+        items: Terms of the loss.
+        skipped: True if the step changed nothing, because the loss, the gradients or the BatchNorm
+            statistics would not have been finite. Gradients with an L2 norm above 1.8e19, whose
+            square overflows, count as not finite.
     """
 
     loss: float
-    items: Items
+    items: LossTerms
     skipped: bool = False
 
 
@@ -44,8 +50,8 @@ class PendingStepResult(StepResult):
     """A result that stays on the device until first accessed.
 
     Args:
-        read: waits for the step and returns its outputs `loss` (), `items` (3,) and, except from
-            artifacts of 0.1, `skipped` (), on the host; the same ones in every call.
+        read: Function that waits for the step and returns its outputs on the host, the same ones
+            in every call: `loss` (), `items` (3,) and `skipped` (), which artifacts of 0.1 lack.
     """
 
     def __init__(self, read: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> None:
@@ -57,28 +63,28 @@ class PendingStepResult(StepResult):
         return float(self._read()["loss"])
 
     @property
-    def items(self) -> Items:
+    def items(self) -> LossTerms:
         """As in `StepResult`."""
-        return Items(*self._read()["items"].tolist())
+        return LossTerms(*self._read()["items"].tolist())
 
     @property
     def skipped(self) -> bool:
-        """As in `StepResult`; steps of 0.1 are never skipped."""
+        """As in `StepResult`; False for artifacts of 0.1."""
         return bool(self._read().get("skipped", False))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Loss and decoded predictions with the running statistics; nothing is updated.
+    """Loss and decoded predictions, computed with the running statistics; nothing is updated.
 
     Attributes:
-        loss: scalar loss of the batch.
-        items: its terms.
-        predictions: (B, N, 5 + nc) centre x, centre y, width, height in pixels, objectness and
-            class probabilities, before non-maximum suppression; N is 0 where the model has no
-            `decode` to make boxes of.
+        loss: (box + objectness + class) * batch size.
+        items: Terms of the loss.
+        predictions: (B, N, 5 + nc) predictions before non-maximum suppression: centre x, centre y,
+            width, height (pixels), objectness and class probabilities. N is 0 if the model has no
+            `decode`.
     """
 
     loss: float
-    items: Items
+    items: LossTerms
     predictions: npt.NDArray[np.float32]

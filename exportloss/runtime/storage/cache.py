@@ -1,4 +1,4 @@
-"""The folder for what this package can make again."""
+"""The folder for files that this package can make again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of this package's caches; None for nowhere.
+    """Return the folder of this package's caches; None to cache nothing.
 
-    `EXPORTLOSS_CACHE`, or else `exportloss` in the system's folder for caches: `XDG_CACHE_HOME` or
-    `~/.cache` on Linux. An empty `EXPORTLOSS_CACHE` means nowhere.
+    The folder is `EXPORTLOSS_CACHE`, or else `exportloss` in the system's folder for caches (on
+    Linux `XDG_CACHE_HOME` or `~/.cache`). An empty `EXPORTLOSS_CACHE` disables caches.
     """
     if (own := os.environ.get("EXPORTLOSS_CACHE")) is not None:
         return Path(own) if own else None

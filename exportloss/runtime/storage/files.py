@@ -1,4 +1,4 @@
-"""Files that are complete or absent, whatever happens while they are written."""
+"""Files that are complete or absent, whatever interrupts their writing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["new_file"]
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there replaces `path` at the end.
+    """Yield a temporary path beside `path`; the file written there replaces `path` at the end.
 
-    Written out to the disk, then renamed: after a crash there is the old file or the new one.
-    What a crash left beside it is removed when the same file is written again.
+    The file is synced to the disk and then renamed: after a crash there is the old file or the new
+    one. A temporary file that a crash leaves is removed when `path` is next written.
 
     Raises:
         ArtifactError: the folder cannot be written to.

@@ -11,7 +11,7 @@ from filelock import lock_descriptor
 
 __all__ = ["is_at", "lock", "open_in_place", "open_lock_file"]
 
-# A link is not followed, and a pipe not waited for; Windows has neither flag.
+# Do not follow a link, nor wait for a pipe. Windows has neither flag.
 _IN_PLACE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -19,10 +19,10 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
     """Lock an open file, or on POSIX an open folder, until it is closed.
 
     Returns:
-        False where the system or the file system has no locks; nothing is locked then.
+        False if the system or file system has no locks, and nothing was locked.
 
     Raises:
-        BlockingIOError: it is locked through another descriptor, and `wait` is false.
+        BlockingIOError: the file is locked through another descriptor, and `wait` is false.
     """
     try:
         is_locked = lock_descriptor(descriptor, blocking=wait)
@@ -34,7 +34,7 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one at a path."""
+    """Return whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -42,10 +42,10 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def open_in_place(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Open what lies at a path itself, and return its descriptor.
+    """Open the file or folder at a path, not a link's target, and return its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or is a link, a pipe, a socket or a device.
+        OSError: the path cannot be opened, or is a link, a pipe, a socket or a device.
     """
     if path.is_symlink():  # for systems without the flag
         raise OSError(errno.ELOOP, "it is a link")
@@ -58,15 +58,15 @@ def open_in_place(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def open_lock_file(path: Path) -> int:
-    """Open a file to lock and to write into, made where it is missing; return its descriptor.
+    """Open a file for locking and writing, creating it if missing; return its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or could be somebody's: it is a link, no regular file, or has
-            a second name elsewhere.
+        OSError: the file cannot be opened, or may be the user's own: it is a link, is not a regular
+            file, or has a second name elsewhere.
     """
     descriptor = open_in_place(path, os.O_RDWR | os.O_CREAT)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file with one name")
+        raise OSError(errno.EINVAL, "it is not a regular file with a single name")
     return descriptor

@@ -1,4 +1,4 @@
-"""Names of files, no longer than file systems take."""
+"""File names no longer than file systems allow."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MARK = 12  # hexadecimal digits
 
 
 def fit_name(stem: str, ending: str) -> str:
-    """Return a file name's stem that is, with its ending, no longer than file systems take.
+    """Return a file name's stem that fits file systems together with its ending.
 
-    One that is too long is cut, with a hash at its end, so that different ones stay different.
+    A stem that is too long is cut and ends with a hash, so that different stems stay different.
     """
     if len(stem) <= _LONGEST_NAME and len(os.fsencode(stem + ending)) <= _LONGEST_NAME:
         return stem

@@ -1,4 +1,4 @@
-"""A file that is written over a long time: complete at the end, or absent."""
+"""A file written over a long time, which is complete at the end or absent."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["PendingFile"]
 
 
 class _AbandonedError(Exception):
-    """Tells `new_file` that its file will not be completed."""
+    """Signals to `new_file` that its file will not be completed."""
 
 
 class PendingFile:
-    """`new_file` without a block: errors of what else is done meanwhile do not pass through it.
+    """`new_file` without a block, so that errors of other work meanwhile do not pass through it.
 
     Args:
-        target: the file; until `complete` it stays as it is.
+        target: File to write, unchanged until `complete`.
 
     Attributes:
-        target: the file.
-        path: where to write until then.
+        target: File to write.
+        path: Temporary file to write to until then.
 
     Raises:
         ArtifactError: the folder cannot be written to.
@@ -33,14 +33,14 @@ class PendingFile:
         self.path = self._manager.__enter__()
 
     def complete(self) -> None:
-        """Put what was written in its place.
+        """Replace the target by the temporary file.
 
         Raises:
-            ArtifactError: that fails.
+            ArtifactError: the target cannot be written.
         """
         self._manager.__exit__(None, None, None)
 
     def abandon(self) -> None:
-        """Remove what was written; does nothing after `complete`."""
+        """Remove the temporary file; no-op after `complete`."""
         error = _AbandonedError()
         self._manager.__exit__(_AbandonedError, error, None)

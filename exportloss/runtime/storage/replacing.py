@@ -1,4 +1,4 @@
-"""One folder put in another's place, so that a crash in between loses neither."""
+"""Replacement of a folder by another, such that a crash loses neither."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`, in one step where the system can, and remove what was there.
+    """Rename `new` to `folder`, atomically if the system can, and remove the old folder.
 
     Raises:
-        OSError: it cannot be renamed; `folder` is then as it was.
+        OSError: `new` cannot be renamed; `folder` is then unchanged.
     """
     if not folder.exists():
         new.replace(folder)
@@ -25,9 +25,9 @@ def replace_folder(new: Path, folder: Path) -> None:
     old = new
     if not _exchange(new, folder):
         old = _set_aside(folder)
-        if old.is_dir():  # of a pipe, rmtree would wait for a writer
+        if old.is_dir():  # rmtree would wait for a pipe's writer
             shutil.rmtree(old, ignore_errors=True)
-        # Between the two renames there is no `folder`; `recover_folder` knows where it is.
+        # After a crash between the two renames, `recover_folder` restores `folder`.
         folder.replace(old)
         try:
             new.replace(folder)
@@ -38,9 +38,9 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def recover_folder(folder: Path) -> None:
-    """Put back what a crash in the middle of `replace_folder` has left set aside."""
+    """Restore a folder that a crash in `replace_folder` has left set aside."""
     old = _set_aside(folder)
-    with contextlib.suppress(OSError):  # a read-only disk, say: it stays set aside
+    with contextlib.suppress(OSError):  # on a read-only disk it stays set aside
         if old.is_dir() and not old.is_symlink() and not os.path.lexists(folder):
             old.replace(folder)
 
@@ -50,9 +50,9 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step; return whether that could be done.
+    """Exchange two paths atomically, and return whether that was possible.
 
-    Linux's renameat2(2), which other systems and some file systems lack.
+    Uses Linux's renameat2(2), which other systems and some file systems lack.
     """
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     if rename is None:

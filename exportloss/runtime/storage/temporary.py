@@ -1,4 +1,4 @@
-"""Temporary files and folders beside what they will replace."""
+"""Temporary files and folders beside those that they will replace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["as_artifact_error", "sync", "temporary_beside", "umask"]
 
 _SUFFIX = ".tmp"
 _IS_WINDOWS = sys.platform == "win32"
-_RANDOM = 8  # characters that `tempfile` puts in a name
+_RANDOM = 8  # random characters in names of `tempfile`
 
 
 @contextlib.contextmanager
@@ -29,12 +29,12 @@ def temporary_beside(path: Path, *, folder: bool) -> Iterator[Path]:
     prefix = _temporary_prefix(path)
     while True:
         temporary = _make(path.parent, prefix, folder=folder)
-        if _IS_WINDOWS:  # an open file can be neither renamed there nor, locked, written to
+        if _IS_WINDOWS:  # an open file cannot be renamed, nor a locked one written to
             descriptor = None
             break
         descriptor = os.open(temporary, os.O_RDONLY)
         lock(descriptor, wait=True)
-        if is_at(descriptor, temporary):  # else another process took it for an abandoned one
+        if is_at(descriptor, temporary):  # otherwise another process removed it as abandoned
             break
         os.close(descriptor)
     try:
@@ -47,7 +47,7 @@ def temporary_beside(path: Path, *, folder: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def as_artifact_error(path: Path) -> Iterator[None]:
-    """Raise `ArtifactError` for what the system refuses in this block."""
+    """Raise `ArtifactError` for an `OSError` in this block."""
     try:
         yield
     except OSError as error:
@@ -55,10 +55,10 @@ def as_artifact_error(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Write a file or folder out to the disk; Windows does that for files alone."""
+    """Flush a file or folder to the disk; Windows can flush only files."""
     if _IS_WINDOWS and path.is_dir():
         return
-    # Windows takes this only of files that are open for writing.
+    # Windows flushes only files that are open for writing.
     descriptor = os.open(path, os.O_RDWR if _IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -67,7 +67,7 @@ def sync(path: Path) -> None:
 
 
 def umask() -> int:
-    """Return the mask of permissions that new files lack."""
+    """Return the process's umask."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -82,12 +82,12 @@ def _make(parent: Path, prefix: str, *, folder: bool) -> Path:
 
 
 def _temporary_prefix(path: Path) -> str:
-    """Return how the names of a path's temporary files begin."""
+    """Return the prefix of the names of a path's temporary files."""
     return f".{fit_name(path.name, '.-' + 'x' * _RANDOM + _SUFFIX)}-"
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of `path` that no process holds: theirs was killed."""
+    """Remove temporary files of `path` that no process has locked, since theirs was killed."""
     prefix = _temporary_prefix(path)
     for entry in list(os.scandir(path.parent)):
         if (

@@ -18,7 +18,7 @@ from exportloss.runtime.data.loader import Batch, Batches
 from exportloss.runtime.evaluation.metrics import class_map_of
 from exportloss.runtime.evaluation.scores import scores_of
 from exportloss.runtime.evaluation.validate import validate
-from exportloss.runtime.sessions.session import Evaluation, Items, StepResult, TrainSession
+from exportloss.runtime.sessions.session import Evaluation, LossTerms, StepResult, TrainSession
 from exportloss.runtime.training.results import START, EpochResult
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.schedule import PlannedStep, Schedule
@@ -34,7 +34,7 @@ MAX_NORM = 10.0  # clipping norm of the gradient, as in YOLOv5
 class Reporter(Protocol):
     """Receiver of the events of a run."""
 
-    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None:
+    def batch_done(self, epoch: int, done: int, items: LossTerms, lr: float) -> None:
         """Report a batch: batches of the epoch done, mean loss terms so far, a learning rate."""
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None:
@@ -104,7 +104,7 @@ def evaluate_start(session: TrainSession, batches: Batches, overflow: Overflow) 
         TrainingError: a loss is not finite.
     """
     started = time.monotonic()
-    untrained = Items(math.nan, math.nan, math.nan)
+    untrained = LossTerms(math.nan, math.nan, math.nan)
     start = EpochResult(epoch=START, train=untrained, val=None, lr=(0.0, 0.0, 0.0))
     start = _validate(session, batches, start, overflow)
     return dataclasses.replace(start, seconds=time.monotonic() - started)
@@ -153,7 +153,7 @@ def _train_epoch(
                 trained += 1
             all_dropped += dropped
             waited += batch.waited
-            items = Items(*(total / max(trained, 1)).tolist())
+            items = LossTerms(*(total / max(trained, 1)).tolist())
             reporter.batch_done(epoch, done, items, step.lr[0])
     if result.skipped:
         # The last step, which should have updated, was skipped: a sum of gradients may be left

@@ -12,7 +12,7 @@ from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.artifact.limits import MAX_RESULTS_BYTES
 from exportloss.runtime.evaluation.scores import METRICS, Scores
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.storage.files import new_file
 
 __all__ = [
@@ -60,8 +60,8 @@ class EpochResult:
     """
 
     epoch: int
-    train: Items
-    val: Items | None
+    train: LossTerms
+    val: LossTerms | None
     scores: Scores | None = None
     lr: tuple[float, float, float]
     left_out: int = 0
@@ -137,8 +137,8 @@ def from_row(row: Mapping[str, str]) -> EpochResult:
     biases, weights, norms = (float(row[f"x/lr{group}"]) for group in range(3))
     return EpochResult(
         epoch=int(row["epoch"]),
-        train=Items(*map(float, train)),
-        val=Items(*map(float, val)) if any(val) else None,
+        train=LossTerms(*map(float, train)),
+        val=LossTerms(*map(float, val)) if any(val) else None,
         scores=Scores(**{name: float(score or "nan") for name, score in scores.items()})
         if any(scores.values())
         else None,

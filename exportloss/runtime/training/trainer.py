@@ -11,7 +11,7 @@ from exportloss.runtime.artifact.kinds import KINDS
 from exportloss.runtime.artifact.state import TrainState, save_state
 from exportloss.runtime.data.capacity import Overflow, check_batches
 from exportloss.runtime.data.loader import Batches
-from exportloss.runtime.sessions.session import Items, TrainSession
+from exportloss.runtime.sessions.session import LossTerms, TrainSession
 from exportloss.runtime.training.epoch import Reporter, evaluate_start, run_epoch
 from exportloss.runtime.training.results import (
     EpochResult,
@@ -55,7 +55,7 @@ class TrainResult:
 
 
 class _Silent:
-    def batch_done(self, epoch: int, done: int, items: Items, lr: float) -> None: ...
+    def batch_done(self, epoch: int, done: int, items: LossTerms, lr: float) -> None: ...
 
     def batch_skipped(self, epoch: int, done: int, loss: float, paths: Sequence[Path]) -> None: ...
 

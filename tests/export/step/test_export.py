@@ -63,7 +63,7 @@ def flat(folder: Path) -> dict[str, np.ndarray]:
         "balance": state.balance,
         "updates": np.asarray(state.updates, np.float32),
         "gradients": zeros,
-        **{f"optimizer_{memory}": zeros for memory in layout.memories},
+        **{f"optimizer_{kept}": zeros for kept in layout.optimizer_state},
     }
 
 

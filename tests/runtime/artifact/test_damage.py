@@ -11,7 +11,7 @@ import pytest
 
 from exportloss import ArtifactError
 from exportloss.runtime.artifact.check import read_artifact
-from exportloss.runtime.artifact.checksum import seal_model
+from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import load_state
 from tests.support.manifests import edit_manifest
@@ -33,12 +33,12 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    """Small artifacts of both kinds, in today's format, a saved state and a sealed model."""
+    """Small artifacts of both kinds in the current format, a state, a model with a checksum."""
     folder = unpack("0.1", tmp_path_factory.mktemp("damage"))
     for kind in FILES:
         edit_manifest(folder / kind, format="exportloss/2")
     model = (folder / "step" / "eval_step.onnx").read_bytes()
-    (folder / "best.onnx").write_bytes(seal_model(model))
+    (folder / "best.onnx").write_bytes(add_model_checksum(model))
     return folder
 
 
@@ -77,16 +77,16 @@ def test_no_damage_to_a_saved_state_is_accepted(folders):
     assert count_accepted(path, lambda: load_state(path)) == (0, 0)
 
 
-def test_no_damage_to_a_sealed_detector_is_accepted(folders):
+def test_no_damage_to_a_detector_with_a_checksum_is_accepted(folders):
     path = folders / "best.onnx"
     assert count_accepted(path, lambda: read_onnx(path)) == (0, 0)
 
 
-def test_no_bit_of_a_seal_passes_a_model_off_as_unsealed(folders):
+def test_no_flipped_bit_hides_a_checksum(folders):
     path = folders / "best.onnx"
     whole = path.read_bytes()
-    seal = len(whole) - len((folders / "step" / "eval_step.onnx").read_bytes())
-    for bit in range(8 * seal):
+    checksum = len(whole) - len((folders / "step" / "eval_step.onnx").read_bytes())
+    for bit in range(8 * checksum):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
@@ -95,7 +95,7 @@ def test_no_bit_of_a_seal_passes_a_model_off_as_unsealed(folders):
     path.write_bytes(whole)
 
 
-def test_damage_to_an_unsealed_file_of_an_old_folder_is_named(folders, tmp_path):
+def test_damage_to_a_file_without_checksum_of_an_old_folder_is_named(folders, tmp_path):
     """Folders of 0.1 have hashes of their files, only none of the manifest."""
     folder = unpack("0.1", tmp_path) / "step"
     path = folder / "train_step.onnx"

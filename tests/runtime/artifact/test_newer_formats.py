@@ -94,7 +94,7 @@ def test_damage_is_not_taken_for_a_later_version(step_artifact, tmp_path, change
         Manifest.read(tmp_path)
 
 
-def test_an_unsealed_manifest_says_nothing_of_later_versions(folder):
+def test_a_manifest_without_checksum_says_nothing_of_later_versions(folder):
     """Those of exportloss/1 have no sha256, and what that version knew does not change any more."""
     path = folder / "manifest.json"
     values = {name: value for name, value in read_values(folder).items() if name != "sha256"}

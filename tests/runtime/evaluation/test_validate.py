@@ -8,7 +8,7 @@ from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.evaluation.boxes import box_iou, to_centres, to_corners
 from exportloss.runtime.evaluation.validate import true_boxes, validate
-from exportloss.runtime.sessions.session import Evaluation, Items
+from exportloss.runtime.sessions.session import Evaluation, LossTerms
 from tests.support.messages import mentions
 
 SIZES = [(60, 90), (200, 40), (64, 64), (31, 57), (90, 60)]
@@ -64,13 +64,13 @@ def test_a_perfect_detector_in_pixels_of_the_files(dataset):
 
 
 def test_losses_are_averaged_where_they_are_known(dataset):
-    items = iter([Items(1, 2, 3), Items(3, 2, 1), Items(2, 5, 2)])
+    items = iter([LossTerms(1, 2, 3), LossTerms(3, 2, 1), LossTerms(2, 5, 2)])
     result = validate(
         lambda batch: Evaluation(loss=0.0, items=next(items), predictions=perfect(batch)),
         Batches(dataset, 2, (64, 64)),
         num_classes=3,
     )
-    assert result.items == Items(2, 3, 2)
+    assert result.items == LossTerms(2, 3, 2)
     assert result.metrics.map50 == pytest.approx(1)
 
 

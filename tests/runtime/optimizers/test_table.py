@@ -112,7 +112,7 @@ def test_updates_are_torchs(name):
             assert_rounding(got, expected)
         for tensor, traced in zip(spec.state, state, strict=True):
             kept = torch.cat([reference.state[p][tensor.torch_name] for p in parameters])
-            on_host = np.concatenate([host.memory[tensor.name][key] for key in GROUPS.all])
+            on_host = np.concatenate([host.state[tensor.name][key] for key in GROUPS.all])
             for got in (traced, torch.tensor(on_host)):
                 assert_rounding(got, kept)
     changed = np.abs(flat.numpy() - np.concatenate([start[key] for key in GROUPS.all]))

@@ -237,5 +237,6 @@ def test_for_a_cpu_alone_the_numbers_are_the_same(sessions, tmp_path, layout):
     folder = export_small_loss(tmp_path / "loss", layout, provider="cpu")
     result = LossSession.open(folder, threads=1).compute(inputs, rows)
     assert_near(values_of(result), values_of(sessions[layout].compute(inputs, rows)))
-    with pytest.raises(ConfigError, match=mentions("device is cuda", folder, "CPU")):
+    with pytest.raises(ConfigError, match=mentions("device is cuda", folder, "CPU")) as caught:
         LossSession.open(folder, device="cuda")
+    assert caught.value.argument == "device"

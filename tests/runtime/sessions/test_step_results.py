@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from exportloss.runtime.sessions.step_results import Items, PendingStepResult, StepResult
+from exportloss.runtime.sessions.step_results import LossTerms, PendingStepResult, StepResult
 
 OUTPUTS = {
     "loss": np.array(6.0, np.float32),
@@ -26,7 +26,7 @@ def test_a_pending_result_is_read_when_it_is_looked_at():
 
 def test_a_pending_result_reads_as_any_other():
     result = PendingStepResult(lambda: OUTPUTS)
-    expected = StepResult(loss=6.0, items=Items(1.0, 2.0, 3.0), skipped=True)
+    expected = StepResult(loss=6.0, items=LossTerms(1.0, 2.0, 3.0), skipped=True)
     assert isinstance(result, StepResult)
     assert dataclasses.asdict(result) == dataclasses.asdict(expected)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -10,7 +10,7 @@ from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.protobuf import fields
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.training.event_file import EventFile, crc32c
 from exportloss.runtime.training.results import EpochResult, as_row
 from tests.support.training_runs import Recorder, make_run
@@ -88,5 +88,7 @@ def test_what_an_event_file_is_linked_to_stays(tmp_path, kind):
     path.unlink()
     path.symlink_to(mine)
     with pytest.raises(ArtifactError, match=str(path)):
-        events.add(EpochResult(epoch=0, train=Items(0.1, 0.2, 0.3), val=None, lr=(0.1, 0.1, 0.1)))
+        events.add(
+            EpochResult(epoch=0, train=LossTerms(0.1, 0.2, 0.3), val=None, lr=(0.1, 0.1, 0.1))
+        )
     assert mine.read_text() == "kept"

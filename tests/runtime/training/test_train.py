@@ -13,7 +13,7 @@ from exportloss.runtime.data.capacity import check_batches, check_capacity, drop
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.sessions.installation import import_onnxruntime
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
-from exportloss.runtime.sessions.session import Items
+from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.training.hyp import TrainingConfig
 from exportloss.runtime.training.results import EpochResult, Scores, best_epoch, read_results
 from exportloss.runtime.training.run_folder import RunFolder
@@ -357,7 +357,7 @@ def scored(*fitness: float, losses: tuple[float, ...] | None = None) -> list[Epo
     return [
         EpochResult(
             epoch=epoch,
-            train=Items(0.0, 0.0, loss),
+            train=LossTerms(0.0, 0.0, loss),
             val=None,
             scores=Scores(precision=0, recall=0, map50=value, map50_95=value),
             lr=(0, 0, 0),
