@@ -12,6 +12,7 @@ from rich.table import Table
 from exportloss.cli.run_paths import graph_file
 from exportloss.cli.terminal import Terminal, say
 from exportloss.errors import InstallationError
+from exportloss.export.providers.tables import PROVIDERS
 from exportloss.runtime.sessions.installation import how_to_install
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "print_check", "run"]
 
-_PROVIDERS = ("cuda", "tensorrt", "tensorrt-rtx", "web", "cpu")
 _LEAST_WIDTH = 100
 
 
@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--for",
         dest="provider",
         required=True,
-        choices=_PROVIDERS,
+        choices=PROVIDERS,
         help="ONNX Runtime's cuda or cpu, TensorRT, TensorRT for RTX, or onnxruntime-web "
         "(WebAssembly, with what WebGPU would leave to it)",
     )
