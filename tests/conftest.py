@@ -119,7 +119,7 @@ def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts of the loss alone with gradients and tiers, by layout; to be read only."""
-    from tests.support.small_losses import LAYOUTS, export_small_loss
+    from tests.support.graphs.small_losses import LAYOUTS, export_small_loss
 
     folder = tmp_path_factory.mktemp("losses")
     return {layout: export_small_loss(folder / layout, layout) for layout in LAYOUTS}

@@ -15,7 +15,7 @@ from torch import Tensor
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.loss.criteria import bce_with_logits
 from exportloss.loss.graph_ops import sigmoid
-from tests.support.portable_loss import open_session
+from tests.support.graphs.portable_loss import open_session
 
 # At -87 float32 begins to lose digits of its smallest numbers.
 LOGITS = torch.cat([torch.linspace(-80, 80, 3201), torch.tensor([-1e-6, 0.0, 1e-6])])

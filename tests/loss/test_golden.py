@@ -23,8 +23,8 @@ from exportloss.export import export_training_artifacts
 from exportloss.loss.matching import match
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from tests.support.golden_cases import GoldenCase, LossGraph, Runner, StepResult, find_cases
+from tests.support.graphs.portable_loss import run_loss_onnx
 from tests.support.messages import mentions
-from tests.support.portable_loss import run_loss_onnx
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

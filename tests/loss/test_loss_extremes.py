@@ -12,7 +12,7 @@ import torch
 
 from exportloss import LossConfig, YoloLoss, pad_targets
 from exportloss.export import export_loss
-from tests.support.portable_loss import open_session
+from tests.support.graphs.portable_loss import open_session
 
 Arrays = list[npt.NDArray[np.float32]]
 

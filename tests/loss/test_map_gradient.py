@@ -14,7 +14,7 @@ from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.loss.levels import HeadOutput, PermutedMap
 from exportloss.loss.map_gradient import map_gradient
 from exportloss.runtime.artifact.manifest import LossProvider
-from tests.support.portable_loss import open_session
+from tests.support.graphs.portable_loss import open_session
 
 SHAPES = st.tuples(*(st.integers(1, most) for most in (3, 3, 5, 7)))  # B, na, H, W
 

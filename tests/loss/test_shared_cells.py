@@ -21,8 +21,8 @@ from exportloss.models import yolov5
 from exportloss.models.layers import Detect
 from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.state import load_state
-from tests.support.gpu_graphs import assert_runs_on_gpus
-from tests.support.portable_loss import open_session
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
+from tests.support.graphs.portable_loss import open_session
 from tests.support.tiny_detector import ANCHORS, CLASSES, IMAGE, STRIDES, make_detector, make_loss
 
 BATCH, MAX_TARGETS, CHANNELS = 2, 40, (3, 4)

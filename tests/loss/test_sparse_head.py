@@ -20,9 +20,9 @@ from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.models.layers import Detect
-from tests.support.gpu_graphs import assert_runs_on_gpus
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
+from tests.support.graphs.portable_loss import open_session
 from tests.support.messages import mentions
-from tests.support.portable_loss import open_session
 from tests.support.tiny_detector import make_detector
 from tests.support.tiny_detector import make_loss as make_tiny_loss
 

@@ -24,7 +24,7 @@ from exportloss import YoloLoss
 from exportloss.export import export_loss, export_train_step
 from exportloss.models import yolov5
 from tests.support.golden_cases import find_cases, load
-from tests.support.small_losses import LAYOUTS, LOSSES, export_small_loss
+from tests.support.graphs.small_losses import LAYOUTS, LOSSES, export_small_loss
 from tests.support.tiny_detector import IMAGE, make_detector, make_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -13,7 +13,7 @@ from exportloss.cli import main
 from exportloss.export import check
 from exportloss.export.providers.rules import Verdict
 from exportloss.export.providers.tensorrt_parser import TensorRT
-from tests.support.provider_findings import CASES, Case, graph
+from tests.support.graphs.provider_findings import CASES, Case, graph
 
 # Built without a word, where TensorRT 10.15 is documented to lack it, or to compute in float32.
 BUILT_ALL_THE_SAME = {

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from exportloss.export.aten import convolution as aten_convolution
 from exportloss.export.aten.to_onnx import to_onnx
-from tests.support.portable_loss import open_session
-from tests.support.translations import check_translation, randn
+from tests.support.graphs.portable_loss import open_session
+from tests.support.graphs.translations import check_translation, randn
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from exportloss.errors import ExportError
 from exportloss.export.aten.to_onnx import to_onnx
+from tests.support.graphs.portable_loss import open_session
+from tests.support.graphs.translations import check_translation, randn
 from tests.support.messages import mentions
-from tests.support.portable_loss import open_session
-from tests.support.translations import check_translation, randn
 
 
 @pytest.mark.parametrize("axes", [(0, 2, 3), (1, 2, 3), (0, 1), (2, 3), (0, 2), (3,)])

@@ -18,7 +18,7 @@ from exportloss.export import NmsSettings, export_inference
 from exportloss.export.detector.nms import append_nms
 from exportloss.models import YoloV5, yolov5
 from exportloss.runtime.evaluation.nms import non_max_suppression
-from tests.support.gpu_graphs import assert_runs_on_gpus
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
 from tests.support.messages import mentions
 
 NAMES = ("cat", "it's", 'a "dog"', "ünïcode 🐕")

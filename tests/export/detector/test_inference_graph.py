@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from exportloss.export.detector.inference_graph import inference_graph
-from tests.support.portable_loss import open_session
+from tests.support.graphs.portable_loss import open_session
 
 SCALE = torch.tensor([1.0, -2.0, 3.0])
 

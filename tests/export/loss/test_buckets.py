@@ -16,9 +16,9 @@ from exportloss.export.loss.buckets import choose_buckets
 from exportloss.runtime import LossSession
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.manifest import Manifest, check_tiers, describe_file
+from tests.support.graphs.small_losses import LAYOUTS, MAX_TARGETS, export_small_loss
 from tests.support.manifests import edit_manifest, read_values
 from tests.support.messages import mentions
-from tests.support.small_losses import LAYOUTS, MAX_TARGETS, export_small_loss
 from tests.support.tiny_detector import IMAGE, make_loss
 
 

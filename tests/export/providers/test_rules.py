@@ -17,8 +17,8 @@ from exportloss.export import check
 from exportloss.export.providers import tensorrt_parser
 from exportloss.export.providers.rules import RULES, Verdict
 from exportloss.export.providers.tables import PROVIDERS
+from tests.support.graphs.provider_findings import CASES, Case, graph
 from tests.support.messages import error_of, mentions, missing
-from tests.support.provider_findings import CASES, Case, graph
 
 PLAIN = "(float[4] x) => (float[4] y) { y = Neg(x) }"
 FALLS_BACK = "(float[4] x) => (float[4] y) { z = Atan(x) y = Neg(z) }"

@@ -16,7 +16,7 @@ from exportloss.export.step.export import export_train_step
 from exportloss.models import freeze, yolov5
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state import load_state
-from tests.support.gpu_graphs import assert_detects_on_gpus, assert_runs_on_gpus
+from tests.support.graphs.on_gpu import assert_detects_on_gpus, assert_runs_on_gpus
 from tests.support.manifests import read_values
 from tests.support.messages import mentions
 from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss

@@ -21,9 +21,9 @@ from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.manifest import Manifest
 from tests.support import tiny_detector as tiny
-from tests.support.gpu_graphs import assert_runs_on_gpus
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
+from tests.support.graphs.portable_loss import open_session
 from tests.support.messages import error_of, mentions, missing
-from tests.support.portable_loss import open_session
 
 HALVES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 SIZES = {"image_size": (tiny.IMAGE, tiny.IMAGE), "batch_size": 2, "max_targets": 8}

@@ -16,8 +16,8 @@ from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest
-from tests.support.gpu_graphs import assert_runs_on_gpus
-from tests.support.small_losses import LOSSES
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
+from tests.support.graphs.small_losses import LOSSES
 from tests.support.tiny_detector import IMAGE, make_detector, make_loss
 
 # Not every runtime has them or computes them rightly, they race, or they have a shape or a path

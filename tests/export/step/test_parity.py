@@ -18,8 +18,8 @@ from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime.optimizers.table import OPTIMIZERS, OptimizerName
-from tests.support.gpu_graphs import assert_runs_on_gpus
-from tests.support.portable_loss import open_session
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
+from tests.support.graphs.portable_loss import open_session
 from tests.support.tiny_detector import (
     CLASSES,
     IMAGE,

@@ -28,7 +28,7 @@ from exportloss.runtime import Manifest, TrainSession, TrainState
 from exportloss.runtime.artifact.state import load_state, save_state
 from exportloss.runtime.optimizers.ema import decay_after
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
-from tests.support.gpu_graphs import assert_detects_on_gpus, assert_runs_on_gpus
+from tests.support.graphs.on_gpu import assert_detects_on_gpus, assert_runs_on_gpus
 from tests.support.messages import mentions
 from tests.support.tiny_detector import ANCHORS, IMAGE, STRIDES, TinyDetector, make_batch, make_loss
 

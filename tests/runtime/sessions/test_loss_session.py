@@ -21,10 +21,8 @@ from exportloss import (
 )
 from exportloss.runtime import LossResult, LossSession
 from exportloss.runtime.sessions import graph_session
-from tests.support.messages import mentions
-from tests.support.old_folders import unpack
-from tests.support.portable_loss import open_session
-from tests.support.small_losses import (
+from tests.support.graphs.portable_loss import open_session
+from tests.support.graphs.small_losses import (
     BATCH,
     LAYOUTS,
     MAX_TARGETS,
@@ -32,6 +30,8 @@ from tests.support.small_losses import (
     export_small_loss,
     make_head,
 )
+from tests.support.messages import mentions
+from tests.support.old_folders import unpack
 from tests.support.tiny_detector import CLASSES, make_loss
 
 Inputs = dict[str, np.ndarray]

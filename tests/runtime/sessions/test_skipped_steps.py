@@ -19,8 +19,8 @@ from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
 from exportloss.runtime import StepResult, TrainSession, TrainState
-from tests.support.gpu_graphs import assert_runs_on_gpus
-from tests.support.portable_loss import open_session
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
+from tests.support.graphs.portable_loss import open_session
 from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss
 
 Arrays = dict[str, npt.NDArray[np.generic]]

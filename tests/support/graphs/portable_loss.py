@@ -13,7 +13,7 @@ import onnxruntime
 from exportloss.export import export_loss
 from exportloss.runtime.artifact.manifest import LossProvider
 from tests.support.golden_cases import GoldenCase, LossGraph, StepResult
-from tests.support.gpu_graphs import assert_runs_on_gpus
+from tests.support.graphs.on_gpu import assert_runs_on_gpus
 
 
 def open_session(model: ir.Model | bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:

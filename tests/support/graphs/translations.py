@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.runtime.artifact.manifest import LossProvider
-from tests.support.portable_loss import open_session
+from tests.support.graphs.portable_loss import open_session
 
 __all__ = ["check_translation", "randn"]
 
