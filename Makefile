@@ -84,8 +84,8 @@ gpu-artifacts: $(READY)
 
 $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "Python 3.11 is needed (onnxruntime-training-cpu has no wheel for others), got" \
-		"`$(PYTHON) --version`; say make PYTHON=/path/to/python3.11"; exit 1; }
+		{ echo "Python 3.11 is needed (the environments are locked for it), got" \
+		"`$(PYTHON) --version`; run make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@scripts/install.sh $(BIN)/python requirements-dev
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -92,7 +92,7 @@ def print_check(name: str, result: CheckResult, *, verbose: bool = False) -> Non
     if verbose:
         console.print(_operators(result))
     if result.troubles:
-        console.print(_troubles(result))
+        console.print(_findings(result))
     good = result.nodes - result.fallbacks - result.unsupported
     console.print(
         f"{result.nodes} nodes: {good} run, {result.fallbacks} fall back to the CPU, "
@@ -119,14 +119,14 @@ def _print_answer(console: Terminal, answer: ParserAnswer) -> None:
         console.print(f"  engine: {size:.1f} MB, built in {seconds:.1f} s")
 
 
-def _troubles(result: CheckResult) -> Table:
+def _findings(result: CheckResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "what", "nodes", "why", "what to do"):
         table.add_column(column, justify="right" if column == "nodes" else "left")
-    for trouble in result.troubles:
-        what = f"{trouble.name}: {trouble.nodes[0]}" if trouble.nodes else trouble.name
-        verdict = trouble.verdict.name.lower()
-        table.add_row(verdict, what, str(trouble.count), trouble.why, trouble.remedy)
+    for finding in result.troubles:
+        what = f"{finding.name}: {finding.nodes[0]}" if finding.nodes else finding.name
+        verdict = finding.verdict.name.lower()
+        table.add_row(verdict, what, str(finding.count), finding.why, finding.remedy)
     return table
 
 

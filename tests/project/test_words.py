@@ -55,6 +55,8 @@ ALLOWED_NAMES = {
     "rival",  # field of the rows of `bench --json`
     "rivals",  # of `bench --rivals`
     "memories",  # key of the manifest's layout
+    "troubles",  # of `check --json` and `CheckResult`
+    "passed_over",  # of `Verification`
 }
 ALLOWED_TEXT = (
     r"--rivals\b",
@@ -62,6 +64,7 @@ ALLOWED_TEXT = (
     r"""["`']memories["`']""",
     r"^\s*(memories|rivals?):|\{memories\}",  # the same, described in a docstring or put in a text
     r"left_out",  # field of results.jsonl
+    r"""["`']troubles["`']|^\s*(troubles|passed_over):""",
 )
 
 

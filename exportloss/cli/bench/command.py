@@ -35,6 +35,10 @@ from exportloss.runtime.drawing.figures import matplotlib_missing
 
 __all__ = ["add_parser"]
 
+_ROUNDS = default_of(run_bench, "rounds")
+_STEPS = default_of(run_bench, "steps")
+_MEMORY_STEPS = default_of(measure_memory, "steps")
+
 _OF = tuple(name for name in BENCHES if name != "export")
 
 
@@ -67,8 +71,8 @@ def _add_bench(
     once = bench.unmeasured == 0
     add_measuring_arguments(
         parser,
-        rounds=1 if once else default_of(run_bench, "rounds"),
-        steps=1 if once else default_of(run_bench, "steps"),
+        rounds=1 if once else _ROUNDS,
+        steps=1 if once else _STEPS,
     )
     add_growth_arguments(parser)
     add_output_arguments(parser)
@@ -90,7 +94,7 @@ def _add_memory(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
         "(default %(default)s)",
     )
     add_size_arguments(parser, [BENCHES[name] for name in _OF])
-    add_measuring_arguments(parser, rounds=None, steps=default_of(measure_memory, "steps"))
+    add_measuring_arguments(parser, rounds=None, steps=_MEMORY_STEPS)
     add_growth_arguments(parser)
     add_output_arguments(parser)
     parser.set_defaults(run=_remember)

@@ -1,7 +1,8 @@
 """Augmentations, each with its hyperparameters, their ranges and what it draws.
 
 To add one that changes a composed image: write its class here and append it to `TRANSFORMS` and to
-the bases of `Augmentation` (`augment.py`); give YOLOv5's values of its keys in `hyp.py`.
+the bases of `AllTransforms`; give YOLOv5's values of its keys in `training/hyp.py`, and their names
+in `exportloss/hyp_keys.py`.
 """
 
 from __future__ import annotations
