@@ -14,7 +14,6 @@ from exportloss.runtime.validate import validate
 __all__ = [
     "Detector",
     "Evaluation",
-    "Items",
     "LossResult",
     "LossSession",
     "LossTerms",

@@ -154,8 +154,8 @@ def test_file_names_have_the_words_of_the_glossary():
         "class SealedFile: ...",
         "def f(*, rooms: int) -> None: ...",
         "open_session(rival_name=1)",
-        "import numpy as troubles",
-        "x.passed_over",
+        "import numpy as rooms",
+        "x.passed_over_rows",
     ],
 )
 def test_a_replaced_word_in_a_name_is_found(source):
