@@ -6,12 +6,13 @@ from exportloss import runtime
 from exportloss.runtime.artifact import manifest as artifact_manifest
 from exportloss.runtime.evaluation import inference, metrics, nms, validate
 from exportloss.runtime.images import load
+from exportloss.runtime.images.letterbox import Letterbox, letterbox
 from exportloss.runtime.sessions import session
 
 PATHS = {
     "images.load_image": load.load_image,
-    "images.Letterbox": load.Letterbox,
-    "images.letterbox": load.letterbox,
+    "images.Letterbox": Letterbox,
+    "images.letterbox": letterbox,
     "inference.Detector": inference.Detector,
     "validate.validate": validate.validate,
     "validate.MetricsAccumulator": metrics.MetricsAccumulator,
@@ -36,12 +37,15 @@ def test_documented_paths_stay(path, expected):
         "Detector": inference.Detector,
         "load_image": load.load_image,
         "validate": validate.validate,
-        "Items": session.LossTerms,
     }.items(),
 )
 def test_public_names_of_the_package(name, expected):
     assert getattr(runtime, name) is expected
     assert name in runtime.__all__
+
+
+def test_the_former_name_of_loss_terms_stays():
+    assert runtime.Items is session.LossTerms
 
 
 def test_the_function_stays_when_the_module_of_its_name_is_imported():
