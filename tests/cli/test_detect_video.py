@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -209,6 +210,7 @@ def test_an_interrupted_video_leaves_no_file_that_is_not_whole(monkeypatch):
     write_video(Path("clip.mkv"), spots())
     find, calls = Detector.detect, []
 
+    @functools.wraps(find)
     def interrupt(self: Detector, *arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:

@@ -286,7 +286,7 @@ def words(files, shapes, tmp_path, monkeypatch):
             "--weights FILE --format ort --precision float16",
             ("--precision", "step", "--format ort"),
         ),
-        ("--weights yolov5n --nc 4 --output .", (". ", "no artifacts folder")),
+        ("--weights yolov5n --nc 4 --output .", (". ", "artifacts folder", "exists")),
     ],
 )
 def test_what_is_wrong_is_said(words, tmp_path, capsys, arguments, told):

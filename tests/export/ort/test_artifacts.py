@@ -319,7 +319,7 @@ def test_output_folder_is_never_overwritten_by_accident(tmp_path, copied):
     other.mkdir()
     (other / "image.png").write_bytes(b"precious")
     with (
-        pytest.raises(ArtifactError, match=mentions(other, "no artifacts folder")),
+        pytest.raises(ArtifactError, match=mentions(other, "artifacts folder")),
         new_folder(other, exist_ok=True),
     ):
         pass
