@@ -15,6 +15,7 @@ FLAGS: Mapping[str, str] = {
     "device": "--device",
     "ema": "--ema",
     "epochs": "--epochs",
+    "patience": "--patience",
     "exist_ok": "--exist-ok",
     "format": "--format",
     "image_size": "--imgsz",

@@ -20,6 +20,7 @@ from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.evaluation.validate import validate
 from exportloss.runtime.training.history import (
+    CURRENT,
     RunSummary,
     current_run,
     find_damage,
@@ -84,6 +85,12 @@ def run_list(options: argparse.Namespace) -> int:
             damaged.append(f"{run.name} is damaged: {excerpt(reason, _LONGEST_REASON)}")
         table.add_row(*_cells(run), ", ".join(marks))
     Terminal(least_width=_LEAST_WIDTH).print(table)
+    link = Path(options.project) / CURRENT
+    if link.is_symlink() and not link.exists():
+        say(
+            f"warning: {link} leads to a run that is gone; exportloss rollback RUN puts another "
+            "into use"
+        )
     for line in damaged:
         say(line)
     return 0

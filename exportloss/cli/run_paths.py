@@ -73,8 +73,10 @@ def verified_folder(path: Path) -> Path:
     """Return an artifacts folder: the path itself, or the one that a run is trained with.
 
     Raises:
-        ArtifactError: The path is a run whose artifacts are gone.
+        ArtifactError: There is no such folder, or it is a run whose artifacts are gone.
     """
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such folder; expected an artifacts folder or a run")
     if (path / MANIFEST_NAME).exists() or (run := run_at(path)) is None:
         return path
     if (artifacts := artifacts_of(run)) is None:

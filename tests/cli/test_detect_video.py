@@ -189,6 +189,7 @@ def test_a_camera_runs_until_it_is_stopped_and_leaves_whole_files(monkeypatch, c
     assert told.out.startswith("camera 0 (1): 96x128 1 green, ")
     assert str(EXP) in told.out
     assert ("camera 0: " in told.err) == (stop is None)
+    assert ("\n1 of 1 sources " in told.err) == (stop is None)
     with open_reader(EXP / "0.mp4") as video:
         assert len(list(video.frames())) == count
         assert video.rate == 10

@@ -240,6 +240,8 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5q --nc 4", ("'yolov5q'", "yolov5n", "yolov5x6")),
         ("--weights FILE --model s", ("three.safetensors", "yolov5n")),
         ("--weights gone.pt", ("gone.pt: ", "no such file")),
+        ("--weights artifcats --nc 4", ("artifcats: ", "no such file or folder")),
+        ("--weights yolov5n.pt --nc 4", ("yolov5n.pt: ", "ultralytics/yolov5/releases")),
         ("--weights FILE --format onnx --conf-thres 0.3", ("--conf-thres", "--nms")),
         ("--weights FILE --format onnx --nms --conf-thres 3", ("conf_thres", 3.0, "[0, 1]")),
         ("--weights FILE --nms", ("--nms", "--format onnx", "--format step")),

@@ -231,7 +231,7 @@ def test_items_are_detached_and_balance_is_optional():
         ),
         (
             lambda: make_loss(LossConfig(autobalance=True))(make_predictions(0), torch.zeros(1, 6)),
-            ("autobalance", "balance (`initial_balance`"),
+            ("autobalance", "`initial_balance`"),
         ),
     ],
 )

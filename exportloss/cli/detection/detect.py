@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "detect",
         help="find objects in images, videos and the frames of a camera",
-        description="Find objects in images, videos (with exportloss[video]) and the frames of a "
+        description="Find objects in images, videos (with the extra `video`) and the frames of a "
         "camera; write them annotated, as label files, cut out or as JSON. Needs neither torch nor "
         "onnx. An image that cannot be decoded is named and skipped, and a damaged video is read "
         "as far as it can be; the exit status is then 1.",
@@ -272,7 +272,7 @@ class _Job:
         self._end()
         if camera.damage is not None:
             say(f"{name}: {camera.damage}", error=True)
-        return camera.damage is not None
+        return int(camera.damage is not None)
 
     def finish(self) -> None:
         """Complete all files, and print their folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,11 @@ def _require_export_packages(weights: str) -> None:
         ) from error
 
 
+_SHORT_SIZE = re.compile(r"[nsmlx]6?(-v5\.0)?")
+_ORIGINAL = re.compile(r"yolov5[nsmlx]6?\.pt")
+_RELEASES = "https://github.com/ultralytics/yolov5/releases"
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedDetector:
     """A detector, the names of its classes, and a description of its weights' origin."""
@@ -59,10 +65,14 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
             another size than `--model`.
         ArtifactError: The file is missing, unreadable, refused or no YOLOv5 detector.
     """
-    if is_file_name(settings.weights) and not Path(settings.weights).exists():
+    may_be_size = settings.weights.startswith("yolov5") or _SHORT_SIZE.fullmatch(settings.weights)
+    if (is_file_name(settings.weights) or not may_be_size) and not Path(settings.weights).exists():
+        original = _ORIGINAL.fullmatch(Path(settings.weights).name) is not None
         raise ArtifactError(
             f"{settings.weights}: no such file or folder; correct --weights, which is a folder of "
             "artifacts, a run, a file of weights, or a size such as yolov5n"
+            + f". YOLOv5's own weights are files of {_RELEASES}"
+            * original
         )
     _require_export_packages(settings.weights)
     import torch

@@ -41,7 +41,7 @@ from exportloss.runtime.training.history import make_current
 from exportloss.runtime.training.hyp import TrainingConfig, read_hyp
 from exportloss.runtime.training.origin import Origin, data_digest, write_origin
 from exportloss.runtime.training.results import read_results
-from exportloss.runtime.training.run_folder import RunFolder
+from exportloss.runtime.training.run_folder import RunFolder, read_yaml, write_yaml
 from exportloss.runtime.training.schedule import Schedule
 from exportloss.runtime.training.trainer import RunCompleteError, TrainResult, train
 
@@ -82,6 +82,8 @@ def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
     else:
         session, detector = None, _load(source.what, options)
     print_plan(plan, hyp)
+    if not source.what.ema:
+        say("note: no moving average of the weights is kept, unlike in YOLOv5; export with --ema")
     print_data(plan, source.what.max_targets, options)
     if isinstance(source.what, Manifest):
         _print_recall(source.what, plan.train)
@@ -97,11 +99,15 @@ def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
             if resumed is None:
                 _record(folder, source, session, plan, options=options, hyp=hyp)
             else:
+                recorded = read_yaml(folder.options)
                 update_options(folder, options)
             if not options.noplots:
                 draw_data(folder, plan.train, again=resumed is None)
             _finish(session, plan, folder, options, resume=resumed is not None)
             draw_results(folder, options, has_validation=plan.val is not None)
+    except RunCompleteError:
+        write_yaml(folder.options, recorded)  # a refused command changes nothing
+        raise
     except ExportLossError:
         with contextlib.suppress(OSError):  # it is not empty once training began
             folder.path.rmdir()

@@ -46,7 +46,7 @@ def print_plan(plan: Plan, hyp: dict[str, Any]) -> None:
     say(
         f"{len(plan.train.dataset)} images to train on, {validation}; {schedule.epochs} epochs "
         f"of {schedule.batches} batches of {schedule.batch_size}, an update every "
-        f"{min(schedule.accumulate, schedule.batches)} batches"
+        f"{_batches(min(schedule.accumulate, schedule.batches))}"
     )
     if schedule.warmup_covers_run:
         say(
@@ -112,3 +112,7 @@ def _no_better(result: TrainResult) -> str:
         f"{reached}. {result.folder.best_onnx.name} is the detector that you started from: train "
         "for more epochs, with a lower lr0, weaker augmentation or more data"
     )
+
+
+def _batches(count: int) -> str:
+    return "batch" if count == 1 else f"{count} batches"

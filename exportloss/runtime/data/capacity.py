@@ -61,7 +61,8 @@ def check_capacity(batches: Batches, max_targets: int, overflow: Overflow = "aut
             f"the {batches.batch_size} images with the most boxes, if they come in one "
             f"batch{mosaics}, have {fullest} targets, but max_targets is {max_targets}; "
             f'export with max_targets={fullest}, or pass overflow="keep-largest" to drop the '
-            "smallest boxes"
+            "smallest boxes",
+            argument="overflow",
         )
 
 

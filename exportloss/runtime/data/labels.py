@@ -114,7 +114,8 @@ def refuse(problems: Sequence[str]) -> None:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise DataError(
         f"{count} in the data set; correct or remove these files, or skip them "
-        '(on_bad="skip"):\n' + listed(problems, _LISTED, "\n")
+        '(on_bad="skip"):\n' + listed(problems, _LISTED, "\n"),
+        argument="skip_bad",
     )
 
 

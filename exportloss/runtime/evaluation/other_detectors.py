@@ -15,6 +15,7 @@ Shape = Sequence[int | str | None]
 
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 _MOST_FINAL = 1000  # most rows of a file that ends in non-maximum suppression, or needs none
+_FINAL = (100, 300, 1000)  # usual numbers of such rows: x1, y1, x2, y2, confidence, class
 _TASKS = {
     "segment": "a segmentation model",
     "classify": "a classifier",
@@ -58,6 +59,8 @@ def refuse_other_detectors(
         and _is_anchor_free(rows, columns, names, image_size)
     ):
         kind = _ANCHOR_FREE
+    if kind is None and columns == 6 and _is_final(rows, image_size):
+        kind = _END_TO_END
     if kind is None and names and isinstance(columns, int) and columns != expected:
         kind = f"of {columns - 5} classes by its columns and {len(names)} by their names"
         if columns == 6 and isinstance(rows, int) and rows <= _MOST_FINAL:
@@ -91,3 +94,15 @@ def _is_anchor_free(
     height, width = image_size
     cells = {sum((height // s) * (width // s) for s in strides) for strides in _STRIDES}
     return columns in cells and rows <= columns  # YOLOv5 has three rows per cell
+
+
+def _is_final(rows: int | str | None, image_size: tuple[int, int] | None) -> bool:
+    """Return whether six columns are a box, its confidence and its class, not those of one class.
+
+    A YOLOv5 detector has three rows per cell, which its input size tells.
+    """
+    if image_size is None or rows not in _FINAL:
+        return False
+    height, width = image_size
+    cells = (sum((height // s) * (width // s) for s in strides) for strides in _STRIDES)
+    return rows not in (3 * count for count in cells)

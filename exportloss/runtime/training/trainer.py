@@ -267,8 +267,16 @@ def _resume(
             f"run ({len(results)} in {folder.results.name}); was the data set or an option changed?"
         )
     results = results[:epochs]
-    finished = epochs == schedule.epochs or is_exhausted(results, patience)
+    stopped_early = is_exhausted(results, patience)
+    finished = epochs == schedule.epochs or stopped_early
     if finished and _is_newer(folder.best_onnx, folder.last):
+        if stopped_early:
+            raise RunCompleteError(
+                f"{folder.path} stopped early after {epochs} epochs: none of the last {patience} "
+                f"is better than epoch {best_epoch(results).epoch}; to train it further pass a "
+                "larger patience, or 0, or start a new run from its weights",
+                argument="patience",
+            )
         raise RunCompleteError(
             f"{folder.path} is complete, all {epochs} epochs; raise its number of epochs, "
             "or start a new run from its weights"

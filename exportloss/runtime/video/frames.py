@@ -80,8 +80,8 @@ def import_av() -> ModuleType:
         return import_module("av")
     except ImportError as error:
         raise InstallationError(
-            f"videos and cameras need PyAV, which cannot be imported ({error}); install "
-            "exportloss[video]"
+            f"videos and cameras need PyAV, which cannot be imported ({error}); "
+            "pip install av, or install this package with its extra `video`"
         ) from error
 
 

@@ -174,6 +174,7 @@ CELLS = 8 * 8 + 4 * 4 + 2 * 2  # of 64 x 64 pixels
         ([(1, 3 * CELLS, 117), (1, 32, 160, 160)], {}, "segment"),
         ([(1, 300, 6)], {"names": str(list("abcd"))}, "end-to-end"),
         ([(1, 300, 6)], {"names": "['a']", "end2end": "True"}, "end-to-end"),
+        ([(1, 300, 6)], {"names": "['a']"}, "end-to-end"),  # one class: as many columns as YOLOv5
         ([(1, 56, CELLS)], {"names": "['person']", "task": "pose"}, "pose"),
         ([(1, 3 * CELLS, 12)], {"names": str(list("abcd"))}, r"\b7\b.*\b4\b"),
     ],
@@ -189,6 +190,7 @@ def test_other_detectors_are_refused_by_name(path, outputs, metadata, told):
     [
         ([(1, 3 * CELLS, 9)], {"names": str(list("abcd"))}),
         ([(1, 3 * CELLS, 85)], {}),
+        ([(1, 3 * CELLS, 6)], {"names": "['a']"}),
         ([(1, 3 * CELLS, 5 + 79)], {"names": str(list(range(79)))}),  # as many columns as cells
         # YOLOv5's export.py gives the maps as well with some options.
         ([(1, 3 * CELLS, 9), (1, 3, 8, 8, 9)], {"names": str(list("abcd")), "task": "detect"}),

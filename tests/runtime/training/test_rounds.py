@@ -233,3 +233,32 @@ def test_rollback_never_puts_a_damaged_detector_into_use(home, capsys):
     assert main(["rollback", "--data", "first/data.yaml"]) == 0
     assert "exp2 is skipped" in capsys.readouterr().out
     assert current_run(project).path.name == "exp"
+
+
+def test_a_run_that_patience_ended_goes_on_with_more_patience_only(home, capsys):
+    stopped = RunFolder(home / "runs/train/exp2")
+    never = ("--weights", "artifacts", "--data", "first/data.yaml", "--patience", 1)
+    hyp = home / "hyp.yaml"
+    hyp.write_text("lr0: 0.0\nwarmup_bias_lr: 0.0\n")  # no epoch is better than the one before
+    assert train(*never, "--hyp", hyp, "--epochs", 5) == 0
+    epochs = len(read_results(stopped.results))
+    assert epochs < 5
+    recorded = stopped.options.read_bytes()
+    assert main(["train", "--resume", str(stopped.path), "--epochs", "6"]) == 2
+    error = capsys.readouterr().err
+    assert f"after {epochs} epochs" in error
+    assert "--patience" in error
+    assert stopped.options.read_bytes() == recorded
+    again = ["train", "--resume", str(stopped.path), "--epochs", "6", "--patience", "0"]
+    assert main(again) == 0
+    assert len(read_results(stopped.results)) == 6
+
+
+def test_a_current_run_that_is_gone_is_told(home, capsys):
+    assert train("--weights", "runs/train/exp", "--data", "first/data.yaml") == 0
+    shutil.rmtree("runs/train/exp2")
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "rollback" in capsys.readouterr().out
+    assert main(["rollback", "exp"]) == 0
+    assert current_run("runs/train").path.name == "exp"
