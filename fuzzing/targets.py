@@ -92,7 +92,10 @@ def _read_hyp(path: Path) -> None:
 
 
 def _read_options(path: Path) -> None:
-    fill_options(_RESUME, RunFolder(path.parent))
+    run = RunFolder(path.parent)
+    run.artifacts.mkdir(exist_ok=True)
+    (run.artifacts / MANIFEST_NAME).touch()
+    fill_options(_RESUME, run)
 
 
 def _read_image_list(path: Path) -> None:

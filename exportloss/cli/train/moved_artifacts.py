@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from exportloss.cli.terminal import say
@@ -26,10 +27,10 @@ def artifacts_to_resume(run: RunFolder, recorded: str | None, said: str | None) 
         ArtifactError: There is no such folder, or the record of the run's origin is damaged.
         ConfigError: The folder holds other artifacts than the run was started with.
     """
-    own = (run.artifacts / MANIFEST_NAME).exists()
+    own = _is_artifact(run.artifacts)
     folder = Path(said or (run.artifacts if own else recorded or run.artifacts))
     recover_folder(folder)
-    if not (folder / MANIFEST_NAME).exists():
+    if not _is_artifact(folder):
         raise ArtifactError(
             f"{folder} is no artifacts folder (it has no {MANIFEST_NAME}), and {run.path} was "
             "started with artifacts; name the folder that they were moved to with --artifacts: it "
@@ -38,6 +39,10 @@ def artifacts_to_resume(run: RunFolder, recorded: str | None, said: str | None) 
     if said is not None:
         _check_same(run, folder)
     return folder
+
+
+def _is_artifact(folder: Path) -> bool:
+    return os.path.isfile(folder / MANIFEST_NAME)  # noqa: PTH113 - unlike Path's, it never raises
 
 
 def _check_same(run: RunFolder, folder: Path) -> None:

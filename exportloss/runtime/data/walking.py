@@ -89,6 +89,8 @@ def describe_entry(path: str | Path) -> str:
     """Return in words what a path is that is no regular file, such as "is a pipe"."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - never opens
+    except ValueError as error:  # a path with a null byte, say
+        return f"cannot be reached: {error}"
     except OSError as error:
         if os.path.islink(path):  # noqa: PTH114
             return f"is a broken link to {os.readlink(path)}"  # noqa: PTH115

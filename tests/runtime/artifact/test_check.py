@@ -63,7 +63,7 @@ def test_what_belongs_together_is_accepted(folders):
         ("step", {"optimizer": "sgd"}, ["sgd"]),
         ("step", {"layout": {}}, ["layout", "'parameters'"]),
         ("step", {"statistics": []}, ["input 'statistics'"]),
-        ("step", {"strides": [8, 16, 32]}, ["3 strides", "2 anchors"]),
+        ("step", {"strides": [8, 16, 32]}, ["3 strides", "2 levels"]),
         ("ort", {"image_size": [64, 128]}, ["'images'", (2, 3, 64, 64), (2, 3, 64, 128)]),
         ("ort", {"groups": {"weights": ["gone"]}}, ["no input 'gone'"]),
         ("ort", {"batch_size": 1 << 30}, ["batch_size", 1073741824]),
