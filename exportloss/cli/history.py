@@ -100,11 +100,12 @@ def run_rollback(options: argparse.Namespace) -> int:
     """Make another run the current one, and print its name."""
     if options.target is not None and options.data is not None:
         raise ConfigError("rollback takes RUN or --data, not both")
+    target = _target(options)
     project, runs = Path(options.project), list_runs(options.project)
     if options.data is not None:
         chosen = _best_on(options.data, list(_usable(runs)))
     else:
-        chosen = _named(runs, _target(options) or _before(options.project, runs))
+        chosen = _named(runs, target or _before(options.project, runs))
     make_current(chosen.folder)
     say(f"in use: {chosen.name} ({_worth(chosen.best)}), by {project / 'current'}")
     return 0

@@ -15,6 +15,7 @@ from exportloss import YoloLoss
 from exportloss.errors import ExportError
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.wrapper import prepare
+from exportloss.export.step.flat_state import flatten
 from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime.optimizers.table import OPTIMIZERS, OptimizerName
@@ -135,8 +136,8 @@ def torch_state(
 ) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     state = dict(step.state)
-    state["parameters"] = step.parameters.flatten(parameters).detach().clone()
-    state["statistics"] = step.statistics.flatten(dict(model.named_buffers())).clone()
+    state["parameters"] = flatten(step.parameters, parameters).detach().clone()
+    state["statistics"] = flatten(step.statistics, dict(model.named_buffers())).clone()
     state["updates"] = torch.tensor(float(updates))
     for kept in OPTIMIZERS[step.optimizer].state:
         buffers = {
@@ -145,7 +146,7 @@ def torch_state(
             if tensor.requires_grad
         }
         if all(buffer is not None for buffer in buffers.values()):
-            state[f"optimizer_{kept.name}"] = step.parameters.flatten(buffers).clone()
+            state[f"optimizer_{kept.name}"] = flatten(step.parameters, buffers).clone()
     return state
 
 

@@ -148,7 +148,7 @@ def test_impossible_sizes_are_refused():
     for resize, size, said in (
         (resize_linear, (0, 4), r"\b0\b.*\b1\b"),
         (resize_area, (4, 0), r"\b0\b.*\b1\b"),
-        (resize_area, (5, 4), r"\(5, 4\).*\(4, 4, 3\)"),
+        (resize_area, (5, 4), r"\(5, 4\).*\(4, 4\)"),
     ):
         with pytest.raises(ConfigError, match=rf"\bsize\b.*{said}"):
             resize(image, size)

@@ -110,9 +110,9 @@ def test_other_names_are_refused(name):
 @pytest.mark.parametrize(
     ("device", "missing", "install"),
     [
-        ("cuda", CUDA, r"\[gpu\]"),
-        ("0", CUDA, r"\[gpu\]"),
-        ("tensorrt:1", TENSORRT, r"\[gpu\]"),
+        ("cuda", CUDA, "[gpu]"),
+        ("0", CUDA, "[gpu]"),
+        ("tensorrt:1", TENSORRT, "[gpu]"),
         ("coreml", "CoreMLExecutionProvider", "onnxruntime on macOS"),
         ("directml", "DmlExecutionProvider", "onnxruntime-directml"),
         ("XnnpackExecutionProvider", "XnnpackExecutionProvider", "cpu"),
@@ -290,12 +290,12 @@ class TestTrainingArtifacts:
         return folder
 
     def test_on_cuda_without_it(self, folder):
-        message = mentions("onnxruntime-training 1.19.2", "CUDA 11.8", "portable step")
+        message = mentions("onnxruntime-training 1.19.2", "CUDA 11.8", "step")
         with pytest.raises(InstallationError, match=message):
             TrainSession.open(folder, device="cuda")
 
     def test_on_tensorrt(self, folder):
-        with pytest.raises(ConfigError, match=mentions("TensorRT", "portable step")):
+        with pytest.raises(ConfigError, match=mentions("TensorRT", "step")):
             TrainSession.open(folder, device="tensorrt")
 
     def test_copies_train_as_views_do(self, folder):

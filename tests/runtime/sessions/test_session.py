@@ -257,9 +257,7 @@ def test_state_of_another_model_is_refused(session, tmp_path):
     with pytest.raises(ArtifactError, match=mentions(name, (3,), state.model[name].shape)):
         session.resume(tmp_path / "other")
     save_state(tmp_path / "adamw", dataclasses.replace(state, optimizer={}))
-    with pytest.raises(
-        ArtifactError, match=mentions("momentum", next(iter(state.optimizer["momentum"])))
-    ):
+    with pytest.raises(ArtifactError, match=mentions("momentum", min(state.optimizer["momentum"]))):
         session.resume(tmp_path / "adamw")
 
 

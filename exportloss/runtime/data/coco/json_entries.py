@@ -136,7 +136,7 @@ class _Walk:
                 break
         else:
             if not isinstance(problem, RecursionError | _ConstantError):
-                problem = ValueError(f"damaged, or larger than {_WINDOWS[-1] >> 20} MiB")
+                problem = ValueError(f"damaged, or larger than {_WINDOWS[-1]} bytes")
         self.refuse(f"{what}: {excerpt(problem)}")
 
 
