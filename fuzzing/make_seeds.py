@@ -47,7 +47,8 @@ _TEXTS = {
     "data_yaml/numbered": "train: ../images # comment\nnames:\n  0: cat\n  1: dog\n",
     "hyp_yaml/all": "lr0: 0.01\nbox: 0.05\nfl_gamma: 1.5\ncriterion: qfocal\nmosaic: 1\n",
     "hyp_yaml/flags": "autobalance: true\nsort_obj_iou: false\ngr: 1.0\nanchors: 3\n",
-    "options_yaml/run": "weights: best.pt\ndata: data.yaml\nepochs: 3\nfreeze: null\ncos_lr: false\nimgsz: [64]\n",
+    "options_yaml/run": "weights: best.pt\ndata: data.yaml\nepochs: 3\nfreeze: null\n"
+    "cos_lr: false\nimgsz: [64]\n",
     "class_names/mapping": "{0: 'cat', 1: 'dog', 2: 'cow'}",
     "class_names/list": "['cat', \"dog\", 'cow']",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -95,7 +96,10 @@ def _read_options(path: Path) -> None:
     run = RunFolder(path.parent)
     run.artifacts.mkdir(exist_ok=True)
     (run.artifacts / MANIFEST_NAME).touch()
-    fill_options(_RESUME, run)
+    try:
+        fill_options(_RESUME, run)
+    finally:
+        shutil.rmtree(run.artifacts)
 
 
 def _read_image_list(path: Path) -> None:

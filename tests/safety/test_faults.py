@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -254,8 +255,9 @@ def test_a_folder_in_which_something_of_the_users_lies_stays(old, tmp_path, mine
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("kept")
     before = content_of(folder)
+    named = rf"{re.escape(str(folder))}.*({re.escape(Path(mine).parts[0])}|\d+ more)"
     with (
-        pytest.raises(ArtifactError, match=mentions(folder, Path(mine).parts[0])),
+        pytest.raises(ArtifactError, match=named),
         new_folder(folder, exist_ok=True) as temporary,
     ):
         (temporary / "manifest.json").write_text("new")

@@ -70,11 +70,11 @@ FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
         )
     ),
     *(
-        ("manifest", _MANIFEST.replace(b'"cat"', name), ArtifactError, "name 0 ")
+        ("manifest", _MANIFEST.replace(b'"cat"', name), ArtifactError, r"(class|name) 0 ")
         for name in (rb'"a\nb"', rb'"\ud800"', rb'"\u001b[2J"', b'"' + b"x" * 201 + b'"')
     ),
     *(
-        ("data_yaml", b"train: a\nnames: [" + name + b", b]", DataError, "name 0 ")
+        ("data_yaml", b"train: a\nnames: [" + name + b", b]", DataError, r"(class|name) 0 ")
         for name in (rb'"a\nb"', rb'"\ud800"', rb'"\e[2J"', b"x" * 201, b"y" * 200_000)
     ),
     ("data_yaml", b"names: [a]\ntrain: [" + b"a, " * 20_000 + b"a]", DataError, "20001"),

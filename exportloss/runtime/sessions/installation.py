@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import exportloss
 from exportloss.errors import InstallationError
@@ -69,12 +68,20 @@ def _requirement(origin: dict[str, Any], extra: str) -> str:
         return shlex.quote(f"{_NAME}[{extra}] @ {version.get('vcs', 'git')}+{url}{revision}")
     if "dir_info" not in origin:
         return shlex.quote(f"{_NAME}[{extra}]{f' @ {url}' if url else ''}")
-    root = Path(url2pathname(urlsplit(url).path))
+    root = _path_of(url)
     if not _is_checkout(root):
         return f"'.[{extra}]' in a checkout of {_NAME}"
     details = origin["dir_info"]
     is_editable = isinstance(details, dict) and bool(details.get("editable"))
     return f"{'-e ' * is_editable}{shlex.quote(f'{root}[{extra}]')}"
+
+
+def _path_of(url: str) -> Path:
+    """Return the path of a `file:` URL; urllib, which could open others, is not imported."""
+    path = url.removeprefix("file://").removeprefix("localhost").encode()
+    decoded = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match[1], 16)]), path)
+    text = os.fsdecode(decoded)
+    return Path(text[1:] if os.name == "nt" else text)
 
 
 def _is_checkout(root: Path) -> bool:
