@@ -86,8 +86,8 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
             raise ConfigError("the number of classes is unknown; pass --data data.yaml, or --nc 80")
         model, names = yolov5(settings.weights, wanted), settings.names
         about = (
-            f"random, seed {settings.seed}; for trained ones give YOLOv5's checkpoint as a file, "
-            f"such as {model.name}.pt of its release v7.0 (AGPL-3.0)"
+            f"random, seed {settings.seed}\nwarning: they know no objects; for trained ones pass "
+            f"YOLOv5's own file, {model.name}.pt (AGPL-3.0), from {_RELEASES}"
         )
     else:
         checkpoint = read_checkpoint(settings.weights)
