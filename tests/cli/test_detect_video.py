@@ -155,7 +155,8 @@ def test_without_pyav_images_are_detected_in_and_for_videos_the_extra_is_named(m
     for source in ("a.mp4", "a.*", "0"):
         assert detect(source) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "exportloss[video]" in line
+        assert "pip install av" in line
+        assert "`video`" in line
 
 
 def test_results_do_not_come_among_the_videos(capsys):
