@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from exportloss.cli.export.weights import LoadedDetector
     from exportloss.loss.yolo_loss import YoloLoss
 
-__all__ = ["FILES", "FOLDERS", "FileFormat", "FolderFormat", "about_formats"]
+__all__ = ["FILES", "FOLDERS", "DetectorFormat", "FolderFormat", "about_formats"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FolderFormat:
 
 
 @dataclasses.dataclass(frozen=True)
-class FileFormat:
+class DetectorFormat:
     """A kind of file.
 
     Attributes:
@@ -100,7 +100,7 @@ def _write_inference(
 
 FOLDERS = {kind.format: FolderFormat(kind.about, _writer(kind)) for kind in KINDS.values()}
 FILES = {  # by suffix
-    "pt": FileFormat("a state dict for YOLOv5", _write_state_dict),
-    "safetensors": FileFormat("the same, with class names and anchors", _write_state_dict),
-    "onnx": FileFormat("the detector for inference, in YOLOv5's layout", _write_inference),
+    "pt": DetectorFormat("a state dict for YOLOv5", _write_state_dict),
+    "safetensors": DetectorFormat("the same, with class names and anchors", _write_state_dict),
+    "onnx": DetectorFormat("the detector for inference, in YOLOv5's layout", _write_inference),
 }
