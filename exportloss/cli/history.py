@@ -146,9 +146,10 @@ def _target(options: argparse.Namespace) -> str | None:
     Raises:
         ConfigError: The folder is a run of another project, or no run.
     """
-    if options.target is None or Path(options.target).name == options.target:
-        return options.target  # type: ignore[no-any-return] # argparse has no types
-    folder = Path(options.target)
+    target: str | None = options.target
+    if target is None or Path(target).name == target:
+        return target
+    folder = Path(target)
     if run_at(folder) is None:
         raise ConfigError(
             f"{folder} is no run; expected a run's folder, or its name in {options.project}"

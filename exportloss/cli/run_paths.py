@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml
 
-__all__ = ["RUN_NAME", "artifacts_of", "find_run", "graph_file", "run_at", "verified_folder"]
+__all__ = [
+    "RUN_NAME",
+    "artifacts_of",
+    "find_run",
+    "graph_file",
+    "is_artifact",
+    "run_at",
+    "verified_folder",
+]
 
 RUN_NAME = "exp"  # of the first run of a project
+
+
+def is_artifact(folder: Path) -> bool:
+    """Return whether a folder has a manifest; False for a path that no file can have."""
+    return os.path.exists(folder / MANIFEST_NAME)  # noqa: PTH110 - unlike Path's, it never raises
 
 
 def run_at(path: Path) -> RunFolder | None:
@@ -43,7 +57,7 @@ def artifacts_of(run: RunFolder) -> Path | None:
     """
     recorded = read_yaml(run.options).get("weights")
     places = [run.artifacts, *([Path(recorded)] if isinstance(recorded, str) else [])]
-    return next((place for place in places if (place / MANIFEST_NAME).exists()), None)
+    return next(filter(is_artifact, places), None)
 
 
 def graph_file(path: Path) -> Path:
@@ -77,7 +91,7 @@ def verified_folder(path: Path) -> Path:
     """
     if not path.exists():
         raise ArtifactError(f"{path}: no such folder; expected an artifacts folder or a run")
-    if (path / MANIFEST_NAME).exists() or (run := run_at(path)) is None:
+    if is_artifact(path) or (run := run_at(path)) is None:
         return path
     if (artifacts := artifacts_of(run)) is None:
         raise ArtifactError(

@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
             stack.callback(job.writer.abandon)
         if isinstance(alone, Camera):
             with Stopping() as stopping:
-                failed = job.camera(alone, stopping)
+                failed = int(not job.camera(alone, stopping))
                 job.finish()
         else:
             failed = _detect_all(job, images, alone)
@@ -259,8 +259,8 @@ class _Job:
             say(f"video {place} {path}: {damage}; {kept}", error=True)
         return damage is None
 
-    def camera(self, camera: Camera, stopping: Stopping) -> int:
-        """Detect in the frames of a camera until stopped; return 1 if the camera failed."""
+    def camera(self, camera: Camera, stopping: Stopping) -> bool:
+        """Detect in the frames of a camera until stopped; return whether it worked until then."""
         name = f"camera {camera.number}"
         self._begin(camera, str(camera.number))
         for frame in camera.frames():
@@ -272,7 +272,7 @@ class _Job:
         self._end()
         if camera.damage is not None:
             say(f"{name}: {camera.damage}", error=True)
-        return int(camera.damage is not None)
+        return camera.damage is None
 
     def finish(self) -> None:
         """Complete all files, and print their folder."""

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exportloss.cli.run_paths import artifacts_of, find_run
+from exportloss.cli.export.weights import is_size_name
+from exportloss.cli.run_paths import artifacts_of, find_run, is_artifact
 from exportloss.cli.terminal import say
 from exportloss.errors import ArtifactError
-from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
+from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml
 
 __all__ = ["fill_from_run"]
 
-_SIZE = re.compile(r"(yolov5)?[nsmlx]6?(-v5\.0)?")
 _TRAINING = ("ort", "step")
 _GRAPHS = (*_TRAINING, "loss")
 
@@ -37,12 +36,12 @@ def fill_from_run(options: argparse.Namespace) -> argparse.Namespace:
             run's own files are damaged.
     """
     weights = Path(options.weights)
-    if _SIZE.fullmatch(options.weights):  # even if a folder has that name
+    if is_size_name(options.weights):  # even if a folder has that name
         return options
     run, state = find_run(weights)
     if run is None or state is None:
         if weights.is_dir():
-            kind = "an artifacts folder" if (weights / MANIFEST_NAME).exists() else "no run"
+            kind = "an artifacts folder" if is_artifact(weights) else "no run"
             raise ArtifactError(
                 f"{weights} is {kind}; expected a file of weights, a size such as yolov5n, or a "
                 "run, whose weights/best.safetensors is then exported"

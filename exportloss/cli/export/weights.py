@@ -15,7 +15,17 @@ from exportloss.runtime.sessions.installation import how_to_install
 if TYPE_CHECKING:
     from exportloss.models import YoloV5
 
-__all__ = ["LoadedDetector", "is_file_name", "load_detector"]
+__all__ = ["LoadedDetector", "is_file_name", "is_size_name", "load_detector"]
+
+
+_SIZE = re.compile(r"(yolov5)?[nsmlx]6?(-v5\.0)?")
+_ORIGINAL = re.compile(r"yolov5[nsmlx]6?\.pt")
+_RELEASES = "https://github.com/ultralytics/yolov5/releases"
+
+
+def is_size_name(weights: str) -> bool:
+    """Return whether `--weights` names a size, such as `yolov5n` or `n`."""
+    return _SIZE.fullmatch(weights) is not None
 
 
 def is_file_name(weights: str) -> bool:
@@ -40,18 +50,21 @@ def _require_export_packages(weights: str) -> None:
         ) from error
 
 
-_SHORT_SIZE = re.compile(r"[nsmlx]6?(-v5\.0)?")
-_ORIGINAL = re.compile(r"yolov5[nsmlx]6?\.pt")
-_RELEASES = "https://github.com/ultralytics/yolov5/releases"
-
-
 @dataclasses.dataclass(frozen=True)
 class LoadedDetector:
-    """A detector, the names of its classes, and a description of its weights' origin."""
+    """A detector to export.
+
+    Attributes:
+        model: Detector.
+        names: Class names.
+        about: Origin of its weights.
+        warning: What the user may not expect of them; empty if nothing.
+    """
 
     model: YoloV5
     names: tuple[str, ...]
     about: str
+    warning: str = ""
 
 
 def load_detector(settings: ExportSettings) -> LoadedDetector:
@@ -65,14 +78,15 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
             another size than `--model`.
         ArtifactError: The file is missing, unreadable, refused or no YOLOv5 detector.
     """
-    may_be_size = settings.weights.startswith("yolov5") or _SHORT_SIZE.fullmatch(settings.weights)
+    # A mistyped size is refused by the model, which lists them all.
+    may_be_size = settings.weights.startswith("yolov5") or is_size_name(settings.weights)
     if (is_file_name(settings.weights) or not may_be_size) and not Path(settings.weights).exists():
-        original = _ORIGINAL.fullmatch(Path(settings.weights).name) is not None
+        hint = ""
+        if _ORIGINAL.fullmatch(Path(settings.weights).name):
+            hint = f". YOLOv5's own weights are files of {_RELEASES}"
         raise ArtifactError(
             f"{settings.weights}: no such file or folder; correct --weights, which is a folder of "
-            "artifacts, a run, a file of weights, or a size such as yolov5n"
-            + f". YOLOv5's own weights are files of {_RELEASES}"
-            * original
+            f"artifacts, a run, a file of weights, or a size such as yolov5n{hint}"
         )
     _require_export_packages(settings.weights)
     import torch
@@ -80,14 +94,15 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
     from exportloss.models import read_checkpoint, transfer, yolov5
 
     torch.manual_seed(settings.seed)
-    wanted = settings.num_classes
+    wanted, warning = settings.num_classes, ""
     if not is_file_name(settings.weights):
         if wanted is None:
             raise ConfigError("the number of classes is unknown; pass --data data.yaml, or --nc 80")
         model, names = yolov5(settings.weights, wanted), settings.names
-        about = (
-            f"random, seed {settings.seed}\nwarning: they know no objects; for trained ones pass "
-            f"YOLOv5's own file, {model.name}.pt (AGPL-3.0), from {_RELEASES}"
+        about = f"random, seed {settings.seed}"
+        warning = (
+            "they know no objects; for trained ones pass YOLOv5's own file, "
+            f"{model.name}.pt (AGPL-3.0), from {_RELEASES}"
         )
     else:
         checkpoint = read_checkpoint(settings.weights)
@@ -109,4 +124,4 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
             )
         else:
             names = names or checkpoint.names
-    return LoadedDetector(model, names or tuple(map(str, range(model.num_classes))), about)
+    return LoadedDetector(model, names or tuple(map(str, range(model.num_classes))), about, warning)

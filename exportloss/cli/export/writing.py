@@ -60,6 +60,8 @@ def export_artifacts(
     if folders:
         about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
     say(f"{about}\nweights: {detector.about}")
+    if detector.warning:
+        say(f"warning: {detector.warning}")
     if folders:
         scaled = ", scaled to model and image size" if settings.scale_gains else ""
         say(f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}{scaled}")

@@ -22,7 +22,7 @@ from exportloss.cli.train.images import draw_data, draw_results, has_results
 from exportloss.cli.train.options import TrainOptions, fill_options, write_options
 from exportloss.cli.train.progress import report
 from exportloss.cli.train.report import Plan, print_data, print_plan, print_result
-from exportloss.cli.train.resume import check_resumed, run_to_resume, update_options
+from exportloss.cli.train.resume import check_resumed, run_to_resume, updated_options
 from exportloss.cli.train.source import Source, find_source
 from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.errors import ArtifactError, DeviceError, ExportLossError
@@ -41,7 +41,7 @@ from exportloss.runtime.training.history import make_current
 from exportloss.runtime.training.hyp import TrainingConfig, read_hyp
 from exportloss.runtime.training.origin import Origin, data_digest, write_origin
 from exportloss.runtime.training.results import read_results
-from exportloss.runtime.training.run_folder import RunFolder, read_yaml, write_yaml
+from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.schedule import Schedule
 from exportloss.runtime.training.trainer import RunCompleteError, TrainResult, train
 
@@ -92,22 +92,18 @@ def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
         suit_anchors(detector, source.what, plan.train)
     folder = resumed or RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
     try:
-        with folder.locked():
+        with folder.locked(), contextlib.ExitStack() as stack:
             if session is None:
                 assert isinstance(source.what, ExportSettings) and detector is not None
                 session = _export(source.what, detector, folder, options)
             if resumed is None:
                 _record(folder, source, session, plan, options=options, hyp=hyp)
             else:
-                recorded = read_yaml(folder.options)
-                update_options(folder, options)
+                stack.enter_context(updated_options(folder, options))
             if not options.noplots:
                 draw_data(folder, plan.train, again=resumed is None)
             _finish(session, plan, folder, options, resume=resumed is not None)
             draw_results(folder, options, has_validation=plan.val is not None)
-    except RunCompleteError:
-        write_yaml(folder.options, recorded)  # a refused command changes nothing
-        raise
     except ExportLossError:
         with contextlib.suppress(OSError):  # it is not empty once training began
             folder.path.rmdir()

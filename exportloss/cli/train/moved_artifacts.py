@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from exportloss.cli.run_paths import is_artifact
 from exportloss.cli.terminal import say
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
@@ -27,10 +27,10 @@ def artifacts_to_resume(run: RunFolder, recorded: str | None, said: str | None) 
         ArtifactError: There is no such folder, or the record of the run's origin is damaged.
         ConfigError: The folder holds other artifacts than the run was started with.
     """
-    own = _is_artifact(run.artifacts)
+    own = is_artifact(run.artifacts)
     folder = Path(said or (run.artifacts if own else recorded or run.artifacts))
     recover_folder(folder)
-    if not _is_artifact(folder):
+    if not is_artifact(folder):
         raise ArtifactError(
             f"{folder} is no artifacts folder (it has no {MANIFEST_NAME}), and {run.path} was "
             "started with artifacts; name the folder that they were moved to with --artifacts: it "
@@ -39,10 +39,6 @@ def artifacts_to_resume(run: RunFolder, recorded: str | None, said: str | None) 
     if said is not None:
         _check_same(run, folder)
     return folder
-
-
-def _is_artifact(folder: Path) -> bool:
-    return os.path.isfile(folder / MANIFEST_NAME)  # noqa: PTH113 - unlike Path's, it never raises
 
 
 def _check_same(run: RunFolder, folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from exportloss.cli.defaults import default_of
@@ -13,8 +15,9 @@ from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.training.history import latest_run
 from exportloss.runtime.training.origin import data_digest, read_origin
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml, write_yaml
+from exportloss.runtime.training.trainer import RunCompleteError
 
-__all__ = ["check_resumed", "run_to_resume", "update_options"]
+__all__ = ["check_resumed", "run_to_resume", "updated_options"]
 
 
 def run_to_resume(options: argparse.Namespace) -> RunFolder | None:
@@ -67,8 +70,11 @@ def check_resumed(run: RunFolder, options: TrainOptions, batches: Batches) -> Pa
     return None if run.last.exists() else origin.check_weights()
 
 
-def update_options(run: RunFolder, options: TrainOptions) -> None:
+@contextlib.contextmanager
+def updated_options(run: RunFolder, options: TrainOptions) -> Iterator[None]:
     """Record the changed options of a resumed run, so that it can be resumed again.
+
+    If the block finds the run complete, the options are left as they were.
 
     Raises:
         ArtifactError: The options are damaged, or cannot be written.
@@ -76,5 +82,12 @@ def update_options(run: RunFolder, options: TrainOptions) -> None:
     recorded = read_yaml(run.options)
     changed = {name: getattr(options, name) for name in CHANGED_ON_RESUME}
     changed["weights"] = str(Path(options.weights).resolve())  # artifacts that were moved
-    if recorded != {**recorded, **changed}:
+    is_changed = recorded != {**recorded, **changed}
+    if is_changed:
         write_yaml(run.options, {**recorded, **changed})
+    try:
+        yield
+    except RunCompleteError:
+        if is_changed:
+            write_yaml(run.options, recorded)
+        raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, image_size
-from exportloss.cli.run_paths import artifacts_of, find_run
+from exportloss.cli.run_paths import artifacts_of, find_run, is_artifact
 from exportloss.cli.train.options import TrainOptions
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
@@ -49,7 +49,7 @@ def find_source(options: TrainOptions, data: DataConfig, hyp: dict[str, Any]) ->
     """
     weights, loss = Path(options.weights), LossConfig.from_mapping(hyp)
     recover_folder(weights)
-    if (weights / MANIFEST_NAME).exists():
+    if is_artifact(weights):
         if options.artifacts is not None:
             raise ConfigError(f"{weights} is an artifacts folder already; leave --artifacts out")
         return Source(what=_reused(options, weights, loss, hyp), artifacts=weights)

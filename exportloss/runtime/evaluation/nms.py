@@ -143,7 +143,8 @@ def _candidates(
     most: int,
 ) -> FloatArray:
     """Return (n, 6) boxes that exceed the threshold, the most confident first."""
-    rows = rows[(rows[:, 4] > conf_thres) & np.isfinite(rows).all(axis=1)]
+    rows = rows[rows[:, 4] > conf_thres]  # few of many: only these are looked at whole
+    rows = rows[np.isfinite(rows).all(axis=1)]
     confidence = rows[:, 4:5] * rows[:, 5:]  # (n, nc)
     exceeds = confidence > conf_thres
     if not multi_label:

@@ -91,9 +91,7 @@ def _is_anchor_free(
         return True
     if image_size is None or not isinstance(rows, int) or not isinstance(columns, int):
         return False
-    height, width = image_size
-    cells = {sum((height // s) * (width // s) for s in strides) for strides in _STRIDES}
-    return columns in cells and rows <= columns  # YOLOv5 has three rows per cell
+    return columns in _cells(image_size) and rows <= columns  # YOLOv5 has three rows per cell
 
 
 def _is_final(rows: int | str | None, image_size: tuple[int, int] | None) -> bool:
@@ -103,6 +101,10 @@ def _is_final(rows: int | str | None, image_size: tuple[int, int] | None) -> boo
     """
     if image_size is None or rows not in _FINAL:
         return False
+    return rows not in {3 * count for count in _cells(image_size)}
+
+
+def _cells(image_size: tuple[int, int]) -> set[int]:
+    """Return the numbers of cells of all levels that a detector of this input size can have."""
     height, width = image_size
-    cells = (sum((height // s) * (width // s) for s in strides) for strides in _STRIDES)
-    return rows not in (3 * count for count in cells)
+    return {sum((height // s) * (width // s) for s in strides) for strides in _STRIDES}

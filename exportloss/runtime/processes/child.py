@@ -135,7 +135,7 @@ def raise_told(answer: dict[str, Any], *, default: type[ExportLossError]) -> Non
 
 def send(stream: IO[bytes], about: dict[str, Any], content: bytes | memoryview = b"") -> None:
     """Write a message of values and bytes."""
-    text = json.dumps(about).encode()
+    text = json.dumps(about, allow_nan=False).encode()
     for part in (text, content):
         stream.write(len(part).to_bytes(_LENGTH, "little"))
         stream.write(part)
