@@ -38,6 +38,7 @@ def text(value: Any, what: str) -> str:
     """Return a text; arguments and errors as for `integer`."""
     if not isinstance(value, str):
         raise ValueError(f"{what}: {excerpt(repr(value))}, expected a text")
+    value.encode()  # refuses half a surrogate pair
     return value
 
 

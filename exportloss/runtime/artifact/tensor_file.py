@@ -173,7 +173,6 @@ def _without_fractions(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     letters = {kind: letter for letter, kind in _KINDS.items()}
     return "BOOL" if dtype == np.bool_ else f"{letters[dtype.kind]}{8 * dtype.itemsize}"
