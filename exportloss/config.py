@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from exportloss.errors import ConfigError, excerpt, listed
 from exportloss.hyp_keys import TRAINING_KEYS
@@ -48,6 +48,8 @@ class LossConfig:
     Raises:
         ConfigError: a value is out of range, or two values contradict each other.
     """
+
+    kind: ClassVar[str] = "yolov5"  # see `exportloss.loss_kinds`
 
     box: float = 0.05
     cls: float = 0.5

@@ -11,6 +11,7 @@ from rich.table import Table
 from exportloss.cli.defaults import default_of
 from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
+from exportloss.config import LossConfig
 from exportloss.errors import InstallationError
 from exportloss.export.verify.settings import LEARNING_RATE, SEED, STEPS
 from exportloss.runtime.sessions.installation import how_to_install
@@ -23,15 +24,12 @@ __all__ = ["add_parser", "print_verification", "run"]
 
 _LABELS = {
     "loss": "loss",
-    "box": "  box",
-    "objectness": "  objectness",
-    "category": "  class",
     "gradient": "gradient, worst",
     "gradient_whole": "gradient, whole",
     "parameters": "parameters",
     "statistics": "statistics",
     "memory": "optimizer state",
-    "balance": "balance",
+    "state": "state of the loss",
     "ema": "moving average",
     "free_loss": "loss, free run",
 }
@@ -117,10 +115,10 @@ def print_verification(verification: Verification) -> None:
         "relative differences from eager torch (float64), step by step from the same state",
     )
     console.print(_table(verification))
-    worst, labels = verification.worst, _LABELS
+    worst = verification.worst
     for name in ("gradient", "statistics"):
         tensor = getattr(worst, name).name
-        console.print(f"worst {labels[name].partition(',')[0]}: {tensor}")
+        console.print(f"worst {_label(name).partition(',')[0]}: {tensor}")
     if verification.passed_over:
         console.print(
             f"skipped: {verification.passed_over} random batches on which eager torch alone "
@@ -130,7 +128,7 @@ def print_verification(verification: Verification) -> None:
     if verification.passed:
         console.print("passed: every bound holds", style="green")
     else:
-        broken = ", ".join(labels[name].strip() for name in verification.broken)
+        broken = ", ".join(_label(name).strip() for name in verification.broken)
         console.print(f"failed: over the bound in {broken}", style="red")
 
 
@@ -145,20 +143,26 @@ def _table(verification: Verification) -> Table:
     table.add_column("bound", justify="right")
     table.add_column("")
     manifest = verification.manifest
-    kept = {"balance": manifest.loss.autobalance, "ema": manifest.ema}
+    changes = isinstance(manifest.loss, LossConfig) and manifest.loss.autobalance
+    kept = {"state": changes, "ema": manifest.ema}
     absent = {name for name, is_kept in kept.items() if not is_kept}
-    for name, label in _LABELS.items():
+    worst, rows = verification.worst.by_name, [step.by_name for step in shown]
+    for name, difference in worst.items():
         if name in absent:
             continue
-        cells = [getattr(step, name).value for step in shown]
+        cells = [row[name].value for row in rows]
         if len(verification.steps) > len(shown):
-            cells.append(getattr(verification.worst, name).value)
+            cells.append(difference.value)
         broken = name in verification.broken
         table.add_row(
-            label,
+            _label(name),
             *(f"{value:.1e}" if value else "0" for value in cells),
-            f"{getattr(verification.bounds, name):.0e}",
+            f"{verification.bounds.of_quantity(name):.0e}",
             "over" if broken else "ok",
             style="red" if broken else None,
         )
     return table
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, f"  {name.removesuffix('_loss')}")

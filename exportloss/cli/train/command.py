@@ -25,6 +25,7 @@ from exportloss.cli.train.report import Plan, print_data, print_plan, print_resu
 from exportloss.cli.train.resume import check_resumed, run_to_resume, updated_options
 from exportloss.cli.train.source import Source, find_source
 from exportloss.cli.train.tensorboard import WithEvents
+from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
@@ -153,6 +154,8 @@ def _record(
 
 
 def _print_recall(manifest: Manifest, batches: Batches) -> None:
+    if not isinstance(manifest.loss, LossConfig):  # it has no anchors
+        return
     recall = best_possible_recall(box_sides(batches), manifest.anchors, manifest.loss.anchor_t)
     print_recall(recall, can_change=False)
 

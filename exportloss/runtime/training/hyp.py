@@ -10,6 +10,7 @@ from typing import Any
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, excerpt
+from exportloss.loss_kinds import LossSettings
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.optimizers.table import MAX_RATE
@@ -97,15 +98,18 @@ class TrainingConfig:
             raise ConfigError(f"{source}: {error}") from error
 
 
-def every_key(config: TrainingConfig, loss: LossConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with every key of YOLOv5's files, so that YOLOv5 can use it too.
+def every_key(
+    config: TrainingConfig, loss: LossSettings, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a mapping with every key of the settings; for YOLOv5, one that YOLOv5 can use too.
 
     Args:
         config: Settings of training.
         loss: Settings of the loss, with the gains before scaling.
         given: Hyperparameters as read, for the keys that are unused here.
     """
-    unused = {key: given.get(key, default) for key, default in _UNUSED_DEFAULTS.items()}
+    required = _UNUSED_DEFAULTS if isinstance(loss, LossConfig) else {}
+    unused = {key: given.get(key, default) for key, default in required.items()}
     return {**dataclasses.asdict(config), **dataclasses.asdict(loss), **unused}
 
 
