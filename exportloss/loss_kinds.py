@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 from exportloss.balance import initial_balance
 from exportloss.config import LossConfig
+from exportloss.task_aligned_config import TaskAlignedConfig
 
 __all__ = [
     "LOSS_KINDS",
@@ -90,6 +91,15 @@ _ROWS = (
         has_anchors=True,
         initial_state=_balance,
         columns=lambda settings, num_classes: 5 + num_classes,
+    ),
+    LossKind(
+        name="task-aligned",
+        settings=TaskAlignedConfig,
+        terms=("box", "cls", "dfl"),
+        layouts=("head-output",),
+        has_anchors=False,
+        initial_state=lambda levels: {},
+        columns=lambda settings, num_classes: 4 * settings.reg_max + num_classes,
     ),
 )
 LOSS_KINDS: Mapping[str, LossKind] = {row.name: row for row in _ROWS}

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from exportloss.config import unknown_keys
 from exportloss.errors import ConfigError, excerpt
@@ -37,6 +37,8 @@ class TaskAlignedConfig:
         ConfigError: a value is out of range.
     """
 
+    kind: ClassVar[str] = "task-aligned"  # see `exportloss.loss_kinds`
+
     box: float = 7.5
     cls: float = 0.5
     dfl: float = 1.5
@@ -56,6 +58,18 @@ class TaskAlignedConfig:
                 raise ConfigError(f"{name} is {excerpt(repr(value))}; expected a whole number >= 1")
         if self.profile not in (known := get_args(AssignmentProfile)):
             raise ConfigError(f"profile is {excerpt(repr(self.profile))}; expected one of {known}")
+
+    def scaled(
+        self, *, levels: int, num_classes: int, image_size: tuple[int, int]
+    ) -> TaskAlignedConfig:
+        """Return the same options: the gains of this family apply to every model and image size."""
+        return self
+
+    def unscaled(
+        self, *, levels: int, num_classes: int, image_size: tuple[int, int]
+    ) -> TaskAlignedConfig:
+        """Return the same options, see `scaled`."""
+        return self
 
     @classmethod
     def from_mapping(

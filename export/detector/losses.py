@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from exportloss.loss.protocol import DetectionLoss
+from exportloss.loss.task_aligned.loss import TaskAlignedLoss
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.loss_kinds import LossSettings
 
@@ -23,7 +24,13 @@ def _yolov5(
     return YoloLoss(torch.as_tensor(anchors), strides, num_classes, settings)
 
 
-_CLASSES: Mapping[str, _Make] = {"yolov5": _yolov5}
+def _task_aligned(
+    settings: Any, strides: Sequence[float], num_classes: int, anchors: Any
+) -> DetectionLoss:
+    return TaskAlignedLoss(strides, num_classes, settings)
+
+
+_CLASSES: Mapping[str, _Make] = {"yolov5": _yolov5, "task-aligned": _task_aligned}
 
 
 def make_loss(

@@ -35,7 +35,16 @@ class _Yolov5(nn.Module):
         return LossOutput(loss, items, {"balance": balance})
 
 
-_REFERENCES: Mapping[str, Callable[[Manifest], nn.Module]] = {"yolov5": _Yolov5}
+def _own_reference(manifest: Manifest) -> nn.Module:
+    loss: Any = finite_loss(manifest)
+    reference: nn.Module = loss.reference()
+    return reference
+
+
+_REFERENCES: Mapping[str, Callable[[Manifest], nn.Module]] = {
+    "yolov5": _Yolov5,
+    "task-aligned": _own_reference,
+}
 
 
 def reference_loss(manifest: Manifest) -> nn.Module:

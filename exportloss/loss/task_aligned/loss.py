@@ -73,6 +73,10 @@ class TaskAlignedLoss(nn.Module):
         """Numbers that a step may change, by name: none."""
         return {}
 
+    def as_pairwise(self) -> TaskAlignedLoss:
+        """Return this loss: it has one form for every device."""
+        return self
+
     def forward(
         self,
         predictions: Sequence[Tensor],

@@ -196,9 +196,7 @@ class EagerTaskAlignedLoss(nn.Module):
 
         metric, overlap = metric * selected, overlap * selected
         scale = overlap.amax(1, keepdim=True) / (metric.amax(1, keepdim=True) + 1e-9)
-        return Assignment(
-            selected.any(0), selected.long().argmax(0), (metric * scale).amax(0)
-        )
+        return Assignment(selected.any(0), selected.long().argmax(0), (metric * scale).amax(0))
 
     def _candidates(self, corners: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """Return which cells may learn which target.  # (n, A)"""
