@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from exportloss.cli.defaults import default_of
+from exportloss.cli.export.own_model import load_own_model
 from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
 from exportloss.config import LossConfig
@@ -74,6 +75,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="where the artifact trains, such as cuda or openvino, as for `exportloss train` "
         "(default %(default)s); eager torch always computes on the CPU",
     )
+    parser.add_argument(
+        "--model",
+        metavar="FUNCTION",
+        help="for a detector of your own: package.module:function, as for `exportloss export`",
+    )
     parser.set_defaults(run=run)
 
 
@@ -97,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         threads=options.threads,
         device=options.device,
+        model=None if options.model is None else load_own_model(options.model, None),
     )
     for folder, verification in zip(folders, verifications, strict=True):
         if len(verifications) > 1:

@@ -23,7 +23,7 @@ from exportloss.cli.train.options import TrainOptions, fill_options, write_optio
 from exportloss.cli.train.progress import report
 from exportloss.cli.train.report import Plan, print_data, print_plan, print_result
 from exportloss.cli.train.resume import check_resumed, run_to_resume, updated_options
-from exportloss.cli.train.source import Source, find_source
+from exportloss.cli.train.source import Source, find_source, loss_settings_of
 from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, DeviceError, ExportLossError
@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
     data = read_data_yaml(options.data, single_class=options.single_cls)
-    hyp = smooth_labels(read_hyp(options.hyp), options.label_smoothing)
+    loss = loss_settings_of(options)
+    hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
     source = find_source(options, data, hyp)
     _check_outputs(options, data, source.what, resumed)
     plan = _plan(options, data, hyp, source.what)
@@ -213,7 +214,7 @@ def _plan(
     source: Manifest | ExportSettings,
 ) -> Plan:
     """Read all labels, and check that the batches fit the graph."""
-    config = TrainingConfig.from_mapping(hyp)
+    config = TrainingConfig.from_mapping(hyp, loss=type(source.loss))
     tell = functools.cache(lambda text: say(f"note: {text}"))  # once for both splits
 
     def batches(split: Split, **how: Any) -> Batches:
