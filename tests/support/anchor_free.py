@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from exportloss.loss.task_aligned.loss import TaskAlignedLoss
-from exportloss.task_aligned_config import TaskAlignedConfig
+from exportloss import TaskAlignedConfig, TaskAlignedLoss
 from tests.support.tiny_detector import block
 
 CLASSES, IMAGE, REG_MAX, STRIDES = 3, 64, 8, (8, 16)

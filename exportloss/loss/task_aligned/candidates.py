@@ -24,7 +24,7 @@ class TargetBoxes:
     Attributes:
         image: (M,) int64 index of the image.
         category: (M,) int64 class.
-        exists: (M,) bool, false for padded rows, and rows whose centre is the image's corner (0, 0).
+        exists: (M,) bool, false for padded rows, and for a centre at the image's corner (0, 0).
         boxes: (M, 1) boxes in pixels.
     """
 
