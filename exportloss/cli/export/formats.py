@@ -88,7 +88,7 @@ def _write_state_dict(
 
     if not isinstance(detector.model, YoloV5):
         raise ConfigError(
-            f"--format {path.suffix[1:]} is for YOLOv5's detectors, got a "
+            f"--format {path.suffix[1:]} applies to YOLOv5's detectors, not to "
             f"{type(detector.model).__name__}; leave it out"
         )
     save_state_dict(detector.model, path, names=detector.names)

@@ -93,7 +93,8 @@ def _check(name: str, model: Any, num_classes: int | None) -> None:
 
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"--model {name} returns a {type(model).__name__}; expected a torch module"
+            f"--model {name} returns an object of class {type(model).__name__}; expected a torch "
+            "module"
         )
     if missing := [attribute for attribute in _HAS if not hasattr(model, attribute)]:
         raise ConfigError(
