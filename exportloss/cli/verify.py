@@ -15,6 +15,7 @@ from exportloss.cli.terminal import Terminal, say
 from exportloss.config import LossConfig
 from exportloss.errors import InstallationError
 from exportloss.export.verify.settings import LEARNING_RATE, SEED, STEPS
+from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.sessions.installation import how_to_install
 from exportloss.runtime.sessions.registry import open_session
 
@@ -93,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
             f"{how_to_install('export')}"
         ) from error
     folders = [str(verified_folder(Path(folder))) for folder in options.folders]
+    classes = Manifest.read(folders[0]).num_classes
+    model = None if options.model is None else load_own_model(options.model, classes)
     say(
         f"{options.steps} steps, in eager torch too, in float64: minutes for a large model",
     )
@@ -103,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         threads=options.threads,
         device=options.device,
-        model=None if options.model is None else load_own_model(options.model, None),
+        model=model,
     )
     for folder, verification in zip(folders, verifications, strict=True):
         if len(verifications) > 1:
