@@ -17,6 +17,7 @@ from onnxscript.optimizer import fold_constants
 from torch import nn
 
 from exportloss.errors import ExportError, ExportLossError
+from exportloss.loss.task_aligned.largest import largest_places
 
 __all__ = ["OPSET", "Signature", "trace_to_onnx"]
 
@@ -177,7 +178,13 @@ def _upsample_nearest(x: Any, output_size: Any, scale_factors: Any = None) -> An
     )
 
 
+def _largest_places(values: Any, count: int) -> Any:
+    """Translate `largest_places`; ONNX Runtime's CPU provider orders equal values as it does."""
+    return op.TopK(values, op.Constant(value_ints=[count]))[1]
+
+
 _DIFFERENTIABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.detach.default: _stop_gradient,
     torch.ops.aten.upsample_nearest2d.vec: _upsample_nearest,
+    largest_places._opoverload: _largest_places,
 }

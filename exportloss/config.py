@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from exportloss.errors import ConfigError, excerpt, listed
-from exportloss.hyp_keys import TRAINING_KEYS
+from exportloss.errors import ConfigError, excerpt
+from exportloss.hyp_keys import TRAINING_KEYS, unknown_keys
 
 __all__ = ["Criterion", "LossConfig"]
 
 Criterion = Literal["bce", "focal", "qfocal", "blur"]
-
-# Limits of a message: unknown keys it names, and characters per key.
-_NAMED_KEYS, _LONGEST_KEY = 20, 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +44,8 @@ class LossConfig:
     Raises:
         ConfigError: a value is out of range, or two values contradict each other.
     """
+
+    kind: ClassVar[str] = "yolov5"  # see `exportloss.loss_kinds`
 
     box: float = 0.05
     cls: float = 0.5
@@ -159,7 +157,7 @@ class LossConfig:
         """
         own = {field.name for field in dataclasses.fields(cls)}
         if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
-            raise ConfigError(f"{source}: unknown key {_with_suggestions(unknown, sorted(own))}")
+            raise ConfigError(f"{source}: unknown key {unknown_keys(unknown, sorted(own))}")
         try:
             return cls(**{key: value for key, value in values.items() if key in own})
         except ConfigError as error:
@@ -194,13 +192,3 @@ def _check_type(name: str, value: object, default: object) -> None:
         valid, expected = isinstance(value, str), "a word"
     if not valid:
         raise ConfigError(f"{name} is {excerpt(repr(value))}; expected {expected}")
-
-
-def _with_suggestions(unknown: list[str], known: list[str]) -> str:
-    parts = []
-    for key in unknown[:_NAMED_KEYS]:  # a hostile file may have millions
-        near = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)
-        shown = repr(excerpt(key, _LONGEST_KEY))
-        parts.append(f"{shown} (did you mean {near[0]!r}?)" if near else shown)
-    parts += unknown[_NAMED_KEYS:]
-    return f"{listed(parts, _NAMED_KEYS)}; the loss knows {', '.join(known)}"

@@ -126,11 +126,11 @@ def _written_by_us() -> dict[str, bytes]:
         files={"train_step.onnx": FileEntry(sha256="0" * 64, size=10)},
     )
     state = TrainState(
-        model={"w": ones}, optimizer={"momentum": {"w": ones}}, balance=ones, updates=3
+        model={"w": ones}, optimizer={"momentum": {"w": ones}}, loss={"balance": ones}, updates=3
     )
     results = EpochResult(
         epoch=0,
-        train=LossTerms(box=0.1, objectness=0.2, category=0.3),
+        train=LossTerms(0.1, 0.2, 0.3),
         val=None,
         scores=Scores(precision=0.1, recall=0.2, map50=0.3, map50_95=0.4),
         lr=(0.01, 0.02, 0.03),

@@ -4,6 +4,7 @@ from exportloss.models.checkpoint import Checkpoint, read_checkpoint
 from exportloss.models.freeze import FrozenBatchNorm2d, freeze
 from exportloss.models.groups import ParameterGroups, parameter_groups
 from exportloss.models.layers import Detect
+from exportloss.models.protocol import DetectorModel
 from exportloss.models.state_dict import save_state_dict
 from exportloss.models.transfer import Transferred, transfer
 from exportloss.models.yolov5 import YoloV5, yolov5
@@ -11,6 +12,7 @@ from exportloss.models.yolov5 import YoloV5, yolov5
 __all__ = [
     "Checkpoint",
     "Detect",
+    "DetectorModel",
     "FrozenBatchNorm2d",
     "ParameterGroups",
     "Transferred",

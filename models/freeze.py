@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from exportloss.errors import ConfigError
-from exportloss.models.yolov5 import YoloV5
+from exportloss.models.protocol import DetectorModel
 
 __all__ = ["FrozenBatchNorm2d", "freeze"]
 
@@ -55,7 +55,7 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
-def freeze(model: YoloV5, layers: int | Sequence[int]) -> None:
+def freeze(model: DetectorModel, layers: int | Sequence[int]) -> None:
     """Freeze layers of a detector in place, as YOLOv5's `--freeze` chooses them.
 
     Their parameters get `requires_grad=False`. Unlike in YOLOv5, their BatchNorm layers also keep
@@ -65,18 +65,19 @@ def freeze(model: YoloV5, layers: int | Sequence[int]) -> None:
     Args:
         model: Detector; freeze its layers before building an optimizer over its parameters.
         layers: Layers to freeze. One int n, alone or in a sequence, means the layers 0 to n - 1 (10
-            is the P5 backbone, 0 no layer); several ints are indices in `model.model`.
+            is the P5 backbone, 0 no layer); several ints are indices in `model.layers()`.
 
     Raises:
         ConfigError: an index is outside the model, or no parameter would be left to train. The
             model is then unchanged.
     """
-    frozen = [model.model[index] for index in _indices(layers, len(model.model))]
+    own = model.layers()
+    frozen = [own[index] for index in _indices(layers, len(own))]
     kept = {id(parameter) for layer in frozen for parameter in layer.parameters()}
     if not any(p.requires_grad and id(p) not in kept for p in model.parameters()):
         raise ConfigError(
-            f"freeze {layers!r} leaves no parameter of {model.name} to train; freeze fewer of its "
-            f"{len(model.model)} layers"
+            f"freeze {layers!r} leaves no parameter of the detector to train; freeze fewer of its "
+            f"{len(own)} layers"
         )
     for layer in frozen:
         layer.requires_grad_(False)

@@ -136,6 +136,10 @@ class YoloV5(nn.Module):
                 saved[index] = x
         return tuple(saved[source] for source in self.sources[-1])
 
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers under YOLOv5's indices, as `freeze` counts them."""
+        return tuple(self.model)
+
     def _check(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ConfigError(

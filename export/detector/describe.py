@@ -11,10 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 import exportloss
+from exportloss.config import LossConfig
 from exportloss.errors import ExportError
 from exportloss.export.detector.wrapper import TrainableDetector
 from exportloss.export.torch_export import OPSET
+from exportloss.loss.protocol import DetectionLoss
 from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.loss_kinds import tagged
 from exportloss.runtime.artifact.manifest import Kind, Manifest, OptimizerName, ParameterGroupNames
 
 __all__ = [
@@ -45,7 +48,7 @@ def describe(
         model=str(getattr(model_name, "name", type(model_name).__name__)),
         names=class_names(names, detector.loss.num_classes),
         anchors=anchors_in_pixels(detector.loss),
-        strides=tuple(detector.loss.strides.tolist()),
+        strides=tuple(map(float, detector.loss.strides)),
         image_size=(detector.images.shape[2], detector.images.shape[3]),
         batch_size=detector.images.shape[0],
         max_targets=detector.targets.shape[0],
@@ -62,8 +65,10 @@ def describe(
     )
 
 
-def anchors_in_pixels(loss: YoloLoss) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """Return the loss's anchors, (nl, na, 2), in input pixels."""
+def anchors_in_pixels(loss: DetectionLoss) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Return the loss's anchors, (nl, na, 2), in input pixels; none if it has none."""
+    if not isinstance(loss, YoloLoss):
+        return ()
     pixels: Tensor = loss.anchors * loss.strides[:, None, None]
     return tuple(tuple((w, h) for w, h in level) for level in pixels.tolist())
 
@@ -94,9 +99,12 @@ def inference_metadata(names: Sequence[str], strides: Sequence[float]) -> dict[s
 
 def graph_metadata(manifest: Manifest) -> dict[str, str]:
     """Return the metadata of an artifact's graph: those for inference, and the loss settings."""
+    loss = manifest.loss
+    # As in manifests of earlier versions, no kind means YOLOv5's.
+    settings = dataclasses.asdict(loss) if isinstance(loss, LossConfig) else tagged(loss)
     return {
         **inference_metadata(manifest.names, manifest.strides),
-        "loss": json.dumps(dataclasses.asdict(manifest.loss), allow_nan=False),
+        "loss": json.dumps(settings, allow_nan=False),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from exportloss.errors import ConfigError, ExportError
+from exportloss.loss.protocol import DetectionLoss
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.loss.yolo_loss import YoloLoss
 from exportloss.runtime.artifact.manifest import Head
@@ -26,7 +27,7 @@ _CELLS_PER_TARGET = 3  # most cells per level that a target row trains
 
 
 def choose_head(
-    model: nn.Module, loss: YoloLoss, head: HeadChoice, *, images: Tensor, max_targets: int
+    model: nn.Module, loss: DetectionLoss, head: HeadChoice, *, images: Tensor, max_targets: int
 ) -> Head:
     """Return the form in which to evaluate the head; "auto" takes the faster one for these sizes.
 
@@ -38,9 +39,17 @@ def choose_head(
         max_targets: Number of target rows of the graph.
 
     Raises:
-        ExportError: `head` is "sparse" and the model lacks what it requires.
+        ExportError: `head` is "sparse" and the model lacks what it requires, or the loss needs
+            every cell.
     """
     if head == "dense":
+        return "dense"
+    if not isinstance(loss, YoloLoss):
+        if head == "sparse":
+            raise ExportError(
+                f"head is 'sparse', which YOLOv5's loss can have, not a {loss.kind!r} loss; export "
+                "with head dense"
+            )
         return "dense"
     able = hasattr(model, "features") and hasattr(model, "detect")
     if head == "sparse" and not able:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from exportloss.bounds import at_least
 from exportloss.errors import ExportError
 from exportloss.export.detector.head_choice import HeadChoice, choose_head
+from exportloss.loss.output import LossOutput
+from exportloss.loss.protocol import DetectionLoss
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.loss.yolo_loss import YoloLoss
-from exportloss.models import ParameterGroups, YoloV5, freeze, parameter_groups
+from exportloss.models import DetectorModel, ParameterGroups, freeze, parameter_groups
 from exportloss.runtime.artifact.manifest import BatchNormStatistics, Head
 
 __all__ = ["DetectorGraph", "ImageLoss", "TrainableDetector", "prepare"]
@@ -41,7 +43,7 @@ class TrainableDetector:
     """
 
     model: nn.Module
-    loss: YoloLoss
+    loss: DetectionLoss
     image_loss: ImageLoss
     groups: ParameterGroups
     parameters: tuple[str, ...]
@@ -52,16 +54,20 @@ class TrainableDetector:
 
 
 class ImageLoss(nn.Module):
-    """Model and loss in one: (images, targets, balance) -> loss, items, new_balance."""
+    """Model and loss in one: (images, targets, state of the loss) -> `LossOutput`."""
 
     detector: Any  # a module; a sparse head also needs its `features` and `detect`
     loss: nn.Module
 
-    def __init__(self, model: nn.Module, loss: YoloLoss, head: Head) -> None:
+    def __init__(self, model: nn.Module, loss: DetectionLoss, head: Head) -> None:
         super().__init__()
         self.detector = model
         self.head = head
-        self.loss = SparseHeadLoss(self.detector.detect, loss) if head == "sparse" else loss
+        if head == "sparse":
+            assert isinstance(loss, YoloLoss)  # by `choose_head`
+            self.loss = SparseHeadLoss(self.detector.detect, loss)
+        else:
+            self.loss = cast("nn.Module", loss)
 
     def network(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the inputs of the loss: the head's maps, or its features if it is sparse."""
@@ -74,9 +80,9 @@ class ImageLoss(nn.Module):
         self,
         images: Tensor,
         targets: Tensor,
-        balance: Tensor,
+        state: Mapping[str, Tensor],
         mode: contextlib.AbstractContextManager[Any] | None = None,
-    ) -> tuple[Tensor, ...]:
+    ) -> LossOutput:
         """Compute the loss of a batch.
 
         The network runs in `mode`, such as `HalfPrecision`. The loss, and a sparse head in it,
@@ -85,21 +91,28 @@ class ImageLoss(nn.Module):
         with mode or contextlib.nullcontext():
             found = self.network(images)
         read = tuple(level.float() for level in found)
-        outputs: tuple[Tensor, ...] = self.loss(read, targets, balance)
-        return outputs
+        output: LossOutput = self.loss(read, targets, state)
+        return output
 
 
 class DetectorGraph(nn.Module):
-    """`ImageLoss` and, if the model has a `decode`, the further output output0, its boxes."""
+    """`ImageLoss` with the state of the loss tensor by tensor, and with boxes.
+
+    The last output is output0, the boxes, if the model has a `decode`.
+    """
 
     def __init__(self, detector: TrainableDetector) -> None:
         super().__init__()
         self.image_loss = detector.image_loss
+        self._state = tuple(detector.loss.initial_state)
 
-    def forward(self, images: Tensor, targets: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, targets: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Compute the loss and, if the model has a `decode`, the boxes."""
         model, read = self.image_loss.detector, self.image_loss.network(images)
-        outputs: tuple[Tensor, ...] = self.image_loss.loss(read, targets, balance)
+        named = dict(zip(self._state, state, strict=True))
+        output: LossOutput = self.image_loss.loss(read, targets, named)
+        after = (output.state[name] for name in self._state)
+        outputs = (output.loss, output.terms, *after)
         if not hasattr(model, "decode"):
             return outputs
         levels = model.detect(*read) if self.image_loss.head == "sparse" else read
@@ -108,7 +121,7 @@ class DetectorGraph(nn.Module):
 
 def prepare(
     model: nn.Module,
-    loss: YoloLoss,
+    loss: DetectionLoss,
     *,
     image_size: tuple[int, int],
     batch_size: int,
@@ -120,7 +133,7 @@ def prepare(
 
     Args:
         model: Detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level.
-        loss: Loss for the same classes, anchors and levels.
+        loss: Loss for the same classes, anchors (if it has any) and levels.
         image_size: Height and width in pixels.
         batch_size: Images per batch, >= 1.
         max_targets: Target rows per batch, >= 1.
@@ -134,12 +147,12 @@ def prepare(
     at_least(1, ExportError, batch_size=batch_size, max_targets=max_targets)
     model = copy.deepcopy(model).cpu().float().eval()
     if frozen not in (0, [], ()):
-        if not isinstance(model, YoloV5):
+        if not callable(getattr(type(model), "layers", None)):
             raise ExportError(
-                f"freeze applies to YOLOv5's layers, got a {type(model).__name__}; set "
+                f"freeze needs a model with a method `layers`, got a {type(model).__name__}; set "
                 "requires_grad=False on its parameters instead"
             )
-        freeze(model, frozen)
+        freeze(cast("DetectorModel", model), frozen)
     images = torch.zeros(batch_size, 3, *image_size)
     statistics = _run_once(model, loss, images)
     chosen = choose_head(model, loss, head, images=images, max_targets=max_targets)
@@ -159,7 +172,9 @@ def prepare(
 
 
 @torch.no_grad()
-def _run_once(model: nn.Module, loss: YoloLoss, images: Tensor) -> tuple[BatchNormStatistics, ...]:
+def _run_once(
+    model: nn.Module, loss: DetectionLoss, images: Tensor
+) -> tuple[BatchNormStatistics, ...]:
     """Run model and loss for their shape checks; count the values per channel of each BatchNorm."""
     seen: dict[str, BatchNormStatistics] = {}
 
@@ -192,11 +207,11 @@ def _run_once(model: nn.Module, loss: YoloLoss, images: Tensor) -> tuple[BatchNo
         for handle in handles:
             handle.remove()
     height, width = images.shape[2:]
-    strides = [height // level.shape[2] for level in levels if level.ndim == 5]
-    if strides != (expected := [int(stride) for stride in loss.strides.tolist()]):
+    strides = [height // level.shape[2] for level in levels if level.ndim in (4, 5)]
+    if strides != (expected := [int(stride) for stride in loss.strides]):
         raise ExportError(
             f"the model's levels have strides {strides} at {height} x {width} pixels, expected "
             f"{expected}, as the loss has them"
         )
-    loss(levels, torch.zeros(1, 6), loss.initial_balance)
+    loss(levels, torch.zeros(1, 6), loss.initial_state)
     return tuple(seen.values())

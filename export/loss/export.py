@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
@@ -23,8 +23,11 @@ from exportloss.export.detector.describe import (
 from exportloss.export.loss.buckets import choose_buckets
 from exportloss.export.torch_export import OPSET
 from exportloss.loss.levels import HeadInput
+from exportloss.loss.output import LossOutput
+from exportloss.loss.protocol import DetectionLoss
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.loss_kinds import LOSS_KINDS
 from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.loss_signature import gradient_name
 from exportloss.runtime.artifact.manifest import Layout, LossProvider, Manifest, check_tiers
@@ -33,7 +36,7 @@ __all__ = ["export_loss"]
 
 
 def export_loss(
-    loss: YoloLoss,
+    loss: DetectionLoss,
     folder: str | Path,
     *,
     image_size: tuple[int, int],
@@ -41,7 +44,7 @@ def export_loss(
     max_targets: int,
     tiers: Sequence[int] | None = None,
     gradients: bool = False,
-    layout: Layout = "permuted",
+    layout: Layout | None = None,
     head: nn.Module | None = None,
     names: Sequence[str] | None = None,
     provider: LossProvider = "any",
@@ -53,9 +56,10 @@ def export_loss(
     buckets beside it: `loss-32.onnx` and so on, which differ in the size of `targets` only. A batch
     goes to the smallest one with capacity for it, as in `exportloss.runtime.LossSession`.
 
-    Inputs are the predictions, per level from fine to coarse, `targets` (max_targets, 6) and
-    `balance` (nl,); outputs are `loss` (), `items` (3,) and `new_balance` (nl,), all float32. The
-    predictions, for H x W cells per level, are
+    Inputs are the predictions, per level from fine to coarse, `targets` (max_targets, 6) and the
+    state of the loss; outputs are `loss` (), its terms `items` (3,) and the next state, all
+    float32. The state of YOLOv5's loss is `balance` (nl,), the next one `new_balance`; other losses
+    have none. The predictions of YOLOv5, for H x W cells per level, are
 
     | layout | inputs | shape of each |
     |---|---|---|
@@ -65,7 +69,8 @@ def export_loss(
     | | `weight_0`, ..., weights of its convolutions | (na * (5 + nc), C, 1, 1) |
     | | `bias_0`, ..., biases of its convolutions | (na * (5 + nc),) |
 
-    A head-input graph evaluates the head only in the cells that the loss needs.
+    A head-input graph evaluates the head only in the cells that the loss needs. For other kinds of
+    losses the layout is always head-output: the maps as the detector returns them.
 
     With `gradients`, further outputs are `gradient_0`, ..., in the shapes of the predictions or
     features: the gradients of the loss, to pass to the network's own backward pass. In the layout
@@ -81,7 +86,7 @@ def export_loss(
             own. () means none; None means the powers of two from 32 to two thirds of
             `max_targets`.
         gradients: Whether the graph includes the backward pass.
-        layout: Inputs of the graph, see above.
+        layout: Inputs of the graph, see above; None for the first that the kind of loss has.
         head: Detection layer for the layout "head-input", as for `SparseHeadLoss`; its weights are
             inputs, not part of the graph.
         names: Class names, nc of them; default the class numbers.
@@ -97,11 +102,12 @@ def export_loss(
 
     Raises:
         ExportError: the sizes do not suit the loss, the tiers are not ascending numbers from 1 to
-            below `max_targets`, or the layout lacks its head.
+            below `max_targets`, or the loss does not have the layout, or the layout lacks its head.
         ConfigError: `SparseHeadLoss` does not support the head.
         ArtifactError: the folder is in use or cannot be written.
     """
     loss = loss.as_pairwise() if provider == "gpu" else loss
+    layout = _checked_layout(loss, layout)
     example = _example(loss, image_size, batch_size, layout, head)
     at_least(1, ExportError, max_targets=max_targets)
     tiers = choose_buckets(max_targets) if tiers is None else tuple(tiers)
@@ -110,7 +116,7 @@ def export_loss(
         kind="loss",
         names=class_names(names, loss.num_classes),
         anchors=anchors_in_pixels(loss),
-        strides=tuple(loss.strides.tolist()),
+        strides=tuple(map(float, loss.strides)),
         image_size=image_size,
         batch_size=batch_size,
         max_targets=max_targets,
@@ -136,8 +142,18 @@ def export_loss(
         return write_artifact(temporary, manifest)
 
 
+def _checked_layout(loss: DetectionLoss, layout: Layout | None) -> Layout:
+    known = LOSS_KINDS[loss.kind].layouts
+    if layout is not None and layout not in known:
+        raise ExportError(
+            f"layout is {layout!r}; a {loss.kind!r} loss has {', '.join(map(repr, known))}",
+            argument="layout",
+        )
+    return layout or known[0]
+
+
 def _loss_graph(
-    loss: YoloLoss,
+    loss: DetectionLoss,
     example: dict[str, Tensor],
     *,
     max_targets: int,
@@ -146,29 +162,36 @@ def _loss_graph(
 ) -> ir.Model:
     def compute(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         read = {name: inputs[name].detach().requires_grad_(gradients) for name in example}
-        state = inputs["targets"], inputs["balance"]
-        results: tuple[Tensor, ...]
-        if "features_0" in read:
-            with region("loss"):
-                results = loss.of_levels(_head_inputs(loss, read), *state)
-        else:
-            results = loss(list(read.values()), *state)
-        value, items, balance = results
-        found = torch.autograd.grad(value, list(read.values())) if gradients else ()
+        state = {name: inputs[name] for name in loss.initial_state}
+        output = _output(loss, read, inputs["targets"], state)
+        found = torch.autograd.grad(output.loss, list(read.values())) if gradients else ()
         names = [gradient_name(name) for name in read] if gradients else ()
         return {
-            "loss": value.detach(),
-            "items": items,
-            "new_balance": balance,
+            "loss": output.loss.detach(),
+            "items": output.terms,
+            **{f"new_{name}": tensor for name, tensor in output.state.items()},
             **dict(zip(names, found, strict=True)),
         }
 
     inputs = {
         **example,
         "targets": torch.zeros(max_targets, 6),
-        "balance": loss.initial_balance,
+        **loss.initial_state,
     }
-    return to_onnx(compute, inputs, name="loss", modules={"loss": loss}, provider=provider)
+    modules = {"loss": cast("nn.Module", loss)}
+    return to_onnx(compute, inputs, name="loss", modules=modules, provider=provider)
+
+
+def _output(
+    loss: DetectionLoss, read: dict[str, Tensor], targets: Tensor, state: dict[str, Tensor]
+) -> LossOutput:
+    if "features_0" not in read:
+        return loss(list(read.values()), targets, state)
+    assert isinstance(loss, YoloLoss)  # by its layouts
+    with region("loss"):
+        output = loss.of_levels(_head_inputs(loss, read), targets, state)
+    assert isinstance(output, LossOutput)  # since a state was given
+    return output
 
 
 def _head_inputs(loss: YoloLoss, read: dict[str, Tensor]) -> list[HeadInput]:
@@ -180,27 +203,29 @@ def _head_inputs(loss: YoloLoss, read: dict[str, Tensor]) -> list[HeadInput]:
 
 
 def _example(
-    loss: YoloLoss,
+    loss: DetectionLoss,
     image_size: tuple[int, int],
     batch_size: int,
     layout: Layout,
     head: nn.Module | None,
 ) -> dict[str, Tensor]:
     height, width = image_size
-    largest = int(loss.strides.max())
+    largest = int(max(loss.strides))
     if batch_size < 1 or height < 1 or width < 1 or height % largest or width % largest:
         raise ExportError(
             f"batch_size is {batch_size} and image_size {image_size}; expected at least 1, and "
             f"multiples of {largest}"
         )
-    na, outputs = loss.anchors.shape[1], 5 + loss.num_classes
-    grids = [(height // stride, width // stride) for stride in map(int, loss.strides.tolist())]
+    na = loss.anchors.shape[1] if isinstance(loss, YoloLoss) else 1
+    outputs = LOSS_KINDS[loss.kind].columns(loss.config, loss.num_classes)
+    grids = [(height // stride, width // stride) for stride in map(int, loss.strides)]
     if layout != "head-input":
         by_box = layout == "permuted"
         shapes = [(na, *grid, outputs) if by_box else (na * outputs, *grid) for grid in grids]
         return {f"predictions_{i}": torch.zeros(batch_size, *s) for i, s in enumerate(shapes)}
     if head is None:
         raise ExportError('layout "head-input" requires the head whose input it is; pass head=...')
+    assert isinstance(loss, YoloLoss)  # by its layouts
     SparseHeadLoss(head, loss)  # raises if they do not fit
     convolutions: Any = head.m
     example: dict[str, Tensor] = {}

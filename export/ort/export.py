@@ -20,7 +20,7 @@ from exportloss.export.detector.inference_graph import inference_graph
 from exportloss.export.detector.wrapper import DetectorGraph, TrainableDetector, prepare
 from exportloss.export.step.functions import Step
 from exportloss.export.torch_export import Signature, trace_to_onnx
-from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.loss.protocol import DetectionLoss
 from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.manifest import Manifest, OptimizerName
 from exportloss.runtime.optimizers.table import ADAM_EPS, OPTIMIZERS
@@ -28,8 +28,7 @@ from exportloss.runtime.sessions.installation import import_onnxruntime_training
 
 __all__ = ["export_training_artifacts"]
 
-INPUTS = ("images", "targets", "balance")
-OUTPUTS = ("loss", "items", "new_balance", "output0")
+DECODED = "output0"
 
 # Newest version that ONNX Runtime 1.19.2, the last one with a training API, can read.
 _MAX_IR_VERSION = 10
@@ -37,7 +36,7 @@ _MAX_IR_VERSION = 10
 
 def export_training_artifacts(
     model: nn.Module,
-    loss: YoloLoss,
+    loss: DetectionLoss,
     folder: str | Path,
     *,
     image_size: tuple[int, int],
@@ -52,12 +51,12 @@ def export_training_artifacts(
 ) -> Manifest:
     """Write a folder for `TrainSession` and for ONNX Runtime's own training API.
 
-    It holds `training_model.onnx` (loss, loss terms, new balance and the gradients of all
-    trainable parameters), `eval_model.onnx` (the same without gradients, with decoded predictions
-    `output0`), `checkpoint`, `optimizer_model.onnx` and `manifest.json`. The optimizer model is
-    ONNX Runtime's own (AdamW with torch's arithmetic, or plain SGD), for hosts in other languages;
-    `TrainSession` runs YOLOv5's optimizers itself. If the model has a `decode`, there is also
-    `inference.onnx`, the detector alone with its trained tensors as inputs, for
+    It holds `training_model.onnx` (loss, loss terms, next state of the loss and the gradients of
+    all trainable parameters), `eval_model.onnx` (the same without gradients, with decoded
+    predictions `output0`), `checkpoint`, `optimizer_model.onnx` and `manifest.json`. The optimizer
+    model is ONNX Runtime's own (AdamW with torch's arithmetic, or plain SGD), for hosts in other
+    languages; `TrainSession` runs YOLOv5's optimizers itself. If the model has a `decode`, there is
+    also `inference.onnx`, the detector alone with its trained tensors as inputs, for
     `TrainSession.export_inference`.
 
     Args:
@@ -118,11 +117,13 @@ def export_training_artifacts(
 
 def _forward_graph(detector: TrainableDetector) -> ir.Model:
     graph = DetectorGraph(detector)
-    decodes = hasattr(detector.model, "decode")
+    state = detector.loss.initial_state
+    outputs = ["loss", "items", *(f"new_{name}" for name in state)]
+    decoded = [DECODED] if hasattr(detector.model, "decode") else []
     return trace_to_onnx(
         graph,
-        (detector.images, detector.targets, detector.loss.initial_balance),
-        Signature(inputs=INPUTS, outputs=OUTPUTS if decodes else OUTPUTS[:-1]),
+        (detector.images, detector.targets, *state.values()),
+        Signature(inputs=["images", "targets", *state], outputs=outputs + decoded),
         state={
             f"image_loss.detector.{name}": name
             for name in (*detector.parameters, *detector.buffers)
@@ -163,7 +164,7 @@ def _generate(
 def _finish_training_model(model: ir.Model, trainable: Sequence[str]) -> None:
     """Remove the decoded predictions, which training does not need, and check the gradients."""
     outputs = model.graph.outputs
-    for value in [value for value in outputs if value.name == OUTPUTS[-1]]:
+    for value in [value for value in outputs if value.name == DECODED]:
         outputs.remove(value)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     found = {value.name for value in outputs}

@@ -17,7 +17,7 @@ from exportloss.export.detector.inference_graph import inference_graph
 from exportloss.export.detector.wrapper import TrainableDetector, prepare
 from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
-from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.loss.protocol import DetectionLoss
 from exportloss.runtime.artifact.flat_layout import StateLayout
 from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.manifest import Manifest, OptimizerName, Precision
@@ -29,7 +29,7 @@ __all__ = ["export_train_step"]
 
 def export_train_step(
     model: nn.Module,
-    loss: YoloLoss,
+    loss: DetectionLoss,
     folder: str | Path,
     *,
     image_size: tuple[int, int],
@@ -65,24 +65,24 @@ def export_train_step(
     | `statistics` | (S,) | flat; absent if no BatchNorm is trained |
     | `ema_parameters` | (P,) | with `ema`: moving average of `parameters` |
     | `ema_statistics` | (S,) | with `ema`: moving average of `statistics` |
-    | `balance` | (nl,) | objectness weights of the levels |
+    | `balance` | (nl,) | YOLOv5's loss: objectness weights of the levels |
     | `updates` | () | float, number of updates so far |
     | `gradients` | (P,) | sum of gradients since the last update |
     | `optimizer_...` | (P,) | optimizer state, such as `optimizer_momentum` of SGD |
 
-    Outputs are `loss` (), `items` (3,), `skipped` () bool and the new state, `new_parameters` and
-    so on, which are inputs of the next step. If the loss, the L2 norm of the summed gradients, a
-    new statistic, a target or a setting is not finite, or `max_norm` is not above 0, `skipped` is
-    true and the new state equals the old one bit for bit. An update moves the averages:
-    ema += (1 - ema_decay) * (value - ema). YOLOv5's decay is
+    Outputs are `loss` (), its terms `items` (3,), `skipped` () bool and the new state,
+    `new_parameters` and so on, which are inputs of the next step. If the loss, the L2 norm of the
+    summed gradients, a new statistic, a target or a setting is not finite, or `max_norm` is not
+    above 0, `skipped` is true and the new state equals the old one bit for bit. An update moves the
+    averages: ema += (1 - ema_decay) * (value - ema). YOLOv5's decay is
     `exportloss.runtime.optimizers.ema.decay_after`.
 
-    `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` and returns
-    `loss`, `items` and, if the model has a `decode`, `output0`. In that case there is also
-    `inference.onnx`, the detector alone: from `images` as floats in [0, 1], `parameters` and
-    `statistics` it computes `output0`, for any number of images if only shapes in the model depend
-    on it. Both also accept the moving averages as `parameters` and `statistics`.
-    `state.safetensors` holds the model's tensors under their own names.
+    `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` (the state
+    of the loss, if it has one) and returns `loss`, `items` and, if the model has a `decode`,
+    `output0`. In that case there is also `inference.onnx`, the detector alone: from `images` as
+    floats in [0, 1], `parameters` and `statistics` it computes `output0`, for any number of images
+    if only shapes in the model depend on it. Both also accept the moving averages as `parameters`
+    and `statistics`. `state.safetensors` holds the model's tensors under their own names.
 
     Args:
         model: Detector; forward takes (B, 3, H, W) in [0, 1] and returns one raw map per level. It
@@ -193,7 +193,7 @@ def _initial_state(step: Step, averaged: Sequence[str]) -> TrainState:
             name: {parameter: tensor.numpy() for parameter, tensor in entries.items()}
             for name, entries in kept.items()
         },
-        balance=detector.loss.initial_balance.numpy(),
+        loss={name: tensor.numpy() for name, tensor in detector.loss.initial_state.items()},
         updates=0,
         ema={name: model[name] for name in averaged},
     )

@@ -16,6 +16,7 @@ from exportloss.export.step.batch_statistics import BatchStatistics
 from exportloss.export.step.flat_state import flatten, lay_out, unflatten
 from exportloss.export.step.half_precision import HalfPrecision
 from exportloss.export.step.optimizers import UPDATES, Update, clip, l2_norm, spread
+from exportloss.loss.output import LossOutput
 from exportloss.runtime.artifact.flat_layout import FlatLayout
 from exportloss.runtime.artifact.manifest import OptimizerName, Precision
 from exportloss.runtime.optimizers.table import LOSS_SCALE, OPTIMIZERS
@@ -72,7 +73,7 @@ class Step:
         return {
             **trained,
             **(averages if self.ema else {}),
-            "balance": self.detector.loss.initial_balance,
+            **self.detector.loss.initial_state,
             "updates": torch.zeros(()),
             "gradients": torch.zeros_like(parameters),
             **{
@@ -98,9 +99,8 @@ class Step:
 
     def evaluation_example(self) -> dict[str, Tensor]:
         """Return example inputs of the evaluation step by name, in order."""
-        state = {
-            k: v for k, v in self.state.items() if k in ("parameters", "statistics", "balance")
-        }
+        read = ("parameters", "statistics", *self.detector.loss.initial_state)
+        state = {name: tensor for name, tensor in self.state.items() if name in read}
         return {
             "images": self.detector.images.to(torch.uint8),
             "targets": self.detector.targets,
@@ -116,11 +116,8 @@ class Step:
         running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
         images = _fractions(inputs["images"])
         with _mode(self.detector.model, training=True), BatchStatistics(running) as statistics:
-            loss, items, balance = self._call(
-                self.detector.image_loss,
-                (images, inputs["targets"], inputs["balance"], self._computing()),
-                {f"detector.{k}": v for k, v in self._tensors(parameters, running).items()},
-            )
+            output = self._loss(images, inputs, parameters, running)
+        loss = output.loss
         # Without the scale, small gradients would underflow to 0 in float16.
         scale = inputs.get("loss_scale")
         scaled = loss if scale is None else loss * scale
@@ -129,7 +126,7 @@ class Step:
         with region("optimizer"):
             total = inputs["gradients"] + gradient
             norm = l2_norm(total)
-            moved = {"balance": balance}
+            moved = dict(output.state)
             if running:
                 moved["statistics"] = flatten(self.statistics, statistics.updated)
             is_finite = _is_finite(inputs, loss.detach(), norm, *moved.values())
@@ -138,7 +135,7 @@ class Step:
         if self.ema:
             with region("ema"):
                 new |= _averages(inputs, new, is_finite)
-        outputs = {"loss": loss.detach(), "items": items, "skipped": is_finite.logical_not()}
+        outputs = {"loss": loss.detach(), "items": output.terms, "skipped": is_finite.logical_not()}
         return outputs | {f"new_{name}": tensor for name, tensor in new.items()}
 
     def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,10 +144,10 @@ class Step:
         with torch.no_grad(), _mode(self.detector.model, training=False):
             parameters = unflatten(self.parameters, inputs["parameters"])
             levels = self._levels(_fractions(inputs["images"]), parameters, running)
-            loss, items, _ = self.detector.loss(levels, inputs["targets"], inputs["balance"])
+            output = self.detector.loss(levels, inputs["targets"], self._loss_state(inputs))
             decode = getattr(self.detector.model, "decode", None)
             decoded = {} if decode is None else {"output0": decode(levels)}
-        return {"loss": loss, "items": items, **decoded}
+        return {"loss": output.loss, "items": output.terms, **decoded}
 
     def inference_example(self) -> dict[str, Tensor]:
         """Return example inputs of the detector alone by name, in order."""
@@ -184,10 +181,30 @@ class Step:
             return contextlib.nullcontext()
         return HalfPrecision(getattr(torch, self.precision))
 
+    def _loss_state(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: inputs[name] for name in self.detector.loss.initial_state}
+
+    def _loss(
+        self,
+        images: Tensor,
+        inputs: dict[str, Tensor],
+        parameters: dict[str, Tensor],
+        running: dict[str, Tensor],
+    ) -> LossOutput:
+        output: LossOutput = torch.func.functional_call(
+            self.detector.image_loss,
+            {f"detector.{k}": v for k, v in self._tensors(parameters, running).items()},
+            (images, inputs["targets"], self._loss_state(inputs), self._computing()),
+        )
+        return output
+
     def _levels(
         self, images: Tensor, parameters: dict[str, Tensor], running: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        return self._call(self.detector.model, (images,), self._tensors(parameters, running))
+        levels: tuple[Tensor, ...] = torch.func.functional_call(
+            self.detector.model, self._tensors(parameters, running), (images,)
+        )
+        return levels
 
     def _tensors(
         self, parameters: dict[str, Tensor], running: dict[str, Tensor]
@@ -199,13 +216,6 @@ class Step:
             if name.endswith("num_batches_tracked")
         }
         return {**parameters, **running, **counters}
-
-    @staticmethod
-    def _call(
-        module: nn.Module, arguments: tuple[object, ...], tensors: dict[str, Tensor]
-    ) -> tuple[Tensor, ...]:
-        results: tuple[Tensor, ...] = torch.func.functional_call(module, tensors, arguments)
-        return results
 
     def _updated(
         self, inputs: dict[str, Tensor], total: Tensor, norm: Tensor, is_finite: Tensor

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from exportloss.eager import ComputeLoss
 from exportloss.errors import ArtifactError, ConfigError
-from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.export.verify.references import finite_loss, reference_loss
 from exportloss.models import yolov5
 from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.manifest import Manifest, ParameterGroupNames
@@ -26,7 +25,6 @@ from exportloss.runtime.optimizers.table import OPTIMIZERS, Hyperparameters
 from exportloss.runtime.sessions.session import (
     Evaluation,
     Images,
-    LossTerms,
     StepResult,
     TrainSession,
 )
@@ -40,7 +38,7 @@ Array = npt.NDArray[np.float32]
 class EagerTrainSession(TrainSession):
     """The training that an artifact was exported from, in eager torch.
 
-    The model is a torch module, the loss has the original's dynamic shapes (`exportloss.eager`),
+    The model is a torch module, the loss has the original's dynamic shapes (`reference_loss`),
     gradients are those of autograd and the optimizers torch's own. To start it from the state of an
     artifact's session, call `load_state(session.state())`.
 
@@ -87,11 +85,13 @@ class EagerTrainSession(TrainSession):
         self._optimizer = _make_optimizer(self._spec, manifest.groups, self._parameters)
         self._updates = 0
         self._accumulates = False
-        described = torch.tensor(manifest.anchors), manifest.strides, manifest.num_classes
-        self._loss = ComputeLoss.from_config(*described, manifest.loss)
+        self._loss = reference_loss(manifest)
         # Early in training, lagging running statistics lead to predicted boxes of zero size in
-        # evaluation, for which the original's loss is NaN. Otherwise the two losses are equal.
-        self._finite_loss = YoloLoss(*described, manifest.loss)
+        # evaluation, for which the loss of YOLOv5's original is NaN. Otherwise both are equal.
+        self._finite_loss = finite_loss(manifest)
+        self._loss_state = {
+            name: torch.tensor(values) for name, values in manifest.loss_state.items()
+        }
 
     @property
     def engine(self) -> str:
@@ -111,7 +111,7 @@ class EagerTrainSession(TrainSession):
                 kept.name: {name: _to_numpy(self._kept(name, kept)) for name in self._trainable}
                 for kept in self._spec.state
             },
-            balance=np.asarray(self._loss.balance[: self._loss.nl], np.float32),
+            loss={name: _to_numpy(tensor) for name, tensor in self._loss_state.items()},
             updates=self._updates,
             skipped=self.skipped,
             ema={name: _to_numpy(tensor) for name, tensor in self._average.items()},
@@ -129,7 +129,7 @@ class EagerTrainSession(TrainSession):
                 tensor = torch.tensor(state.optimizer[kept.name][name], dtype=self._dtype)
                 entry[kept.torch_name] = tensor
             entry["step"] = torch.tensor(float(state.updates))
-        self._loss.balance = state.balance.tolist()
+        self._loss_state = {name: torch.tensor(state.loss[name]) for name in self._loss_state}
         self._updates = state.updates
         self._due = state.updates + state.skipped
         self._accumulates = False
@@ -179,13 +179,14 @@ class EagerTrainSession(TrainSession):
         if not self._accumulates:
             self._optimizer.zero_grad()
         levels = self._model(torch.from_numpy(images).to(self._dtype))
-        loss, items = self._loss(levels, torch.from_numpy(targets))
+        loss, items, after = self._loss(levels, torch.from_numpy(targets), self._loss_state)
+        self._loss_state = dict(after)
         torch.autograd.backward(loss)
         if hyper is not None:
             self._update(hyper)
         # After an update the gradients are kept until the next step, for `gradients`.
         self._accumulates = hyper is None
-        return StepResult(loss=loss.item(), items=LossTerms(*items.tolist()))
+        return StepResult(loss=loss.item(), items=self._loss_terms(items.numpy()))
 
     def _update(self, hyper: Hyperparameters) -> None:
         if math.isfinite(hyper.max_norm):
@@ -205,12 +206,12 @@ class EagerTrainSession(TrainSession):
         self._model.eval()
         batch = torch.from_numpy(images).to(self._dtype)
         levels = torch.func.functional_call(self._model, self._average if ema else {}, (batch,))
-        balance = torch.tensor(self._loss.balance[: self._loss.nl])
-        loss, items, _ = self._finite_loss(levels, torch.from_numpy(targets), balance)
+        state = {name: tensor.float() for name, tensor in self._loss_state.items()}
+        loss, items, _ = self._finite_loss(levels, torch.from_numpy(targets), state)
         decode: Any = self._model.decode
         return Evaluation(
             loss=loss.item(),
-            items=LossTerms(*items.tolist()),
+            items=self._loss_terms(items.numpy()),
             predictions=_to_numpy(decode(levels)),
         )
 

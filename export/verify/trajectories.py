@@ -31,7 +31,7 @@ class StepOutcome:
         parameters: Parameters by name.
         statistics: Running means and variances by name.
         optimizer_state: Optimizer state tensors by kind and parameter.
-        balance: (nl,) objectness weights.
+        state: State of the loss by name.
         ema: Moving average of parameters and statistics by name; empty without one.
     """
 
@@ -40,7 +40,7 @@ class StepOutcome:
     parameters: Tensors
     statistics: Tensors
     optimizer_state: Mapping[str, Tensors]
-    balance: npt.NDArray[np.float32]
+    state: Tensors
     ema: Tensors
 
     @classmethod
@@ -53,20 +53,17 @@ class StepOutcome:
             parameters={n: t for n, t in model.items() if not n.endswith(_STATISTICS)},
             statistics={n: t for n, t in model.items() if n.endswith(_STATISTICS)},
             optimizer_state=after.optimizer,
-            balance=after.balance,
+            state=after.loss,
             ema=after.ema,
         )
 
 
 def compare(got: StepOutcome, expected: StepOutcome) -> StepDifferences:
     """Return the differences of a step from a reference, with 0 for the free run."""
-    items, expected_items = got.result.items, expected.result.items
-    balance = zip(got.balance.tolist(), expected.balance.tolist(), strict=True)
+    terms = expected.result.items
     return StepDifferences(
         loss=relative(got.result.loss, expected.result.loss),
-        box=relative(items.box, expected_items.box),
-        objectness=relative(items.objectness, expected_items.objectness),
-        category=relative(items.category, expected_items.category),
+        terms={name: relative(got.result.items[name], value) for name, value in terms.items()},
         gradient=worst_l2(got.gradients, expected.gradients),
         gradient_whole=whole_l2(got.gradients, expected.gradients),
         parameters=whole_l2(got.parameters, expected.parameters),
@@ -75,9 +72,10 @@ def compare(got: StepOutcome, expected: StepOutcome) -> StepDifferences:
             whole_l2(got.optimizer_state[kind], tensors, name=kind)
             for kind, tensors in expected.optimizer_state.items()
         ),
-        balance=largest(
-            relative(mine, theirs, name=f"level {level}")
-            for level, (mine, theirs) in enumerate(balance)
+        state=largest(
+            relative(mine, theirs, name=f"{name} of level {level}")
+            for name, tensor in expected.state.items()
+            for level, (mine, theirs) in enumerate(zip(got.state[name], tensor, strict=True))
         ),
         ema=whole_l2(got.ema, expected.ema),
         free_loss=Difference(0.0),

@@ -14,6 +14,7 @@ from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
+from exportloss.loss_kinds import LossSettings
 from exportloss.runtime.artifact.manifest import (
     Layout,
     LossProvider,
@@ -37,7 +38,8 @@ class ExportSettings:
 
     Attributes:
         weights: Size of the detector, such as `yolov5n`, or a file of weights.
-        model: Size that a file of weights must have; None accepts any.
+        model: Size that a file of weights must have, or a function that makes the detector,
+            `package.module:function`; None accepts any size.
         names: Class names; None for numbers.
         num_classes: Number of classes; None takes the file's.
         loss: Settings of the loss.
@@ -48,7 +50,7 @@ class ExportSettings:
         optimizer: Optimizer whose state a session keeps.
         freeze: Number of frozen layers, or several layer indices.
         gradients: Whether a loss alone outputs gradients, too.
-        layout: Input of a loss alone.
+        layout: Input of a loss alone; None for the default of its kind.
         provider: Engine that the portable step or the loss alone is optimized for.
         seed: Seed of random weights.
         scale_gains: Whether to scale the loss's gains to model and image size, as YOLOv5 does.
@@ -68,7 +70,7 @@ class ExportSettings:
     model: str | None = None
     names: tuple[str, ...] | None = None
     num_classes: int | None = None
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    loss: LossSettings = dataclasses.field(default_factory=LossConfig)
     image_size: tuple[int, int] = (320, 320)
     batch_size: int = 4
     max_targets: int = 64
@@ -76,7 +78,7 @@ class ExportSettings:
     optimizer: OptimizerName = "sgd"
     freeze: tuple[int, ...] = (0,)
     gradients: bool = False
-    layout: Layout = "permuted"
+    layout: Layout | None = None
     provider: LossProvider = "any"
     seed: int = 0
     scale_gains: bool = True
@@ -128,8 +130,10 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
     (freeze,) = default("freeze")
     parser.add_argument(
         "--model",
-        metavar="SIZE",
-        help="size, such as yolov5n, that a file of --weights must have",
+        metavar="SIZE|FUNCTION",
+        help="size, such as yolov5n, that a file of --weights must have; or, for `exportloss "
+        "export`, a detector of your own instead of --weights: package.module:function, which is "
+        "imported and called",
     )
     parser.add_argument(
         *("--imgsz", "--img", "--img-size"),

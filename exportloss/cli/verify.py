@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from exportloss.cli.defaults import default_of
+from exportloss.cli.export.own_model import load_own_model
 from exportloss.cli.run_paths import verified_folder
 from exportloss.cli.terminal import Terminal, say
+from exportloss.config import LossConfig
 from exportloss.errors import InstallationError
 from exportloss.export.verify.settings import LEARNING_RATE, SEED, STEPS
+from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.sessions.installation import how_to_install
 from exportloss.runtime.sessions.registry import open_session
 
@@ -23,15 +26,12 @@ __all__ = ["add_parser", "print_verification", "run"]
 
 _LABELS = {
     "loss": "loss",
-    "box": "  box",
-    "objectness": "  objectness",
-    "category": "  class",
     "gradient": "gradient, worst",
     "gradient_whole": "gradient, whole",
     "parameters": "parameters",
     "statistics": "statistics",
     "memory": "optimizer state",
-    "balance": "balance",
+    "state": "state of the loss",
     "ema": "moving average",
     "free_loss": "loss, free run",
 }
@@ -76,6 +76,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="where the artifact trains, such as cuda or openvino, as for `exportloss train` "
         "(default %(default)s); eager torch always computes on the CPU",
     )
+    parser.add_argument(
+        "--model",
+        metavar="FUNCTION",
+        help="for a detector of your own: package.module:function, as for `exportloss export`",
+    )
     parser.set_defaults(run=run)
 
 
@@ -89,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
             f"{how_to_install('export')}"
         ) from error
     folders = [str(verified_folder(Path(folder))) for folder in options.folders]
+    classes = Manifest.read(folders[0]).num_classes
+    model = None if options.model is None else load_own_model(options.model, classes)
     say(
         f"{options.steps} steps, in eager torch too, in float64: minutes for a large model",
     )
@@ -99,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         threads=options.threads,
         device=options.device,
+        model=model,
     )
     for folder, verification in zip(folders, verifications, strict=True):
         if len(verifications) > 1:
@@ -117,10 +125,10 @@ def print_verification(verification: Verification) -> None:
         "relative differences from eager torch (float64), step by step from the same state",
     )
     console.print(_table(verification))
-    worst, labels = verification.worst, _LABELS
+    worst = verification.worst
     for name in ("gradient", "statistics"):
         tensor = getattr(worst, name).name
-        console.print(f"worst {labels[name].partition(',')[0]}: {tensor}")
+        console.print(f"worst {_label(name).partition(',')[0]}: {tensor}")
     if verification.passed_over:
         console.print(
             f"skipped: {verification.passed_over} random batches on which eager torch alone "
@@ -130,7 +138,7 @@ def print_verification(verification: Verification) -> None:
     if verification.passed:
         console.print("passed: every bound holds", style="green")
     else:
-        broken = ", ".join(labels[name].strip() for name in verification.broken)
+        broken = ", ".join(_label(name).strip() for name in verification.broken)
         console.print(f"failed: over the bound in {broken}", style="red")
 
 
@@ -145,20 +153,26 @@ def _table(verification: Verification) -> Table:
     table.add_column("bound", justify="right")
     table.add_column("")
     manifest = verification.manifest
-    kept = {"balance": manifest.loss.autobalance, "ema": manifest.ema}
+    changes = isinstance(manifest.loss, LossConfig) and manifest.loss.autobalance
+    kept = {"state": changes, "ema": manifest.ema}
     absent = {name for name, is_kept in kept.items() if not is_kept}
-    for name, label in _LABELS.items():
+    worst, rows = verification.worst.by_name, [step.by_name for step in shown]
+    for name, difference in worst.items():
         if name in absent:
             continue
-        cells = [getattr(step, name).value for step in shown]
+        cells = [row[name].value for row in rows]
         if len(verification.steps) > len(shown):
-            cells.append(getattr(verification.worst, name).value)
+            cells.append(difference.value)
         broken = name in verification.broken
         table.add_row(
-            label,
+            _label(name),
             *(f"{value:.1e}" if value else "0" for value in cells),
-            f"{getattr(verification.bounds, name):.0e}",
+            f"{verification.bounds.of_quantity(name):.0e}",
             "over" if broken else "ok",
             style="red" if broken else None,
         )
     return table
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, f"  {name.removesuffix('_loss')}")

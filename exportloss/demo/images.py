@@ -24,7 +24,7 @@ _SCALE = 2  # enlargement of images, for legible labels that do not cover small 
 
 def total(items: LossTerms) -> float:
     """Return the loss per image: the sum of its terms."""
-    return items.box + items.objectness + items.category
+    return items.total
 
 
 def relative_gap(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from exportloss.errors import ConfigError
 from exportloss.loss.levels import HeadInput
-from exportloss.loss.yolo_loss import YoloLoss
+from exportloss.loss.yolo_loss import Result, YoloLoss
 
 __all__ = ["SparseHeadLoss", "head_inputs"]
 
@@ -56,8 +56,11 @@ class SparseHeadLoss(nn.Module):
         self._head = (head,)  # a tuple keeps it from being registered
 
     def forward(
-        self, features: Sequence[Tensor], targets: Tensor, balance: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+        self,
+        features: Sequence[Tensor],
+        targets: Tensor,
+        balance: Tensor | Mapping[str, Tensor] | None = None,
+    ) -> Result:
         """Compute the loss of a batch.
 
         Args:

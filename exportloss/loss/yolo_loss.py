@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,14 @@ from exportloss.loss.criteria import make_criterion
 from exportloss.loss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap, box_index
 from exportloss.loss.matching import Slots, match
 from exportloss.loss.objectness import objectness_of_boxes
+from exportloss.loss.output import LossOutput
 from exportloss.loss.shared_cells import SharedCells
+from exportloss.loss_kinds import LOSS_KINDS
 
-__all__ = ["YoloLoss"]
+__all__ = ["Result", "YoloLoss"]
+
+# Without a balance two tensors, with one three; for a state, what every loss returns.
+Result = LossOutput | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
 _REFERENCE_STRIDE = 16  # autobalance keeps this level's weight at 1
 _SMALLEST_OBJECTNESS = 1e-12  # keeps autobalance finite when a level's loss underflows
@@ -46,6 +52,9 @@ class YoloLoss(nn.Module):
     Raises:
         ConfigError: anchors, strides and config do not fit together.
     """
+
+    kind = LossConfig.kind
+    terms = LOSS_KINDS[kind].terms
 
     anchors: Tensor  # (nl, na, 2), in cells
     strides: Tensor  # (nl,)
@@ -82,6 +91,16 @@ class YoloLoss(nn.Module):
         self._score_class = make_criterion(self.config, pos_weight=self.config.cls_pw)
         self._score_objectness = make_criterion(self.config, pos_weight=self.config.obj_pw)
 
+    @property
+    def initial_state(self) -> dict[str, Tensor]:
+        """State before the first step: the objectness weights `balance`, (nl,)."""
+        return {"balance": self.initial_balance}
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Scalars that may change from step to step: none."""
+        return {}
+
     def as_pairwise(self) -> YoloLoss:
         """Return the same loss with `pairwise` on."""
         if self.pairwise:
@@ -91,8 +110,11 @@ class YoloLoss(nn.Module):
         return loss
 
     def forward(
-        self, predictions: Sequence[Tensor], targets: Tensor, balance: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+        self,
+        predictions: Sequence[Tensor],
+        targets: Tensor,
+        balance: Tensor | Mapping[str, Tensor] | None = None,
+    ) -> Result:
         """Compute the loss of a batch.
 
         Args:
@@ -101,7 +123,8 @@ class YoloLoss(nn.Module):
                 convolution returns them, which saves the permuted copy.
             targets: (max_targets, 6) from `pad_targets`.
             balance: (nl,) objectness weights: `initial_balance` in the first step, then those
-                that the previous step returned. Required with `autobalance`.
+                that the previous step returned. Required with `autobalance`. As a mapping, the
+                state of the `DetectionLoss` protocol, whose result is then returned.
 
         Returns:
             loss: Scalar, (box + objectness + class) * B.
@@ -121,8 +144,11 @@ class YoloLoss(nn.Module):
         return self.of_levels(levels, targets, balance)
 
     def of_levels(
-        self, levels: Sequence[Level], targets: Tensor, balance: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+        self,
+        levels: Sequence[Level],
+        targets: Tensor,
+        balance: Tensor | Mapping[str, Tensor] | None = None,
+    ) -> Result:
         """Compute the loss from readers of the predictions; otherwise as `forward`.
 
         Args:
@@ -131,6 +157,10 @@ class YoloLoss(nn.Module):
             targets: Target rows, as for `forward`.
             balance: Objectness weights, as for `forward`.
         """
+        if isinstance(balance, Mapping):
+            result: Any = self.of_levels(levels, targets, balance["balance"])
+            loss, items, after = result
+            return LossOutput(loss, items, {"balance": after})
         if self.config.autobalance and balance is None:
             raise ConfigError(
                 "autobalance is on, got no balance; pass balance: `initial_balance` first, then "

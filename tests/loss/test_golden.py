@@ -122,7 +122,7 @@ def run_ort_training(case: GoldenCase, *, threads: int = 1) -> Iterator[StepResu
         gradients, balance = session.gradients(), session.state().balance
         yield StepResult(
             loss=result.loss,
-            items=np.asarray(dataclasses.astuple(result.items)),
+            items=np.asarray(list(result.items.values())),
             gradients=tuple(gradients[name].copy() for name in model),
             balance=balance,
         )

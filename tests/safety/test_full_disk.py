@@ -25,7 +25,7 @@ try:
     if path.suffix == ".yaml":
         write_yaml(path, {"text": "x" * (1 << 20)})
     else:
-        state = TrainState(model={"w": zeros}, optimizer={}, balance=zeros[:3], updates=1)
+        state = TrainState(model={"w": zeros}, optimizer={}, loss={"balance": zeros[:3]}, updates=1)
         save_state(path, state)
 except ArtifactError as error:
     sys.exit(str(error))
@@ -36,7 +36,7 @@ except ArtifactError as error:
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path, name):
     path = tmp_path / name
     small = np.ones(3, np.float32)
-    save_state(path, TrainState(model={"w": small}, optimizer={}, balance=small, updates=0))
+    save_state(path, TrainState(model={"w": small}, optimizer={}, loss={}, updates=0))
     before = path.read_bytes()
     assert len(before) < LIMIT
     command = [sys.executable, "-c", WRITE, str(path), str(LIMIT)]

@@ -53,10 +53,8 @@ def print_costs(validation: Validation, dropped: int) -> None:
     """
     if (items := validation.items) is not None:
         skipped = f" ({dropped} boxes beyond --max-targets skipped)" if dropped else ""
-        say(
-            f"loss: box {items.box:.4f}  obj {items.objectness:.4f}  cls {items.category:.4f}"
-            f"{skipped}"
-        )
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in items.items())
+        say(f"loss: {terms}{skipped}")
     say(
         f"an image took {validation.inference_ms:.1f} ms in the detector, "
         f"{validation.nms_ms:.1f} ms in non-maximum suppression"

@@ -14,14 +14,17 @@ from exportloss.cli.export.options import (
     class_names,
     nms_settings,
 )
+from exportloss.cli.export.own_model import is_function_name
 from exportloss.cli.export.places import check_places, file_path
 from exportloss.cli.export.quantize import check_int8, write_int8
-from exportloss.cli.export.suiting import suit_anchors, training_images
+from exportloss.cli.export.suiting import suit_anchors, suit_loss, training_images
 from exportloss.cli.export.unused_options import refuse_unused_options
 from exportloss.cli.export.weights import load_detector
 from exportloss.cli.export.writing import export_artifacts
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
+from exportloss.errors import ConfigError
+from exportloss.loss_kinds import LOSS_KINDS
 from exportloss.runtime.training.hyp import read_hyp
 
 __all__ = ["add_parser", "run"]
@@ -32,8 +35,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "export",
         help="write a detector as files that train, or detect",
-        description="Write a YOLOv5 detector: with its loss, as files that train without PyTorch; "
-        "or by itself, for inference or for YOLOv5.",
+        description="Write a detector, YOLOv5's or your own: with its loss, as files that train "
+        "without PyTorch; or by itself, for inference or for YOLOv5.",
         epilog="examples: exportloss export --weights yolov5n --data data.yaml --imgsz 320 "
         "--batch-size 4 --output artifacts; "
         "exportloss export --weights best.pt --format onnx --imgsz 640 --output .",
@@ -46,14 +49,21 @@ def run(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
     refuse_unused_options(options)
     check_provider(options.provider, options.format)
-    options = fill_from_run(options)
+    own = is_function_name(options.model)
+    if own == (options.weights is not None):
+        raise ConfigError(
+            "export needs --weights, or --model with a function of your own, and not both"
+        )
+    options = argparse.Namespace(**{**vars(options), "weights": options.weights or ""})
+    options = options if own else fill_from_run(options)
     names, num_classes = class_names(options)
-    hyp = smooth_labels(read_hyp(options.hyp), options.label_smoothing)
+    loss = LOSS_KINDS[options.loss or LossConfig.kind].settings
+    hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
     settings = ExportSettings.from_options(
         options,
         names=names,
         num_classes=num_classes,
-        loss=LossConfig.from_mapping(hyp),
+        loss=loss.from_mapping(hyp),
     )
     output = Path(options.output)
     folders = {
@@ -62,13 +72,16 @@ def run(options: argparse.Namespace) -> int:
         if name in FOLDERS
     }
     files = {
-        name: file_path(options.weights, output, name) for name in options.format if name in FILES
+        name: file_path(options.weights or options.model, output, name)
+        for name in options.format
+        if name in FILES
     }
     check_places(options, folders, files)
     nms = nms_settings(options)
     if options.int8:
         check_int8(options, files)
     detector = load_detector(settings)
+    settings = suit_loss(detector, settings, given=hyp)
     # An inference file keeps the detector's anchors: with others its boxes would be wrong.
     suits = None if files else training_images(options.data, settings)
     suit_anchors(detector, settings, suits)

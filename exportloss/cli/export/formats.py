@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exportloss.cli.arguments import ExportSettings
+from exportloss.errors import ConfigError
 from exportloss.export.detector.nms_settings import NmsSettings
 from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
 from exportloss.runtime.artifact.manifest import Manifest
 
 if TYPE_CHECKING:
     from exportloss.cli.export.weights import LoadedDetector
-    from exportloss.loss.yolo_loss import YoloLoss
+    from exportloss.loss.protocol import DetectionLoss
 
 __all__ = ["FILES", "FOLDERS", "DetectorFormat", "FolderFormat", "about_formats"]
 
@@ -29,7 +30,7 @@ class FolderFormat:
     """
 
     about: str
-    write: Callable[[ExportSettings, LoadedDetector, YoloLoss, Path, bool], Manifest]
+    write: Callable[[ExportSettings, LoadedDetector, DetectionLoss, Path, bool], Manifest]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +59,13 @@ def _writer(kind: ArtifactKind) -> Callable[..., Manifest]:
     def write(
         settings: ExportSettings,
         detector: LoadedDetector,
-        loss: YoloLoss,
+        loss: DetectionLoss,
         folder: Path,
         exist_ok: bool,
     ) -> Manifest:
         options: dict[str, Any] = {name: getattr(settings, name) for name in kind.options}
         if not kind.trains:
-            options["head"] = detector.model.detect
+            options["head"] = getattr(detector.model, "detect", None)
         manifest: Manifest = kind.load_exporter()(
             *((detector.model, loss) if kind.trains else (loss,)),
             folder,
@@ -83,8 +84,13 @@ def _writer(kind: ArtifactKind) -> Callable[..., Manifest]:
 def _write_state_dict(
     settings: ExportSettings, detector: LoadedDetector, nms: NmsSettings | None, path: Path
 ) -> None:
-    from exportloss.models import save_state_dict
+    from exportloss.models import YoloV5, save_state_dict
 
+    if not isinstance(detector.model, YoloV5):
+        raise ConfigError(
+            f"--format {path.suffix[1:]} applies to YOLOv5's detectors, not to "
+            f"{type(detector.model).__name__}; leave it out"
+        )
     save_state_dict(detector.model, path, names=detector.names)
 
 

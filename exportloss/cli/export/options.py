@@ -12,6 +12,7 @@ from exportloss.cli.defaults import default_of
 from exportloss.cli.export.formats import FILES, FOLDERS, about_formats
 from exportloss.errors import ConfigError
 from exportloss.export.detector.nms_settings import NmsSettings
+from exportloss.loss_kinds import LOSS_KINDS
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT, formats_taking
 from exportloss.runtime.artifact.manifest import Layout, LossProvider
 from exportloss.runtime.data.dataset import read_data_yaml
@@ -25,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options; None means "not given"."""
     parser.add_argument(
         "--weights",
-        required=True,
         metavar="NAME|FILE|RUN",
         help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6; s-v5.0, ... for v5.0's), with "
         "random weights; or a file: a checkpoint of YOLOv5 v5.0 to v7.0 (.pt), a state dict (.pt, "
@@ -41,7 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of classes, without --data (default: the file's)",
     )
-    parser.add_argument("--hyp", metavar="YAML", help="YOLOv5 hyperparameters, for the loss")
+    parser.add_argument("--hyp", metavar="YAML", help="hyperparameters, for the loss")
+    parser.add_argument(
+        "--loss",
+        choices=tuple(LOSS_KINDS),
+        help="kind of the loss: yolov5 (default), or task-aligned for a detector of your own "
+        "without anchors, see --model",
+    )
     add_export_arguments(parser.add_argument_group("fixed in the exported graphs"))
     parser.add_argument(
         "--format",
@@ -59,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout",
         choices=get_args(Layout),
-        help="loss alone: its input: YOLOv5's permuted maps (default), the output of the "
+        help="loss alone: its input: YOLOv5's permuted maps (its default), the output of the "
         "detection layer's convolutions, or their input: it then evaluates them where it looks",
     )
     parser.add_argument(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from exportloss.cli.export.own_model import is_function_name
 from exportloss.cli.export.weights import is_file_name
 from exportloss.cli.outputs import check_outputs
 from exportloss.errors import ArtifactError
@@ -18,8 +19,11 @@ __all__ = ["check_places", "file_path"]
 def file_path(weights: str, output: Path, suffix: str) -> Path:
     """Return the path of a file that is named after the weights.
 
-    With suffix `onnx`, `runs/best.safetensors` gives `best.onnx`, and `n` gives `yolov5n.onnx`.
+    With suffix `onnx`, `runs/best.safetensors` gives `best.onnx`, `n` gives `yolov5n.onnx`, and the
+    function `mine.detectors:build` gives `build.onnx`.
     """
+    if is_function_name(weights):
+        return output / f"{weights.rpartition(':')[2]}.{suffix}"
     stem = (
         Path(weights).stem if is_file_name(weights) else f"yolov5{weights.removeprefix('yolov5')}"
     )

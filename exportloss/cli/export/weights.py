@@ -6,14 +6,12 @@ import dataclasses
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from exportloss.cli.arguments import ExportSettings
+from exportloss.cli.export.own_model import is_function_name, load_own_model
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
 from exportloss.runtime.sessions.installation import how_to_install
-
-if TYPE_CHECKING:
-    from exportloss.models import YoloV5
 
 __all__ = ["LoadedDetector", "is_file_name", "is_size_name", "load_detector"]
 
@@ -61,7 +59,7 @@ class LoadedDetector:
         warning: What the user may not expect of them; empty if nothing.
     """
 
-    model: YoloV5
+    model: Any  # a `DetectorModel`
     names: tuple[str, ...]
     about: str
     warning: str = ""
@@ -78,6 +76,8 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
             another size than `--model`.
         ArtifactError: The file is missing, unreadable, refused or no YOLOv5 detector.
     """
+    if settings.model is not None and is_function_name(settings.model):
+        return _load_own(settings, settings.model)
     # A mistyped size is refused by the model, which lists them all.
     may_be_size = settings.weights.startswith("yolov5") or is_size_name(settings.weights)
     if (is_file_name(settings.weights) or not may_be_size) and not Path(settings.weights).exists():
@@ -125,3 +125,14 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
         else:
             names = names or checkpoint.names
     return LoadedDetector(model, names or tuple(map(str, range(model.num_classes))), about, warning)
+
+
+def _load_own(settings: ExportSettings, function: str) -> LoadedDetector:
+    """Return the detector of the user's own function."""
+    _require_export_packages(function)
+    import torch
+
+    torch.manual_seed(settings.seed)
+    model = load_own_model(function, settings.num_classes)
+    names = settings.names or tuple(map(str, range(model.num_classes)))
+    return LoadedDetector(model, names, f"those of {function}, seed {settings.seed}")

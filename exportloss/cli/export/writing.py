@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from exportloss.cli.arguments import ExportSettings
 from exportloss.cli.export.formats import FILES, FOLDERS
@@ -15,9 +15,6 @@ from exportloss.errors import ConfigError
 from exportloss.export.detector.nms_settings import NmsSettings
 from exportloss.runtime.artifact.kinds import formats_taking
 from exportloss.runtime.artifact.manifest import Manifest
-
-if TYPE_CHECKING:
-    from exportloss.models import YoloV5
 
 __all__ = ["export_artifacts"]
 
@@ -39,7 +36,7 @@ def export_artifacts(
     Raises:
         ExportLossError: a setting is wrong, or the export was refused.
     """
-    from exportloss.loss.yolo_loss import YoloLoss
+    from exportloss.export.detector.losses import make_loss
 
     if settings.precision != "float32" and (others := folders.keys() - formats_taking("precision")):
         raise ConfigError(
@@ -54,17 +51,24 @@ def export_artifacts(
             num_classes=model.num_classes,
             image_size=settings.image_size,
         )
-    loss = YoloLoss(model.anchors_px, model.strides, model.num_classes, config)
+    loss = make_loss(
+        config,
+        strides=model.strides,
+        num_classes=model.num_classes,
+        anchors=getattr(model, "anchors_px", ()),
+    )
     height, width = settings.image_size
-    about = f"{model.name}: {model.num_classes} classes, images of {height} x {width}"
+    name = getattr(model, "name", type(model).__name__)
+    about = f"{name}: {model.num_classes} classes, images of {height} x {width}"
     if folders:
         about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
     say(f"{about}\nweights: {detector.about}")
     if detector.warning:
         say(f"warning: {detector.warning}")
     if folders:
-        scaled = ", scaled to model and image size" if settings.scale_gains else ""
-        say(f"gains: box {config.box:.4g}, obj {config.obj:.4g}, cls {config.cls:.4g}{scaled}")
+        scaled = "" if config is settings.loss else ", scaled to model and image size"
+        gains = ", ".join(f"{name} {getattr(config, name):.4g}" for name in loss.terms)
+        say(f"gains: {gains}{scaled}")
     for name, path in (files or {}).items():
         started = time.monotonic()
         FILES[name].write(settings, detector, nms, path)
@@ -78,7 +82,7 @@ def export_artifacts(
     return manifests
 
 
-def _print_folder(folder: Path, manifest: Manifest, model: YoloV5, seconds: float) -> None:
+def _print_folder(folder: Path, manifest: Manifest, model: Any, seconds: float) -> None:
     say(f"{folder} ({manifest.kind}, {seconds:.1f} s)")
     if manifest.optimizer is not None:
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}

@@ -23,8 +23,9 @@ from exportloss.cli.train.options import TrainOptions, fill_options, write_optio
 from exportloss.cli.train.progress import report
 from exportloss.cli.train.report import Plan, print_data, print_plan, print_result
 from exportloss.cli.train.resume import check_resumed, run_to_resume, updated_options
-from exportloss.cli.train.source import Source, find_source
+from exportloss.cli.train.source import Source, find_source, loss_settings_of
 from exportloss.cli.train.tensorboard import WithEvents
+from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
@@ -69,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
     data = read_data_yaml(options.data, single_class=options.single_cls)
-    hyp = smooth_labels(read_hyp(options.hyp), options.label_smoothing)
+    loss = loss_settings_of(options)
+    hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
     source = find_source(options, data, hyp)
     _check_outputs(options, data, source.what, resumed)
     plan = _plan(options, data, hyp, source.what)
@@ -153,6 +155,8 @@ def _record(
 
 
 def _print_recall(manifest: Manifest, batches: Batches) -> None:
+    if not isinstance(manifest.loss, LossConfig):  # it has no anchors
+        return
     recall = best_possible_recall(box_sides(batches), manifest.anchors, manifest.loss.anchor_t)
     print_recall(recall, can_change=False)
 
@@ -210,7 +214,7 @@ def _plan(
     source: Manifest | ExportSettings,
 ) -> Plan:
     """Read all labels, and check that the batches fit the graph."""
-    config = TrainingConfig.from_mapping(hyp)
+    config = TrainingConfig.from_mapping(hyp, loss=type(source.loss))
     tell = functools.cache(lambda text: say(f"note: {text}"))  # once for both splits
 
     def batches(split: Split, **how: Any) -> Batches:

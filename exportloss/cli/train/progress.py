@@ -100,7 +100,7 @@ class Bar(Lines):
         """Move the bar."""
         speed = self._progress.tasks[self._task].speed  # batches per second
         rate = f"{speed * self._schedule.batch_size:.1f}/s" if speed else ""
-        losses = f"box {items.box:.3f} obj {items.objectness:.3f} cls {items.category:.3f}"
+        losses = " ".join(f"{name} {value:.3f}" for name, value in items.items())
         title = _title(epoch, self._schedule)
         self._progress.update(
             self._task,
@@ -128,4 +128,4 @@ def _memory() -> str:
 
 
 def _losses(items: LossTerms) -> str:
-    return f"box {items.box:.4f}  obj {items.objectness:.4f}  cls {items.category:.4f}"
+    return "  ".join(f"{name} {value:.4f}" for name, value in items.items())

@@ -12,12 +12,13 @@ from exportloss.cli.run_paths import artifacts_of, find_run, is_artifact
 from exportloss.cli.train.options import TrainOptions
 from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError, ConfigError
+from exportloss.loss_kinds import LOSS_KINDS, LossSettings
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.data.dataset import DataConfig
 from exportloss.runtime.storage.replacing import recover_folder
 from exportloss.runtime.training.run_folder import RunFolder
 
-__all__ = ["Source", "find_source"]
+__all__ = ["Source", "find_source", "loss_settings_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,21 @@ class Source:
     run: RunFolder | None = None
 
 
+def loss_settings_of(options: TrainOptions) -> type[LossSettings]:
+    """Return the class of the settings of the loss that `--weights` or its run trains with.
+
+    Raises:
+        ArtifactError: The artifacts, or the options of the run, are damaged.
+    """
+    weights = Path(options.weights)
+    recover_folder(weights)
+    run, _ = find_run(weights)
+    folder = weights if is_artifact(weights) else _artifacts_of(options, run)
+    is_known = folder is not None and is_artifact(folder)
+    kind = Manifest.read(folder).loss.kind if folder is not None and is_known else LossConfig.kind
+    return LOSS_KINDS[kind].settings
+
+
 def find_source(options: TrainOptions, data: DataConfig, hyp: dict[str, Any]) -> Source:
     """Resolve `--weights`: artifacts, a run or its weights, a size or a file.
 
@@ -47,8 +63,7 @@ def find_source(options: TrainOptions, data: DataConfig, hyp: dict[str, Any]) ->
         ArtifactError: The run has no weights, or its artifacts are gone or damaged.
         ConfigError: An option or a class contradicts the artifacts.
     """
-    weights, loss = Path(options.weights), LossConfig.from_mapping(hyp)
-    recover_folder(weights)
+    weights, loss = Path(options.weights), loss_settings_of(options).from_mapping(hyp)
     if is_artifact(weights):
         if options.artifacts is not None:
             raise ConfigError(f"{weights} is an artifacts folder already; leave --artifacts out")
@@ -101,7 +116,7 @@ def _check_classes(data: DataConfig, manifest: Manifest, state: Path) -> None:
 
 
 def _reused(
-    options: TrainOptions, artifacts: Path, loss: LossConfig, hyp: dict[str, Any]
+    options: TrainOptions, artifacts: Path, loss: LossSettings, hyp: dict[str, Any]
 ) -> Manifest:
     """Return the manifest, after a check that no option contradicts it."""
     manifest = Manifest.read(artifacts)

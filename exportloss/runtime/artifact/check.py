@@ -9,7 +9,12 @@ from pathlib import Path
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.runtime.artifact.flat_layout import FlatLayout, StateLayout
 from exportloss.runtime.artifact.kinds import KINDS, Kind
-from exportloss.runtime.artifact.loss_signature import loss_inputs, loss_outputs
+from exportloss.runtime.artifact.loss_signature import (
+    loss_inputs,
+    loss_outputs,
+    loss_state,
+    loss_values,
+)
 from exportloss.runtime.artifact.manifest import STATE_NAME, Manifest
 from exportloss.runtime.artifact.onnx_file import (
     BOOL,
@@ -24,7 +29,6 @@ from exportloss.runtime.optimizers.table import OPTIMIZERS
 
 __all__ = ["Artifact", "open_artifact", "read_artifact"]
 
-_LOSS = {"loss": OnnxValue(FLOAT, ()), "items": OnnxValue(FLOAT, (3,))}
 _ANY = OnnxValue(0)  # an input or output that need only be there
 
 Values = Mapping[str, OnnxValue]
@@ -170,10 +174,7 @@ def _with_sizes(expected: OnnxValue, found: OnnxValue, sizes: dict[str, int]) ->
 
 
 def _batch(manifest: Manifest) -> dict[str, OnnxValue]:
-    return {
-        "targets": OnnxValue(FLOAT, (manifest.max_targets, 6)),
-        "balance": OnnxValue(FLOAT, (len(manifest.strides),)),
-    }
+    return {"targets": OnnxValue(FLOAT, (manifest.max_targets, 6)), **loss_state(manifest)}
 
 
 def _images(manifest: Manifest, dtype: int) -> dict[str, OnnxValue]:
@@ -185,12 +186,12 @@ def _step_contents(manifest: Manifest) -> _Contents:
     batch = _batch(manifest) | _images(manifest, UINT8)
     vectors = _vectors(manifest)
     detector = {name: vectors[name] for name in ("parameters", "statistics") if name in vectors}
-    new = {f"new_{name}": value for name, value in vectors.items()}
-    new["new_balance"] = batch["balance"]
+    new = {f"new_{name}": value for name, value in (vectors | loss_state(manifest)).items()}
+    values = loss_values(manifest)
     inputs = batch | _settings(manifest) | vectors
     graphs = {
-        "train_step.onnx": _Graph(inputs=inputs, outputs=_LOSS | new),
-        "eval_step.onnx": _Graph(inputs=batch | detector, outputs=_LOSS),
+        "train_step.onnx": _Graph(inputs=inputs, outputs=values | new),
+        "eval_step.onnx": _Graph(inputs=batch | detector, outputs=values),
         "inference.onnx": _Graph(
             inputs={"images": _ANY} | detector, outputs={"output0": _ANY}, optional=True
         ),
@@ -202,7 +203,8 @@ def _training_contents(manifest: Manifest) -> _Contents:
     """Return the contents of training artifacts; frozen tensors are inputs as well."""
     trained = dict.fromkeys(manifest.trained, _ANY)
     inputs = _batch(manifest) | _images(manifest, FLOAT) | trained
-    outputs = _LOSS | {"new_balance": inputs["balance"]}
+    state = {f"new_{name}": value for name, value in loss_state(manifest).items()}
+    outputs = loss_values(manifest) | state
     gradients = {f"{name}_grad.accumulation.out": _ANY for name in manifest.groups.all}
     graphs = {
         "training_model.onnx": _Graph(inputs=inputs, outputs=outputs | gradients, has_more=True),
@@ -246,7 +248,7 @@ def _settings(manifest: Manifest) -> dict[str, OnnxValue]:
 
 
 def _vectors(manifest: Manifest) -> dict[str, OnnxValue]:
-    """Return the flat vectors of the portable step's state; `balance` is in `_batch`."""
+    """Return the flat vectors of the portable step's state; that of the loss is in `_batch`."""
     layout = _layout(manifest)
     flat = {"parameters": _covered(layout.parameters, manifest.groups.all)}
     if statistics := manifest.trained[len(manifest.groups.all) :]:
@@ -296,7 +298,7 @@ def _state_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     layout = _layout(manifest)
     parameters = layout.parameters.by_name
     trained = parameters | layout.statistics.by_name
-    shapes = {"balance": (len(manifest.strides),), **trained}
+    shapes = {name: (len(values),) for name, values in manifest.loss_state.items()} | trained
     if manifest.ema:
         shapes |= {f"ema/{name}": shape for name, shape in trained.items()}
     for kept in _optimizer_state(manifest):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,6 +12,14 @@ from typing import Any, Literal, get_args
 from exportloss.class_names import bad_name
 from exportloss.config import Criterion, LossConfig
 from exportloss.errors import ArtifactError, excerpt
+from exportloss.loss_kinds import (
+    LOSS_KINDS,
+    Layout,
+    LossKind,
+    LossSettings,
+    from_tagged,
+    tagged,
+)
 from exportloss.runtime.artifact.file_format import written_by_newer
 from exportloss.runtime.artifact.flat_layout import StateLayout
 from exportloss.runtime.artifact.kinds import KINDS, Kind
@@ -55,7 +63,6 @@ __all__ = [
 
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
-Layout = Literal["permuted", "head-output", "head-input"]
 LossProvider = Literal["any", "cpu", "gpu"]
 
 # Allowed values of the fields that hold one of several words.
@@ -77,13 +84,14 @@ class Manifest:
         kind: Kind of artifact.
         model: Name of the detector, such as `yolov5n`; empty for a loss alone.
         names: Names of the nc classes, in class order.
-        anchors: (nl, na, 2) anchor widths and heights in input pixels.
+        anchors: (nl, na, 2) anchor widths and heights in input pixels; empty for a loss without
+            anchors.
         strides: (nl,) strides in input pixels per cell.
         image_size: Height and width of the images in pixels.
         batch_size: Images per batch.
         max_targets: Largest number of target rows per batch.
         tiers: Size buckets of a loss alone: smaller numbers of target rows with a graph each.
-        loss: Options of the loss.
+        loss: Options of the loss, of the class of its kind, see `loss_kind`.
         gradients: Whether the graphs of a loss alone compute gradients.
         loss_layout: Inputs of the graphs of a loss alone; see `export_loss`.
         provider: Target of the graphs: "any" runtime; ONNX Runtime's "cpu" provider, the only one
@@ -105,13 +113,13 @@ class Manifest:
     kind: Kind
     model: str = ""
     names: tuple[str, ...]
-    anchors: tuple[tuple[tuple[float, float], ...], ...]
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
     strides: tuple[float, ...]
     image_size: tuple[int, int]
     batch_size: int
     max_targets: int
     tiers: tuple[int, ...] = ()
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    loss: LossSettings = dataclasses.field(default_factory=LossConfig)
     gradients: bool = False
     loss_layout: Layout = "permuted"
     provider: LossProvider = "any"
@@ -132,6 +140,16 @@ class Manifest:
         return len(self.names)
 
     @property
+    def loss_kind(self) -> LossKind:
+        """Kind of the loss: names of its terms and of its state, shapes of its predictions."""
+        return LOSS_KINDS[self.loss.kind]
+
+    @property
+    def loss_state(self) -> Mapping[str, tuple[float, ...]]:
+        """State of the loss before the first step, by name."""
+        return self.loss_kind.initial_state(len(self.strides))
+
+    @property
     def trained(self) -> tuple[str, ...]:
         """Names of the tensors that a step changes: trainable parameters, then statistics."""
         statistics = (name for norm in self.statistics for name in (norm.mean, norm.var))
@@ -149,7 +167,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`, with its checksum."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | {"loss": tagged(self.loss)}
         values["layout"] = {} if self.layout is None else self.layout.to_values()
         return format_manifest(values)
 
@@ -214,17 +232,31 @@ def check_tiers(
 
 def _refuse_newer(values: dict[str, Any], path: Path) -> None:
     """Refuse unknown words and keys, in a manifest that matches its checksum."""
-    criteria = values["loss"].get("criterion"), get_args(Criterion)
+    found_kind, loss = from_tagged(values["loss"])
+    if isinstance(found_kind, str) and found_kind not in LOSS_KINDS:
+        found = f"loss kind {excerpt(repr(found_kind))}"
+        raise written_by_newer(path, found, ", ".join(LOSS_KINDS), exported=True)
+    settings = LOSS_KINDS[str(found_kind)].settings
+    criteria = loss.get("criterion"), get_args(Criterion)
     words = {key: (values.get(key), known) for key, known in _WORDS.items()}
     for key, (said, known) in {**words, "criterion": criteria}.items():
         if isinstance(said, str) and said not in known:
             found = f"{key} {excerpt(repr(said))}"
             raise written_by_newer(path, found, ", ".join(known), exported=True)
-    for key, cls in (("loss", LossConfig), ("groups", ParameterGroupNames)):
+    for key, given, cls in (
+        ("loss", loss, settings),
+        ("groups", values["groups"], ParameterGroupNames),
+    ):
         fields = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(values[key].keys() - fields):
+        if unknown := sorted(given.keys() - fields):
             found = f"{key} key {excerpt(repr(unknown[0]))}"
             raise written_by_newer(path, found, ", ".join(sorted(fields)), exported=True)
+
+
+def _settings(values: dict[str, Any]) -> LossSettings:
+    kind, own = from_tagged(values)
+    settings: Callable[..., LossSettings] = LOSS_KINDS[str(kind)].settings
+    return settings(**own)
 
 
 def _word(values: dict[str, Any], key: str, default: str | None = None) -> Any:
@@ -241,13 +273,13 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         names=texts(values["names"], "names"),
         anchors=tuple(
             tuple((number(width, "anchors"), number(height, "anchors")) for width, height in level)
-            for level in values["anchors"]
+            for level in values.get("anchors", ())
         ),
         strides=tuple(number(stride, "strides") for stride in values["strides"]),
         image_size=_pair(values["image_size"]),
         batch_size=integer(values["batch_size"], "batch_size"),
         max_targets=integer(values["max_targets"], "max_targets"),
-        loss=LossConfig(**values["loss"]),
+        loss=_settings(values["loss"]),
         # Manifests of 0.1 may lack the next keys.
         tiers=tuple(integer(rows, "tiers") for rows in values.get("tiers", ())),
         head=_word(values, "head", "dense"),
@@ -304,7 +336,6 @@ def _check_ranges(manifest: Manifest) -> None:
     pixels = (*manifest.strides, *anchors)
     if not all(math.isfinite(size) and size > 0 for size in pixels):
         raise ValueError("an anchor or stride is not a finite number of pixels above 0")
-    if not 1 <= len(manifest.strides) == len(manifest.anchors):
-        raise ValueError(
-            f"{len(manifest.strides)} strides for anchors of {len(manifest.anchors)} levels"
-        )
+    levels = len(manifest.strides)
+    if levels < 1 or len(manifest.anchors) != levels * manifest.loss_kind.has_anchors:
+        raise ValueError(f"{levels} strides for anchors of {len(manifest.anchors)} levels")

@@ -17,11 +17,12 @@ from exportloss.runtime.storage.replacing import recover_folder
 __all__ = ["MANIFEST_NAME", "format_manifest", "read_manifest_file"]
 
 MANIFEST_NAME = "manifest.json"
-# Manifests of exportloss/1, which 0.1 wrote, have no checksum.
+# Manifests of exportloss/1, which 0.1 wrote, have no checksum. Those before exportloss/3 name no
+# kind of loss.
 _FORMAT = FileFormat(
     family="exportloss",
-    newest=2,
-    expected="this version opens 'exportloss/1' and 'exportloss/2'",
+    newest=3,
+    expected="this version opens 'exportloss/1' to 'exportloss/3'",
     exported=True,
 )
 
@@ -57,7 +58,7 @@ def read_manifest_file(folder: str | Path) -> tuple[dict[str, Any], bool]:
         raise ArtifactError(f"{path} is not readable: {error}; export again") from error
     found = values.get("format") if isinstance(values, dict) else None
     number = _FORMAT.number(found)
-    has_checksum = number == _FORMAT.newest or (number is not None and "sha256" in values)
+    has_checksum = number is not None and (number > 1 or "sha256" in values)
     if has_checksum and not text_is_whole(content, values.get("sha256")):
         raise ArtifactError(
             f"{path} is damaged or was edited: its content does not match its sha256; copy the "

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, excerpt
+from exportloss.loss_kinds import STATE_NAMES
 from exportloss.runtime.artifact.file_format import FileFormat
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state_digest import state_digest, state_digest_1
@@ -35,7 +36,6 @@ _FORMAT = FileFormat(
 )
 _OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
 _EMA = "ema/"  # ema/<parameter or statistic>
-_BALANCE = "balance"
 _DIGITS = 10
 _COUNT = re.compile(rf"0|[1-9]\d{{0,{_DIGITS - 1}}}", re.ASCII)
 _DESCRIPTION = ("names", "anchors", "strides")  # from the manifest, in the metadata as JSON
@@ -49,7 +49,8 @@ class TrainState:
         model: Parameters and statistics by the model's own names, float32.
         optimizer: Optimizer state: per state tensor (such as `momentum`), one array per trainable
             parameter, of its shape.
-        balance: (nl,) objectness weights.
+        loss: State of the loss by name, such as the objectness weights `balance`, (nl,), of
+            YOLOv5's; empty if the loss has none.
         updates: Number of optimizer steps done.
         skipped: Number of optimizer steps skipped because their results would not have been finite.
         ema: Moving average of the trained parameters and statistics, by the same names; empty if
@@ -58,10 +59,15 @@ class TrainState:
 
     model: Mapping[str, Array]
     optimizer: Mapping[str, Mapping[str, Array]]
-    balance: Array
+    loss: Mapping[str, Array]
     updates: int
     skipped: int = 0
     ema: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+
+    @property
+    def balance(self) -> Array:
+        """(nl,) objectness weights of YOLOv5's loss."""
+        return self.loss["balance"]
 
     def __repr__(self) -> str:
         return (
@@ -88,7 +94,7 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
     for kept, entries in state.optimizer.items():
         arrays |= {f"{_OPTIMIZER}{kept}/{name}": tensor for name, tensor in entries.items()}
     arrays |= {_EMA + name: tensor for name, tensor in state.ema.items()}
-    arrays[_BALANCE] = state.balance
+    arrays |= state.loss
     tensors = {name: StoredTensor.of(array) for name, array in arrays.items()}
     about = {
         "format": str(_FORMAT),
@@ -177,7 +183,7 @@ def check_description(about: Mapping[str, str], path: str | Path, manifest: Mani
 
 
 def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainState:
-    balance = tensors.pop(_BALANCE)
+    loss = {name: tensors.pop(name) for name in STATE_NAMES if name in tensors}
     optimizer: dict[str, dict[str, Array]] = {}
     for name in [name for name in tensors if name.startswith(_OPTIMIZER)]:
         kept, parameter = name.removeprefix(_OPTIMIZER).split("/", 1)
@@ -190,7 +196,7 @@ def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainS
     return TrainState(
         model=tensors,
         optimizer=optimizer,
-        balance=balance,
+        loss=loss,
         updates=_count("updates", about["updates"]),
         skipped=_count("skipped", about.get("skipped", "0")),  # not in states of 0.1
         ema=ema,

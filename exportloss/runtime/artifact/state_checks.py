@@ -86,7 +86,7 @@ def _parts(state: TrainState) -> Iterator[tuple[str, Tensors]]:
     yield "model", state.model
     yield from state.optimizer.items()
     yield "moving average (EMA)", state.ema
-    yield "objectness", {"balance": state.balance}
+    yield "loss", state.loss
 
 
 def _check_tensor(tensor: object, where: str, what: str, name: str) -> None:

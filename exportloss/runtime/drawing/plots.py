@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from exportloss.runtime.drawing.fonts import drawable_names
 from exportloss.runtime.evaluation.confusion import ConfusionMatrix
 from exportloss.runtime.evaluation.metrics import Metrics
 from exportloss.runtime.evaluation.scores import METRICS
-from exportloss.runtime.training.results import COLUMNS, read_rows
+from exportloss.runtime.training.results import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,15 +36,9 @@ _METRIC = "#059669"
 _MOST_NAMED = 20  # most classes with colours and legend entries of their own
 _MOST_WRITTEN = 30  # most classes with numbers in cells, or names on an axis
 
-# Two rows, as in YOLOv5: losses at the left, half of the metrics at the right.
 _SCORES = [metric.column for metric in METRICS]
 _HALF = -(-len(_SCORES) // 2)
-_PANELS = (
-    *(column for column in COLUMNS if column.startswith("train/")),
-    *_SCORES[:_HALF],
-    *(column for column in COLUMNS if column.startswith("val/")),
-    *_SCORES[_HALF:],
-)
+_SPLITS = ("train", "val")
 
 
 def plot_confusion_matrix(path: Path, confusion: ConfusionMatrix, names: Sequence[str]) -> None:
@@ -153,9 +147,10 @@ def plot_results(path: Path, results: Path) -> None:
     try:
         rows = read_rows(results)
         epochs = [float(row["epoch"]) for row in rows]
+        upper, lower = _panels(rows[0] if rows else ())
         series = {
             name: [float(row[name]) for row in rows]
-            for name in _PANELS
+            for name in (*upper, *lower)
             if rows and all((row.get(name) or "").strip() for row in rows)
         }
     except ArtifactError:
@@ -164,8 +159,8 @@ def plot_results(path: Path, results: Path) -> None:
         raise ArtifactError(f"{results} is no readable results file: {error!r}") from error
     if not series:
         raise ArtifactError(f"{results} has no epoch to draw")
-    columns = -(-len(_PANELS) // 2)
-    shown = [row for row in (_PANELS[:columns], _PANELS[columns:]) if series.keys() & set(row)]
+    columns = len(upper)
+    shown = [row for row in (upper, lower) if series.keys() & set(row)]
     with figure_file(path, 2.6 * columns, 2.5 * len(shown)) as figure:
         grid = figure.subplots(len(shown), columns, squeeze=False)
         for axes, name in itertools.zip_longest(grid.flat, itertools.chain(*shown)):
@@ -180,6 +175,14 @@ def plot_results(path: Path, results: Path) -> None:
             tidy(axes)
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
+
+
+def _panels(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return two rows of columns as in YOLOv5: losses at the left, half of the metrics each."""
+    losses = [name.partition("/")[2] for name in names if name.startswith(("train/", "val/"))]
+    left = {split: [f"{split}/{one}" for one in dict.fromkeys(losses)] for split in _SPLITS}
+    train, val = left.values()
+    return [*train, *_SCORES[:_HALF]], [*val, *_SCORES[_HALF:], *[""] * (len(_SCORES) % 2)]
 
 
 def plot_labels(path: Path, labels: Sequence[_Floats], names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,14 +96,14 @@ def validate(
     """
     metrics = MetricsAccumulator(num_classes, max_det=max_det)
     confusion = ConfusionMatrix(num_classes)
-    items: list[tuple[float, ...]] = []
+    items: list[LossTerms] = []
     inference = suppression = 0.0
     for number, batch in enumerate(batches):
         started = time.perf_counter()
         output = predict(batch)
         inference += time.perf_counter() - started
         if isinstance(output, Evaluation):
-            items.append(dataclasses.astuple(output.items))
+            items.append(output.items)
             output = output.predictions
         if output.shape[2] != 5 + num_classes:
             raise ConfigError(
@@ -140,10 +140,15 @@ def validate(
     return Validation(
         metrics=result,
         confusion=confusion,
-        items=LossTerms(*np.mean(items, axis=0).tolist()) if items else None,
+        items=_mean(items) if items else None,
         inference_ms=inference * each,
         nms_ms=suppression * each,
     )
+
+
+def _mean(items: Sequence[LossTerms]) -> LossTerms:
+    means = np.mean([list(terms.values()) for terms in items], axis=0)
+    return LossTerms(*means.tolist(), names=tuple(items[0]))
 
 
 def true_boxes(batch: Batch, *, repeated: bool = False) -> list[Boxes]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.balance import initial_balance
 from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifact.check import Artifact, open_artifact
 from exportloss.runtime.artifact.kinds import KINDS
@@ -42,9 +41,10 @@ class LossResult:
     """The loss of a batch.
 
     Attributes:
-        loss: (box + objectness + class) * batch size.
+        loss: Sum of the loss terms, times the batch size.
         items: Terms of the loss, before the multiplication by the batch size.
-        balance: (nl,) objectness weights for the next batch; only autobalance changes them.
+        state: State of the loss for the next batch by name, such as the objectness weights
+            `balance`, (nl,), of YOLOv5's, which only autobalance changes; empty if it has none.
         gradients: Gradients of the loss with respect to the inputs, each in its input's shape, as
             `OrtValue`s in the device's memory: `gradient_0`, ... of the predictions or features;
             for layout `head-input` also `weight_gradient_0`, ... and `bias_gradient_0`, ... Empty
@@ -54,9 +54,14 @@ class LossResult:
 
     loss: float
     items: LossTerms
-    balance: npt.NDArray[np.float32]
+    state: Mapping[str, npt.NDArray[np.float32]]
     gradients: Mapping[str, Any]
     slots: int
+
+    @property
+    def balance(self) -> npt.NDArray[np.float32]:
+        """(nl,) objectness weights of YOLOv5's loss for the next batch."""
+        return self.state["balance"]
 
 
 class LossSession:
@@ -166,6 +171,7 @@ class LossSession:
         targets: npt.ArrayLike,
         *,
         balance: npt.ArrayLike | None = None,
+        state: Mapping[str, npt.ArrayLike] | None = None,
     ) -> LossResult:
         """Compute the loss of a batch and, if the artifact was exported with them, its gradients.
 
@@ -175,13 +181,15 @@ class LossSession:
                 artifact's layout, see `exportloss.export.export_loss`.
             targets: (n, 6) target rows: image, class, x, y, width, height, normalised; n <= the
                 manifest's `max_targets`. Trailing rows of zeros cost nothing.
-            balance: (nl,) objectness weights of the levels; by default YOLOv5's initial ones.
+            balance: (nl,) objectness weights of the levels, short for `state={"balance": ...}`.
+            state: State of the loss by name, such as the last result's; by default the initial one.
 
         Returns:
             The loss of the batch, with gradients that are valid until the next call.
 
         Raises:
-            DataError: an input is missing or unknown, or has the wrong type or shape.
+            DataError: an input or a tensor of the state is missing or unknown, or has the wrong
+                type or shape.
             TargetError: a target row cannot be trained on.
             TooManyTargetsError: there are more rows than the largest graph takes.
             DeviceError: the device's loss differs from the CPU's; see `self_check`.
@@ -196,13 +204,14 @@ class LossSession:
         rows = min(rows for rows in manifest.loss_graphs if rows >= _filled(padded))
         values = self._checked(inputs)
         values["targets"] = padded[:rows]
-        values["balance"] = self._balance(balance)
+        given = state if balance is None else {**(state or {}), "balance": balance}
+        values |= self._checked_state(given)
         self._run(rows, values)
         found = self._outputs
         return LossResult(
             loss=float(found["loss"].numpy()),
-            items=LossTerms(*found["items"].numpy().tolist()),
-            balance=np.array(found["new_balance"].numpy()),
+            items=LossTerms(*found["items"].numpy().tolist(), names=manifest.loss_kind.terms),
+            state={name: np.array(found[f"new_{name}"].numpy()) for name in manifest.loss_state},
             gradients={
                 name: found[name] for name in map(gradient_name, self._shapes) if name in found
             },
@@ -297,12 +306,20 @@ class LossSession:
             return "float32" if kind == "tensor(float)" else kind, tuple(value.shape())
         return type(value).__name__, tuple(getattr(value, "shape", ()))
 
-    def _balance(self, given: npt.ArrayLike | None) -> npt.NDArray[np.float32]:
-        levels = len(self.manifest.strides)
-        balance = np.array(initial_balance(levels) if given is None else given, np.float32)
-        if balance.shape != (levels,):
-            raise DataError(f"balance has shape {balance.shape}; expected ({levels},)")
-        return balance
+    def _checked_state(
+        self, given: Mapping[str, npt.ArrayLike] | None
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        initial = self.manifest.loss_state
+        state = {name: np.array(values, np.float32) for name, values in (given or initial).items()}
+        if state.keys() != initial.keys():
+            raise DataError(
+                f"the state of the loss is {', '.join(map(str, state)) or 'none'}; expected "
+                f"{', '.join(initial) or 'none'}"
+            )
+        for name, values in initial.items():
+            if state[name].shape != (len(values),):
+                raise DataError(f"{name} has shape {state[name].shape}; expected ({len(values)},)")
+        return state
 
 
 def _on_host(value: Any) -> npt.NDArray[Any]:

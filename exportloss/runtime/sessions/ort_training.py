@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.balance import initial_balance
 from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.baked_model import with_initializers
 from exportloss.runtime.artifact.checksum import add_model_checksum
@@ -31,7 +30,7 @@ from exportloss.runtime.sessions.installation import (
 )
 from exportloss.runtime.sessions.ort_module import load_checkpoint, open_module
 from exportloss.runtime.sessions.session import TrainSession
-from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
+from exportloss.runtime.sessions.step_results import Evaluation, Images, StepResult
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["OrtTrainSession"]
@@ -102,7 +101,7 @@ class OrtTrainSession(TrainSession):
         assert manifest.optimizer is not None
         self._optimizer = make_optimizer(manifest.optimizer, manifest.groups, self._tensors)
         self._average = {name: self._tensors[name].copy() for name in manifest.averaged}
-        self._balance = np.asarray(initial_balance(len(manifest.strides)), np.float32)
+        self._loss_state = {k: np.array(v, np.float32) for k, v in manifest.loss_state.items()}
         self._accumulates = False  # whether there are gradients that no update has used
         check_values(self.state(), str(folder / "checkpoint"))
 
@@ -150,7 +149,7 @@ class OrtTrainSession(TrainSession):
         return TrainState(
             model=_copies(self._tensors),
             optimizer={kept: _copies(entries) for kept, entries in self._optimizer.state.items()},
-            balance=self._balance.copy(),
+            loss=_copies(self._loss_state),
             updates=self.updates,
             skipped=self.skipped,
             ema=_copies(self._average),
@@ -165,7 +164,8 @@ class OrtTrainSession(TrainSession):
                 np.copyto(tensor, state.optimizer[kept][name])
         for name, tensor in self._average.items():
             np.copyto(tensor, state.ema[name])
-        np.copyto(self._balance, state.balance)
+        for name, tensor in self._loss_state.items():
+            np.copyto(tensor, state.loss[name])
         self._optimizer.updates = state.updates
         self._due = state.updates + state.skipped
         self._put_gradients({})
@@ -196,7 +196,7 @@ class OrtTrainSession(TrainSession):
         names = [name for norm in self.manifest.statistics for name in (norm.mean, norm.var)]
         statistics = _copies({name: self._tensors[name] for name in names})
         accumulated = _copies(self._gradients()) if self._accumulates else {}
-        loss, items, balance = self._run(self._module.train_step, images, targets)
+        loss, items, *state = self._run(self._module.train_step, images, targets)
         self._pull(names)
         for norm in self.manifest.statistics:
             _unbias(self._tensors[norm.var], statistics[norm.var], norm)
@@ -208,22 +208,21 @@ class OrtTrainSession(TrainSession):
             self._put_gradients(accumulated)
         else:
             self._push(names)
-            self._balance = balance
+            self._loss_state = dict(zip(self._loss_state, state, strict=True))
             self._accumulates = True
             if hyper is not None:
                 self._optimizer.step(self._tensors, gradients, hyper)
                 self._push(self.manifest.groups.all)
                 move_average(self._average, self._tensors, hyper.ema_decay)
                 self._put_gradients({})
-        return StepResult(loss=float(loss), items=LossTerms(*items.tolist()), skipped=skipped)
+        return StepResult(loss=float(loss), items=self._loss_terms(items), skipped=skipped)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         with self._weights(ema=ema):
-            loss, items, _, *decoded = self._run(self._module.eval_step, images, targets)
+            loss, items, *more = self._run(self._module.eval_step, images, targets)
+        decoded = more[len(self._loss_state) :]
         predictions = decoded[0] if decoded else self._no_boxes()
-        return Evaluation(
-            loss=float(loss), items=LossTerms(*items.tolist()), predictions=predictions
-        )
+        return Evaluation(loss=float(loss), items=self._loss_terms(items), predictions=predictions)
 
     @contextlib.contextmanager
     def _weights(self, *, ema: bool) -> Iterator[None]:
@@ -266,7 +265,7 @@ class OrtTrainSession(TrainSession):
 
     def _run(self, run: Any, images: Images, targets: Array) -> list[npt.NDArray[Any]]:
         outputs = self._new_vector()
-        run([images, targets, self._balance], outputs)
+        run([images, targets, *self._loss_state.values()], outputs)
         return [np.array(value.numpy()) for value in outputs]  # copies: the memory is reused
 
 

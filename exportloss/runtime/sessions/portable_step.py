@@ -26,7 +26,6 @@ from exportloss.runtime.sessions.step_loop import StepLoop
 from exportloss.runtime.sessions.step_results import (
     Evaluation,
     Images,
-    LossTerms,
     PendingStepResult,
     StepResult,
 )
@@ -128,7 +127,7 @@ class PortableTrainSession(TrainSession):
             optimizer={
                 kept: tensors(self._parameters, _OPTIMIZER + kept) for kept in self._optimizer_state
             },
-            balance=read("balance"),
+            loss={name: read(name) for name in self.manifest.loss_state},
             updates=self.updates,
             skipped=self.skipped,
             ema=trained(_EMA) if self.manifest.ema else {},
@@ -137,7 +136,7 @@ class PortableTrainSession(TrainSession):
     def _load_state(self, state: TrainState) -> None:
         vectors = {
             **{what: flat.join(state.model) for what, flat in self._flat.items()},
-            "balance": np.array(state.balance, np.float32),
+            **{name: np.array(state.loss[name], np.float32) for name in self.manifest.loss_state},
             "updates": np.array(state.updates, np.float32),
             "gradients": np.zeros(self._parameters.size, np.float32),
         }
@@ -186,7 +185,7 @@ class PortableTrainSession(TrainSession):
             inputs["loss_scale"] = np.array(settings.loss_scale, np.float32)
         if self.manifest.ema:
             inputs["ema_decay"] = np.array(settings.ema_decay, np.float32)
-        return PendingStepResult(self._loop.run(inputs).read)
+        return PendingStepResult(self._loop.run(inputs).read, terms=self._terms)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         if self._evaluation is None:
@@ -194,17 +193,15 @@ class PortableTrainSession(TrainSession):
         binding = self._evaluation.io_binding()
         binding.bind_cpu_input("images", images)
         binding.bind_cpu_input("targets", targets)
-        state = self._weights(ema=ema) | {"balance": self._loop.value("balance")}
-        for name, value in state.items():
+        state = {name: self._loop.value(name) for name in self.manifest.loss_state}
+        for name, value in (self._weights(ema=ema) | state).items():
             binding.bind_ortvalue_input(name, value)
         for output in self._evaluation.get_outputs():
             binding.bind_output(output.name)
         self._evaluation.run_with_iobinding(binding)
         loss, items, *decoded = binding.copy_outputs_to_cpu()
         predictions = decoded[0] if decoded else self._no_boxes()
-        return Evaluation(
-            loss=float(loss), items=LossTerms(*items.tolist()), predictions=predictions
-        )
+        return Evaluation(loss=float(loss), items=self._loss_terms(items), predictions=predictions)
 
     def _weights(self, *, ema: bool) -> dict[str, Any]:
         """Return the vectors of the detector, by their names in the graphs."""

@@ -34,6 +34,7 @@ Tensors = Mapping[str, AnyArray]
 # gradients were measured. Wrong engines differed by 1e-3 of the loss and 0.1 of the gradients.
 _LOSS, _GRADIENTS, _UPDATE = 1e-5, 1e-3, 5e-2
 _RATE = 1e-3
+_CELLS = 4  # sides of the target boxes of a loss without anchors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def check_outputs(
 
 def _of_results(got: StepResult, expected: StepResult) -> Iterator[_Quantity]:
     yield _Quantity("loss", abs(got.loss - expected.loss) / abs(expected.loss), _LOSS)
-    items = [np.array(dataclasses.astuple(one.items)) for one in (got, expected)]
+    items = [np.array(list(one.items.values())) for one in (got, expected)]
     yield _Quantity("loss terms", _relative_l2(items[:1], items[1:]), _LOSS)
     yield _Quantity("skipped", float(got.skipped != expected.skipped), 0.0)
 
@@ -130,12 +131,14 @@ def _of_states(
 
 
 def _batch(manifest: Manifest) -> tuple[AnyArray, AnyArray]:
-    """Return random images, and a target box of each anchor's size, so that all levels match."""
+    """Return random images, and target boxes of sizes with which all levels match."""
     rng = np.random.default_rng(0)
     images = draw_images(rng, manifest.batch_size, manifest.image_size)
-    sizes = np.array(manifest.anchors, np.float64).reshape(-1, 2) / manifest.image_size[::-1]
+    # Without anchors a box trains the level in whose cells it is a few cells wide.
+    sides = manifest.anchors or [(_CELLS * side, _CELLS * side) for side in manifest.strides]
+    sizes = np.array(sides, np.float64).reshape(-1, 2) / manifest.image_size[::-1]
     count = min(len(sizes), manifest.max_targets)
-    # Spread over the levels if the graph takes fewer target rows than there are anchors.
+    # Spread over the levels if the graph takes fewer target rows than there are sizes.
     sizes = sizes[np.linspace(0, len(sizes) - 1, count).round().astype(int)]
     targets = np.column_stack(
         (

@@ -310,6 +310,14 @@ class TrainSession(abc.ABC):
                 f"{expected}: letterbox and batch them to that shape, or export again"
             )
 
+    @property
+    def _terms(self) -> tuple[str, ...]:
+        return self.manifest.loss_kind.terms
+
+    def _loss_terms(self, items: npt.NDArray[np.float32]) -> LossTerms:
+        """Return the terms that a graph put out as `items`."""
+        return LossTerms(*items.tolist(), names=self._terms)
+
     def _no_boxes(self) -> npt.NDArray[np.float32]:
         """Return the predictions of a model that has no `decode`."""
         manifest = self.manifest

@@ -104,7 +104,8 @@ def evaluate_start(session: TrainSession, batches: Batches, overflow: Overflow) 
         TrainingError: a loss is not finite.
     """
     started = time.monotonic()
-    untrained = LossTerms(math.nan, math.nan, math.nan)
+    terms = session.manifest.loss_kind.terms
+    untrained = LossTerms(*(math.nan for _ in terms), names=terms)
     start = EpochResult(epoch=START, train=untrained, val=None, lr=(0.0, 0.0, 0.0))
     start = _validate(session, batches, start, overflow)
     return dataclasses.replace(start, seconds=time.monotonic() - started)
@@ -123,7 +124,9 @@ def _train_epoch(
     class_map: Sequence[float] | None,
 ) -> EpochResult:
     """Train on every batch once."""
-    total, all_dropped, trained, waited, started = np.zeros(3), 0, 0, 0.0, time.monotonic()
+    terms = session.manifest.loss_kind.terms
+    all_dropped, trained, waited, started = 0, 0, 0.0, time.monotonic()
+    total = np.zeros(len(terms))
 
     def run() -> Generator[tuple[PlannedStep, Batch, int, StepResult], None, None]:
         with contextlib.closing(batches.epoch(epoch, class_map=class_map)) as stream:
@@ -149,11 +152,11 @@ def _train_epoch(
             skipped.note(result, batch, where)
             if not result.skipped:
                 _check_finite(result.loss, where, batch)  # artifacts of version 0.1 do not skip
-                total += dataclasses.astuple(result.items)
+                total += list(result.items.values())
                 trained += 1
             all_dropped += dropped
             waited += batch.waited
-            items = LossTerms(*(total / max(trained, 1)).tolist())
+            items = LossTerms(*(total / max(trained, 1)).tolist(), names=terms)
             reporter.batch_done(epoch, done, items, step.lr[0])
     if result.skipped:
         # The last step, which should have updated, was skipped: a sum of gradients may be left

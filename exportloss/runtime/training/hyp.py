@@ -10,6 +10,7 @@ from typing import Any
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, excerpt
+from exportloss.loss_kinds import LossSettings
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.optimizers.table import MAX_RATE
@@ -82,14 +83,23 @@ class TrainingConfig:
 
     @classmethod
     def from_mapping(
-        cls, values: Mapping[str, Any], *, source: str = "the mapping"
+        cls,
+        values: Mapping[str, Any],
+        *,
+        source: str = "the mapping",
+        loss: type[LossSettings] = LossConfig,
     ) -> TrainingConfig:
-        """Read the training keys of a YOLOv5 `hyp` mapping; its loss keys are skipped.
+        """Read the training keys of a `hyp` mapping; those of its loss are skipped.
+
+        Args:
+            values: Hyperparameters; missing keys keep their defaults.
+            source: Name of the mapping, for messages.
+            loss: Class of the settings of the loss.
 
         Raises:
-            ConfigError: a key is unknown to YOLOv5, or a value is out of range.
+            ConfigError: a key is unknown, or a value is out of range.
         """
-        LossConfig.from_mapping(values, source=source)  # refuses unknown keys
+        loss.from_mapping(values, source=source)  # refuses unknown keys
         own = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{key: value for key, value in values.items() if key in own})
@@ -97,20 +107,27 @@ class TrainingConfig:
             raise ConfigError(f"{source}: {error}") from error
 
 
-def every_key(config: TrainingConfig, loss: LossConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with every key of YOLOv5's files, so that YOLOv5 can use it too.
+def every_key(
+    config: TrainingConfig, loss: LossSettings, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a mapping with every key of the settings; for YOLOv5, one that YOLOv5 can use too.
 
     Args:
         config: Settings of training.
         loss: Settings of the loss, with the gains before scaling.
         given: Hyperparameters as read, for the keys that are unused here.
     """
-    unused = {key: given.get(key, default) for key, default in _UNUSED_DEFAULTS.items()}
+    required = _UNUSED_DEFAULTS if isinstance(loss, LossConfig) else {}
+    unused = {key: given.get(key, default) for key, default in required.items()}
     return {**dataclasses.asdict(config), **dataclasses.asdict(loss), **unused}
 
 
-def read_hyp(path: str | Path | None) -> dict[str, Any]:
-    """Read a YOLOv5 hyperparameter file; None reads as an empty one.
+def read_hyp(path: str | Path | None, *, loss: type[LossSettings] = LossConfig) -> dict[str, Any]:
+    """Read a hyperparameter file in YOLOv5's form; None reads as an empty one.
+
+    Args:
+        path: YAML file.
+        loss: Class of the settings of the loss, whose keys the file may have.
 
     Raises:
         ConfigError: the file cannot be read, is no mapping, or holds an unknown key.
@@ -120,8 +137,8 @@ def read_hyp(path: str | Path | None) -> dict[str, Any]:
     read = read_yaml_mapping(Path(path), expected="`key: value` lines", error=ConfigError)
     for key, value in read.values.items():
         if key != "criterion":  # valid only together with other keys
-            TrainingConfig.from_mapping({key: value}, source=read.where(key))
-    TrainingConfig.from_mapping(read.values, source=str(path))
+            TrainingConfig.from_mapping({key: value}, source=read.where(key), loss=loss)
+    TrainingConfig.from_mapping(read.values, source=str(path), loss=loss)
     return dict(read.values)
 
 

@@ -1,4 +1,7 @@
-"""`results.csv`: the results of every epoch, under YOLOv5's column names."""
+"""`results.csv`: the results of every epoch, under YOLOv5's column names.
+
+The columns of the loss are those of its terms: `train/box_loss` and so on.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exportloss.errors import ArtifactError, excerpt
+from exportloss.loss_kinds import LOSS_KINDS
 from exportloss.reading import read_bounded
 from exportloss.runtime.artifact.limits import MAX_RESULTS_BYTES
 from exportloss.runtime.evaluation.scores import METRICS, Scores
@@ -16,12 +20,12 @@ from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.storage.files import new_file
 
 __all__ = [
-    "COLUMNS",
     "START",
     "EpochResult",
     "Scores",
     "as_row",
     "best_epoch",
+    "columns",
     "from_row",
     "read_results",
     "read_rows",
@@ -30,14 +34,18 @@ __all__ = [
 
 START = -1  # number of the validation before the first epoch
 
-_TERMS = ("box", "obj", "cls")
-COLUMNS = (
-    "epoch",
-    *(f"train/{term}_loss" for term in _TERMS),
-    *(metric.column for metric in METRICS),
-    *(f"val/{term}_loss" for term in _TERMS),
-    *("x/lr0", "x/lr1", "x/lr2"),
-)
+_YOLOV5 = LOSS_KINDS["yolov5"].terms
+
+
+def columns(terms: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the file for a loss with these terms."""
+    return (
+        "epoch",
+        *(f"train/{term}_loss" for term in terms),
+        *(metric.column for metric in METRICS),
+        *(f"val/{term}_loss" for term in terms),
+        *("x/lr0", "x/lr1", "x/lr2"),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,9 +85,8 @@ class EpochResult:
 
     @property
     def loss(self) -> float:
-        """Sum of the box, objectness and class terms, of the validation if there is one."""
-        items = self.val or self.train
-        return items.box + items.objectness + items.category
+        """Sum of the loss terms, of the validation if there is one."""
+        return (self.train if self.val is None else self.val).total
 
     @property
     def fitness(self) -> float:
@@ -109,7 +116,7 @@ def write_results(path: Path, results: Sequence[EpochResult]) -> None:
     """
     with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(columns(tuple(results[0].train) if results else _YOLOV5))
         for result in results:
             writer.writerow("" if value is None else value for value in as_row(result).values())
 
@@ -117,13 +124,12 @@ def write_results(path: Path, results: Sequence[EpochResult]) -> None:
 def as_row(result: EpochResult) -> dict[str, int | float | None]:
     """Return the columns of an epoch; None for unknown values."""
     weights, norms, biases = result.lr
-    val = (None,) * len(_TERMS) if result.val is None else dataclasses.astuple(result.val)
+    val = [None if result.val is None else result.val[term] for term in result.train]
     scores = [
         None if result.scores is None else getattr(result.scores, metric.name) for metric in METRICS
     ]
-    train = dataclasses.astuple(result.train)
-    values = (result.epoch, *train, *scores, *val, biases, weights, norms)
-    return dict(zip(COLUMNS, values, strict=True))
+    values = (result.epoch, *result.train.values(), *scores, *val, biases, weights, norms)
+    return dict(zip(columns(tuple(result.train)), values, strict=True))
 
 
 def from_row(row: Mapping[str, str]) -> EpochResult:
@@ -132,13 +138,15 @@ def from_row(row: Mapping[str, str]) -> EpochResult:
     Raises:
         KeyError, TypeError, ValueError: a column is missing, or holds no number.
     """
-    train, val = ([row[f"{split}/{term}_loss"] for term in _TERMS] for split in ("train", "val"))
+    known = (kind.terms for kind in LOSS_KINDS.values())
+    terms = next((one for one in known if row.keys() >= set(columns(one))), _YOLOV5)
+    train, val = ([row[f"{split}/{term}_loss"] for term in terms] for split in ("train", "val"))
     scores = {metric.name: row[metric.column] for metric in METRICS}
     biases, weights, norms = (float(row[f"x/lr{group}"]) for group in range(3))
     return EpochResult(
         epoch=int(row["epoch"]),
-        train=LossTerms(*map(float, train)),
-        val=LossTerms(*map(float, val)) if any(val) else None,
+        train=LossTerms(*map(float, train), names=terms),
+        val=LossTerms(*map(float, val), names=terms) if any(val) else None,
         scores=Scores(**{name: float(score or "nan") for name, score in scores.items()})
         if any(scores.values())
         else None,

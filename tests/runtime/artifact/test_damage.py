@@ -36,7 +36,7 @@ def folders(tmp_path_factory) -> Path:
     """Small artifacts of both kinds in the current format, a state, a model with a checksum."""
     folder = unpack("0.1", tmp_path_factory.mktemp("damage"))
     for kind in FILES:
-        edit_manifest(folder / kind, format="exportloss/2")
+        edit_manifest(folder / kind, format="exportloss/3")
     model = (folder / "step" / "eval_step.onnx").read_bytes()
     (folder / "best.onnx").write_bytes(add_model_checksum(model))
     return folder

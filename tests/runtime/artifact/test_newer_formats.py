@@ -32,8 +32,8 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "found", "known"),
     [
-        ({"format": "exportloss/3"}, "format 3", "up to 2"),
-        ({"format": "exportloss/12"}, "format 12", "up to 2"),
+        ({"format": "exportloss/4"}, "format 4", "up to 3"),
+        ({"format": "exportloss/12"}, "format 12", "up to 3"),
         ({"kind": "federated-step"}, "kind 'federated-step'", "train-step, ort-training, loss"),
         ({"optimizer": "lion"}, "optimizer 'lion'", "sgd"),
         ({"precision": "float8"}, "precision 'float8'", "float32"),
@@ -41,6 +41,8 @@ def folder(tmp_path) -> Path:
         ({"provider": "npu"}, "provider 'npu'", "any, cpu, gpu"),
         ({"loss_layout": "flat"}, "loss_layout 'flat'", "head-input"),
         ({"loss": {"huber": 1.0}}, "loss key 'huber'", "anchor_t"),
+        ({"loss": {"kind": "yolov99", "focus": 2}}, "loss kind 'yolov99'", "yolov5"),
+        ({"loss": {"kind": "yolov5", "huber": 1.0}}, "loss key 'huber'", "anchor_t"),
         ({"loss": {"criterion": "varifocal"}}, "criterion 'varifocal'", "qfocal"),
         ({"groups": {"weights": [], "embeddings": []}}, "groups key 'embeddings'", "biases"),
     ],
@@ -62,6 +64,9 @@ def test_a_manifest_of_a_later_version_is_named(folder, changes, found, known):
         {"optimizer": 3},
         {"precision": {}},
         {"loss": {"box": -1}},
+        {"loss": {"kind": ["yolov5"]}},
+        {"loss": {"kind": None}},
+        {"anchors": []},
         {"loss": {"criterion": 5}},
         {"loss": ["box"]},
         {"groups": "weights"},
@@ -74,16 +79,16 @@ def test_a_manifest_that_no_version_writes_is_damaged(folder, changes):
         Manifest.read(folder)
 
 
-@pytest.mark.parametrize("format_", ["exportloss/0", "exportloss/2.5", "exportloss/", "other/3", 3])
+@pytest.mark.parametrize("format_", ["exportloss/0", "exportloss/2.5", "exportloss/", "other/4", 3])
 def test_formats_that_are_no_later_ones_are_refused(folder, format_):
     edit_manifest(folder, format=format_)
     with pytest.raises(
-        ArtifactError, match=mentions("manifest.json", f"format {format_!r}", "'exportloss/2'")
+        ArtifactError, match=mentions("manifest.json", f"format {format_!r}", "'exportloss/3'")
     ):
         Manifest.read(folder)
 
 
-@pytest.mark.parametrize("change", [("train-step", "train-stfp"), ("exportloss/2", "exportloss/3")])
+@pytest.mark.parametrize("change", [("train-step", "train-stfp"), ("exportloss/3", "exportloss/4")])
 def test_damage_is_not_taken_for_a_later_version(step_artifact, tmp_path, change):
     text = (step_artifact / "manifest.json").read_text()
     assert change[0] in text
@@ -105,8 +110,8 @@ def test_a_manifest_without_checksum_says_nothing_of_later_versions(folder):
 
 def test_a_folder_of_a_later_version_is_not_taken_for_something_else(folder):
     """Its format is looked at before its values, of which nothing is known."""
-    edit_manifest(folder, format="exportloss/3", kind={}, loss=[], files=None)
-    with pytest.raises(ArtifactError, match=newer(folder / "manifest.json", "format 3", "up to 2")):
+    edit_manifest(folder, format="exportloss/4", kind={}, loss=[], files=None)
+    with pytest.raises(ArtifactError, match=newer(folder / "manifest.json", "format 4", "up to 3")):
         Manifest.read(folder)
 
 

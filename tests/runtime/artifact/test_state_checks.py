@@ -42,7 +42,7 @@ def assert_same(one: TrainState, two: TrainState) -> None:
     for mine, theirs in (
         (one.model, two.model),
         (one.ema, two.ema),
-        ({"balance": one.balance}, {"balance": two.balance}),
+        (one.loss, two.loss),
         *((one.optimizer[memory], two.optimizer[memory]) for memory in one.optimizer),
     ):
         assert mine.keys() == theirs.keys()
@@ -62,6 +62,10 @@ def with_weight(change: Callable[[np.ndarray], Any]) -> Callable[[TrainState], T
         return dataclasses.replace(state, model=model)
 
     return changed
+
+
+def with_balance(balance: np.ndarray) -> Callable[[TrainState], TrainState]:
+    return lambda state: dataclasses.replace(state, loss={"balance": balance})
 
 
 def poked(value: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -108,9 +112,10 @@ CHANGES: dict[str, Callable[[TrainState], TrainState]] = {
     "memory of another shape": with_memory(lambda tensor: tensor[:1]),
     "no memory": lambda s: dataclasses.replace(s, optimizer={}),
     "another memory": lambda s: dataclasses.replace(s, optimizer={**s.optimizer, "other": {}}),
-    "balance of nan": lambda s: dataclasses.replace(s, balance=s.balance * np.float32("nan")),
-    "longer balance": lambda s: dataclasses.replace(s, balance=np.ones(9, np.float32)),
-    "scalar balance": lambda s: dataclasses.replace(s, balance=np.ones((), np.float32)),
+    "balance of nan": with_balance(np.full(2, np.nan, np.float32)),
+    "longer balance": with_balance(np.ones(9, np.float32)),
+    "scalar balance": with_balance(np.ones((), np.float32)),
+    "no balance": lambda s: dataclasses.replace(s, loss={}),
     "negative updates": lambda s: dataclasses.replace(s, updates=-5),
     "negative skipped": lambda s: dataclasses.replace(s, skipped=-1),
     "many updates": lambda s: dataclasses.replace(s, updates=1 << 40),
@@ -120,7 +125,7 @@ CHANGES: dict[str, Callable[[TrainState], TrainState]] = {
 # What the message has of each.
 SAID: dict[str, str] = {
     **dict.fromkeys(("smaller", "larger", "flat", "memory of another shape"), "shape"),
-    **dict.fromkeys(("longer balance", "scalar balance"), "balance"),
+    **dict.fromkeys(("longer balance", "scalar balance", "no balance"), "balance"),
     **dict.fromkeys(("nan", "infinite", "memory of nan", "balance of nan"), "not finite"),
     **{"float64": "float64", "integers": "int32", "a list": "list"},
     **{"missing": "model", "unknown": "'other'", "another memory": "other"},

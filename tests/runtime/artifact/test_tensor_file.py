@@ -83,7 +83,7 @@ def test_the_same_is_written_the_same(tmp_path):
     assert written({"a": "1", "b": "2"}) == written({"b": "2", "a": "1"})
     ones = np.ones(2, np.float32)
     state = TrainState(
-        model={"w": ones}, optimizer={"momentum": {"w": ones}}, balance=ones, updates=3
+        model={"w": ones}, optimizer={"momentum": {"w": ones}}, loss={"balance": ones}, updates=3
     )
     for name in ("a", "b"):
         save_state(tmp_path / name, state)
@@ -207,7 +207,8 @@ def test_a_file_with_more_behind_it_is_not_called_truncated():
 def test_a_truncated_state_says_so(tmp_path):
     path = tmp_path / "last.safetensors"
     balance, weight = np.ones(2, np.float32), np.ones(3, np.float32)
-    save_state(path, TrainState(model={"w": weight}, optimizer={}, balance=balance, updates=1))
+    state = TrainState(model={"w": weight}, optimizer={}, loss={"balance": balance}, updates=1)
+    save_state(path, state)
     size = path.stat().st_size
     os.truncate(path, size - 5)
     with pytest.raises(ArtifactError, match=rf"last.*truncated.* {size - 5} .* {size} "):

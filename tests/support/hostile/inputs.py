@@ -170,7 +170,7 @@ def _manifests(victim: Path) -> Iterator[bytes]:
         {"versions": [["a", "b"]] * 10_000},
     ):
         yield json.dumps(values | changes).encode()
-    yield b'{"format": "exportloss/2", "format": "exportloss/1"}'
+    yield b'{"format": "exportloss/3", "format": "exportloss/1"}'
     yield b"[" * _DEEP
     yield b'{"a":' + b"9" * 10_000 + b"}"
 

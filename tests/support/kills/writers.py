@@ -99,7 +99,7 @@ def kill_writers(artifact: Path, folder: Path, kills: int, moments: random.Rando
         numbers = np.full(1000, generation, np.float32)
         save_state(
             state,
-            TrainState(model={"w": numbers}, optimizer={}, balance=numbers, updates=generation),
+            TrainState(model={"w": numbers}, optimizer={}, loss={}, updates=generation),
         )
 
     def work(generation: int, report: Report) -> None:

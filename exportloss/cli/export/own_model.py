@@ -1,0 +1,108 @@
+"""A detector of the user's own, from a Python function. Needs torch when called.
+
+The function is the user's code, on the user's machine: it is imported and called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from exportloss.errors import ConfigError, ExportLossError, excerpt
+
+__all__ = ["is_function_name", "load_own_model"]
+
+_HAS = ("strides", "num_classes")  # see `exportloss.models.DetectorModel`
+
+
+def is_function_name(model: str | None) -> bool:
+    """Return whether `--model` names a function, such as `package.module:function`."""
+    return model is not None and ":" in model
+
+
+def load_own_model(name: str, num_classes: int | None) -> Any:
+    """Import a function and return the detector that it makes.
+
+    Args:
+        name: `package.module:function`; modules in the working directory are found too.
+        num_classes: Number of classes, passed on if the function has a parameter of that name; None
+            leaves it to the function.
+
+    Raises:
+        ConfigError: The function is missing or fails, or what it returns is no detector of so many
+            classes.
+    """
+    function = _find(name)
+    arguments: dict[str, Any] = {}
+    if num_classes is not None and "num_classes" in inspect.signature(function).parameters:
+        arguments["num_classes"] = num_classes
+    with _named(name):
+        model = function(**arguments)
+    _check(name, model, num_classes)
+    return model
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ConfigError(
+            f"--model {name}: expected a module and a function in it, such as detectors.mine:build"
+        )
+    with _working_directory(), _named(name):
+        module = import_module(module_name)
+    function: Callable[..., Any] | None = getattr(module, function_name, None)
+    if not callable(function):
+        found = "has no" if function is None else "has another kind of"
+        raise ConfigError(
+            f"--model {name}: {module.__file__ or module_name} {found} function {function_name!r}"
+        )
+    return function
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Name the function in errors of the user's code."""
+    try:
+        yield
+    except ExportLossError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"--model {name} fails: {type(error).__name__}: {excerpt(str(error), 200)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _working_directory() -> Iterator[None]:
+    """Let modules of the working directory be imported, as `python -m` does."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _check(name: str, model: Any, num_classes: int | None) -> None:
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"--model {name} returns an object of class {type(model).__name__}; expected a torch "
+            "module"
+        )
+    if missing := [attribute for attribute in _HAS if not hasattr(model, attribute)]:
+        raise ConfigError(
+            f"--model {name}: its {type(model).__name__} has no {' and no '.join(missing)}; "
+            "exportloss.models.DetectorModel lists what a detector has"
+        )
+    if num_classes not in (None, model.num_classes):
+        raise ConfigError(
+            f"--model {name} has {model.num_classes} classes, expected {num_classes}, those of "
+            "--data or --nc; give the function a parameter num_classes"
+        )
