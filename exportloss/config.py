@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from exportloss.errors import ConfigError, excerpt, listed
 from exportloss.hyp_keys import TRAINING_KEYS
 
-__all__ = ["Criterion", "LossConfig"]
+__all__ = ["Criterion", "LossConfig", "unknown_keys"]
 
 Criterion = Literal["bce", "focal", "qfocal", "blur"]
 
@@ -159,7 +159,7 @@ class LossConfig:
         """
         own = {field.name for field in dataclasses.fields(cls)}
         if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
-            raise ConfigError(f"{source}: unknown key {_with_suggestions(unknown, sorted(own))}")
+            raise ConfigError(f"{source}: unknown key {unknown_keys(unknown, sorted(own))}")
         try:
             return cls(**{key: value for key, value in values.items() if key in own})
         except ConfigError as error:
@@ -196,7 +196,8 @@ def _check_type(name: str, value: object, default: object) -> None:
         raise ConfigError(f"{name} is {excerpt(repr(value))}; expected {expected}")
 
 
-def _with_suggestions(unknown: list[str], known: list[str]) -> str:
+def unknown_keys(unknown: list[str], known: list[str]) -> str:
+    """Describe keys that the loss does not know, each with the nearest one that it knows."""
     parts = []
     for key in unknown[:_NAMED_KEYS]:  # a hostile file may have millions
         near = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)

@@ -1,0 +1,102 @@
+"""Settings of the anchor-free loss, under the names that the family's hyperparameter files use."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from exportloss.config import unknown_keys
+from exportloss.errors import ConfigError, excerpt
+from exportloss.hyp_keys import TRAINING_KEYS
+
+__all__ = ["AssignmentProfile", "TaskAlignedConfig"]
+
+AssignmentProfile = Literal["8.4", "8.3", "yolov9"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskAlignedConfig:
+    """Options of the anchor-free loss; the defaults are those of YOLOv8 and YOLO11.
+
+    Attributes:
+        box: Gain of the box term, >= 0.
+        cls: Gain of the class term, >= 0.
+        dfl: Gain of the distance term, >= 0.
+        reg_max: Bins per distance, >= 1. With 1 a distance is predicted directly, and the distance
+            term is L1 instead of the distribution focal loss.
+        topk: Cells that each target row selects, >= 1.
+        topk2: Cells that each target row keeps at most after shared cells are settled, >= 1.
+            1 is one-to-one assignment, for detectors that need no non-maximum suppression.
+        profile: Edges of the assignment: those of release 8.4 or 8.3 of YOLOv8's original, or
+            those of YOLOv9's MIT-licensed implementation. See `docs/task-aligned-loss.md`.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    box: float = 7.5
+    cls: float = 0.5
+    dfl: float = 1.5
+    reg_max: int = 16
+    topk: int = 10
+    topk2: int = 10
+    profile: AssignmentProfile = "8.4"
+
+    def __post_init__(self) -> None:
+        for name in ("box", "cls", "dfl"):
+            if not _is_gain(value := getattr(self, name)):
+                raise ConfigError(
+                    f"{name} is {excerpt(repr(value))}; expected a finite number >= 0"
+                )
+        for name in ("reg_max", "topk", "topk2"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ConfigError(f"{name} is {excerpt(repr(value))}; expected a whole number >= 1")
+        if self.profile not in (known := get_args(AssignmentProfile)):
+            raise ConfigError(f"profile is {excerpt(repr(self.profile))}; expected one of {known}")
+
+    @classmethod
+    def from_mapping(
+        cls, values: Mapping[str, Any], *, source: str = "the mapping"
+    ) -> TaskAlignedConfig:
+        """Read the loss keys of a mapping of hyperparameters; training keys are skipped.
+
+        Args:
+            values: Hyperparameters; missing keys keep their defaults.
+            source: Name of the mapping, for messages.
+
+        Raises:
+            ConfigError: a key is neither a loss key nor a training key, or a value is out of range.
+        """
+        own = {field.name for field in dataclasses.fields(cls)}
+        if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
+            raise ConfigError(f"{source}: unknown key {unknown_keys(unknown, sorted(own))}")
+        try:
+            return cls(**{key: value for key, value in values.items() if key in own})
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> TaskAlignedConfig:
+        """Read the loss keys of a hyperparameter file.
+
+        Args:
+            path: YAML file of at most 1 MiB.
+
+        Raises:
+            ConfigError: the file cannot be read, is not a mapping, or holds an unknown key (the
+                message suggests the nearest one) or a value out of range.
+        """
+        from exportloss.reading import read_yaml_mapping
+
+        read = read_yaml_mapping(
+            Path(path), expected="`key: value` lines of hyperparameters", error=ConfigError
+        )
+        return cls.from_mapping(read.values, source=str(path))
+
+
+def _is_gain(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
