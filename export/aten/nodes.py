@@ -125,21 +125,31 @@ class NodeWriter:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         shapes: Sequence[Sequence[int]],
-        dtype: ir.DataType,
+        *dtypes: ir.DataType,
         **attributes: int | float | str | Sequence[int],
     ) -> tuple[ir.Value, ...]:
-        """Append a node with one output per shape and return the outputs."""
+        """Append a node with one output per shape and return the outputs.
+
+        Args:
+            op_type: Operator of the `ai.onnx` domain.
+            inputs: Inputs of the node; None for an optional input that is not given.
+            shapes: Shapes of the outputs.
+            dtypes: Element types of the outputs; a single one applies to all.
+            attributes: Attributes of the node.
+        """
+        if len(dtypes) == 1:
+            dtypes *= len(shapes)
         if op_type in _WIDENED and ir.DataType.BFLOAT16 in (v and v.dtype for v in inputs):
             wide = [v and self._widened(v) for v in inputs]
-            outputs = self.ops(op_type, wide, shapes, _wide(dtype), **attributes)
-            return tuple(self.cast(output, dtype) for output in outputs)
+            outputs = self.ops(op_type, wide, shapes, *map(_wide, dtypes), **attributes)
+            return tuple(map(self.cast, outputs, dtypes))
         while inputs and inputs[-1] is None:  # trailing optional inputs are omitted
             inputs = inputs[:-1]
         frozen = tuple(
             (key, value if isinstance(value, int | float | str) else tuple(value))
             for key, value in sorted(attributes.items())
         )
-        key = (op_type, tuple(id(value) for value in inputs), dtype, frozen)
+        key = (op_type, tuple(id(value) for value in inputs), dtypes, frozen)
         if key not in self._written:
             name = f"{self.scope}/{op_type}_{len(self.nodes)}".lstrip("/")
             outputs = tuple(
@@ -148,7 +158,7 @@ class NodeWriter:
                     shape=ir.Shape(shape),
                     type=ir.TensorType(dtype),
                 )
-                for index, shape in enumerate(shapes)
+                for index, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
             )
             node = ir.node(op_type, inputs, dict(frozen), outputs=outputs, name=name)
             self.nodes.append(node)

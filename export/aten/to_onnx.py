@@ -19,9 +19,11 @@ from exportloss.export.aten import indexing as aten_indexing
 from exportloss.export.aten import map_gradient as map_gradient_graph
 from exportloss.export.aten import max_pool as aten_max_pool
 from exportloss.export.aten import norms as aten_norms
+from exportloss.export.aten import ordering as aten_ordering
 from exportloss.export.aten import reductions as aten_reductions
 from exportloss.export.aten import resampling as aten_resampling
 from exportloss.export.aten import shapes as aten_shapes
+from exportloss.export.aten import task_aligned as task_aligned_graph
 from exportloss.export.aten.registry import TRANSLATIONS, Translator, onnx_dtype
 from exportloss.export.aten.tracing import MODULE, trace
 from exportloss.export.torch_export import OPSET
@@ -36,10 +38,12 @@ _THEMES = (
     aten_indexing,
     aten_max_pool,
     aten_norms,
+    aten_ordering,
     aten_reductions,
     aten_resampling,
     aten_shapes,
     map_gradient_graph,
+    task_aligned_graph,
 )
 
 IR_VERSION = 8  # the first for opset 18

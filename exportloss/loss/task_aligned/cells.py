@@ -156,7 +156,9 @@ def softplus_sum(level: Tensor, first: int) -> Tensor:
         level: (B, C, H, W).
         first: First channel.
     """
-    return functional.softplus(level[:, first:]).sum()
+    # Image by image on a CPU, whose caches then hold the intermediate results.
+    parts = level.split(1) if level.device.type == "cpu" else (level,)
+    return torch.stack([functional.softplus(part[:, first:]).sum() for part in parts]).sum()
 
 
 @softplus_sum.register_fake
@@ -184,9 +186,9 @@ def class_map_gradient(
     """
     gradient = torch.empty_like(level, memory_format=torch.contiguous_format)
     gradient[:, :first] = 0
-    classes = gradient[:, first:]
-    torch.sigmoid(level[:, first:], out=classes)
-    classes *= scale
+    for logits, part in zip(level[:, first:], gradient[:, first:], strict=True):
+        torch.sigmoid(logits, out=part)
+        part *= scale
     flat = gradient.view(-1)
     values = rows + functional.pad(flat[index[:, first:]], (first, 0))
     flat.index_put_((index.flatten(),), values.flatten())
