@@ -22,11 +22,13 @@ from exportloss.errors import (
     TooManyTargetsError,
     TrainingError,
 )
+from exportloss.task_aligned_config import TaskAlignedConfig
 
 if TYPE_CHECKING:
     from exportloss import eager as eager
     from exportloss.loss.sparse_head import SparseHeadLoss as SparseHeadLoss
     from exportloss.loss.sparse_head import head_inputs as head_inputs
+    from exportloss.loss.task_aligned.loss import TaskAlignedLoss as TaskAlignedLoss
     from exportloss.loss.yolo_loss import YoloLoss as YoloLoss
     from exportloss.targets import pad_targets as pad_targets
 
@@ -44,6 +46,8 @@ __all__ = [
     "LossConfig",
     "SparseHeadLoss",
     "TargetError",
+    "TaskAlignedConfig",
+    "TaskAlignedLoss",
     "TooManyTargetsError",
     "TrainingError",
     "YoloLoss",
@@ -56,6 +60,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "YoloLoss":
         return import_module("exportloss.loss.yolo_loss").YoloLoss
+    if name == "TaskAlignedLoss":
+        return import_module("exportloss.loss.task_aligned.loss").TaskAlignedLoss
     if name in ("SparseHeadLoss", "head_inputs"):
         return getattr(import_module("exportloss.loss.sparse_head"), name)
     if name == "pad_targets":

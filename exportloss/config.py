@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from exportloss.errors import ConfigError, excerpt, listed
-from exportloss.hyp_keys import TRAINING_KEYS
+from exportloss.errors import ConfigError, excerpt
+from exportloss.hyp_keys import TRAINING_KEYS, unknown_keys
 
-__all__ = ["Criterion", "LossConfig", "unknown_keys"]
+__all__ = ["Criterion", "LossConfig"]
 
 Criterion = Literal["bce", "focal", "qfocal", "blur"]
-
-# Limits of a message: unknown keys it names, and characters per key.
-_NAMED_KEYS, _LONGEST_KEY = 20, 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,14 +190,3 @@ def _check_type(name: str, value: object, default: object) -> None:
         valid, expected = isinstance(value, str), "a word"
     if not valid:
         raise ConfigError(f"{name} is {excerpt(repr(value))}; expected {expected}")
-
-
-def unknown_keys(unknown: list[str], known: list[str]) -> str:
-    """Describe keys that the loss does not know, each with the nearest one that it knows."""
-    parts = []
-    for key in unknown[:_NAMED_KEYS]:  # a hostile file may have millions
-        near = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)
-        shown = repr(excerpt(key, _LONGEST_KEY))
-        parts.append(f"{shown} (did you mean {near[0]!r}?)" if near else shown)
-    parts += unknown[_NAMED_KEYS:]
-    return f"{listed(parts, _NAMED_KEYS)}; the loss knows {', '.join(known)}"

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from exportloss.config import unknown_keys
 from exportloss.errors import ConfigError, excerpt
-from exportloss.hyp_keys import TRAINING_KEYS
+from exportloss.hyp_keys import TRAINING_KEYS, unknown_keys
 
 __all__ = ["AssignmentProfile", "TaskAlignedConfig"]
 

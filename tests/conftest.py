@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ import torch
 from exportloss import YoloLoss
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.models import yolov5
-from tests.support.golden_cases import GoldenCase, find_cases, load
+from tests.support import golden_cases, task_aligned_cases
+from tests.support.golden_cases import GoldenCase
+from tests.support.task_aligned_cases import TaskAlignedGolden
 
 # Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -24,6 +27,7 @@ torch.set_num_threads(1)
 collect_ignore = ["device", "tensorrt"]
 
 DEFAULT_GOLDEN = Path(__file__).parent / "golden"
+DEFAULT_ANCHOR_FREE = Path(__file__).parent / "golden-anchor-free"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +38,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="folder of golden loss cases, .npz files as tests/golden/README.md describes them",
     )
     parser.addoption(
+        "--golden-anchor-free",
+        metavar="DIR",
+        default=str(DEFAULT_ANCHOR_FREE),
+        help="folder of golden cases of the anchor-free loss, .npz files as "
+        "tests/golden-anchor-free/README.md describes them",
+    )
+    parser.addoption(
+        "--task-aligned-cases",
+        type=int,
+        metavar="N",
+        default=60,
+        help="random cases in which the two implementations of the anchor-free loss are compared",
+    )
+    parser.addoption(
         "--compile-backend",
         default="aot_eager",
         help="torch.compile backend for the golden cases; inductor takes half a minute a case",
@@ -41,23 +59,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "golden_case" not in metafunc.fixturenames:
-        return
-    folder = metafunc.config.invocation_params.dir / metafunc.config.getoption("--golden")
+    for fixture, option, cases in (
+        ("golden_case", "--golden", golden_cases),
+        ("anchor_free_case", "--golden-anchor-free", task_aligned_cases),
+    ):
+        if fixture in metafunc.fixturenames:
+            _parametrize(metafunc, fixture, option, cases)
+    if "random_case" in metafunc.fixturenames:
+        count = metafunc.config.getoption("--task-aligned-cases")
+        metafunc.parametrize("random_case", range(count), indirect=True)
+
+
+def _parametrize(metafunc: pytest.Metafunc, fixture: str, option: str, cases: ModuleType) -> None:
+    folder = metafunc.config.invocation_params.dir / metafunc.config.getoption(option)
     try:
-        paths = find_cases(folder)
+        paths = cases.find_cases(folder)
     except ValueError as error:
-        raise pytest.fail.Exception(f"--golden: {error}", pytrace=False) from None
+        raise pytest.fail.Exception(f"{option}: {error}", pytrace=False) from None
     # Cases of the same graph after each other, in one worker of pytest-xdist: they share exports.
-    graphs = {path: load(path).graph for path in paths}
+    graphs = {path: cases.load(path).graph for path in paths}
     order = list(dict.fromkeys(graphs.values()))
     params = [
-        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"golden-{number}"))
+        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"{fixture}-{number}"))
         for number, graph in enumerate(order)
         for path in paths
         if graphs[path] == graph
     ]
-    metafunc.parametrize("golden_case", params, indirect=True, scope="session")
+    metafunc.parametrize(fixture, params, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +99,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def golden_case(request: pytest.FixtureRequest) -> GoldenCase:
-    return load(request.param)
+    return golden_cases.load(request.param)
+
+
+@pytest.fixture(scope="session")
+def anchor_free_case(request: pytest.FixtureRequest) -> TaskAlignedGolden:
+    return task_aligned_cases.load(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,4 @@ def _place(t: Translator, op_type: str, x: ir.Value, axis: int, keep: bool) -> i
     if dtype_of(x) not in _COMPARED:  # those that ONNX Runtime compares
         x = t.cast(x, ir.DataType.FLOAT)
     shape = [1 if i == axis else size for i, size in enumerate(shape_of(x)) if keep or i != axis]
-    return t.op(
-        op_type, x, shape=shape, dtype=ir.DataType.INT64, axis=axis, keepdims=int(keep)
-    )
+    return t.op(op_type, x, shape=shape, dtype=ir.DataType.INT64, axis=axis, keepdims=int(keep))

@@ -51,7 +51,7 @@ def _softplus_sum(t: Translator, level: ir.Value, first: int) -> ir.Value:
 
 
 @translates(class_map_gradient._opoverload)
-def _class_map_gradient(
+def _class_map_gradient(  # noqa: PLR0917 - the operator's signature
     t: Translator, level: ir.Value, scale: ir.Value, index: ir.Value, rows: ir.Value, first: int
 ) -> ir.Value:
     shape, dtype = shape_of(level), dtype_of(level)

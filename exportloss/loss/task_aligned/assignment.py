@@ -66,9 +66,21 @@ def assign(
     ranked = torch.where(candidate, metric, 0.0) if is_yolov9 else metric
     cell = largest_places(ranked, min(config.topk, grid.cells))  # (M, topk)
     selected = candidate.gather(1, cell)
+    picks = selected
     if is_yolov9:
-        cell, selected = _with_one_cell(metric, cell, selected & (ranked.gather(1, cell) > 0))
-    return _settle(metric, overlap, cell, selected, targets, config)
+        selected = selected & (ranked.gather(1, cell) > 0)
+        cell, selected, picks = _with_one_cell(metric, cell, selected)
+    # A row's cells differ or write the same, so that the order of writing does not matter.
+    picked = torch.zeros_like(metric).scatter(1, cell, picks.to(metric.dtype))  # (M, A)
+    return _settle(
+        targets,
+        config,
+        metric=metric,
+        overlap=overlap,
+        cell=cell,
+        selected=selected,
+        picked=picked,
+    )
 
 
 def _class_logits(maps: Sequence[Tensor], targets: TargetBoxes, *, bins: int) -> Tensor:
@@ -86,32 +98,47 @@ def _metric(overlap: Tensor, logits: Tensor) -> Tensor:
     return cubed * cubed / torch.sqrt(1 + torch.exp(-logits))  # exp may be infinite: 0
 
 
-def _with_one_cell(metric: Tensor, cell: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
-    """Let rows that selected no cell select that of their largest metric, if it is above 0."""
+def _with_one_cell(
+    metric: Tensor, cell: Tensor, selected: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Let rows that selected no cell select that of their largest metric, if it is above 0.
+
+    Returns:
+        Cells, whether the slot selects its cell, and whether the row does: all slots of such a row
+        have the same cell, which the first of them selects.
+    """
     best = metric.argmax(dim=1, keepdim=True)  # (M, 1)
     lonely = ~selected.any(dim=1, keepdim=True) & (metric.gather(1, best) > 0)
     first = torch.arange(cell.shape[1], device=cell.device) == 0
-    added = lonely & first  # (M, topk)
-    return torch.where(added, best, cell), selected | added
+    return torch.where(lonely, best, cell), selected | (lonely & first), selected | lonely
 
 
 def _settle(
+    targets: TargetBoxes,
+    config: TaskAlignedConfig,
+    *,
     metric: Tensor,
     overlap: Tensor,
     cell: Tensor,
     selected: Tensor,
-    targets: TargetBoxes,
-    config: TaskAlignedConfig,
+    picked: Tensor,
 ) -> Assignment:
-    """Give cells that several rows selected to one of them, and weigh all cells."""
+    """Give cells that several rows selected to one of them, and weigh all cells.
+
+    Args:
+        targets: Target rows, M of them.
+        config: Options.
+        metric, overlap: (M, A) values of each row in each cell.
+        cell: (M, topk) cells of the slots.
+        selected: (M, topk) bool, whether the slot selects its cell.
+        picked: (M, A), 1 where the row selected the cell, else 0.
+    """
     rows, count = cell.shape
     size = metric.shape[1]
     number = torch.arange(rows, device=cell.device)
     chooser = number[:, None].expand(rows, count).flatten()  # (S,)
     place = cell.flatten()
     image = targets.image.index_select(0, chooser)
-    # A row's cells differ, so nothing is written twice.
-    picked = torch.zeros_like(metric).scatter(1, cell, selected.to(metric.dtype))
     same = (targets.image[:, None] == image) & targets.exists[:, None]  # (M, S)
     picks = torch.where(same, picked.index_select(1, place), 0.0)
     rivals = same & (picks > 0) if config.profile == "yolov9" else same

@@ -24,7 +24,7 @@ class TargetBoxes:
     Attributes:
         image: (M,) int64 index of the image.
         category: (M,) int64 class.
-        exists: (M,) bool, false for padded rows, and rows whose centre is the image's corner (0, 0).
+        exists: (M,) bool, false for padded rows, and for a centre at the image's corner (0, 0).
         boxes: (M, 1) boxes in pixels.
     """
 
@@ -90,9 +90,7 @@ def _at_least(low: Tensor, high: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return middle - half, middle + half
 
 
-def _inside(
-    low: Tensor, high: Tensor, *, cells: int, stride: int, limit: float | None
-) -> Tensor:
+def _inside(low: Tensor, high: Tensor, *, cells: int, stride: int, limit: float | None) -> Tensor:
     """Return which centres of cells lie between low and high (M, 1).  # (M, cells)"""
     centre = (torch.arange(cells, dtype=low.dtype, device=low.device) + 0.5) * stride
     before, behind = centre - low, high - centre

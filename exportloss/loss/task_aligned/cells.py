@@ -157,7 +157,7 @@ def softplus_sum(level: Tensor, first: int) -> Tensor:
         first: First channel.
     """
     # Image by image on a CPU, whose caches then hold the intermediate results.
-    parts = level.split(1) if level.device.type == "cpu" else (level,)
+    parts = torch.split(level, 1) if level.device.type == "cpu" else (level,)
     return torch.stack([functional.softplus(part[:, first:]).sum() for part in parts]).sum()
 
 
@@ -188,7 +188,7 @@ def class_map_gradient(
     gradient[:, :first] = 0
     for logits, part in zip(level[:, first:], gradient[:, first:], strict=True):
         torch.sigmoid(logits, out=part)
-        part *= scale
+        part.mul_(scale)
     flat = gradient.view(-1)
     values = rows + functional.pad(flat[index[:, first:]], (first, 0))
     flat.index_put_((index.flatten(),), values.flatten())

@@ -82,7 +82,7 @@ def mean_bins(level: Tensor, bins: int) -> Tensor:
         (B, 4, H * W) distances in cells.
     """
     # Image by image on a CPU, whose caches then hold the intermediate results.
-    parts = level.split(1) if level.device.type == "cpu" else (level,)
+    parts = torch.split(level, 1) if level.device.type == "cpu" else (level,)
     return torch.cat([_mean_bins(part, bins) for part in parts])
 
 

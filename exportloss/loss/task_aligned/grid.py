@@ -34,12 +34,16 @@ class Grid:
     def of(cls, maps: Sequence[Tensor], strides: tuple[int, ...]) -> Grid:
         """Describe the cells of maps (B, C, H, W)."""
         sizes = tuple((level.shape[2], level.shape[3]) for level in maps)
-        options = {"dtype": maps[0].dtype, "device": maps[0].device}
+        like = maps[0]
         x, y, stride = [], [], []
         for (height, width), pixels in zip(sizes, strides, strict=True):
-            x.append((torch.arange(width, **options) + 0.5).repeat(height))
-            y.append((torch.arange(height, **options) + 0.5).repeat_interleave(width))
-            stride.append(torch.full((height * width,), float(pixels), **options))
+            column, row = (
+                torch.arange(side, dtype=like.dtype, device=like.device) + 0.5
+                for side in (width, height)
+            )
+            x.append(column.repeat(height))
+            y.append(row[:, None].expand(height, width).flatten())
+            stride.append(like.new_full((height * width,), pixels))
         height, width = sizes[0]
         image_size = height * strides[0], width * strides[0]
         return cls(sizes, strides, image_size, torch.cat(x), torch.cat(y), torch.cat(stride))

@@ -187,7 +187,7 @@ class TaskAlignedLoss(nn.Module):
             raise ConfigError(
                 f"got {len(predictions)} prediction maps, expected {len(self.strides)}"
             )
-        size = None
+        size: tuple[int, int] | None = None
         for i, (level, stride) in enumerate(zip(predictions, self.strides, strict=True)):
             if level.ndim != 4 or level.shape[1] != channels:
                 raise ConfigError(
@@ -195,7 +195,8 @@ class TaskAlignedLoss(nn.Module):
                     f"(B, {channels}, H, W)"
                 )
             covered = level.shape[2] * stride, level.shape[3] * stride
-            if covered != (size := size or covered):
+            size = size or covered
+            if covered != size:
                 raise ConfigError(
                     f"prediction map {i} of stride {stride} covers {covered} pixels, expected "
                     f"{size} as map 0 does"

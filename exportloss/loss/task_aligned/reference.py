@@ -67,7 +67,7 @@ class EagerTaskAlignedLoss(nn.Module):
             settings: Ignored: the loss has no settings.
         """
         logits = torch.cat([level.flatten(2) for level in predictions], 2).transpose(1, 2)
-        distances, scores = logits.split((4 * self.config.reg_max, self.num_classes), 2)
+        distances, scores = torch.split(logits, [4 * self.config.reg_max, self.num_classes], 2)
         points, strides = self._points(predictions)  # (A, 2) in cells, (A, 1)
         boxes = self._decode(distances, points)  # (B, A, 4) corners in cells
         size = self._image_size(predictions)
@@ -103,7 +103,7 @@ class EagerTaskAlignedLoss(nn.Module):
             targets: (n, 6) rows, padded or not.
         """
         logits = torch.cat([level.detach().flatten(2) for level in predictions], 2).transpose(1, 2)
-        distances, scores = logits.split((4 * self.config.reg_max, self.num_classes), 2)
+        distances, scores = torch.split(logits, [4 * self.config.reg_max, self.num_classes], 2)
         points, strides = self._points(predictions)
         corners = _corners(targets, self._image_size(predictions))
         boxes = self._decode(distances, points) * strides
@@ -125,7 +125,7 @@ class EagerTaskAlignedLoss(nn.Module):
     def _decode(self, distances: Tensor, points: Tensor) -> Tensor:
         bins = self.config.reg_max
         if bins > 1:
-            shares = distances.unflatten(-1, (4, bins)).softmax(-1)
+            shares = distances.reshape(*distances.shape[:-1], 4, bins).softmax(-1)
             distances = shares @ torch.arange(bins, dtype=shares.dtype, device=shares.device)
         before, behind = distances.chunk(2, -1)
         return torch.cat((points - before, points + behind), -1)
@@ -140,7 +140,7 @@ class EagerTaskAlignedLoss(nn.Module):
         wanted = wanted.clamp(0, bins - 1.01)
         low = wanted.long()
         rest = wanted - low
-        log_p = logits.unflatten(1, (4, bins)).log_softmax(2)
+        log_p = logits.reshape(-1, 4, bins).log_softmax(2)
         at_low, at_high = (log_p.gather(2, (low + k)[..., None])[..., 0] for k in (0, 1))
         return -(at_low * (1 - rest) + at_high * rest).mean(1)
 
@@ -196,9 +196,7 @@ class EagerTaskAlignedLoss(nn.Module):
 
         metric, overlap = metric * selected, overlap * selected
         scale = overlap.amax(1, keepdim=True) / (metric.amax(1, keepdim=True) + 1e-9)
-        return Assignment(
-            selected.any(0), selected.long().argmax(0), (metric * scale).amax(0)
-        )
+        return Assignment(selected.any(0), selected.long().argmax(0), (metric * scale).amax(0))
 
     def _candidates(self, corners: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """Return which cells may learn which target.  # (n, A)"""
