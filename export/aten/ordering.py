@@ -14,7 +14,8 @@ __all__: list[str] = []
 aten = torch.ops.aten
 
 _BELOW_ALL = -1.0  # of values that are >= 0
-_COMPARED = {ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.UINT8}
+# ONNX Runtime has no ArgMax of them; integers in graphs are indices, far below 2^31.
+_NARROWED = {ir.DataType.BOOL, ir.DataType.INT64}
 
 
 @translates(aten.topk.default)
@@ -30,7 +31,9 @@ def _largest(op_type: str, reduction: str, overload: torch._ops.OpOverload) -> N
         t: Translator, x: ir.Value, dim: int, keepdim: bool = False
     ) -> tuple[ir.Value, ir.Value]:
         axis = dim % len(shape_of(x))
-        return t.reduce(reduction, x, [axis], keep=keepdim), _place(t, op_type, x, axis, keepdim)
+        counted = t.cast(x, ir.DataType.INT32) if dtype_of(x) == ir.DataType.BOOL else x
+        value = t.cast(t.reduce(reduction, counted, [axis], keep=keepdim), dtype_of(x))
+        return value, _place(t, op_type, x, axis, keepdim)
 
 
 _largest("ArgMax", "ReduceMax", aten.max.dim)
@@ -95,7 +98,7 @@ def _top(
 
 
 def _place(t: Translator, op_type: str, x: ir.Value, axis: int, keep: bool) -> ir.Value:
-    if dtype_of(x) not in _COMPARED:  # those that ONNX Runtime compares
-        x = t.cast(x, ir.DataType.FLOAT)
+    if dtype_of(x) in _NARROWED:
+        x = t.cast(x, ir.DataType.INT32)
     shape = [1 if i == axis else size for i, size in enumerate(shape_of(x)) if keep or i != axis]
     return t.op(op_type, x, shape=shape, dtype=ir.DataType.INT64, axis=axis, keepdims=int(keep))

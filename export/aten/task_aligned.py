@@ -63,18 +63,20 @@ def _class_map_gradient(  # noqa: PLR0917 - the operator's signature
         t.concat([t.filled(0.0, (batch, first, height, width), dtype), classes], 1),
         (math.prod(shape),),
     )
-    slots = shape_of(index)[0]
+    slots, size = shape_of(index)[0], math.prod(shape)
     bins, category = t.split(rows, [first, 1], 1)
     place = t.slice(index, 1, first, first + 1)
     category = t.add(category, t.op("Gather", flat, place, shape=(slots, 1)))
     values = t.concat([bins, category], 1)
+    # TensorRT accepts no more indices than elements, which only tiny maps have.
+    data = t.pad(flat, {0: (0, max(0, slots * (first + 1) - size))})
     written = t.op(
         "ScatterElements",
-        flat,
+        data,
         t.reshape(index, (slots * (first + 1),)),
         t.reshape(values, (slots * (first + 1),)),
-        shape=shape_of(flat),
+        shape=shape_of(data),
         axis=0,
         reduction="none",
     )
-    return t.reshape(written, shape)
+    return t.reshape(t.slice(written, 0, 0, size), shape)

@@ -64,7 +64,7 @@ def assign(
     metric = _metric(overlap, _class_logits(maps, targets, bins=4 * config.reg_max))
 
     ranked = torch.where(candidate, metric, 0.0) if is_yolov9 else metric
-    cell = largest_places(ranked, min(config.topk, grid.cells))  # (M, topk)
+    cell = _places(ranked, min(config.topk, grid.cells))  # (M, topk)
     selected = candidate.gather(1, cell)
     picks = selected
     if is_yolov9:
@@ -81,6 +81,12 @@ def assign(
         selected=selected,
         picked=picked,
     )
+
+
+def _places(values: Tensor, count: int) -> Tensor:
+    if torch.compiler.is_exporting():  # gradient builders know standard operators only
+        return values.topk(count, dim=1).indices
+    return largest_places(values, count)
 
 
 def _class_logits(maps: Sequence[Tensor], targets: TargetBoxes, *, bins: int) -> Tensor:

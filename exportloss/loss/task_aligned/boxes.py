@@ -93,7 +93,8 @@ def _atan_of_ratio(x: Tensor, y: Tensor) -> Tensor:
     angle = (poly - 3.33329491539e-1) * z * t + t
     angle = torch.where(is_far, angle + math.pi / 4, angle)
     angle = torch.where(a > b, math.pi / 2 - angle, angle)
-    return torch.where((x < 0) == (y < 0), angle, -angle)
+    angle = torch.where(x < 0, -angle, angle)
+    return torch.where(y < 0, -angle, angle)
 
 
 class _AtanOfRatio(torch.autograd.Function):

@@ -63,8 +63,10 @@ class LevelCells:
         """
         slots, cells, bins = len(cell), grid.cells, 4 * reg_max
         place = image * cells + cell
-        # Slots that do not learn write to one more place, which nobody reads.
-        nobody = torch.full((batch_size * cells + 1,), slots, device=cell.device)
+        # Slots that do not learn write to one more place, which nobody reads. TensorRT rejects more
+        # indices than places.
+        places = max(batch_size * cells + 1, slots)
+        nobody = torch.full((places,), slots, device=cell.device)
         learner = nobody.scatter(
             0,
             torch.where(learns, place, batch_size * cells),

@@ -177,7 +177,7 @@ class TaskAlignedLoss(nn.Module):
         if self.config.reg_max > 1:
             return overlap, distribution_focal_loss(bins, wanted)
         height, width = grid.image_size
-        fraction = torch.stack((stride / width, stride / height), dim=1).repeat(1, 2)
+        fraction = torch.stack((stride / width, stride / height) * 2, dim=1)  # (S, 4)
         return overlap, l1_of_distances(bins[:, :, 0], wanted, fraction)
 
     def _check(self, predictions: Sequence[Tensor]) -> None:
