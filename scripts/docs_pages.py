@@ -18,6 +18,7 @@ PAGES = {
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "tests/golden/README.md": "golden.md",
+    "tests/golden-anchor-free/README.md": "golden-anchor-free.md",
 }
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _ELSEWHERE = re.compile(r"[a-z]+:")

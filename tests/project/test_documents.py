@@ -16,13 +16,26 @@ from exportloss.cli import make_parser
 from exportloss.cli.unknown_flags import _ANSWERS
 
 ROOT = Path(exportloss.__file__).parents[1]
-FOLDERS = (".", "docs", "docs/reference", "tests/compat", "tests/golden", "benchmarks/results")
+FOLDERS = (
+    ".",
+    "docs",
+    "docs/reference",
+    "tests/compat",
+    "tests/golden",
+    "tests/golden-anchor-free",
+    "benchmarks/results",
+)
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 
 # Flags of other programs, and of YOLOv5 where a page says that there is nothing like them here.
 FOREIGN = {
     "pip": {"--index-url", "--no-deps"},
-    "pytest, with options of our own": {"--compile-backend", "--golden"},
+    "pytest, with options of our own": {
+        "--compile-backend",
+        "--golden",
+        "--golden-anchor-free",
+        "--task-aligned-cases",
+    },
     "python -m tests.support.kills.commands": {"--kills"},
     "scripts/list_kernels.py": {"--newest-opset"},
     "tensorboard": {"--logdir"},

@@ -85,8 +85,10 @@ def assign(
 
 def _places(values: Tensor, count: int) -> Tensor:
     if torch.compiler.is_exporting():  # gradient builders know standard operators only
-        return values.topk(count, dim=1).indices
-    return largest_places(values, count)
+        places: Tensor = values.topk(count, dim=1).indices
+    else:
+        places = largest_places(values, count)
+    return places
 
 
 def _class_logits(maps: Sequence[Tensor], targets: TargetBoxes, *, bins: int) -> Tensor:
@@ -104,9 +106,7 @@ def _metric(overlap: Tensor, logits: Tensor) -> Tensor:
     return cubed * cubed / torch.sqrt(1 + torch.exp(-logits))  # exp may be infinite: 0
 
 
-def _with_one_cell(
-    metric: Tensor, cell: Tensor, selected: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _with_one_cell(metric: Tensor, cell: Tensor, selected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Let rows that selected no cell select that of their largest metric, if it is above 0.
 
     Returns:
