@@ -208,7 +208,7 @@ def _update_alone(manifest: Manifest, vectors: Values) -> _Graph:
     new = {f"new_{name}": value for name, value in moved.items()}
     read = vectors if manifest.ema else moved
     return _Graph(
-        inputs=settings | read, outputs={"skipped": OnnxValue(BOOL, ())} | new, optional=True
+        inputs=settings | dict(read), outputs={"skipped": OnnxValue(BOOL, ())} | new, optional=True
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, DataError
+from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifact.baked_model import with_initializers
 from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.flat_layout import FlatLayout
@@ -228,6 +228,46 @@ class PortableTrainSession(TrainSession):
         return Evaluation(
             loss=float(loss), items=LossTerms(*items.tolist()), predictions=predictions
         )
+
+    @exclusive
+    def read_vector(self, name: str) -> Array:
+        """Return a copy of a flat vector of the state, by its name in the graph.
+
+        Args:
+            name: Input of the graph that `layout` in the manifest describes: `parameters`,
+                `statistics`, `gradients`, `optimizer_...`, or with a moving average `ema_...`.
+
+        Returns:
+            (P,) or, of statistics, (S,) float32; (0,) if the artifacts train no statistics.
+        """
+        if name == "statistics" and name not in self._flat:
+            return np.zeros(0, np.float32)
+        return self._loop.read(name)
+
+    @exclusive
+    def write_vector(self, name: str, vector: Array) -> None:
+        """Set a flat vector of the state.
+
+        Args:
+            name: As for `read_vector`.
+            vector: Values, of the shape that `read_vector` returns.
+
+        Raises:
+            ConfigError: the vector has another shape or type.
+        """
+        there = self.read_vector(name)
+        if vector.shape != there.shape or vector.dtype != there.dtype:
+            raise ConfigError(
+                f"{name} is {vector.dtype} {vector.shape}; expected {there.dtype} {there.shape}",
+                argument="vector",
+            )
+        if vector.size:
+            self._loop.write(name, vector)
+
+    @exclusive
+    def skip_update(self) -> None:
+        """Count an update as due and skipped; accumulated gradients stay for the next one."""
+        self._due += 1
 
     def _weights(self, *, ema: bool) -> dict[str, Any]:
         """Return the vectors of the detector, by their names in the graphs."""
