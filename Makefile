@@ -14,6 +14,8 @@ DOCS := .venv-docs
 ENGINES := .venv-engines
 # TensorRT for RTX, whose parser and builder need no GPU: Linux on x86-64 and Python 3.11.
 TENSORRT := .venv-tensorrt
+# Several processes that train together by MPI, where its wheels can be had.
+MPI := .venv-mpi
 # What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportloss/*.py -name '*.py')
@@ -21,7 +23,7 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo docs test engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
+.PHONY: demo docs test engines mpi tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -30,6 +32,7 @@ test: check licences $(DEVICE)/.ready build/device/expected.json
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(DEVICE)/bin/python -m pytest tests/device
 	@$(MAKE) --no-print-directory engines
+	@$(MAKE) --no-print-directory mpi
 	@$(MAKE) --no-print-directory tensorrt
 
 # OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
@@ -38,6 +41,13 @@ engines: build/device/expected.json
 		then $(ENGINES)/bin/python scripts/licences.py && \
 			$(ENGINES)/bin/python -m pytest tests/device/engines -rs; \
 		else echo "other engines: not tested, for their wheels cannot be had here"; fi
+
+# mpi4py and MPICH.
+mpi: build/device/expected.json
+	@if $(MAKE) --no-print-directory $(MPI)/.ready; \
+		then $(MPI)/bin/python scripts/licences.py && \
+			$(MPI)/bin/python -m pytest tests/mpi; \
+		else echo "MPI: not tested, for its wheels cannot be had here"; fi
 
 fuzz: $(READY) $(VENV)/.fuzz
 	$(BIN)/python -m fuzzing --seconds $(TARGET_SECONDS)
@@ -115,5 +125,5 @@ build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(TENSORRT) runs build site *.egg-info \
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(MPI) $(TENSORRT) runs build site *.egg-info \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis

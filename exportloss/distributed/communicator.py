@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Communicator", "Vector"]
+__all__ = ["Communicator", "Distributed", "Vector"]
 
+Distributed = Literal["mpi"]
 Vector = npt.NDArray[np.float32]
 _Value = TypeVar("_Value")
 
@@ -26,6 +27,10 @@ class Communicator(Protocol):
     @property
     def size(self) -> int:
         """Number of processes."""
+
+    @property
+    def local_rank(self) -> int:
+        """Number of this process among those on its machine, from 0."""
 
     @property
     def local_size(self) -> int:

@@ -8,7 +8,14 @@ import numpy as np
 
 from exportloss.distributed.communicator import Communicator
 from exportloss.distributed.contribution import Computed, compute
-from exportloss.distributed.messages import EpochBegins, Report, Stop, first_error, report_of
+from exportloss.distributed.messages import (
+    EpochBegins,
+    Report,
+    RoundBegins,
+    Stop,
+    first_error,
+    report_of,
+)
 from exportloss.distributed.rounds import batches_of, plan_rounds
 from exportloss.runtime.data.capacity import Overflow
 from exportloss.runtime.data.loader import Batches
@@ -63,7 +70,8 @@ def _follow_epoch(
     epoch = batches.epoch(begun.epoch, class_map=begun.class_map, only=own)
     with contextlib.closing(epoch) as stream:
         for one in rounds:
-            if isinstance(message := communicator.broadcast(None), Stop):
+            message: RoundBegins | Stop = communicator.broadcast(None)
+            if isinstance(message, Stop):
                 return message
             if one.is_new:
                 communicator.broadcast_vector(weights)

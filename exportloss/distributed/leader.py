@@ -42,6 +42,11 @@ class Leader:
         self._listening = True  # whether the others wait for a message of rank 0
         self._in_round = False
 
+    @property
+    def in_round(self) -> bool:
+        """Whether the other ranks may wait for this one, so that they cannot be told to stop."""
+        return self._in_round
+
     def __enter__(self) -> Self:
         return self
 

@@ -34,7 +34,9 @@ class MpiCommunicator:
         self._type = MPI.FLOAT
         self.rank: int = world.Get_rank()
         self.size: int = world.Get_size()
-        self.local_size: int = world.Split_type(MPI.COMM_TYPE_SHARED).Get_size()
+        machine = world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = machine.Get_rank()
+        self.local_size: int = machine.Get_size()
 
     def gather_all(self, value: _Value) -> list[_Value]:
         """Return the small values of all ranks, in rank order."""

@@ -33,7 +33,7 @@ class ThreadCommunicator:
 
     def __init__(self, rank: int, shared: _Shared) -> None:
         self.rank, self.size = rank, len(shared.values)
-        self.local_size = self.size
+        self.local_rank, self.local_size = self.rank, self.size
         self._shared = shared
 
     def gather_all(self, value: _Value) -> list[_Value]:
