@@ -25,6 +25,9 @@ from exportloss.runtime.serving.server_configs import (
     openvino_config,
     triton_config,
 )
+from exportloss.runtime.sessions.devices import CPU
+from exportloss.runtime.sessions.graph_session import open_graph
+from exportloss.runtime.sessions.installation import import_onnxruntime
 from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.origin import file_digest
 
@@ -107,7 +110,8 @@ def publish(
     repository.check()
     content = read_onnx(detector)
     graph = parse_onnx(content)
-    config = triton_config(repository.name, graph)
+    session = open_graph(import_onnxruntime(), detector, CPU, content=content)
+    config = triton_config(repository.name, session)
     with repository.locked():
         versions, before = repository.versions(), None
         if versions:

@@ -9,49 +9,53 @@ from typing import Any
 
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
-from exportloss.runtime.artifact.onnx_file import OnnxFile, OnnxValue
 
 __all__ = ["kserve_manifest", "openvino_config", "triton_config"]
 
 _MOST_BYTES = 1 << 20
-# TensorProto.DataType -> Triton's name.
-_TYPES: Mapping[int, str] = {
-    1: "TYPE_FP32",
-    2: "TYPE_UINT8",
-    3: "TYPE_INT8",
-    6: "TYPE_INT32",
-    7: "TYPE_INT64",
-    9: "TYPE_BOOL",
-    10: "TYPE_FP16",
-    11: "TYPE_FP64",
+# ONNX Runtime's name of a type -> Triton's.
+_TYPES: Mapping[str, str] = {
+    "tensor(float)": "TYPE_FP32",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(bool)": "TYPE_BOOL",
 }
 
 
-def triton_config(name: str, graph: OnnxFile) -> str:
+def triton_config(name: str, session: Any) -> str:
     """Return Triton's `config.pbtxt` for a model of ONNX Runtime's backend.
 
-    `max_batch_size` is 0: the shapes are whole, with their first side, so that nothing is batched
-    behind the back of a graph with fixed shapes. A side that may vary is -1.
+    The shapes are those of an ONNX Runtime session, which are what the backend compares them with.
+    `max_batch_size` is 0: the shapes are whole, with their first side, and Triton batches nothing
+    for a graph that takes a fixed number of images. A side that may vary is -1.
+
+    Args:
+        name: Name of the model.
+        session: ONNX Runtime session of the model.
 
     Raises:
-        ArtifactError: an input or output is of a type that Triton does not know, or has no shape.
+        ArtifactError: an input or output is of a type that Triton does not know.
     """
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', "max_batch_size: 0"]
-    for what, values in (("input", graph.inputs), ("output", graph.outputs)):
-        entries = ",\n".join(_entry(one, value) for one, value in values.items())
+    for what, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        entries = ",\n".join(map(_entry, values))
         lines += [f"{what} [\n{entries}\n]"]
     lines += ["version_policy: { latest: { num_versions: 1 } }"]
     return "\n".join(lines) + "\n"
 
 
-def _entry(name: str, value: OnnxValue) -> str:
-    if value.type not in _TYPES or value.shape is None:
+def _entry(value: Any) -> str:
+    if value.type not in _TYPES:
         raise ArtifactError(
-            f"{excerpt(repr(name))} is {value}, which Triton cannot be told; expected a tensor of "
-            "numbers with a shape"
+            f"{excerpt(repr(value.name))} is a {value.type}, which Triton cannot be told; expected "
+            f"one of {', '.join(_TYPES)}"
         )
     dims = ", ".join(str(side if isinstance(side, int) else -1) for side in value.shape)
-    quoted = json.dumps(name)
+    quoted = json.dumps(value.name)
     return f"  {{ name: {quoted} data_type: {_TYPES[value.type]} dims: [ {dims} ] }}"
 
 
