@@ -110,7 +110,7 @@ def publish(
     repository.check()
     content = read_onnx(detector)
     graph = parse_onnx(content)
-    session = open_graph(import_onnxruntime(), detector, CPU, content=content)
+    session = open_graph(import_onnxruntime(), detector, CPU, threads=1, content=content)
     config = triton_config(repository.name, session)
     with repository.locked():
         versions, before = repository.versions(), None
