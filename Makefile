@@ -14,6 +14,8 @@ DOCS := .venv-docs
 ENGINES := .venv-engines
 # TensorRT for RTX, whose parser and builder need no GPU: Linux on x86-64 and Python 3.11.
 TENSORRT := .venv-tensorrt
+# Several processes that train together by MPI, where its wheels can be had.
+MPI := .venv-mpi
 # What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportloss/*.py -name '*.py')
@@ -22,11 +24,11 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 TARGET_SECONDS ?= 60
 
 # Parts of `make test` with an environment of their own, each in one process: two at a time.
-PARTS := test-device engines tensorrt
+PARTS := test-device engines mpi tensorrt
 # The output of a part in one piece, which GNU Make 3 cannot do.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo docs test test-device engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
+.PHONY: demo docs test test-device engines mpi tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -44,6 +46,13 @@ engines: build/device/expected.json
 		then $(ENGINES)/bin/python scripts/licences.py && \
 			$(ENGINES)/bin/python -m pytest tests/device/engines -rs; \
 		else echo "other engines: not tested, for their wheels cannot be had here"; fi
+
+# mpi4py and MPICH.
+mpi: build/device/expected.json
+	@if $(MAKE) --no-print-directory $(MPI)/.ready; \
+		then $(MPI)/bin/python scripts/licences.py && \
+			$(MPI)/bin/python -m pytest tests/mpi; \
+		else echo "MPI: not tested, for its wheels cannot be had here"; fi
 
 fuzz: $(READY) $(VENV)/.fuzz
 	$(BIN)/python -m fuzzing --seconds $(TARGET_SECONDS)
@@ -121,5 +130,5 @@ build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(TENSORRT) runs build site *.egg-info \
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(MPI) $(TENSORRT) runs build site *.egg-info \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,8 @@ from importlib import metadata
 
 _COPYLEFT = re.compile(r"\bA?GPL|Affero|(?<!Lesser )General Public", re.IGNORECASE)
 _KNOWN = re.compile(
-    r"Apache|MIT|BSD|ISC|PSF|Python|MPL|Mozilla|LGPL|Lesser|HPND|Zlib|Unlicense|CC0", re.IGNORECASE
+    r"Apache|MIT|BSD|ISC|PSF|Python|MPICH|MPL|Mozilla|LGPL|Lesser|HPND|Zlib|Unlicense|CC0",
+    re.IGNORECASE,
 )
 _READ = {"atheris": "Apache-2.0"}  # read in the files of packages whose metadata name none
 _LONGEST = 80  # characters: some packages give the full text instead of a name

@@ -77,6 +77,11 @@ def export_train_step(
     averages: ema += (1 - ema_decay) * (value - ema). YOLOv5's decay is
     `exportloss.runtime.optimizers.ema.decay_after`.
 
+    `apply_step.onnx` is the update alone, for gradients that were summed over several sessions: it
+    takes the settings and the state, without `images`, `targets`, `loss_scale`, `update` and the
+    state of the loss (and without `statistics` unless there is an average of them), and returns
+    `skipped` and the new state, bit for bit what `train_step.onnx` makes of the same sum.
+
     `eval_step.onnx` takes `images`, `targets`, `parameters`, `statistics` and `balance` (the state
     of the loss, if it has one) and returns `loss`, `items` and, if the model has a `decode`,
     `output0`. In that case there is also `inference.onnx`, the detector alone: from `images` as
@@ -145,6 +150,7 @@ def export_train_step(
         )
         graphs = {
             "train_step": (step.train, step.train_example()),
+            "apply_step": (step.apply, step.apply_example()),
             "eval_step": (step.evaluate, step.evaluation_example()),
         }
         written = {

@@ -138,6 +138,25 @@ class Step:
         outputs = {"loss": loss.detach(), "items": output.terms, "skipped": is_finite.logical_not()}
         return outputs | {f"new_{name}": tensor for name, tensor in new.items()}
 
+    def apply_example(self) -> dict[str, Tensor]:
+        """Return example inputs of the update alone by name, in order."""
+        of_a_batch = {"images", "targets", "loss_scale", "update", "balance"}
+        unused = of_a_batch if self.ema else of_a_batch | {"statistics"}
+        return {k: v for k, v in self.train_example().items() if k not in unused}
+
+    def apply(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Update from accumulated gradients, without a batch, with the arithmetic of `train`."""
+        inputs = {**inputs, "update": torch.ones((), dtype=torch.bool)}
+        with region("optimizer"):
+            norm = l2_norm(inputs["gradients"])
+            is_finite = _is_finite(inputs, norm)
+            new = self._updated(inputs, inputs["gradients"], norm, is_finite)
+        if self.ema:
+            with region("ema"):
+                new |= _averages(inputs, {**inputs, **new}, is_finite)
+        outputs = {"skipped": is_finite.logical_not()}
+        return outputs | {f"new_{name}": tensor for name, tensor in new.items()}
+
     def evaluate(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the loss, its terms and the decoded predictions, with the running statistics."""
         running = unflatten(self.statistics, inputs.get("statistics", torch.zeros(0)))
@@ -263,13 +282,13 @@ def _fractions(images: Tensor) -> Tensor:
 
 
 def _is_finite(inputs: dict[str, Tensor], *results: Tensor) -> Tensor:
-    """Return whether results, targets and settings are finite (`max_norm` may be infinite).
+    """Return whether results, any targets, and settings are finite (`max_norm` may be infinite).
 
     0 * x is 0 if x is finite and NaN otherwise. So one sum covers all values, cannot overflow, and
     needs no kernel for IsNaN or IsInf, which some runtimes lack.
     """
-    settings = ("learning_rates", "momentum", "weight_decay", "ema_decay")
-    values = [inputs["targets"], *(inputs[name] for name in settings if name in inputs), *results]
+    checked = ("targets", "learning_rates", "momentum", "weight_decay", "ema_decay")
+    values = [*(inputs[name] for name in checked if name in inputs), *results]
     zeros = 0 * torch.cat([value.reshape(-1) for value in values])
     return (zeros.sum() == 0) & (inputs["max_norm"] > 0)
 

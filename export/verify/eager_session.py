@@ -188,6 +188,13 @@ class EagerTrainSession(TrainSession):
         self._accumulates = hyper is None
         return StepResult(loss=loss.item(), items=self._loss_terms(items.numpy()))
 
+    def _apply(self, gradients: Mapping[str, Array] | None, hyper: Hyperparameters) -> bool:
+        for name, gradient in (self.gradients() if gradients is None else gradients).items():
+            self._parameters[name].grad = torch.tensor(gradient, dtype=self._dtype)
+        self._update(hyper)
+        self._accumulates = False
+        return True
+
     def _update(self, hyper: Hyperparameters) -> None:
         if math.isfinite(hyper.max_norm):
             trained = [self._parameters[name] for name in self._trainable]

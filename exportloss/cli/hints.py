@@ -13,6 +13,7 @@ FLAGS: Mapping[str, str] = {
     "anchors": "--anchors",
     "batch_size": "--batch-size",
     "device": "--device",
+    "distributed": "--distributed",
     "ema": "--ema",
     "epochs": "--epochs",
     "patience": "--patience",

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.table import Table
 
 from exportloss.cli.defaults import default_of
-from exportloss.cli.detection.detectors import BATCH_SIZE
+from exportloss.cli.detection.judging import judge_detector
 from exportloss.cli.run_paths import run_at
 from exportloss.cli.terminal import Terminal, say
 from exportloss.cli.train.options import TrainOptions
 from exportloss.errors import ConfigError, excerpt
-from exportloss.runtime.data.dataset import Dataset, read_data_yaml
-from exportloss.runtime.data.loader import Batches
+from exportloss.runtime.data.dataset import read_data_yaml
 from exportloss.runtime.evaluation.inference import Detector
-from exportloss.runtime.evaluation.validate import validate
 from exportloss.runtime.training.history import (
     CURRENT,
     RunSummary,
@@ -200,18 +197,7 @@ def _best_on(data: str, runs: list[RunSummary]) -> RunSummary:
     config = read_data_yaml(data)
     judged = []
     for number, run in enumerate(runs):
-        detector = Detector.open(run.folder.best_onnx)
-        batches = Batches(
-            Dataset.open(config, "val"),
-            detector.check_batch(None, default=BATCH_SIZE),
-            detector.check_size(None),
-        )
-        with contextlib.closing(batches.epoch(0)) as stream:
-            metrics = validate(
-                lambda batch, detector=detector: detector.predict(batch.images),  # type: ignore[misc]
-                stream,
-                num_classes=config.num_classes,
-            ).metrics
-        say(f"{run.name:20} {metrics.summary()}")
-        judged.append((metrics.fitness, number))
+        scores = judge_detector(Detector.open(run.folder.best_onnx), config)
+        say(f"{run.name:20} {scores.summary()}")
+        judged.append((scores.fitness, number))
     return runs[max(judged)[1]]

@@ -47,6 +47,12 @@ FOREIGN = {
         "--saveEngine",
         "--stronglyTyped",
     },
+    "Triton and OpenVINO Model Server": {
+        "--config_path",
+        "--model-control-mode",
+        "--model-repository",
+        "--rest_port",
+    },
     "ONNX Runtime's build": {"--use_cuda", "--use_tensorrt"},
     "YOLOv5": {"--optimize", "--topk-all"},
 }

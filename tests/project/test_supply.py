@@ -17,7 +17,7 @@ from scripts import audit, sbom
 from scripts.licences import judge
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ("audit", "dev", "device", "docs", "engines", "fuzz", "lowest", "tensorrt")
+ENVIRONMENTS = ("audit", "dev", "device", "docs", "engines", "fuzz", "lowest", "mpi", "tensorrt")
 
 
 def requirements(name: str) -> dict[str, Requirement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from tests.support.tiny_detector import CLASSES, IMAGE, DecodingDetector, make_l
 NAMES = SHAPE_NAMES[:CLASSES]
 
 
-def export_tiny(folder: Path) -> Path:
+def export_tiny(folder: Path, **options: Any) -> Path:
     """Export the tiny detector as a portable step: batch 2, 32 targets, SGD, a moving average."""
     from exportloss.export.step.export import export_train_step
 
@@ -26,6 +27,7 @@ def export_tiny(folder: Path) -> Path:
         max_targets=32,
         ema=True,
         names=NAMES,
+        **options,
     )
     return folder
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from exportloss.cli.export.weights import LoadedDetector, load_detector
 from exportloss.cli.export.writing import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.terminal import say
+from exportloss.cli.train.distributed import Ready, train_on_ranks
 from exportloss.cli.train.flags import add_train_arguments
 from exportloss.cli.train.images import draw_data, draw_results, has_results
 from exportloss.cli.train.options import TrainOptions, fill_options, write_options
@@ -26,7 +28,9 @@ from exportloss.cli.train.resume import check_resumed, run_to_resume, updated_op
 from exportloss.cli.train.source import Source, find_source, loss_settings_of
 from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.config import LossConfig
-from exportloss.errors import ArtifactError, DeviceError, ExportLossError
+from exportloss.distributed.distributable import device_of_rank, threads_of_rank
+from exportloss.distributed.mpi import MpiCommunicator
+from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.data.anchors import best_possible_recall, box_sides
@@ -44,6 +48,7 @@ from exportloss.runtime.training.origin import Origin, data_digest, write_origin
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.schedule import Schedule
+from exportloss.runtime.training.steps import EpochSteps, run_steps
 from exportloss.runtime.training.trainer import RunCompleteError, TrainResult, train
 
 __all__ = ["add_parser", "run"]
@@ -62,13 +67,61 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A training that nothing speaks against, before a folder is made.
+
+    Attributes:
+        source: Artifacts, or what to export first.
+        session: Open session of the artifacts; None if they are to be exported.
+        detector: Detector to export; None if there are artifacts.
+        plan: Batches and schedule.
+        hyp: Hyperparameters.
+    """
+
+    source: Source
+    session: TrainSession | None
+    detector: LoadedDetector | None
+    plan: Plan
+    hyp: dict[str, Any]
+
+
 def run(options: argparse.Namespace) -> int:
     """Train, or resume; print the results."""
+    if options.distributed is not None:
+        return _run_on_ranks(options)
     resumed = run_to_resume(options)
-    return _run(fill_options(options, resumed), resumed)
+    filled = fill_options(options, resumed)
+    return _carry_out(_prepare(filled, resumed), filled, resumed, run_steps)
 
 
-def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
+def _run_on_ranks(options: argparse.Namespace) -> int:
+    """Train with all processes that were started; this is one of them."""
+    communicator = MpiCommunicator()
+
+    def prepare() -> tuple[Ready, Callable[[EpochSteps], int]]:
+        resumed = run_to_resume(options)
+        filled = fill_options(options, resumed)
+        own = dataclasses.replace(
+            filled,
+            device=device_of_rank(filled.device, communicator),
+            threads=threads_of_rank(filled.threads, communicator),
+        )
+        prepared = _prepare(own, resumed)
+        if prepared.session is None:
+            raise ConfigError(
+                f"several processes train an artifacts folder, and {filled.weights} is none; "
+                "write one first: exportloss export",
+                argument="weights",
+            )
+        ready = Ready(session=prepared.session, plan=prepared.plan, overflow=filled.overflow)
+        return ready, functools.partial(_carry_out, prepared, filled, resumed)
+
+    return train_on_ranks(communicator, prepare)
+
+
+def _prepare(options: TrainOptions, resumed: RunFolder | None) -> _Prepared:
+    """Read everything and refuse what can be refused."""
     data = read_data_yaml(options.data, single_class=options.single_cls)
     loss = loss_settings_of(options)
     hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
@@ -92,19 +145,28 @@ def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
     else:
         assert detector is not None
         suit_anchors(detector, source.what, plan.train)
+    return _Prepared(source=source, session=session, detector=detector, plan=plan, hyp=hyp)
+
+
+def _carry_out(
+    prepared: _Prepared, options: TrainOptions, resumed: RunFolder | None, steps: EpochSteps
+) -> int:
+    """Make the run's folder, and train."""
+    source, session, plan = prepared.source, prepared.session, prepared.plan
     folder = resumed or RunFolder.create(options.project, options.name, exist_ok=options.exist_ok)
     try:
         with folder.locked(), contextlib.ExitStack() as stack:
             if session is None:
-                assert isinstance(source.what, ExportSettings) and detector is not None
-                session = _export(source.what, detector, folder, options)
+                assert isinstance(source.what, ExportSettings)
+                assert prepared.detector is not None
+                session = _export(source.what, prepared.detector, folder, options)
             if resumed is None:
-                _record(folder, source, session, plan, options=options, hyp=hyp)
+                _record(folder, source, session, plan, options=options, hyp=prepared.hyp)
             else:
                 stack.enter_context(updated_options(folder, options))
             if not options.noplots:
                 draw_data(folder, plan.train, again=resumed is None)
-            _finish(session, plan, folder, options, resume=resumed is not None)
+            _finish(session, plan, folder, options, resume=resumed is not None, steps=steps)
             draw_results(folder, options, has_validation=plan.val is not None)
     except ExportLossError:
         with contextlib.suppress(OSError):  # it is not empty once training began
@@ -189,10 +251,11 @@ def _finish(
     options: TrainOptions,
     *,
     resume: bool,
+    steps: EpochSteps,
 ) -> None:
     """Train to the end, unless only plots are missing; make the run the current one."""
     try:
-        print_result(_train(session, plan, folder, options, resume=resume))
+        print_result(_train(session, plan, folder, options, resume=resume, steps=steps))
     except RunCompleteError:
         if options.noplots or has_results(folder, has_validation=plan.val is not None):
             raise
@@ -278,6 +341,7 @@ def _train(
     options: TrainOptions,
     *,
     resume: bool,
+    steps: EpochSteps,
 ) -> TrainResult:
     done = len(read_results(folder.results)) if resume else 0
     try:
@@ -297,6 +361,7 @@ def _train(
                 save_period=max(options.save_period, 0),
                 resume=resume,
                 reporter=WithEvents(lines, events),
+                steps=steps,
             )
     except KeyboardInterrupt:
         if not options.nosave:

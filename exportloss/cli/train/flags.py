@@ -10,6 +10,7 @@ from exportloss.cli.arguments import add_export_arguments
 from exportloss.cli.defaults import default_of
 from exportloss.cli.device_options import add_device_arguments
 from exportloss.cli.train.options import TrainOptions
+from exportloss.distributed.communicator import Distributed
 from exportloss.runtime.artifact.kinds import KINDS
 from exportloss.runtime.data.capacity import Overflow
 from exportloss.runtime.data.loader import Cache
@@ -145,6 +146,12 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add_device_arguments(group, unsaid=True)
     add("--threads", type=int, metavar="N", help="of the engine (default: every core)")
+    add(
+        "--distributed",
+        choices=get_args(Distributed),
+        help="share the batches of each update among the processes that mpiexec starts; needs "
+        "mpi4py, and artifacts in format step (default: one process)",
+    )
     add(
         "--workers",
         type=int,

@@ -13,6 +13,7 @@ from exportloss.cli.arguments import HeadChoice
 from exportloss.cli.defaults import default_of
 from exportloss.cli.run_paths import RUN_NAME
 from exportloss.cli.train.moved_artifacts import artifacts_to_resume
+from exportloss.distributed.communicator import Distributed
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.artifact.manifest import OptimizerName, Precision
 from exportloss.runtime.data.capacity import Overflow
@@ -52,6 +53,7 @@ class TrainOptions:
     device: str = default_of(open_session, "device")
     self_check: bool = default_of(open_session, "self_check")
     threads: int | None = None
+    distributed: Distributed | None = None
     workers: int = default_of(Batches, "workers")
     cache: Cache = default_of(Batches, "cache")  # noqa: RUF009 - a string
     noval: bool = False
@@ -89,7 +91,8 @@ _PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
 # A finished run can go on for more epochs, and data can have been moved.
 CHANGED_ON_RESUME = ("epochs", "patience", "data")
 _FREE_ON_RESUME = (
-    *("device", "self_check", "threads", "workers", "cache", "project", "noplots"),
+    *("device", "self_check", "threads", "distributed", "workers", "cache"),
+    *("project", "noplots"),
     *CHANGED_ON_RESUME,
 )
 
@@ -123,6 +126,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> Trai
             "further"
         )
     saved["hyp"] = str(resumed.hyp)
+    saved["distributed"] = None  # whatever it was: it changes no bit
     # The artifacts have these built in.
     saved["model"] = saved["freeze"] = saved["anchors"] = None
     saved["weights"] = str(artifacts_to_resume(resumed, saved["weights"], artifacts))

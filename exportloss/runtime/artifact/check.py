@@ -191,12 +191,26 @@ def _step_contents(manifest: Manifest) -> _Contents:
     inputs = batch | _settings(manifest) | vectors
     graphs = {
         "train_step.onnx": _Graph(inputs=inputs, outputs=values | new),
+        "apply_step.onnx": _update_alone(manifest, vectors),
         "eval_step.onnx": _Graph(inputs=batch | detector, outputs=values),
         "inference.onnx": _Graph(
             inputs={"images": _ANY} | detector, outputs={"output0": _ANY}, optional=True
         ),
     }
     return _Contents(graphs=graphs, tensors={STATE_NAME: _state_shapes(manifest)})
+
+
+def _update_alone(manifest: Manifest, vectors: Values) -> _Graph:
+    """Return the graph that updates without a batch; folders of earlier versions lack it."""
+    batch_only = ("update", "loss_scale")
+    settings = {name: one for name, one in _settings(manifest).items() if name not in batch_only}
+    # Statistics move with batches, not with updates; only their average needs them here.
+    moved = {name: value for name, value in vectors.items() if name != "statistics"}
+    new = {f"new_{name}": value for name, value in moved.items()}
+    read = vectors if manifest.ema else moved
+    return _Graph(
+        inputs=settings | dict(read), outputs={"skipped": OnnxValue(BOOL, ())} | new, optional=True
+    )
 
 
 def _training_contents(manifest: Manifest) -> _Contents:

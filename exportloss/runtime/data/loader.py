@@ -180,25 +180,35 @@ class Batches:
         """Yield the batches of epoch 0, as evaluation needs them."""
         return self.epoch(0)
 
-    def epoch(self, epoch: int, *, class_map: Sequence[float] | None = None) -> Generator[Batch]:
+    def epoch(
+        self,
+        epoch: int,
+        *,
+        class_map: Sequence[float] | None = None,
+        only: Sequence[int] | None = None,
+    ) -> Generator[Batch]:
         """Yield the batches of one epoch.
 
         Args:
             epoch: Number of the epoch, >= 0.
             class_map: (nc,) mAP50-95 of each class at the last validation, for weighted images;
                 None before the first one.
+            only: Numbers of the batches to yield, in [0, len), in this order; the images of no
+                other are decoded. None for all.
 
         Raises:
             ConfigError: `class_map` has another length than the classes.
             DataError: an image can no longer be decoded; raised in place of its batch.
         """
-        planned = self._plan(epoch, class_map)
+        plan, size = self._plan(epoch, class_map), self.batch_size
+        numbers = range(len(self)) if only is None else only
+        planned = [one for number in numbers for one in plan[number * size : (number + 1) * size]]
         make = self._letterbox if self.augment is None else self._augment
         with (
             ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool,
             contextlib.closing(map_ahead(pool, make, planned, depth=2 * self.batch_size)) as images,
         ):
-            for number in range(len(self)):
+            for number in numbers:
                 count = min(self.batch_size, len(self.dataset) - number * self.batch_size)
                 started = time.perf_counter()
                 batch = _collate(list(itertools.islice(images, self.batch_size)), count)

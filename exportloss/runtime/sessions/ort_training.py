@@ -217,6 +217,17 @@ class OrtTrainSession(TrainSession):
                 self._put_gradients({})
         return StepResult(loss=float(loss), items=self._loss_terms(items), skipped=skipped)
 
+    def _apply(self, gradients: Mapping[str, Array] | None, hyper: Hyperparameters) -> bool:
+        if gradients is None:
+            gradients = self.gradients()
+        if not _has_norm(gradients.values()):
+            return False
+        self._optimizer.step(self._tensors, _copies(gradients), hyper)
+        self._push(self.manifest.groups.all)
+        move_average(self._average, self._tensors, hyper.ema_decay)
+        self._put_gradients({})
+        return True
+
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         with self._weights(ema=ema):
             loss, items, *more = self._run(self._module.eval_step, images, targets)

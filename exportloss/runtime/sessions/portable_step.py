@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, DataError
+from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifact.baked_model import with_initializers
 from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.flat_layout import FlatLayout
@@ -73,6 +73,7 @@ class PortableTrainSession(TrainSession):
         self._train = self._open("train_step.onnx", capture=capture)
         self._loop = StepLoop(self._engine, self._train, device, capture=capture)
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
+        self._update: Any = None  # opened when first needed
         layout = manifest.layout
         assert layout is not None  # checked with the folder
         self._parameters = layout.parameters
@@ -172,20 +173,42 @@ class PortableTrainSession(TrainSession):
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         settings = hyper or Hyperparameters(lr=(0.0, 0.0, 0.0))
-        inputs = {
+        inputs = self._settings(settings) | {
             "images": images,
             "targets": targets,
-            "learning_rates": np.array(settings.lr, np.float32),
-            "momentum": np.array(settings.momentum, np.float32),
-            "weight_decay": np.array(settings.weight_decay, np.float32),
-            "max_norm": np.array(settings.max_norm, np.float32),
             "update": np.array(hyper is not None),
         }
         if self.manifest.precision == "float16":
             inputs["loss_scale"] = np.array(settings.loss_scale, np.float32)
-        if self.manifest.ema:
-            inputs["ema_decay"] = np.array(settings.ema_decay, np.float32)
         return PendingStepResult(self._loop.run(inputs).read, terms=self._terms)
+
+    def _settings(self, hyper: Hyperparameters) -> dict[str, npt.NDArray[Any]]:
+        """Return the settings of an update by their names in the graphs."""
+        settings = {
+            "learning_rates": np.array(hyper.lr, np.float32),
+            "momentum": np.array(hyper.momentum, np.float32),
+            "weight_decay": np.array(hyper.weight_decay, np.float32),
+            "max_norm": np.array(hyper.max_norm, np.float32),
+        }
+        if self.manifest.ema:
+            settings["ema_decay"] = np.array(hyper.ema_decay, np.float32)
+        return settings
+
+    def _apply(self, gradients: Mapping[str, Array] | None, hyper: Hyperparameters) -> bool:
+        if self._update is None:
+            if "apply_step.onnx" not in self._graphs:
+                raise ArtifactError(
+                    f"{self.folder} has no apply_step.onnx, because an earlier version exported "
+                    "it; export again to update without a batch"
+                )
+            self._update = self._open("apply_step.onnx")
+        accumulated = None if gradients is None else self._loop.read("gradients")
+        if gradients is not None:
+            self._loop.write("gradients", self._parameters.join(gradients))
+        skipped = bool(self._loop.run_other(self._update, self._settings(hyper))["skipped"])
+        if skipped and accumulated is not None:
+            self._loop.write("gradients", accumulated)
+        return not skipped
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         if self._evaluation is None:
@@ -202,6 +225,46 @@ class PortableTrainSession(TrainSession):
         loss, items, *decoded = binding.copy_outputs_to_cpu()
         predictions = decoded[0] if decoded else self._no_boxes()
         return Evaluation(loss=float(loss), items=self._loss_terms(items), predictions=predictions)
+
+    @exclusive
+    def read_vector(self, name: str) -> Array:
+        """Return a copy of a flat vector of the state, by its name in the graph.
+
+        Args:
+            name: Input of the graph that `layout` in the manifest describes: `parameters`,
+                `statistics`, `gradients`, `optimizer_...`, or with a moving average `ema_...`.
+
+        Returns:
+            (P,) or, of statistics, (S,) float32; (0,) if the artifacts train no statistics.
+        """
+        if name == "statistics" and name not in self._flat:
+            return np.zeros(0, np.float32)
+        return self._loop.read(name)
+
+    @exclusive
+    def write_vector(self, name: str, vector: Array) -> None:
+        """Set a flat vector of the state.
+
+        Args:
+            name: As for `read_vector`.
+            vector: Values, of the shape that `read_vector` returns.
+
+        Raises:
+            ConfigError: the vector has another shape or type.
+        """
+        there = self.read_vector(name)
+        if vector.shape != there.shape or vector.dtype != there.dtype:
+            raise ConfigError(
+                f"{name} is {vector.dtype} {vector.shape}; expected {there.dtype} {there.shape}",
+                argument="vector",
+            )
+        if vector.size:
+            self._loop.write(name, vector)
+
+    @exclusive
+    def skip_update(self) -> None:
+        """Count an update as due and skipped; accumulated gradients stay for the next one."""
+        self._due += 1
 
     def _weights(self, *, ema: bool) -> dict[str, Any]:
         """Return the vectors of the detector, by their names in the graphs."""

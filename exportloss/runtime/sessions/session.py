@@ -27,7 +27,7 @@ from exportloss.runtime.artifact.tensor_file import read_tensor_file
 from exportloss.runtime.optimizers.ema import decay_after
 from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.sessions.exclusive import exclusive
-from exportloss.runtime.sessions.step_checks import check_hyperparameters
+from exportloss.runtime.sessions.step_checks import check_gradients, check_hyperparameters
 from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.targets import pad_targets
 
@@ -114,9 +114,8 @@ class TrainSession(abc.ABC):
             ConfigError: a rate is out of range, or `ema_decay` is given and the artifacts keep no
                 moving average.
         """
-        rates = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
         hyper = Hyperparameters(
-            lr=(rates[0], rates[1], rates[2]),
+            lr=_rates(lr),
             momentum=momentum,
             weight_decay=weight_decay,
             max_norm=max_norm,
@@ -127,6 +126,55 @@ class TrainSession(abc.ABC):
         result = self._step(self._images(images), self._targets(targets), hyper if update else None)
         self._due += update
         return result
+
+    @exclusive
+    def apply_gradients(
+        self,
+        gradients: Mapping[str, npt.NDArray[np.float32]] | None = None,
+        *,
+        lr: Rates,
+        momentum: float = 0.937,
+        weight_decay: float = 5e-4,
+        max_norm: float = math.inf,
+        ema_decay: float | None = None,
+    ) -> bool:
+        """Update the weights from accumulated gradients, without a batch.
+
+        The update is the one that `step` makes of the same sum, bit for bit: `step(update=False)`
+        k times and then this equals k - 1 such steps and one that updates.
+
+        Args:
+            gradients: Sum of gradients by parameter, as from `gradients()`, for example added up
+                over several sessions; None for those that this session has accumulated, which are
+                otherwise replaced.
+            lr: As for `step`.
+            momentum: As for `step`.
+            weight_decay: As for `step`.
+            max_norm: As for `step`.
+            ema_decay: As for `step`.
+
+        Returns:
+            True if the weights were updated and the sum is 0 again. False if the update was
+            skipped, because the norm of the gradients is not finite; nothing has changed then.
+
+        Raises:
+            ConfigError: a rate is out of range, `ema_decay` is given and the artifacts keep no
+                moving average, or the gradients are not those of the trained parameters.
+            ArtifactError: the artifacts were exported by a version without `apply_step.onnx`.
+        """
+        hyper = Hyperparameters(
+            lr=_rates(lr),
+            momentum=momentum,
+            weight_decay=weight_decay,
+            max_norm=max_norm,
+            ema_decay=self._ema_decay(ema_decay),
+        )
+        check_hyperparameters(hyper)
+        if gradients is not None:
+            gradients = check_gradients(gradients, self.gradients())
+        is_updated = self._apply(gradients, hyper)
+        self._due += 1
+        return is_updated
 
     @exclusive
     def evaluate(self, images: Images, targets: npt.ArrayLike, *, ema: bool = False) -> Evaluation:
@@ -273,6 +321,11 @@ class TrainSession(abc.ABC):
     ) -> StepResult: ...
 
     @abc.abstractmethod
+    def _apply(
+        self, gradients: Mapping[str, npt.NDArray[np.float32]] | None, hyper: Hyperparameters
+    ) -> bool: ...
+
+    @abc.abstractmethod
     def _evaluate(
         self, images: Images, targets: npt.NDArray[np.float32], *, ema: bool
     ) -> Evaluation: ...
@@ -330,3 +383,9 @@ class TrainSession(abc.ABC):
             batch_size=self.manifest.batch_size,
             num_classes=self.manifest.num_classes,
         )
+
+
+def _rates(lr: Rates) -> tuple[float, float, float]:
+    """Return the learning rates of weights, norms and biases."""
+    weights, norms, biases = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
+    return weights, norms, biases

@@ -1,13 +1,51 @@
-"""Checks of the settings of a training step."""
+"""Checks of what a training step is given beside its batch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from exportloss.errors import ConfigError
+import numpy as np
+import numpy.typing as npt
+
+from exportloss.errors import ConfigError, excerpt
 from exportloss.runtime.optimizers.table import MAX_RATE, Hyperparameters
 
-__all__ = ["check_hyperparameters"]
+__all__ = ["check_gradients", "check_hyperparameters"]
+
+Array = npt.NDArray[np.float32]
+
+
+def check_gradients(
+    gradients: Mapping[str, Array], expected: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Check that there is a gradient of the right shape per trained parameter.
+
+    Args:
+        gradients: Gradients by parameter.
+        expected: Gradients of the session, whose names and shapes they must have.
+
+    Returns:
+        The gradients as float32, in the order of `expected`.
+
+    Raises:
+        ConfigError: a gradient is missing, is of no trained parameter, or has another shape.
+    """
+    if strange := sorted(gradients.keys() ^ expected.keys()):
+        problem = "lack" if strange[0] in expected else "have"
+        raise ConfigError(
+            f"the gradients {problem} {excerpt(repr(strange[0]))}; expected one for each of the "
+            f"{len(expected)} trained parameters",
+            argument="gradients",
+        )
+    found = {name: np.asarray(gradients[name], np.float32) for name in expected}
+    for name, gradient in found.items():
+        if gradient.shape != (shape := expected[name].shape):
+            raise ConfigError(
+                f"the gradient of {name!r} has shape {gradient.shape}; expected {shape}",
+                argument="gradients",
+            )
+    return found
 
 
 def check_hyperparameters(hyper: Hyperparameters) -> None:

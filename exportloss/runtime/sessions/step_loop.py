@@ -62,6 +62,7 @@ class StepLoop:
     def __init__(self, ort: Any, session: Any, device: Device, *, capture: bool) -> None:
         self.lock = threading.RLock()
         self._session = session
+        self._device = device
         self._in_place = device.in_place
         inputs = {value.name: value for value in session.get_inputs()}
         outputs = {value.name: value for value in session.get_outputs()}
@@ -109,12 +110,51 @@ class StepLoop:
         if self._in_place and may_return_early:
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._session.run_with_iobinding(binding, options)
-        self._directions.reverse()
-        self._state, self._spare = self._spare, self._state
+        self._exchange()
         self._running = binding
         outputs = Outputs(self)
         self._last = weakref.ref(outputs)
         return outputs
+
+    def run_other(
+        self, session: Any, inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run another graph on the state, which replaces a part of it, and wait for it.
+
+        Args:
+            session: Session of a graph whose inputs are tensors of the state and `inputs`, and
+                whose outputs `new_...` replace tensors of the state; the others stay as they are.
+            inputs: Its other inputs by name.
+
+        Returns:
+            Its other outputs by name.
+        """
+        with self.lock:
+            self._settle()
+            binding, kept = session.io_binding(), dict(self._state)
+            for value in session.get_inputs():
+                if value.name in self._state:
+                    binding.bind_ortvalue_input(value.name, self._state[value.name])
+                else:
+                    binding.bind_cpu_input(value.name, inputs[value.name])
+            outputs = {}
+            for value in session.get_outputs():
+                if (name := value.name.removeprefix(_NEW)) != value.name:
+                    binding.bind_ortvalue_output(value.name, self._spare[name])
+                    del kept[name]
+                else:
+                    outputs[name] = self._device.empty(self._ort, value.shape, _DTYPES[value.type])
+                    binding.bind_ortvalue_output(name, outputs[name])
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            for name, tensor in kept.items():
+                self._spare[name].update_inplace(tensor.numpy())
+            self._exchange()
+            return {name: np.array(output.numpy()) for name, output in outputs.items()}
+
+    def _exchange(self) -> None:
+        self._directions.reverse()
+        self._state, self._spare = self._spare, self._state
 
     def value(self, name: str) -> Any:
         """Return a tensor of the state as an `OrtValue`, not copied; valid until the next run."""

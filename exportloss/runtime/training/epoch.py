@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,17 +18,16 @@ from exportloss.runtime.data.loader import Batch, Batches
 from exportloss.runtime.evaluation.metrics import class_map_of
 from exportloss.runtime.evaluation.scores import scores_of
 from exportloss.runtime.evaluation.validate import validate
-from exportloss.runtime.sessions.session import Evaluation, LossTerms, StepResult, TrainSession
+from exportloss.runtime.sessions.session import Evaluation, LossTerms, TrainSession
 from exportloss.runtime.training.results import START, EpochResult
 from exportloss.runtime.training.run_folder import RunFolder
-from exportloss.runtime.training.schedule import PlannedStep, Schedule
+from exportloss.runtime.training.schedule import Schedule
 from exportloss.runtime.training.skipped import SkippedSteps, name_images
+from exportloss.runtime.training.steps import EpochSteps
 
 __all__ = ["Reporter", "evaluate_start", "run_epoch"]
 
 _Entry = TypeVar("_Entry")
-
-MAX_NORM = 10.0  # clipping norm of the gradient, as in YOLOv5
 
 
 class Reporter(Protocol):
@@ -59,6 +58,7 @@ def run_epoch(
     skipped: SkippedSteps,
     reporter: Reporter,
     class_map: Sequence[float] | None,
+    steps: EpochSteps,
 ) -> EpochResult:
     """Train on every batch once, and validate if there are validation batches.
 
@@ -73,6 +73,7 @@ def run_epoch(
         skipped: Counter of steps that changed nothing, which ends the run at its limit.
         reporter: As for `train`.
         class_map: (nc,) mAP50-95 of each class at the last validation; None before the first.
+        steps: As for `train`.
 
     Raises:
         ArtifactError: the folder was removed or replaced during the epoch.
@@ -90,6 +91,7 @@ def run_epoch(
         skipped=skipped,
         reporter=reporter,
         class_map=class_map,
+        steps=steps,
     )
     if val_batches is not None:
         result = _validate(session, val_batches, result, overflow)
@@ -122,30 +124,18 @@ def _train_epoch(
     skipped: SkippedSteps,
     reporter: Reporter,
     class_map: Sequence[float] | None,
+    steps: EpochSteps,
 ) -> EpochResult:
     """Train on every batch once."""
     terms = session.manifest.loss_kind.terms
     all_dropped, trained, waited, started = 0, 0, 0.0, time.monotonic()
     total = np.zeros(len(terms))
 
-    def run() -> Generator[tuple[PlannedStep, Batch, int, StepResult], None, None]:
-        with contextlib.closing(batches.epoch(epoch, class_map=class_map)) as stream:
-            for step, batch in zip(schedule.steps(epoch), stream, strict=True):
-                targets, dropped = fit_targets(batch, session.manifest, overflow)
-                result = session.step(
-                    batch.images,
-                    targets,
-                    lr=step.lr,
-                    momentum=step.momentum,
-                    weight_decay=schedule.weight_decay,
-                    max_norm=MAX_NORM,
-                    update=step.update,
-                )
-                yield step, batch, dropped, result
-
-    with contextlib.closing(run()) as steps:
-        for done, (step, batch, dropped, result) in enumerate(_one_behind(steps), 1):
+    run = steps(session, batches, schedule, epoch, overflow=overflow, class_map=class_map)
+    with contextlib.closing(run):
+        for done, one in enumerate(_one_behind(run), 1):
             folder.check_held()  # fails now instead of when the epoch is saved
+            batch, result, lr = one.batch, one.result, one.plan.lr
             where = f"epoch {epoch}, batch {done} of {len(batches)}"
             if result.skipped:
                 reporter.batch_skipped(epoch, done, result.loss, batch.paths)
@@ -154,10 +144,10 @@ def _train_epoch(
                 _check_finite(result.loss, where, batch)  # artifacts of version 0.1 do not skip
                 total += list(result.items.values())
                 trained += 1
-            all_dropped += dropped
+            all_dropped += one.dropped
             waited += batch.waited
             items = LossTerms(*(total / max(trained, 1)).tolist(), names=terms)
-            reporter.batch_done(epoch, done, items, step.lr[0])
+            reporter.batch_done(epoch, done, items, lr[0])
     if result.skipped:
         # The last step, which should have updated, was skipped: a sum of gradients may be left
         # that a saved state does not hold. Drop it here too, so that a resumed run is the same.
@@ -166,7 +156,7 @@ def _train_epoch(
         epoch=epoch,
         train=items,
         val=None,
-        lr=step.lr,
+        lr=lr,
         left_out=all_dropped,
         skipped=len(batches) - trained,
         waiting=waited / (time.monotonic() - started),

@@ -17,8 +17,18 @@ _LONGEST_HOLDER = 200  # characters that name the holder
 
 
 @contextlib.contextmanager
-def locked_file(path: Path) -> Iterator[None]:
+def locked_file(
+    path: Path,
+    *,
+    doing: str = "trained",
+    advice: str = "wait until it is done, stop it, or train into another folder",
+) -> Iterator[None]:
     """Hold the lock of a file that only this package makes, and remove the file at the end.
+
+    Args:
+        path: File, whose folder is made if it is missing.
+        doing: What is being done to the folder, for messages.
+        advice: What to do while another process does it.
 
     Raises:
         ArtifactError: another process holds it, or the folder cannot be written to.
@@ -37,8 +47,7 @@ def locked_file(path: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 holder = _read_holder(descriptor)
                 raise ArtifactError(
-                    f"{path.parent} is being trained by {holder or 'another process'}; "
-                    "wait until it is done, stop it, or train into another folder"
+                    f"{path.parent} is being {doing} by {holder or 'another process'}; {advice}"
                 ) from error
             if not is_at(descriptor, path):
                 continue  # the previous holder has removed the file

@@ -23,6 +23,7 @@ from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.run_log import append_to_log, read_class_map, read_start
 from exportloss.runtime.training.schedule import Schedule
 from exportloss.runtime.training.skipped import MAX_SKIPPED, SkippedSteps
+from exportloss.runtime.training.steps import EpochSteps, run_steps
 
 __all__ = ["Reporter", "RunCompleteError", "TrainResult", "is_exhausted", "train"]
 
@@ -79,6 +80,7 @@ def train(
     save_period: int = 0,
     resume: bool = False,
     reporter: Reporter | None = None,
+    steps: EpochSteps = run_steps,
 ) -> TrainResult:
     """Train a session to the end of a schedule, or until it stops improving.
 
@@ -114,6 +116,7 @@ def train(
         resume: True to continue after the last epoch in `folder`; the result is, bit for bit, that
             of an uninterrupted run.
         reporter: Receiver of the run's events; None for none.
+        steps: Way to do the steps of an epoch, such as by several processes at once.
 
     Raises:
         TooManyTargetsError: a batch could hold more target rows than the graph; raised before the
@@ -169,6 +172,7 @@ def train(
                 skipped=skipped,
                 reporter=reporter,
                 class_map=class_map,
+                steps=steps,
             )
             results.append(result)
             class_map = result.class_map or class_map

@@ -90,6 +90,7 @@ def test_manifest_describes_the_folder(frozen):
     assert manifest.names == ("round", "square")
     assert set(manifest.files) == {
         "train_step.onnx",
+        "apply_step.onnx",
         "eval_step.onnx",
         "inference.onnx",
         "state.safetensors",
@@ -123,7 +124,7 @@ def test_state_holds_the_models_tensors(frozen):
 
 def test_graphs_run_on_gpus(frozen):
     _, folder = frozen
-    for name in ("train_step", "eval_step"):
+    for name in ("train_step", "apply_step", "eval_step"):
         assert_runs_on_gpus(folder / f"{name}.onnx")
     assert_detects_on_gpus(folder / "inference.onnx")
 

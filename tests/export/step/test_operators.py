@@ -16,6 +16,7 @@ from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
 from exportloss.models import yolov5
 from exportloss.runtime import Manifest
+from exportloss.runtime.optimizers.table import OPTIMIZERS, OptimizerName
 from tests.support.graphs.on_gpu import assert_runs_on_gpus
 from tests.support.graphs.small_losses import LOSSES
 from tests.support.tiny_detector import IMAGE, make_detector, make_loss
@@ -87,6 +88,15 @@ def test_evaluation_of_a_small_detector():
     kinds = [node.op_type for node in graph.graph]
     assert "ReduceMean" in kinds  # of the loss
     assert kinds.count("Conv") == 8  # BatchNorm is folded into the convolutions before it
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_update_alone(optimizer: OptimizerName):
+    detector = prepare(
+        make_detector(), make_loss(), image_size=(IMAGE, IMAGE), batch_size=1, max_targets=4
+    )
+    step = Step(detector, optimizer, ema=True)
+    check_graph(to_onnx(step.apply, step.apply_example(), modules=step.modules, name="apply_step"))
 
 
 @pytest.mark.parametrize(("name", "size"), [("yolov5n", 64), ("yolov5n6", 128)])

@@ -1,0 +1,1 @@
+"""Data parallel training: several processes share the batches of each update."""

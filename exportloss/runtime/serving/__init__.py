@@ -1,0 +1,1 @@
+"""Detectors published to inference servers, version by version."""
