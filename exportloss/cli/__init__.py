@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import exportloss
-from exportloss.cli import check, completion, demo, history, verify
+from exportloss.cli import check, completion, demo, fleet, history, verify
 from exportloss.cli.bench import command as bench
 from exportloss.cli.detection import detect, val
 from exportloss.cli.export import command as export
@@ -22,7 +22,7 @@ from exportloss.errors import ExportLossError, excerpt, printable
 
 __all__ = ["main", "make_parser"]
 
-_COMMANDS = (export, train, val, detect, history, verify, check, bench, demo, completion)
+_COMMANDS = (export, train, val, detect, history, verify, check, bench, demo, fleet, completion)
 _REFUSED, _INTERRUPTED, _CLOSED, _TERMINATED = 2, 130, 141, 143
 _LONGEST = 1000  # characters of an error that is not ours
 _TRACEBACK = "EXPORTLOSS_TRACEBACK"  # environment variable: keep the traceback of such an error
