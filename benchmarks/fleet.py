@@ -1,11 +1,11 @@
 """Compare ways to train four devices whose data may not leave them: `make fleet`.
 
-    python benchmarks/fleet.py [--output FOLDER] [--rounds N] [--local-epochs N] [--threads N]
+    python benchmarks/fleet.py [--output FOLDER] [--rounds N] [--local-epochs N] [--more]
 
 YOLOv5n at 128 px. A "factory" detector is trained on neutral images; then each device alone, the
 fleet in several ways, and one training with all images in one place, each for as many epochs. The
 devices run in this process, one after the other, through the code that Flower's apps run. Writes
-`fleet.md`, `fleet.json` and `fleet.png`.
+`fleet.md`, `fleet.json` and `fleet.png`; what FOLDER has of the factory's detector is used again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from exportloss.fleet.server import run_fleet
 from exportloss.fleet.settings import FleetSettings
 from exportloss.models import freeze, yolov5
 from exportloss.runtime import TrainSession
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
@@ -104,6 +105,7 @@ class Comparison:
     def add(self, row: Row) -> None:
         """Add and print a row."""
         self.rows.append(row)
+        write(self)
         union = "     " if row.union is None else f"{row.union:.3f}"
         print(f"{row.name:50} {union}  {row.own:.3f}  {row.seconds:4.0f} s", flush=True)
 
@@ -176,12 +178,14 @@ def compare(comparison: Comparison, *, factory_epochs: int) -> None:
     """Train in every way."""
     root = comparison.root
     draw(root / "data", size=SIZE, train=64, val=24, factory=128)
-    export(root / "untrained", None, 0)
-    session = comparison.open("untrained")
-    comparison.train(session, "factory", factory_epochs)
-    weights = session.state().model
-    export(root / "full", weights, 0)
-    export(root / "frozen", weights, 10)
+    if not (root / "frozen" / MANIFEST_NAME).exists():  # written last
+        export(root / "untrained", None, 0)
+        session = comparison.open("untrained")
+        comparison.train(session, "factory", factory_epochs)
+        weights = session.state().model
+        export(root / "full", weights, 0)
+        export(root / "frozen", weights, 10)
+    session = comparison.open()
     comparison.add(
         Row("factory, no training", comparison.score(session, "union"), comparison.own(session))
     )
@@ -195,34 +199,38 @@ def compare(comparison: Comparison, *, factory_epochs: int) -> None:
     union, own = np.mean(alone, axis=0).tolist()
     comparison.add(Row("each alone", union, own, seconds=time.monotonic() - started))
 
-    row, _ = comparison.fleet("FedAvg", pooled_variances=False)
-    comparison.add(row)
-    row, _ = comparison.fleet("FedAvg, pooled variances")
-    comparison.add(row)
-    own = comparison.calibrated(comparison.best("FedAvg, pooled variances"))
-    comparison.add(dataclasses.replace(row, name="the same, calibrated on each device", own=own))
-    row, _ = comparison.fleet("FedProx 0.01, pooled variances", proximal=0.01)
-    own = comparison.calibrated(comparison.best(row.name))
-    comparison.add(dataclasses.replace(row, name="FedProx 0.01, pooled, calibrated", own=own))
-    row, _ = comparison.fleet("FedBN", share="without-norms", calibrate=True)
-    comparison.add(dataclasses.replace(row, name="FedBN, calibrated", union=None))
-    for half in (False, True):
-        name = "frozen, float16 differences" if half else "frozen"
-        row, _ = comparison.fleet(name, "frozen", half=half)
-        own = comparison.calibrated(comparison.best(name, "frozen"))
-        shown = name.replace("frozen", "--freeze 10, pooled, calibrated")
-        comparison.add(dataclasses.replace(row, name=shown, own=own))
-    row, _ = comparison.fleet("float16 differences", half=True)
-    own = comparison.calibrated(comparison.best(row.name))
-    shown = "pooled, calibrated, float16 differences"
-    comparison.add(dataclasses.replace(row, name=shown, own=own))
-
     started = time.monotonic()
     session = comparison.open()
     comparison.train(session, "union", epochs)
     seconds = time.monotonic() - started
     union, own = comparison.score(session, "union"), comparison.own(session)
     comparison.add(Row("central, all images in one place", union, own, seconds=seconds))
+
+    row, _ = comparison.fleet("FedAvg", pooled_variances=False)
+    comparison.add(row)
+    row, _ = comparison.fleet("FedAvg, pooled variances")
+    comparison.add(row)
+    own = comparison.calibrated(comparison.best("FedAvg, pooled variances"))
+    comparison.add(dataclasses.replace(row, name="the same, calibrated on each device", own=own))
+    for half in (False, True):
+        name = "frozen, float16 differences" if half else "frozen"
+        row, _ = comparison.fleet(name, "frozen", half=half)
+        own = comparison.calibrated(comparison.best(name, "frozen"))
+        shown = name.replace("frozen", "--freeze 10, pooled, calibrated")
+        comparison.add(dataclasses.replace(row, name=shown, own=own))
+
+
+def compare_more(comparison: Comparison) -> None:
+    """Train in the ways that the first table lacks."""
+    row, _ = comparison.fleet("float16 differences", half=True)
+    own = comparison.calibrated(comparison.best(row.name))
+    shown = "pooled, calibrated, float16 differences"
+    comparison.add(dataclasses.replace(row, name=shown, own=own))
+    row, _ = comparison.fleet("FedBN", share="without-norms", calibrate=True)
+    comparison.add(dataclasses.replace(row, name="FedBN, calibrated", union=None))
+    row, _ = comparison.fleet("FedProx 0.01", proximal=0.01)
+    own = comparison.calibrated(comparison.best(row.name))
+    comparison.add(dataclasses.replace(row, name="FedProx 0.01, pooled, calibrated", own=own))
 
 
 def write(comparison: Comparison) -> None:
@@ -236,7 +244,6 @@ def write(comparison: Comparison) -> None:
         sent = [f"{count / 1e6:.2f}" if count else "-" for count in (row.up, row.down)]
         lines.append(f"| {row.name} | {union} | {row.own:.3f} | {' | '.join(sent)} |")
     text = "\n".join(lines) + "\n"
-    print(text)
     root = comparison.root
     (root / "fleet.md").write_text(text, encoding="utf-8")
     values = {
@@ -245,7 +252,6 @@ def write(comparison: Comparison) -> None:
         "load": os.getloadavg(),
     }
     (root / "fleet.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
-    plot(comparison, root / "fleet.png")
 
 
 def plot(comparison: Comparison, path: Path) -> None:
@@ -258,9 +264,9 @@ def plot(comparison: Comparison, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for name, curve in comparison.curves.items():
         axes.plot(range(len(curve)), curve, marker="o", markersize=3, label=name)
-    central = comparison.rows[-1].union
-    if central is not None:
-        axes.axhline(central, color="grey", linestyle="--", label="central")
+    for row in comparison.rows:
+        if row.name.startswith("central") and row.union is not None:
+            axes.axhline(row.union, color="grey", linestyle="--", label="central, at its end")
     axes.set_xlabel("round")
     axes.set_ylabel("mAP50 on all devices' images")
     axes.set_ylim(bottom=0)
@@ -272,9 +278,10 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/fleet"))
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--local-epochs", type=int, default=2)
     parser.add_argument("--factory-epochs", type=int, default=16)
+    parser.add_argument("--more", action="store_true", help="also FedBN, FedProx and float16")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     started = time.monotonic()
@@ -285,7 +292,10 @@ def main() -> None:
         threads=options.threads,
     )
     compare(comparison, factory_epochs=options.factory_epochs)
-    write(comparison)
+    if options.more:
+        compare_more(comparison)
+    plot(comparison, options.output / "fleet.png")
+    print(f"\n{(options.output / 'fleet.md').read_text(encoding='utf-8')}")
     print(f"{time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}")
 
 
