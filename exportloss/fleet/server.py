@@ -230,11 +230,13 @@ class _Run:
         """Return the results to average, in the order of names, and why others are refused."""
         accepted: list[_Accepted] = []
         refused: dict[str, str] = {}
+        names: set[str] = set()
         for answer in sorted(answers, key=_order):
             try:
                 one = self._accept(answer, base)
-                if any(one.name == other.name for other in accepted):
+                if one.name in names:
                     raise ConfigError(f"another device has the name {one.name!r} too")
+                names.add(one.name)
                 accepted.append(one)
             except ExportLossError as error:
                 name = "" if isinstance(answer.result, str) else f" ({answer.result.name})"

@@ -32,10 +32,10 @@ def test_a_node_killed_in_mid_round_is_named_and_the_run_ends(loopback):
     loopback.start_server(secure=False)
     loopback.start_node(0)
     loopback.start_node(1)
-    loopback.run(rounds=3, quorum=1, **{"round-seconds": 20.0, "join-seconds": 60.0})
-    wait(lambda: "Receiving: train" in loopback.log("node1"), 60, "the first round")
+    loopback.run(rounds=3, quorum=1, **{"round-seconds": 30.0, "join-seconds": 60.0})
+    wait(lambda: "Receiving: train" in loopback.log("node1"), about="the first round")
     loopback.kill("node1")
-    record = loopback.finished(seconds=180)
+    record = loopback.finished()
     refused = [one["refused"] for one in record["rounds"]]
     assert len(record["rounds"]) == 3
     assert all("camera-0" in one["devices"] for one in record["rounds"])
@@ -49,7 +49,7 @@ def test_a_server_killed_in_mid_run_goes_on(loopback):
     loopback.run("whole", rounds=3)
     whole = loopback.finished("whole")
     loopback.run("killed", rounds=3)
-    wait(lambda: len(loopback.record("killed").get("rounds", ())) >= 1, 90, "the first round")
+    wait(lambda: len(loopback.record("killed").get("rounds", ())) >= 1, about="the first round")
     for process in server_apps(loopback):
         os.kill(process, signal.SIGKILL)
     assert not loopback.record("killed")["finished"]
@@ -67,10 +67,10 @@ def test_a_quorum_missed_and_another_model_are_said(loopback):
     loopback.start_node(0)
     loopback.start_node(1, artifacts=str(BUILD / "other"))
     loopback.run(**{"join-seconds": 30.0})
-    wait(lambda: "quorum" in loopback.log("server"), 90, "the error")
+    wait(lambda: "quorum" in loopback.log("server"), about="the error")
     log = loopback.log("server")
     assert "round 1 has 1 results, and the quorum is 2" in log
     assert "camera-1: another model's weights" in log
     loopback.kill("node1", signal.SIGTERM)
     loopback.run("later", **{"join-seconds": 2.0})
-    wait(lambda: "waited 2 s" in loopback.log("server"), 90, "the error")
+    wait(lambda: "waited 2 s" in loopback.log("server"), about="the error")

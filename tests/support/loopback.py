@@ -46,7 +46,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def wait(until: Callable[[], Any], seconds: float = 60, about: str = "") -> Any:
+def wait(until: Callable[[], Any], seconds: float = 120, about: str = "") -> Any:
     """What `until` returns once it is true; a failure after that many seconds."""
     end = time.monotonic() + seconds
     while not (found := until()):
@@ -192,7 +192,7 @@ class Loopback:
             return values
         return {}
 
-    def finished(self, output: str = "run", seconds: float = 120) -> dict[str, Any]:
+    def finished(self, output: str = "run", seconds: float = 300) -> dict[str, Any]:
         return wait(
             lambda: self.record(output) if self.record(output).get("finished") else None,
             seconds,

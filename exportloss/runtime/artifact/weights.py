@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -66,7 +67,7 @@ class WeightsLayout:
         """Names of the tensors, in order."""
         return self.parameters.names + self.statistics.names
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of names, shapes and detector: devices exchange weights of one digest only."""
         values = [self.parameters.to_values(), self.statistics.to_values(), self.detector]
