@@ -87,6 +87,7 @@ def a_detector_an_image_and_a_video() -> dict[str, Any]:
 
 SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/cuda.md": a_step,
+    "docs/fleets.md": a_step,
     "docs/loss.md": nothing,
     "docs/portable-step.md": a_loss_alone,
     "docs/reference/errors.md": nothing,
