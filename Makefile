@@ -16,6 +16,8 @@ ENGINES := .venv-engines
 TENSORRT := .venv-tensorrt
 # Several processes that train together by MPI, where its wheels can be had.
 MPI := .venv-mpi
+# Flower with its simulation and NVIDIA FLARE, without torch.
+FLEET := .venv-fleet
 # What `make gpu` runs in: torch 2.11 or later and pytest; onnxruntime-gpu for the artifacts.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportloss/*.py -name '*.py')
@@ -24,11 +26,11 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 TARGET_SECONDS ?= 60
 
 # Parts of `make test` with an environment of their own, each in one process: two at a time.
-PARTS := test-device engines mpi tensorrt
+PARTS := test-device engines mpi tensorrt fleet-test
 # The output of a part in one piece, which GNU Make 3 cannot do.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo docs test test-device engines mpi tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
+.PHONY: demo docs test test-device engines mpi tensorrt fleet fleet-test fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -39,6 +41,19 @@ test: check licences
 
 test-device: $(DEVICE)/.ready build/device/expected.json
 	$(DEVICE)/bin/python -m pytest tests/device
+
+# A fleet over loopback: TLS, keys, Flower's simulation, FLARE; `make fleet` also kills its parts.
+fleet-test: build/fleet/artifacts/manifest.json
+	@if $(MAKE) --no-print-directory $(FLEET)/.ready; \
+		then $(FLEET)/bin/python scripts/licences.py && \
+			$(FLEET)/bin/python -m pytest tests/fleet_network -m "not slow"; \
+		else echo "a fleet over loopback: not tested, for its wheels cannot be had here"; fi
+
+# Ways to train four devices compared, in minutes; then what happens when parts of a fleet fail.
+fleet: $(READY) build/fleet/artifacts/manifest.json
+	$(BIN)/python benchmarks/fleet.py --output runs/fleet
+	@$(MAKE) --no-print-directory $(FLEET)/.ready && \
+		$(FLEET)/bin/python -m pytest tests/fleet_network -m slow
 
 # OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
 engines: build/device/expected.json
@@ -126,9 +141,12 @@ $(AUDIT)/.ready $(DOCS)/.ready: .venv-%/.ready: requirements-%.lock
 build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/support/bright_detector.py $(SOURCES)
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
+build/fleet/artifacts/manifest.json: $(READY) tests/fleet_network/make_artifacts.py $(SOURCES)
+	$(BIN)/python -m tests.fleet_network.make_artifacts build/fleet
+
 build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(MPI) $(TENSORRT) runs build site *.egg-info \
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(MPI) $(TENSORRT) $(FLEET) runs build site *.egg-info \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis

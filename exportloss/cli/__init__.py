@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import exportloss
-from exportloss.cli import check, completion, demo, history, publish, verify
+from exportloss.cli import check, completion, demo, fleet, history, publish, verify
 from exportloss.cli.bench import command as bench
 from exportloss.cli.detection import detect, val
 from exportloss.cli.export import command as export
@@ -24,7 +24,7 @@ __all__ = ["main", "make_parser"]
 
 _COMMANDS = (
     *(export, train, val, detect, history, publish),
-    *(verify, check, bench, demo, completion),
+    *(verify, check, bench, demo, fleet, completion),
 )
 _REFUSED, _INTERRUPTED, _CLOSED, _TERMINATED = 2, 130, 141, 143
 _LONGEST = 1000  # characters of an error that is not ours

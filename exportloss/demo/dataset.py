@@ -94,12 +94,15 @@ def _claim(root: Path, recipe: Path, text: str) -> None:
     recipe.write_bytes(text.encode())
 
 
-def render(rng: np.random.Generator, size: int) -> tuple[ImageArray, LabelArray]:
+def render(
+    rng: np.random.Generator, size: int, *, fractions: Sequence[float] | None = None
+) -> tuple[ImageArray, LabelArray]:
     """Draw one image with one to six shapes, which may overlap.
 
     Args:
         rng: Source of all random choices.
         size: Side of the image in pixels.
+        fractions: Probability of each shape, with a sum of 1; None for the same for all.
 
     Returns:
         The image (size, size, 3) and its labels (n, 5): class, x, y, width, height, the last four
@@ -111,7 +114,10 @@ def render(rng: np.random.Generator, size: int) -> tuple[ImageArray, LabelArray]
     areas: list[float] = []
     wanted = int(rng.integers(1, _MOST_SHAPES + 1))
     for _ in range(4 * wanted):  # a shape that would hide too much of others is drawn anew
-        kind = int(rng.integers(len(SHAPE_NAMES)))
+        if fractions is None:
+            kind = int(rng.integers(len(SHAPE_NAMES)))
+        else:
+            kind = int(rng.choice(len(SHAPE_NAMES), p=fractions))
         mask = _random_mask(rng, kind, size)
         remaining = [cover * (1 - mask) for cover in covers]
         if any(

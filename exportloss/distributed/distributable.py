@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from exportloss.config import LossConfig
 from exportloss.distributed.communicator import Communicator
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.sessions.portable_step import PortableTrainSession
@@ -32,7 +33,7 @@ def distributable(session: TrainSession) -> PortableTrainSession:
             f"{folder} has no apply_step.onnx, because an earlier version exported it; export "
             "again to train it with several processes"
         )
-    if manifest.loss.autobalance:
+    if isinstance(manifest.loss, LossConfig) and manifest.loss.autobalance:
         raise ConfigError(
             f"{folder} was exported with autobalance, where the loss of a batch depends on the "
             "batch before it; export without it, or train with one process"

@@ -2,6 +2,8 @@
 
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state import TrainState
+from exportloss.runtime.artifact.weights import Weights, WeightsLayout
+from exportloss.runtime.federated.average import average
 from exportloss.runtime.images.load import load_image
 from exportloss.runtime.inference import Detector
 from exportloss.runtime.sessions.loss_session import LossResult, LossSession
@@ -21,6 +23,9 @@ __all__ = [
     "StepResult",
     "TrainSession",
     "TrainState",
+    "Weights",
+    "WeightsLayout",
+    "average",
     "load_image",
     "open_session",
     "validate",

@@ -88,6 +88,7 @@ def a_detector_an_image_and_a_video() -> dict[str, Any]:
 SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/cuda.md": a_step,
     "docs/data-parallel.md": a_step,
+    "docs/fleets.md": a_step,
     "docs/loss.md": nothing,
     "docs/own-detector.md": nothing,
     "docs/task-aligned-loss.md": nothing,

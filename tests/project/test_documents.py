@@ -29,6 +29,22 @@ DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("
 
 # Flags of other programs, and of YOLOv5 where a page says that there is nothing like them here.
 FOREIGN = {
+    "Flower": {
+        "--auth-supernode-private-key",
+        "--database",
+        "--disable-runtime-dependency-installation",
+        "--enable-supernode-auth",
+        "--host",
+        "--node-config",
+        "--port",
+        "--root-certificates",
+        "--run-config",
+        "--simulation",
+        "--ssl-ca-certfile",
+        "--ssl-certfile",
+        "--ssl-keyfile",
+        "--superlink",
+    },
     "pip": {"--index-url", "--no-deps"},
     "pytest, with options of our own": {
         "--compile-backend",

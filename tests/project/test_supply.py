@@ -17,7 +17,18 @@ from scripts import audit, sbom
 from scripts.licences import judge
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ("audit", "dev", "device", "docs", "engines", "fuzz", "lowest", "mpi", "tensorrt")
+ENVIRONMENTS = (
+    "audit",
+    "dev",
+    "device",
+    "docs",
+    "engines",
+    "fleet",
+    "fuzz",
+    "lowest",
+    "mpi",
+    "tensorrt",
+)
 
 
 def requirements(name: str) -> dict[str, Requirement]:
@@ -51,7 +62,7 @@ def test_a_lock_holds_what_is_asked_for(name):
         assert requirement.specifier.contains(versions[package]), f"{package}: say `make lock`"
 
 
-@pytest.mark.parametrize("name", ["dev", "device", "lowest"])
+@pytest.mark.parametrize("name", ["dev", "device", "fleet", "lowest"])
 def test_what_is_tested_lies_in_the_ranges_of_users(name):
     for package, version in locked(name).items():
         for requirement in ranges().get(package, ()):

@@ -103,6 +103,7 @@ class OrtTrainSession(TrainSession):
         self._average = {name: self._tensors[name].copy() for name in manifest.averaged}
         self._loss_state = {k: np.array(v, np.float32) for k, v in manifest.loss_state.items()}
         self._accumulates = False  # whether there are gradients that no update has used
+        self._added: dict[str, Array] = {}  # gradients from elsewhere, for the next update
         check_values(self.state(), str(folder / "checkpoint"))
 
     def _own_copies(self, files: Mapping[str, bytes]) -> Path:
@@ -122,10 +123,21 @@ class OrtTrainSession(TrainSession):
     @exclusive
     def gradients(self) -> Mapping[str, Array]:
         """Return a copy of the gradients accumulated since the last update, by parameter."""
-        views = self._gradients()
-        if not self._accumulates:  # the last update overwrote them
-            return {name: np.zeros_like(view) for name, view in views.items()}
-        return _copies(views)
+        if self._accumulates:
+            return self._sum(self._gradients())
+        # The last update overwrote them.
+        zeros = {name: np.zeros_like(self._tensors[name]) for name in self.manifest.groups.all}
+        return self._sum(zeros)
+
+    def _add_gradients(self, gradients: Mapping[str, Array]) -> None:
+        # Not in ONNX Runtime's memory, which its next step may reset.
+        for name, tensor in gradients.items():
+            self._added[name] = self._added.get(name, np.float32(0)) + tensor
+
+    def _sum(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
+        """Return copies of gradients, with those from elsewhere added."""
+        added = self._added
+        return {n: t + added[n] if n in added else t.copy() for n, t in gradients.items()}
 
     def _gradients(self) -> Mapping[str, Array]:
         """Return ONNX Runtime's gradients by parameter, not copied, valid until the next step."""
@@ -168,7 +180,7 @@ class OrtTrainSession(TrainSession):
             np.copyto(tensor, state.loss[name])
         self._optimizer.updates = state.updates
         self._due = state.updates + state.skipped
-        self._put_gradients({})
+        self._drop_gradients()
 
     @exclusive
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
@@ -200,7 +212,7 @@ class OrtTrainSession(TrainSession):
         self._pull(names)
         for norm in self.manifest.statistics:
             _unbias(self._tensors[norm.var], statistics[norm.var], norm)
-        gradients = self._gradients()
+        gradients = self._sum(self._gradients()) if self._added else self._gradients()
         results = [loss, *(self._tensors[name] for name in names)]
         skipped = not (_all_finite(results) and _has_norm(gradients.values()))
         if skipped:
@@ -214,7 +226,7 @@ class OrtTrainSession(TrainSession):
                 self._optimizer.step(self._tensors, gradients, hyper)
                 self._push(self.manifest.groups.all)
                 move_average(self._average, self._tensors, hyper.ema_decay)
-                self._put_gradients({})
+                self._drop_gradients()
         return StepResult(loss=float(loss), items=self._loss_terms(items), skipped=skipped)
 
     def _apply(self, gradients: Mapping[str, Array] | None, hyper: Hyperparameters) -> bool:
@@ -225,7 +237,7 @@ class OrtTrainSession(TrainSession):
         self._optimizer.step(self._tensors, _copies(gradients), hyper)
         self._push(self.manifest.groups.all)
         move_average(self._average, self._tensors, hyper.ema_decay)
-        self._put_gradients({})
+        self._drop_gradients()
         return True
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
@@ -264,6 +276,10 @@ class OrtTrainSession(TrainSession):
         if self._copies:
             for name in names:
                 self._values[name].update_inplace(self._tensors[name])
+
+    def _drop_gradients(self) -> None:
+        self._put_gradients({})
+        self._added = {}
 
     def _put_gradients(self, gradients: Mapping[str, Array]) -> None:
         """Replace the accumulated gradients; with none, the next step starts afresh."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.artifact.baked_model import with_initializers
 from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.flat_layout import FlatLayout
@@ -108,6 +108,13 @@ class PortableTrainSession(TrainSession):
         views = self._parameters.split(self._loop.read("gradients"))
         return {name: view.copy() for name, view in views.items()}
 
+    def _add_gradients(self, gradients: Mapping[str, Array]) -> None:
+        total = self._loop.read("gradients")
+        views = self._parameters.split(total)
+        for name, tensor in gradients.items():
+            np.add(views[name], tensor, out=views[name])
+        self._loop.write("gradients", total)
+
     @exclusive
     def state(self) -> TrainState:
         """Return a copy of the state."""
@@ -166,10 +173,7 @@ class PortableTrainSession(TrainSession):
 
     def _images(self, images: Images) -> Images:
         """Check images; the graph itself divides them by 255."""
-        self._check_image_shape(images)
-        if images.dtype != np.uint8:
-            raise DataError(f"images are {images.dtype}; the portable step takes uint8 (0 to 255)")
-        return np.ascontiguousarray(images)
+        return self._uint8(images)
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         settings = hyper or Hyperparameters(lr=(0.0, 0.0, 0.0))

@@ -13,6 +13,7 @@ from exportloss.runtime.artifact.kinds import KINDS, Kind
 from exportloss.runtime.artifact.limits import check_threads
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.sessions.devices import CPU, Device, import_engine, wants_capture
+from exportloss.runtime.sessions.evaluation_only import EvaluationOnlySession
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from exportloss.runtime.sessions.portable_step import PortableTrainSession
 from exportloss.runtime.sessions.self_check import check_training
@@ -66,6 +67,7 @@ def open_session(
     cuda_graph: bool | None = None,
     tf32: bool = False,
     self_check: bool = True,
+    evaluation_only: bool = False,
 ) -> TrainSession:
     """Open an artifacts folder, once all of it has been checked against its manifest.
 
@@ -82,6 +84,8 @@ def open_session(
         self_check: Whether to first compare a step with that of ONNX Runtime's CPU provider, on
             any other device: some engines train wrongly without an error. Half precision and
             `tf32` are not compared, since the CPU computes in float32.
+        evaluation_only: Whether to open the portable step without the graph that trains, which
+            saves memory: for servers, which evaluate and export what devices train.
 
     Raises:
         ArtifactError: the folder is not an artifact, is damaged, or does not train.
@@ -98,6 +102,8 @@ def open_session(
     manifest = artifact.manifest
     _check_precision(manifest, where)
     cores = threads or os.cpu_count() or 1
+    if evaluation_only:
+        return _open_evaluation(folder, artifact, where, cores)
     capture = wants_capture(import_engine(where), where, bool(cuda_graph))
     engine = _Engine(device=where, threads=cores, capture=capture, tf32=tf32)
     session = _open(folder, artifact, engine)
@@ -116,6 +122,19 @@ def _open(folder: Path, artifact: Artifact, engine: _Engine) -> TrainSession:
             f"{kind.opener}, or export in format {formats}"
         )
     return _SESSIONS[kind.name](folder, artifact, engine)
+
+
+def _open_evaluation(folder: Path, artifact: Artifact, device: Device, cores: int) -> TrainSession:
+    manifest = artifact.manifest
+    if manifest.kind != "train-step":
+        raise ConfigError(
+            f"{folder} holds a {manifest.kind!r} artifact, which cannot be opened with "
+            "evaluation_only=True; only the portable step can: export in format 'step'",
+            argument="evaluation_only",
+        )
+    return EvaluationOnlySession(
+        folder, manifest, device=device, threads=cores, files=artifact.files
+    )
 
 
 def _check_precision(manifest: Manifest, device: Device) -> None:

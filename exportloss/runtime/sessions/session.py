@@ -27,6 +27,7 @@ from exportloss.runtime.artifact.tensor_file import read_tensor_file
 from exportloss.runtime.optimizers.ema import decay_after
 from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.sessions.exclusive import exclusive
+from exportloss.runtime.sessions.shared_weights import SharedWeights
 from exportloss.runtime.sessions.step_checks import check_gradients, check_hyperparameters
 from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.targets import pad_targets
@@ -48,11 +49,12 @@ class OpenSession(Protocol):
         cuda_graph: bool | None = None,
         tf32: bool = False,
         self_check: bool = True,
+        evaluation_only: bool = False,
     ) -> TrainSession:
         """Open an artifacts folder."""
 
 
-class TrainSession(abc.ABC):
+class TrainSession(SharedWeights):
     """A detector in training on this device.
 
     Open one with `TrainSession.open(folder)`. A session holds all of its state; `save` and
@@ -354,6 +356,13 @@ class TrainSession(abc.ABC):
         if images.dtype == np.float32:
             return np.ascontiguousarray(images)
         raise DataError(f"images are {images.dtype}; expected uint8 (0 to 255) or float32 (0 to 1)")
+
+    def _uint8(self, images: Images) -> Images:
+        """Check images for a graph that divides them by 255 itself."""
+        self._check_image_shape(images)
+        if images.dtype != np.uint8:
+            raise DataError(f"images are {images.dtype}; the portable step takes uint8 (0 to 255)")
+        return np.ascontiguousarray(images)
 
     def _check_image_shape(self, images: Images) -> None:
         expected = (self.manifest.batch_size, 3, *self.manifest.image_size)
