@@ -31,19 +31,21 @@ bool is_plain(const std::string& name) {
 Bytes read_listed(const std::filesystem::path& path, const FileEntry& entry) {
   const std::uint64_t most =
       ends_with(path.string(), ".safetensors") ? limits::state_bytes : limits::model_bytes;
-  if (entry.size > most) {
-    throw Error(text(name_of(path), " has ", entry.size, " bytes; expected at most ", most));
+  if (entry.size > static_cast<std::int64_t>(most)) {
+    throw Error(text(name_of(path), " has ", entry.size, " bytes; expected at most ", most),
+                Reason::too_large);
   }
   Bytes content = read_bounded(path, most, Links::refuse);
-  if (content.size() != entry.size) {
-    throw Error(text(name_of(path), " is damaged: it has ", content.size(),
-                     " bytes, the manifest says ", entry.size,
-                     "; export again or copy the folder again"));
+  const auto damaged = [&path](const std::string& found, const std::string& expected) {
+    return Error(text(name_of(path), " is damaged: it has ", found, ", the manifest says ", expected,
+                      "; export again or copy the folder again"),
+                 Reason::damaged);
+  };
+  if (static_cast<std::int64_t>(content.size()) != entry.size) {
+    throw damaged(text(content.size(), " bytes"), text(entry.size));
   }
   if (const std::string found = sha256(content); found != entry.sha256) {
-    throw Error(text(name_of(path), " is damaged: its sha256 is ", found.substr(0, 12),
-                     "..., the manifest says ", excerpt(entry.sha256, 12),
-                     "; export again or copy the folder again"));
+    throw damaged(text("sha256 ", found.substr(0, 12), "..."), excerpt(entry.sha256, 12));
   }
   return content;
 }
@@ -53,34 +55,44 @@ Bytes read_listed(const std::filesystem::path& path, const FileEntry& entry) {
 const Bytes& Artifact::file(const std::string& name) const {
   if (const auto found = files.find(name); found != files.end()) return found->second;
   throw Error(text("the artifacts folder is damaged: its manifest names no ", name,
-                   "; export again"));
+                   "; export again"),
+              Reason::damaged);
+}
+
+std::map<std::string, Bytes> read_listed_files(const std::filesystem::path& folder,
+                                               const std::map<std::string, FileEntry>& listed) {
+  if (listed.size() > limits::artifact_files) {
+    throw Error(text(name_of(folder), ": the manifest names ", listed.size(),
+                     " files; expected at most ", limits::artifact_files, ": export again"),
+                Reason::too_many);
+  }
+  for (const auto& [name, entry] : listed) {
+    if (!is_plain(name)) {
+      throw Error(text(name_of(folder), ": the manifest names ", excerpt(name),
+                       ", outside the folder; export again"),
+                  Reason::outside);
+    }
+  }
+  std::map<std::string, Bytes> files;
+  for (const auto& [name, entry] : listed) {
+    files.emplace(name, read_listed(folder / std::filesystem::u8path(name), entry));
+  }
+  return files;
 }
 
 Artifact open_artifact(const std::filesystem::path& folder) {
   Artifact artifact;
   artifact.manifest = read_manifest(folder);
-  const auto& listed = artifact.manifest.files;
-  if (listed.size() > limits::artifact_files) {
-    throw Error(text(name_of(folder), ": the manifest names ", listed.size(),
-                     " files; expected at most ", limits::artifact_files));
-  }
-  for (const auto& [name, entry] : listed) {
-    if (!is_plain(name)) {
-      throw Error(text(name_of(folder), ": the manifest names ", excerpt(name),
-                       ", outside the folder; export again"));
-    }
-  }
   for (const char* name : {"train_step.onnx", "eval_step.onnx", "state.safetensors"}) {
-    if (listed.count(name) == 0) {
+    if (artifact.manifest.files.count(name) == 0) {
       throw Error(text(name_of(folder), " is damaged: its manifest names no ", name,
-                       "; export again"));
+                       "; export again"),
+                  Reason::damaged);
     }
   }
-  for (const auto& [name, entry] : listed) {
-    const std::filesystem::path path = folder / std::filesystem::u8path(name);
-    Bytes content = read_listed(path, entry);
-    if (ends_with(name, ".onnx")) check_model(content, name_of(path));
-    artifact.files.emplace(name, std::move(content));
+  artifact.files = read_listed_files(folder, artifact.manifest.files);
+  for (const auto& [name, content] : artifact.files) {
+    if (ends_with(name, ".onnx")) check_model(content, name_of(folder / name));
   }
   return artifact;
 }

@@ -21,7 +21,8 @@ std::optional<int> format_number(std::string_view family, std::string_view found
 
 void refuse_newer(const std::string& path, const std::string& found, const std::string& known) {
   throw Error(text(path, " was written by a newer exportloss (", found, "; this one reads ", known,
-                   "); upgrade this runtime"));
+                   "); upgrade this runtime"),
+              Reason::newer);
 }
 
 }  // namespace exportloss

@@ -45,7 +45,7 @@ Bytes read_bounded(const fs::path& path, std::uint64_t limit, Links links) {
   const fs::file_status status =
       links == Links::follow ? fs::status(path, error) : fs::symlink_status(path, error);
   if (status.type() == fs::file_type::not_found) {
-    throw Error(text(name_of(path), ": no such file; check the path"));
+    throw Error(text(name_of(path), ": no such file; check the path"), Reason::missing);
   }
   // A pipe would block, a device never ends.
   if (status.type() != fs::file_type::regular) {
@@ -55,7 +55,8 @@ Bytes read_bounded(const fs::path& path, std::uint64_t limit, Links links) {
   if (error) throw Error(text(name_of(path), ": cannot be read: ", error.message()));
   if (size > limit) {
     throw Error(text(name_of(path), ": ", size, " bytes, expected at most ", limit,
-                     "; check that it is the right file"));
+                     "; check that it is the right file"),
+                Reason::too_large);
   }
   std::ifstream file(path, std::ios::binary);
   Bytes content(static_cast<std::size_t>(size));

@@ -79,7 +79,7 @@ Label parse_line(const std::vector<std::string>& columns, std::int64_t num_class
       throw Error(text(names[i], ' ', row[i], ", expected a size above 0"));
     }
   }
-  const auto value = [&row](std::size_t i) { return static_cast<float>(row[i]); };
+  const auto value = [&row](std::size_t i) { return double{static_cast<float>(row[i])}; };
   return {value(0), value(1), value(2), value(3), value(4)};
 }
 
@@ -136,7 +136,7 @@ std::vector<Label> parse_labels(ByteView content, std::int64_t num_classes,
   std::string_view rest = content.text();
   if (rest.substr(0, 3) == "\xef\xbb\xbf") rest.remove_prefix(3);  // a byte order mark
   std::vector<Label> labels;
-  std::set<std::array<float, 5>> seen;
+  std::set<std::array<double, 5>> seen;
   for (std::size_t number = 1; !rest.empty(); ++number) {
     if (number > limits::label_lines) {
       throw Error(text(where, ':', number, ": too many lines; expected a label file"));

@@ -11,6 +11,8 @@
 #include "exportloss/json.hpp"
 #include "exportloss/limits.hpp"
 #include "exportloss/sha256.hpp"
+#include "loss_options.hpp"
+#include "utf8.hpp"
 
 namespace exportloss {
 namespace {
@@ -19,7 +21,7 @@ using Words = std::initializer_list<std::string_view>;
 
 constexpr std::string_view family = "exportloss";
 constexpr int newest = 2;
-constexpr std::size_t longest_name = 200;  // characters of a class name, each of up to 4 bytes
+constexpr std::size_t longest_name = 200;  // characters of a class name
 
 // A value of one of several words. In a manifest that matches its checksum, any other is newer.
 std::string word(const Json& values, std::string_view key, Words known, const std::string& path) {
@@ -45,36 +47,38 @@ double pixels(const Json& value) {
   return size;
 }
 
-FlatLayout read_layout(const Json& values) {
-  FlatLayout layout;
-  std::set<std::string> names;
-  if (values.array().size() > limits::tensors) throw Error("its layout has too many tensors");
-  for (const Json& entry : values.array()) {
-    PlacedTensor tensor;
-    tensor.name = entry.at("name").string();
-    if (!names.insert(tensor.name).second) throw Error(text(excerpt(tensor.name), " has two places"));
-    for (const Json& side : entry.at("shape").array()) {
-      tensor.shape.push_back(within("a size of the layout", side.whole(), std::int64_t{1} << 40));
+// Keys that this runtime does not need, and that every manifest has nevertheless.
+void check_unused(const Json& values, const std::string& path) {
+  check_loss(values.at("loss"), path);
+  for (const auto& [group, names] : values.at("groups").object()) {
+    if (group != "weights" && group != "norms" && group != "biases") {
+      refuse_newer(path, text("groups key ", excerpt(group)), "biases, norms, weights");
     }
-    if (tensor.shape.size() > limits::dimensions) throw Error("a tensor has too many dimensions");
-    tensor.size = elements(tensor.shape);
-    tensor.offset = layout.size;
-    if (entry.at("offset").whole() != static_cast<std::int64_t>(layout.size)) {
-      throw Error(text(excerpt(tensor.name), " begins at ", entry.at("offset").whole(),
-                       ", expected ", layout.size));
-    }
-    layout.size = elements({static_cast<std::int64_t>(layout.size + tensor.size)});
-    layout.tensors.push_back(std::move(tensor));
+    for (const Json& name : names.array()) name.string();
   }
-  return layout;
+  for (const Json& norm : values.at("statistics").array()) {
+    norm.at("mean").string();
+    norm.at("var").string();
+    norm.at("count").whole();
+    norm.at("momentum").number();
+  }
+  values.at("opset").whole();
+  values.at("versions").object();
+  values.at("gradients").boolean();
+  std::int64_t below = 0;
+  const std::int64_t most = values.at("max_targets").whole();
+  for (const Json& rows : values.at("tiers").array()) {
+    if (rows.whole() <= below || rows.whole() >= most) {
+      throw Error("tiers do not ascend from 1 to below max_targets");
+    }
+    below = rows.whole();
+  }
 }
 
 std::map<std::string, FileEntry> read_files(const Json& values) {
   std::map<std::string, FileEntry> files;
   for (const auto& [name, entry] : values.object()) {
-    const std::int64_t size = entry.at("size").whole();
-    if (size < 0) throw Error(text(excerpt(name), " has a negative size"));
-    files[name] = {entry.at("sha256").string(), static_cast<std::uint64_t>(size)};
+    files[name] = {entry.at("sha256").string(), entry.at("size").whole()};
   }
   return files;
 }
@@ -85,9 +89,22 @@ void check_kind(const std::string& kind, const std::string& path) {
     const bool trains = kind == "ort-training";
     throw Error(text(path, " describes ", trains ? "training artifacts" : "the loss alone", " (kind ",
                      excerpt(kind), "); expected a portable step, kind 'train-step': export with ",
-                     "`exportloss export --format step`"));
+                     "`exportloss export --format step`"),
+                Reason::foreign);
   }
   refuse_newer(path, text("kind ", excerpt(kind)), "train-step");
+}
+
+// Names are printed and drawn: no control characters, and not without end.
+void check_class_name(const std::string& name) {
+  std::size_t characters = 0;
+  for (std::size_t at = 0; at < name.size(); ++characters) {
+    const std::uint32_t code = next_code(name, at);
+    const bool is_control = code < 0x20 || (code >= 0x7f && code < 0xa0);
+    if (is_control || characters == longest_name) {
+      throw Error(text("a class name is ", excerpt(name)));
+    }
+  }
 }
 
 std::vector<std::string> state_names(const std::string& optimizer) {
@@ -108,14 +125,7 @@ Manifest from_values(const Json& values, const std::string& path) {
   Manifest manifest;
   manifest.model = values.at("model").string();
   for (const Json& name : values.at("names").array()) manifest.names.push_back(name.string());
-  for (const std::string& name : manifest.names) {
-    if (name.size() > 4 * longest_name) throw Error(text("a class name is ", excerpt(name)));
-    for (const char character : name) {
-      if (static_cast<unsigned char>(character) < 0x20 || character == 0x7f) {
-        throw Error(text("a class name is ", excerpt(name)));
-      }
-    }
-  }
+  for (const std::string& name : manifest.names) check_class_name(name);
   for (const Json& stride : values.at("strides").array()) {
     manifest.strides.push_back(pixels(stride));
   }
@@ -140,7 +150,9 @@ Manifest from_values(const Json& values, const std::string& path) {
       word(values, "optimizer", {"sgd", "adam", "adamw", "rmsprop"}, path);
   manifest.precision = word(values, "precision", {"float32", "float16", "bfloat16"}, path);
   word(values, "head", {"dense", "sparse"}, path);
+  word(values, "loss_layout", {"permuted", "head-output", "head-input"}, path);
   word(values, "provider", {"any", "cpu", "gpu"}, path);
+  check_unused(values, path);
   manifest.ema = values.at("ema").boolean();
   const Json& layout = values.at("layout");
   manifest.parameters = read_layout(layout.at("parameters"));
@@ -163,6 +175,15 @@ bool is_whole(std::string_view content, const std::string& digest) {
   return hash.hex() == digest;
 }
 
+Json parse_json(ByteView content, const std::string& path) {
+  try {
+    return Json::parse(content.text());
+  } catch (const Error& error) {
+    throw Error(text(path, " is not readable: ", error.what(), "; export again"),
+                Reason::unreadable);
+  }
+}
+
 const std::string& string_or_empty(const Json& values, std::string_view key) {
   static const std::string empty;
   const Json* found = values.is_object() ? values.find(key) : nullptr;
@@ -170,6 +191,30 @@ const std::string& string_or_empty(const Json& values, std::string_view key) {
 }
 
 }  // namespace
+
+FlatLayout read_layout(const Json& values) {
+  FlatLayout layout;
+  std::set<std::string> names;
+  if (values.array().size() > limits::tensors) throw Error("its layout has too many tensors");
+  for (const Json& entry : values.array()) {
+    PlacedTensor tensor;
+    tensor.name = entry.at("name").string();
+    if (!names.insert(tensor.name).second) throw Error(text(excerpt(tensor.name), " has two places"));
+    for (const Json& side : entry.at("shape").array()) {
+      tensor.shape.push_back(within("a size of the layout", side.whole(), std::int64_t{1} << 40));
+    }
+    if (tensor.shape.size() > limits::dimensions) throw Error("a tensor has too many dimensions");
+    tensor.size = elements(tensor.shape);
+    tensor.offset = layout.size;
+    if (entry.at("offset").whole() != static_cast<std::int64_t>(layout.size)) {
+      throw Error(text(excerpt(tensor.name), " begins at ", entry.at("offset").whole(),
+                       ", expected ", layout.size));
+    }
+    layout.size = elements({static_cast<std::int64_t>(layout.size + tensor.size)});
+    layout.tensors.push_back(std::move(tensor));
+  }
+  return layout;
+}
 
 std::size_t elements(const Shape& shape) {
   constexpr std::uint64_t most = std::uint64_t{1} << 48;
@@ -185,24 +230,28 @@ std::size_t elements(const Shape& shape) {
 
 Manifest parse_manifest(ByteView content, const std::string& path) {
   try {
-    const Json values = Json::parse(content.text());
+    const Json values = parse_json(content, path);
     const std::string& found = string_or_empty(values, "format");
     const auto number = format_number(family, found);
     if (!number || *number < newest) {
       throw Error(text(path, " has format ", excerpt(found), "; this runtime opens '", family, '/',
-                       newest, "': export again"));
+                       newest, "': export again"),
+                  Reason::foreign);
     }
-    if (!is_whole(content.text(), string_or_empty(values, "sha256"))) {
+    const bool has_checksum =
+        *number == newest || !string_or_empty(values, "sha256").empty();
+    if (has_checksum && !is_whole(content.text(), string_or_empty(values, "sha256"))) {
       throw Error(text(path, " is damaged or was edited: its content does not match its sha256; ",
-                       "copy the folder again, or export again"));
+                       "copy the folder again, or export again"),
+                  Reason::damaged);
     }
     if (*number > newest) {
       refuse_newer(path, text("format ", *number), text("up to ", newest));
     }
     return from_values(values, path);
   } catch (const Error& error) {
-    if (std::string_view(error.what()).substr(0, path.size()) == path) throw;
-    throw Error(text(path, " is damaged: ", error.what(), "; export again"));
+    if (error.reason() != Reason::other) throw;
+    throw Error(text(path, " is damaged: ", error.what(), "; export again"), Reason::damaged);
   }
 }
 
@@ -210,7 +259,8 @@ Manifest read_manifest(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "manifest.json";
   if (!std::filesystem::exists(path)) {
     throw Error(text(name_of(folder), " is not an artifacts folder: it has no manifest.json; make ",
-                     "one with `exportloss export`"));
+                     "one with `exportloss export`"),
+                Reason::missing);
   }
   return parse_manifest(read_bounded(path, limits::manifest_bytes), name_of(path));
 }

@@ -1,6 +1,6 @@
 #include "exportloss/state.hpp"
 
-#include <charconv>
+#include <algorithm>
 #include <cstring>
 
 #include "exportloss/error.hpp"
@@ -25,7 +25,8 @@ bool starts_with(const std::string& name, std::string_view start) {
 Tensor tensor_of(const std::string& name, const StoredTensor& stored, const std::string& where) {
   if (stored.dtype != "F32") {
     throw Error(text(where, ": tensor ", excerpt(name, 200), " is ", excerpt(stored.dtype),
-                     "; expected F32"));
+                     "; expected F32"),
+                Reason::values);
   }
   Tensor tensor{stored.shape, std::vector<float>(stored.content.size() / sizeof(float))};
   if (!stored.content.empty()) {
@@ -34,20 +35,23 @@ Tensor tensor_of(const std::string& name, const StoredTensor& stored, const std:
   return tensor;
 }
 
-std::int64_t count_of(const TensorFile& file, const std::string& key, const std::string& where) {
+std::string metadata(const TensorFile& file, const std::string& key) {
   const auto found = file.about.find(key);
-  std::int64_t count = -1;
-  if (found != file.about.end()) {
-    const std::string& spelled = found->second;
-    const char* end = spelled.data() + spelled.size();
-    const auto result = std::from_chars(spelled.data(), end, count);
-    const bool is_padded = spelled.size() > 1 && spelled[0] == '0';
-    if (result.ec != std::errc() || result.ptr != end || is_padded) count = -1;
+  return found == file.about.end() ? std::string() : found->second;
+}
+
+// A count is spelled in up to ten decimal digits.
+std::int64_t count_of(const TensorFile& file, const std::string& key, const std::string& where) {
+  const std::string spelled = metadata(file, key);
+  const bool has_digits = std::all_of(spelled.begin(), spelled.end(),
+                                      [](char one) { return one >= '0' && one <= '9'; });
+  const bool is_padded = spelled.size() > 1 && spelled[0] == '0';
+  if (spelled.empty() || spelled.size() > 10 || !has_digits || is_padded) {
+    throw Error(text(where, " is not a complete training state: ", key, " is ", excerpt(spelled),
+                     ", expected up to ten decimal digits"),
+                Reason::incomplete);
   }
-  if (count < 0 || count >= limits::updates) {
-    throw Error(text(where, " has no number of ", key, "; expected an integer >= 0"));
-  }
-  return count;
+  return std::stoll(spelled);
 }
 
 StoredTensor stored(const Tensor& tensor) {
@@ -57,22 +61,22 @@ StoredTensor stored(const Tensor& tensor) {
 }
 
 void check_format(const TensorFile& file, const std::string& where) {
-  const auto value = [&file](const char* key) {
-    const auto found = file.about.find(key);
-    return found == file.about.end() ? std::string() : found->second;
-  };
-  const std::string found = value("format");
+  const std::string found = metadata(file, "format");
   const auto number = format_number(family, found);
   if (!number) {
     throw Error(text(where, " has format ", excerpt(found), "; expected a training state, '", family,
-                     '/', newest, "'"));
+                     '/', newest, "'"),
+                Reason::foreign);
   }
   if (*number < newest) {
     throw Error(text(where, " is a state of format ", *number, "; this runtime reads format ", newest,
-                     ": open and save it with the Python package, which writes that"));
+                     ": open and save it with the Python package, which writes that"),
+                Reason::foreign);
   }
-  if (value("sha256") != state_digest(file)) {
-    throw Error(text(where, " is damaged: its content does not match its sha256; copy it again"));
+  const bool has_checksum = file.about.count("sha256") > 0 || *number <= newest;
+  if (has_checksum && metadata(file, "sha256") != state_digest(file)) {
+    throw Error(text(where, " is damaged: its content does not match its sha256; copy it again"),
+                Reason::damaged);
   }
   if (*number > newest) refuse_newer(where, text("format ", *number), text("format ", newest));
 }
@@ -89,7 +93,10 @@ TrainState parse_state(ByteView content, const std::string& where) {
     } else if (starts_with(name, optimizer_prefix)) {
       const std::string rest = name.substr(std::strlen(optimizer_prefix));
       const std::size_t slash = rest.find('/');
-      if (slash == rest.npos) throw Error(text(where, " is damaged: it holds ", excerpt(name)));
+      if (slash == rest.npos) {
+        throw Error(text(where, " is not a complete training state: it holds ", excerpt(name)),
+                    Reason::incomplete);
+      }
       state.optimizer[rest.substr(0, slash)].emplace(rest.substr(slash + 1),
                                                      tensor_of(name, tensor, where));
     } else if (starts_with(name, ema_prefix)) {
@@ -99,10 +106,11 @@ TrainState parse_state(ByteView content, const std::string& where) {
     }
   }
   if (file.tensors.count("balance") == 0) {
-    throw Error(text(where, " is not a complete training state: it lacks 'balance'"));
+    throw Error(text(where, " is not a complete training state: it lacks 'balance'"),
+                Reason::incomplete);
   }
   state.updates = count_of(file, "updates", where);
-  state.skipped = count_of(file, "skipped", where);
+  if (file.about.count("skipped") > 0) state.skipped = count_of(file, "skipped", where);
   for (const char* key : described) {
     if (const auto found = file.about.find(key); found != file.about.end()) {
       state.description.insert(*found);

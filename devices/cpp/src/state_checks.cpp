@@ -22,12 +22,14 @@ void check_tensors(const std::string& source, const std::string& what, const Ten
     const auto& values = tensor.values;
     if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) {
       throw Error(text(where(), " holds values that are not finite; train with a lower learning ",
-                       "rate, or use an earlier state"));
+                       "rate, or use an earlier state"),
+                  Reason::values);
     }
     const bool is_square = what == "exp_avg_sq" || what == "square_avg" ||
                            ends_with(name, ".running_var");
     if (is_square && std::any_of(values.begin(), values.end(), [](float value) { return value < 0; })) {
-      throw Error(text(where(), " holds negative values; expected means of squares"));
+      throw Error(text(where(), " holds negative values; expected means of squares"),
+                  Reason::values);
     }
   }
 }
@@ -53,7 +55,8 @@ void check_same(const std::string& source, const std::string& what, const Tensor
 void check_values(const TrainState& state, const std::string& source) {
   for (const std::int64_t count : {state.updates, state.skipped}) {
     if (count < 0 || count >= limits::updates) {
-      throw Error(text(source, " has ", count, " updates or skipped updates; expected an integer >= 0"));
+      throw Error(text(source, " has ", count, " updates or skipped updates; expected an integer >= 0"),
+                  Reason::values);
     }
   }
   check_tensors(source, "model", state.model);

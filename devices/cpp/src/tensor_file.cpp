@@ -115,7 +115,8 @@ TensorFile parse_tensor_file(ByteView content, const std::string& where) {
     return parse(content);
   } catch (const Error& error) {
     throw Error(text(where, " is not a readable training state: ", error.what(),
-                     "; copy the file again"));
+                     "; copy the file again"),
+                Reason::unreadable);
   }
 }
 

@@ -114,11 +114,11 @@ std::string do_letterbox(const Json& request) {
     Bytes canvas(static_cast<std::size_t>(size.height * size.width * 3));
     place_image(image, box, canvas.data());
     written.add(name, {3, size.height, size.width}, std::move(canvas));
-    const Label label = box.map_label({0, 0.3f, 0.7f, 0.123f, 0.456f});
+    const Label label = box.map_label({0, 0.3, 0.7, 0.123, 0.456});
     const Box back = box.unmap_box({-3.25f, 10.5f, 33.3f, 90.125f, 0.5f, 0});
-    for (const float value : {label.x, label.y, label.width, label.height, back.x1, back.y1,
-                              back.x2, back.y2}) {
-      places.push_back(spelled(double{value}));
+    for (const double value : {label.x, label.y, label.width, label.height, double{back.x1},
+                               double{back.y1}, double{back.x2}, double{back.y2}}) {
+      places.push_back(spelled(value));
     }
   }
   written.write(request);

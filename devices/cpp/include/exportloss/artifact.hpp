@@ -19,6 +19,11 @@ struct Artifact {
   const Bytes& file(const std::string& name) const;
 };
 
+/// Reads every file of a folder that `listed` names, once its size and SHA-256 have been compared.
+/// Throws Error: a file is missing, is a link, lies outside the folder, or differs.
+std::map<std::string, Bytes> read_listed_files(const std::filesystem::path& folder,
+                                               const std::map<std::string, FileEntry>& listed);
+
 /// Reads every file that the manifest of a folder names, and compares its size and SHA-256.
 /// Graphs are complete and refer to no other file. Files that this version does not know are
 /// compared, and otherwise ignored.

@@ -7,6 +7,7 @@
 #include "exportloss/images.hpp"
 #include "exportloss/letterbox.hpp"
 #include "exportloss/manifest.hpp"
+#include "exportloss/metrics.hpp"
 #include "exportloss/nms.hpp"
 #include "exportloss/schedule.hpp"
 #include "exportloss/session.hpp"

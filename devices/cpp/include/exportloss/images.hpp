@@ -18,7 +18,8 @@ Image read_ppm(const std::filesystem::path& path);
 Image parse_ppm(ByteView content, const std::string& where);
 
 /// Reads a label file, `class x y width height` per line, the box as fractions of the image. No
-/// file, and an empty one, mean an image without objects. Duplicate lines count once.
+/// file, and an empty one, mean an image without objects. Duplicate lines count once,
+/// and values are rounded to float32.
 ///
 /// Throws Error, which names the line: another number of columns (polygons are not read), a class
 /// that is not one of `num_classes`, a fraction outside [0, 1], or a size of 0.

@@ -1,29 +1,21 @@
 // Letterboxing: an image scaled into the fixed size of a graph, and boxes mapped there and back.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <vector>
 
-#include "exportloss/bytes.hpp"
 #include "exportloss/manifest.hpp"
 #include "exportloss/nms.hpp"
+#include "exportloss/resize.hpp"
 
 namespace exportloss {
 
-/// An RGB image, (H, W, 3), as raw bytes in row-major order.
-struct Image {
-  Size size;
-  Bytes pixels;
-};
-
 /// Box of a label: class, and centre and size as fractions of an image.
 struct Label {
-  float category = 0;
-  float x = 0;
-  float y = 0;
-  float width = 0;
-  float height = 0;
+  double category = 0;
+  double x = 0;
+  double y = 0;
+  double width = 0;
+  double height = 0;
 };
 
 /// Position and scale of an image on its canvas.
@@ -39,7 +31,7 @@ struct Letterbox {
   /// Throws Error: a side is below 1.
   static Letterbox fit(Size source, Size size, bool scale_up = true, bool truncate = false);
 
-  /// Moves a label from the image to the canvas.
+  /// Moves a label from the image to the canvas; the result is rounded to float32.
   Label map_label(const Label& label) const;
 
   /// Moves a predicted box from the canvas to the image, and clips it to the image.
@@ -52,16 +44,15 @@ struct Letterbox {
 
 inline constexpr std::uint8_t padding_grey = 114;  // YOLOv5's
 
-/// Interpolates linearly between the four nearest pixels, in OpenCV's fixed-point arithmetic.
-/// Throws Error: the image is not (H, W, 3), or a side is below 1.
-Image resize_linear(const Image& image, Size size);
+/// How to shrink an image: interpolated, as for detection and training, or as the mean over the
+/// area that each pixel covers, as `exportloss train` and `val` shrink images without augmentation.
+enum class Shrink { linear, area };
 
 /// Puts an image onto a grey canvas and writes it as a graph takes it, (3, height, width), to
-/// `out`, which has room for 3 * height * width bytes. The pixels are those of the Python
-/// package's `letterbox`.
+/// `out`, which has room for 3 * height * width bytes. The pixels are those of the Python package.
 ///
 /// Throws Error: the image is not (H, W, 3), or a side is below 1.
 void place_image(const Image& image, const Letterbox& box, std::uint8_t* out,
-                 std::uint8_t grey = padding_grey);
+                 Shrink shrink = Shrink::linear, std::uint8_t grey = padding_grey);
 
 }  // namespace exportloss

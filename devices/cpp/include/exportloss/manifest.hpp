@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "exportloss/bytes.hpp"
+#include "exportloss/json.hpp"
 
 namespace exportloss {
 
@@ -47,7 +48,7 @@ struct FlatLayout {
 /// Size and SHA-256 of a file.
 struct FileEntry {
   std::string sha256;
-  std::uint64_t size = 0;
+  std::int64_t size = 0;  // bytes
 };
 
 /// Description of the folder of a portable step.
@@ -72,6 +73,10 @@ struct Manifest {
 /// Reads and checks the manifest of a folder. Throws Error: it is missing, damaged, of another kind
 /// than the portable step, or written by a newer exportloss.
 Manifest read_manifest(const std::filesystem::path& folder);
+
+/// Reads a flat layout, an array of names, shapes and offsets. Throws Error: there is a gap or an
+/// overlap, a size below 1, or a name twice.
+FlatLayout read_layout(const Json& values);
 
 /// Checks the content of a manifest; `path` is for messages. Throws Error.
 Manifest parse_manifest(ByteView content, const std::string& path);
