@@ -60,32 +60,50 @@ def made(case: str, artifacts: Path, rng: np.random.Generator) -> Case:
     return Case(artifacts / case, rng)
 
 
-def test_losses_states_and_detectors_are_the_same_bytes(made, probe, tmp_path):
+def assert_same_file(one: Path, other: Path) -> None:
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_losses_and_states_are_the_same_bits(made, probe, tmp_path):
     evaluation = {**made.step({"batch": 1}), "evaluate": True, "ema": made.has_ema}
-    answer, tensors = probe(
+    answer = probe(
         "train",
         folder=made.folder,
         tensors={"images": made.images},
         steps=[*(made.step(settings) for settings in STEPS), evaluation],
+        save=tmp_path / "cpp.safetensors",
+    )
+    session = TrainSession.open(made.folder, threads=1)
+    assert answer["results"][:-1] == made.train(session, *STEPS)
+    assert (answer["updates"], answer["skipped"]) == (3, 0)
+    expected = session.evaluate(made.images[1], made.targets[1], ema=made.has_ema)
+    terms = expected.items
+    assert answer["results"][-1] == [expected.loss, terms.box, terms.objectness, terms.category]
+    session.save(tmp_path / "python.safetensors")
+    assert_same_file(tmp_path / "cpp.safetensors", tmp_path / "python.safetensors")
+
+
+def test_predictions_and_detectors_are_the_same_bits(detector_case, artifacts, rng, probe, tmp_path):
+    made = Case(artifacts / detector_case, rng)
+    evaluation = {**made.step({"batch": 1}), "evaluate": True, "ema": made.has_ema}
+    _, tensors = probe(
+        "train",
+        folder=made.folder,
+        tensors={"images": made.images},
+        steps=[made.step(STEPS[0]), evaluation],
         save=tmp_path / "cpp.safetensors",
         detector=tmp_path / "cpp.onnx",
         ema=made.has_ema,
         wants_tensors=True,
     )
     session = TrainSession.open(made.folder, threads=1)
-    assert answer["results"][:-1] == made.train(session, *STEPS)
-    assert (answer["updates"], answer["skipped"]) == (3, 0)
-
+    made.train(session, STEPS[0])
     expected = session.evaluate(made.images[1], made.targets[1], ema=made.has_ema)
-    terms = expected.items
-    assert answer["results"][-1] == [expected.loss, terms.box, terms.objectness, terms.category]
     np.testing.assert_array_equal(tensors["predictions"], expected.predictions)
-
     session.save(tmp_path / "python.safetensors")
     session.export_inference(tmp_path / "python.onnx", ema=made.has_ema)
-    for name in ("safetensors", "onnx"):
-        found = (tmp_path / f"cpp.{name}").read_bytes()
-        assert found == (tmp_path / f"python.{name}").read_bytes(), name
+    assert_same_file(tmp_path / "cpp.safetensors", tmp_path / "python.safetensors")
+    assert_same_file(tmp_path / "cpp.onnx", tmp_path / "python.onnx")
 
 
 def test_each_resumes_what_the_other_saved(made, probe, tmp_path):
@@ -105,18 +123,14 @@ def test_each_resumes_what_the_other_saved(made, probe, tmp_path):
     made.train(python, *first)
     python.save(begun)
     in_cpp(*last, resume=begun, save=tmp_path / "cpp.safetensors")
-    assert (tmp_path / "cpp.safetensors").read_bytes() == (
-        tmp_path / "whole.safetensors"
-    ).read_bytes()
+    assert_same_file(tmp_path / "cpp.safetensors", tmp_path / "whole.safetensors")
 
     begun.unlink()
     in_cpp(*first, save=begun)
     python = TrainSession.open(made.folder, threads=1).resume(begun)
     made.train(python, *last)
     python.save(tmp_path / "python.safetensors")
-    assert (tmp_path / "python.safetensors").read_bytes() == (
-        tmp_path / "whole.safetensors"
-    ).read_bytes()
+    assert_same_file(tmp_path / "python.safetensors", tmp_path / "whole.safetensors")
 
 
 def test_two_threads_give_the_same_bits(made, probe, tmp_path):
@@ -130,8 +144,7 @@ def test_two_threads_give_the_same_bits(made, probe, tmp_path):
             threads=threads,
             save=tmp_path / f"{threads}.safetensors",
         )
-    one, two = ((tmp_path / f"{threads}.safetensors").read_bytes() for threads in (1, 2))
-    assert one == two
+    assert_same_file(tmp_path / "1.safetensors", tmp_path / "2.safetensors")
 
 
 def test_a_new_training_starts_from_earlier_weights(made, probe, tmp_path):
@@ -144,9 +157,7 @@ def test_a_new_training_starts_from_earlier_weights(made, probe, tmp_path):
     start = {"start_from": tmp_path / "earlier.safetensors", "save": tmp_path / "cpp.safetensors"}
     answer = probe("train", folder=made.folder, steps=[], **start)
     assert answer["updates"] == 0
-    assert (tmp_path / "cpp.safetensors").read_bytes() == (
-        tmp_path / "python.safetensors"
-    ).read_bytes()
+    assert_same_file(tmp_path / "cpp.safetensors", tmp_path / "python.safetensors")
 
 
 def test_skipped_steps_are_counted(made, probe, tmp_path):
