@@ -28,6 +28,11 @@ bool is_plain(const std::string& name) {
   });
 }
 
+// Other graphs of a folder are compared with the manifest, and not used.
+bool is_known(const std::string& name) {
+  return name == "train_step.onnx" || name == "eval_step.onnx" || name == "inference.onnx";
+}
+
 Bytes read_listed(const std::filesystem::path& path, const FileEntry& entry) {
   const std::uint64_t most =
       ends_with(path.string(), ".safetensors") ? limits::state_bytes : limits::model_bytes;
@@ -91,8 +96,16 @@ Artifact open_artifact(const std::filesystem::path& folder) {
     }
   }
   artifact.files = read_listed_files(folder, artifact.manifest.files);
+  std::int64_t newest = 0;
   for (const auto& [name, content] : artifact.files) {
-    if (ends_with(name, ".onnx")) check_model(content, name_of(folder / name));
+    if (!ends_with(name, ".onnx")) continue;
+    check_model(content, name_of(folder / name));
+    if (is_known(name)) newest = std::max(newest, opset_of(content));
+  }
+  if (newest != artifact.manifest.opset) {
+    throw Error(text(name_of(folder), " has graphs of opset ", newest, ", but the manifest says ",
+                     artifact.manifest.opset, "; export again"),
+                Reason::damaged);
   }
   return artifact;
 }

@@ -49,7 +49,8 @@ Bytes read_bounded(const fs::path& path, std::uint64_t limit, Links links) {
   }
   // A pipe would block, a device never ends.
   if (status.type() != fs::file_type::regular) {
-    throw Error(text(name_of(path), ": it is not a regular file; replace it with one"));
+    throw Error(text(name_of(path), ": it is not a regular file; replace it with one"),
+                Reason::missing);
   }
   const std::uintmax_t size = fs::file_size(path, error);
   if (error) throw Error(text(name_of(path), ": cannot be read: ", error.message()));

@@ -275,6 +275,16 @@ const Json& Json::at(std::string_view name) const {
   throw Error(text("it lacks ", excerpt(name)));
 }
 
+bool operator==(const Json& one, const Json& other) {
+  const bool has_numbers = (one.value_.index() == 2 || one.value_.index() == 3) &&
+                           (other.value_.index() == 2 || other.value_.index() == 3);
+  return has_numbers ? one.number() == other.number() : one.value_ == other.value_;
+}
+
+bool operator==(const Json::Member& one, const Json::Member& other) {
+  return one.name == other.name && one.value == other.value;
+}
+
 std::string json_string(std::string_view value) {
   constexpr std::string_view special = "\"\\\b\f\n\r\t", letters = "\"\\bfnrt";
   constexpr char digits[] = "0123456789abcdef";

@@ -11,7 +11,8 @@ namespace exportloss {
 namespace {
 
 // Field numbers are those of onnx.proto.
-constexpr std::uint64_t model_graph = 7, model_metadata = 14;
+constexpr std::uint64_t model_graph = 7, model_opset = 8, model_metadata = 14;
+constexpr std::uint64_t opset_domain = 1, opset_version = 2;
 constexpr std::uint64_t graph_initializer = 5, graph_input = 11, value_name = 1;
 constexpr std::uint64_t tensor_dims = 1, tensor_type = 2, tensor_name = 8, tensor_raw = 9;
 constexpr std::uint64_t tensor_external = 13, tensor_location = 14, node_operator = 4;
@@ -124,6 +125,25 @@ void check_model(ByteView model, const std::string& where) {
   } catch (const Error& error) {
     throw Error(text(where, " is not a usable graph: ", error.what()));
   }
+}
+
+std::int64_t opset_of(ByteView model) {
+  std::int64_t opset = 0;
+  FieldReader reader(model);
+  Field field;
+  while (reader.next(field)) {
+    if (field.field != model_opset || field.kind != Field::Kind::content) continue;
+    std::string_view domain;
+    std::uint64_t version = 0;
+    FieldReader entry(field.content);
+    for (Field part; entry.next(part);) {
+      if (part.field == opset_domain) domain = part.content.text();
+      if (part.field == opset_version) version = part.number;
+    }
+    const bool is_default = domain.empty() || domain == "ai.onnx";
+    if (is_default) opset = static_cast<std::int64_t>(version);
+  }
+  return opset;
 }
 
 Bytes with_initializers(ByteView model, const std::map<std::string, ByteView>& vectors) {

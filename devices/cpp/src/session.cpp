@@ -213,7 +213,7 @@ class TrainSession::Impl {
     for (const char* key : {"names", "anchors", "strides"}) {
       const auto theirs = state.description.find(key), mine = description_.find(key);
       if (theirs != state.description.end() && mine != description_.end() &&
-          theirs->second != mine->second) {
+          !(Json::parse(theirs->second) == Json::parse(mine->second))) {
         throw Error(text(where, " has ", key, ' ', excerpt(theirs->second), ", the artifacts ",
                          excerpt(mine->second), "; use the artifacts that it was trained with"));
       }

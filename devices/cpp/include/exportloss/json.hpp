@@ -50,6 +50,7 @@ class Json {
 
  private:
   friend class JsonReader;
+  friend bool operator==(const Json& one, const Json& other);
   std::variant<std::monostate, bool, std::int64_t, double, std::string, Array, Object> value_;
 };
 
@@ -57,6 +58,11 @@ struct Json::Member {
   std::string name;
   Json value;
 };
+
+bool operator==(const Json::Member& one, const Json::Member& other);
+
+/// Returns whether two values are equal; numbers by value, so that 8 is 8.0.
+bool operator==(const Json& one, const Json& other);
 
 /// Returns a text as JSON, in quotes, without escapes that need not be. `value` is UTF-8.
 std::string json_string(std::string_view value);

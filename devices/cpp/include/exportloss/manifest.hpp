@@ -62,6 +62,7 @@ struct Manifest {
   std::string optimizer;  // sgd, adam, adamw or rmsprop
   bool ema = false;       // whether a moving average of the weights is kept
   std::string precision;  // float32, float16 or bfloat16
+  std::int64_t opset = 0;  // largest of the graphs
   FlatLayout parameters;
   FlatLayout statistics;
   std::vector<std::string> optimizer_state;  // names of the optimizer's state tensors

@@ -1,6 +1,7 @@
 // ONNX files, checked before an engine opens them, and weights written into them.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 
@@ -12,6 +13,9 @@ namespace exportloss {
 /// the path, `../../etc/passwd` included. Nodes of code compiled for a device (EPContext), which
 /// may be in another file, are refused as well. Throws Error: `where` and the reason.
 void check_model(ByteView model, const std::string& where);
+
+/// Returns the opset of the `ai.onnx` domain of a model; 0 if it has none.
+std::int64_t opset_of(ByteView model);
 
 /// Returns a model with float32 vectors added to its graph as initializers. Inputs of those names
 /// are removed: runtimes neither fold nor repack an initializer that the caller may replace.
