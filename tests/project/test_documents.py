@@ -21,6 +21,7 @@ DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("
 
 # Flags of other programs, and of YOLOv5 where a page says that there is nothing like them here.
 FOREIGN = {
+    "cmake": {"--build", "--install", "--prefix"},
     "pip": {"--index-url", "--no-deps"},
     "pytest, with options of our own": {"--compile-backend", "--golden"},
     "python -m tests.support.kills.commands": {"--kills"},

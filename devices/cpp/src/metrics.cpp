@@ -158,50 +158,57 @@ void MetricsAccumulator::match(const std::vector<Box>& detections,
   }
 }
 
+// Adds the metrics of one class that occurs in the labels; returns its curves at IoU 0.5.
+MetricsAccumulator::Curves MetricsAccumulator::add_class(std::size_t category,
+                                                         Metrics& metrics) const {
+  std::vector<Found> found = found_[category];
+  std::stable_sort(found.begin(), found.end(), [](const Found& one, const Found& other) {
+    return one.confidence > other.confidence;
+  });
+  Curve falling;
+  for (const Found& one : found) falling.push_back(one.confidence);
+  Curves curves;
+  double total = 0;
+  for (std::size_t index = 0; index < thresholds; ++index) {
+    Curve precision, recall;
+    std::size_t right = 0;
+    for (std::size_t place = 0; place < found.size(); ++place) {
+      right += found[place].right[index];
+      precision.push_back(static_cast<double>(right) / static_cast<double>(place + 1));
+      recall.push_back(static_cast<double>(right) / static_cast<double>(objects_[category]));
+    }
+    const double average = average_precision(recall, precision);
+    total += average;
+    if (index > 0) continue;
+    metrics.map50 += average;
+    curves = {above(falling, precision, 1.0), above(falling, recall, 0.0)};
+  }
+  metrics.ap50_95[category] = total / static_cast<double>(thresholds);
+  metrics.map50_95 += metrics.ap50_95[category];
+  return curves;
+}
+
 Metrics MetricsAccumulator::result() const {
   Metrics metrics;
   metrics.ap50_95.assign(objects_.size(), std::numeric_limits<double>::quiet_NaN());
-  std::vector<Curve> precisions, recall_curves;
-  Curve f1(confidences, 0.0);
+  std::vector<Curves> all;
   for (std::size_t category = 0; category < objects_.size(); ++category) {
-    if (objects_[category] == 0) continue;
-    std::vector<Found> found = found_[category];
-    std::stable_sort(found.begin(), found.end(), [](const Found& one, const Found& other) {
-      return one.confidence > other.confidence;
-    });
-    Curve falling;
-    for (const Found& one : found) falling.push_back(one.confidence);
-    double total = 0;
-    for (std::size_t index = 0; index < thresholds; ++index) {
-      Curve precision, recall;
-      std::size_t right = 0;
-      for (std::size_t place = 0; place < found.size(); ++place) {
-        right += found[place].right[index];
-        precision.push_back(static_cast<double>(right) / static_cast<double>(place + 1));
-        recall.push_back(static_cast<double>(right) / static_cast<double>(objects_[category]));
-      }
-      const double average = average_precision(recall, precision);
-      total += average;
-      if (index > 0) continue;
-      metrics.map50 += average;
-      precisions.push_back(above(falling, precision, 1.0));
-      recall_curves.push_back(above(falling, recall, 0.0));
-    }
-    metrics.ap50_95[category] = total / static_cast<double>(thresholds);
-    metrics.map50_95 += metrics.ap50_95[category];
+    if (objects_[category] > 0) all.push_back(add_class(category, metrics));
   }
-  const auto classes = static_cast<double>(precisions.size());
-  if (precisions.empty()) return metrics;
-  for (std::size_t index = 0; index < precisions.size(); ++index) {
+  if (all.empty()) return metrics;
+  const auto classes = static_cast<double>(all.size());
+  Curve f1(confidences, 0.0);
+  for (const Curves& one : all) {
     for (std::size_t place = 0; place < confidences; ++place) {
-      const double one = precisions[index][place], other = recall_curves[index][place];
-      if (one + other > 0) f1[place] += 2 * one * other / (one + other) / classes;
+      const double precision = one.precision[place], recall = one.recall[place];
+      const double sum = precision + recall;
+      if (sum > 0) f1[place] += 2 * precision * recall / sum / classes;
     }
   }
   const std::size_t best = best_of(f1);
-  for (std::size_t index = 0; index < precisions.size(); ++index) {
-    metrics.precision += precisions[index][best] / classes;
-    metrics.recall += recall_curves[index][best] / classes;
+  for (const Curves& one : all) {
+    metrics.precision += one.precision[best] / classes;
+    metrics.recall += one.recall[best] / classes;
   }
   metrics.map50 /= classes;
   metrics.map50_95 /= classes;

@@ -50,6 +50,11 @@ class MetricsAccumulator {
     std::array<bool, thresholds> right{};  // per IoU threshold
   };
 
+  struct Curves {
+    std::vector<double> precision, recall;  // above each of 1,000 confidences
+  };
+
+  Curves add_class(std::size_t category, Metrics& metrics) const;
   void match(const std::vector<Box>& detections, const std::vector<TrueBox>& labels);
 
   std::size_t max_det_;
