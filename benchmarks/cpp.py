@@ -47,6 +47,7 @@ def run(command: list[str]) -> tuple[float, float]:
 
 
 def main(folder: Path) -> None:
+    """Print the medians of an artifacts folder."""
     manifest = Manifest.read(folder)
     with tempfile.TemporaryDirectory() as temporary:
         tensors = str(Path(temporary) / "images.safetensors")

@@ -1,6 +1,6 @@
 """Export YOLOv5n at 320 pixels for `make cpp-long`, in the environment that has torch.
 
-    python -m tests.cpp.make_artifacts build/cpp-320
+python -m tests.cpp.make_artifacts build/cpp-320
 """
 
 from __future__ import annotations

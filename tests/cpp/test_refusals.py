@@ -124,7 +124,9 @@ def test_settings_out_of_range_are_refused(probe, artifacts, settings, match):
 def test_a_later_manifest_is_newer(probe, folder):
     values = json.loads((folder / "manifest.json").read_text())
     path = folder / "manifest.json"
-    path.write_text(json.dumps({key: values[key] for key in values if key != "sha256"} | {
-        "format": "exportloss/9"
-    }))
+    path.write_text(
+        json.dumps(
+            {key: values[key] for key in values if key != "sha256"} | {"format": "exportloss/9"}
+        )
+    )
     refused(probe, folder, "written by a newer exportloss")

@@ -83,7 +83,9 @@ def test_losses_and_states_are_the_same_bits(made, probe, tmp_path):
     assert_same_file(tmp_path / "cpp.safetensors", tmp_path / "python.safetensors")
 
 
-def test_predictions_and_detectors_are_the_same_bits(detector_case, artifacts, rng, probe, tmp_path):
+def test_predictions_and_detectors_are_the_same_bits(
+    detector_case, artifacts, rng, probe, tmp_path
+):
     made = Case(artifacts / detector_case, rng)
     evaluation = {**made.step({"batch": 1}), "evaluate": True, "ema": made.has_ema}
     _, tensors = probe(

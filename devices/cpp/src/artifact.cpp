@@ -23,8 +23,7 @@ bool is_plain(const std::string& name) {
   if (name.empty() || name == "." || name == ".." || name.size() > longest_name) return false;
   return std::none_of(name.begin(), name.end(), [](char character) {
     const auto byte = static_cast<unsigned char>(character);
-    return byte < 0x20 || byte == 0x7f || character == '/' || character == '\\' ||
-           character == ':';
+    return byte < 0x20 || byte == 0x7f || character == '/' || character == '\\' || character == ':';
   });
 }
 
@@ -42,8 +41,8 @@ Bytes read_listed(const std::filesystem::path& path, const FileEntry& entry) {
   }
   Bytes content = read_bounded(path, most, Links::refuse);
   const auto damaged = [&path](const std::string& found, const std::string& expected) {
-    return Error(text(name_of(path), " is damaged: it has ", found, ", the manifest says ", expected,
-                      "; export again or copy the folder again"),
+    return Error(text(name_of(path), " is damaged: it has ", found, ", the manifest says ",
+                      expected, "; export again or copy the folder again"),
                  Reason::damaged);
   };
   if (static_cast<std::int64_t>(content.size()) != entry.size) {
@@ -59,9 +58,9 @@ Bytes read_listed(const std::filesystem::path& path, const FileEntry& entry) {
 
 const Bytes& Artifact::file(const std::string& name) const {
   if (const auto found = files.find(name); found != files.end()) return found->second;
-  throw Error(text("the artifacts folder is damaged: its manifest names no ", name,
-                   "; export again"),
-              Reason::damaged);
+  throw Error(
+      text("the artifacts folder is damaged: its manifest names no ", name, "; export again"),
+      Reason::damaged);
 }
 
 std::map<std::string, Bytes> read_listed_files(const std::filesystem::path& folder,
@@ -90,9 +89,9 @@ Artifact open_artifact(const std::filesystem::path& folder) {
   artifact.manifest = read_manifest(folder);
   for (const char* name : {"train_step.onnx", "eval_step.onnx", "state.safetensors"}) {
     if (artifact.manifest.files.count(name) == 0) {
-      throw Error(text(name_of(folder), " is damaged: its manifest names no ", name,
-                       "; export again"),
-                  Reason::damaged);
+      throw Error(
+          text(name_of(folder), " is damaged: its manifest names no ", name, "; export again"),
+          Reason::damaged);
     }
   }
   artifact.files = read_listed_files(folder, artifact.manifest.files);

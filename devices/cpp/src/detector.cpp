@@ -39,7 +39,8 @@ std::shared_ptr<OpenFile> open_file(const std::filesystem::path& path,
   Ort::AllocatorWithDefaultOptions allocator;
   if (inputs.size() != 1 || inputs.begin()->second.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ||
       inputs.begin()->second.shape.size() != 4 || inputs.begin()->second.shape[1] != 3) {
-    throw Error(text(file->where, " takes other inputs than images alone, (B, 3, H, W) float32: it ",
+    throw Error(text(file->where,
+                     " takes other inputs than images alone, (B, 3, H, W) float32: it ",
                      "is no detector that this runtime opens"));
   }
   const Shape& shape = inputs.begin()->second.shape;

@@ -84,7 +84,8 @@ void check_signatures(const Signatures& expected, const Signatures& found,
   for (const auto& [name, signature] : expected) {
     const auto place = found.find(name);
     if (place == found.end()) {
-      throw Error(text(where, " has no ", excerpt(name), ", which the manifest implies; export again"));
+      throw Error(
+          text(where, " has no ", excerpt(name), ", which the manifest implies; export again"));
     }
     if (place->second.type != signature.type || place->second.shape != signature.shape) {
       throw Error(text(where, ": ", excerpt(name), " is ", described(place->second),

@@ -17,7 +17,8 @@ namespace exportloss {
 namespace {
 
 bool is_space(std::uint8_t byte) {
-  return byte == ' ' || byte == '\t' || byte == '\r' || byte == '\n' || byte == '\v' || byte == '\f';
+  return byte == ' ' || byte == '\t' || byte == '\r' || byte == '\n' || byte == '\v' ||
+         byte == '\f';
 }
 
 /// Reads the numbers of a PPM header, which comments may interrupt.
@@ -67,8 +68,8 @@ Label parse_line(const std::vector<std::string>& columns, std::int64_t num_class
   std::array<double, 5> row{};
   for (std::size_t i = 0; i < row.size(); ++i) row[i] = number_of(columns[i], names[i]);
   if (!(row[0] >= 0 && row[0] < static_cast<double>(num_classes)) || std::trunc(row[0]) != row[0]) {
-    throw Error(text("class ", excerpt(columns[0]), ", expected a whole number in [0, ", num_classes,
-                     ")"));
+    throw Error(
+        text("class ", excerpt(columns[0]), ", expected a whole number in [0, ", num_classes, ")"));
   }
   for (std::size_t i = 1; i < row.size(); ++i) {
     // As float32, so that 1.00000004 is 1.
@@ -111,7 +112,8 @@ Image parse_ppm(ByteView content, const std::string& where) {
   const std::int64_t most = header.number();
   for (const std::int64_t side : {image.size.width, image.size.height}) {
     if (side < 1 || side > limits::image_side) {
-      throw Error(text(where, " has a side of ", side, " pixels; expected 1 to ", limits::image_side));
+      throw Error(
+          text(where, " has a side of ", side, " pixels; expected 1 to ", limits::image_side));
     }
   }
   if (most != 255) throw Error(text(where, " has values up to ", most, "; expected 255"));

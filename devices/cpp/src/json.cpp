@@ -50,8 +50,8 @@ class JsonReader {
   }
 
   void skip_space() {
-    while (at_ < document_.size() && (peek() == ' ' || peek() == '\n' || peek() == '\r' ||
-                                      peek() == '\t')) {
+    while (at_ < document_.size() &&
+           (peek() == ' ' || peek() == '\n' || peek() == '\r' || peek() == '\t')) {
       ++at_;
     }
   }
@@ -118,10 +118,9 @@ class JsonReader {
     if (!take('}')) fail("no ',' or '}'");
     std::sort(members.begin(), members.end(),
               [](const auto& one, const auto& other) { return one.name < other.name; });
-    const auto twice =
-        std::adjacent_find(members.begin(), members.end(), [](const auto& one, const auto& other) {
-          return one.name == other.name;
-        });
+    const auto twice = std::adjacent_find(
+        members.begin(), members.end(),
+        [](const auto& one, const auto& other) { return one.name == other.name; });
     if (twice != members.end()) fail(text("an object that has ", excerpt(twice->name), " twice"));
     return members;
   }
@@ -264,9 +263,9 @@ const Json::Object& Json::object() const { return value_of<Object>(value_, kinds
 
 const Json* Json::find(std::string_view name) const {
   const Object& members = object();
-  const auto found =
-      std::lower_bound(members.begin(), members.end(), name,
-                       [](const Member& member, std::string_view key) { return member.name < key; });
+  const auto found = std::lower_bound(
+      members.begin(), members.end(), name,
+      [](const Member& member, std::string_view key) { return member.name < key; });
   return found != members.end() && found->name == name ? &found->value : nullptr;
 }
 
@@ -283,33 +282,6 @@ bool operator==(const Json& one, const Json& other) {
 
 bool operator==(const Json::Member& one, const Json::Member& other) {
   return one.name == other.name && one.value == other.value;
-}
-
-std::string json_string(std::string_view value) {
-  constexpr std::string_view special = "\"\\\b\f\n\r\t", letters = "\"\\bfnrt";
-  constexpr char digits[] = "0123456789abcdef";
-  std::string quoted = "\"";
-  for (const char character : value) {
-    const auto byte = static_cast<unsigned char>(character);
-    if (const auto place = special.find(character); place != special.npos) {
-      quoted += '\\';
-      quoted += letters[place];
-    } else if (byte < 0x20) {
-      quoted += "\\u00";
-      quoted += digits[byte >> 4];
-      quoted += digits[byte & 15];
-    } else {
-      quoted += character;
-    }
-  }
-  return quoted + '"';
-}
-
-bool is_utf8(std::string_view value) {
-  for (std::size_t at = 0; at < value.size();) {
-    if (next_code(value, at) == no_code) return false;
-  }
-  return true;
 }
 
 }  // namespace exportloss

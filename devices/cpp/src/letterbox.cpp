@@ -27,8 +27,8 @@ Letterbox Letterbox::fit(Size source, Size size, bool scale_up, bool truncate) {
     return std::max<std::int64_t>(static_cast<std::int64_t>(pixels), 1);
   };
   const Size scaled{whole(height * scale), whole(width * scale)};
-  return {source, size, scaled,
-          {(size.height - scaled.height) / 2, (size.width - scaled.width) / 2}};
+  return {
+      source, size, scaled, {(size.height - scaled.height) / 2, (size.width - scaled.width) / 2}};
 }
 
 Label Letterbox::map_label(const Label& label) const {
@@ -40,13 +40,10 @@ Label Letterbox::map_label(const Label& label) const {
   const auto moved = [](double value, double scale, std::int64_t before, double canvas) {
     return rounded(clip((value * scale + static_cast<double>(before)) / canvas, 1.0));
   };
-  const auto sized = [](double value, double scale) {
-    return rounded(clip(value * scale, 1.0));
-  };
+  const auto sized = [](double value, double scale) { return rounded(clip(value * scale, 1.0)); };
   return {label.category, moved(label.x, across, pad.width, canvas_width),
           moved(label.y, down, pad.height, canvas_height),
-          sized(label.width, across / canvas_width),
-          sized(label.height, down / canvas_height)};
+          sized(label.width, across / canvas_width), sized(label.height, down / canvas_height)};
 }
 
 Box Letterbox::unmap_box(const Box& box) const {

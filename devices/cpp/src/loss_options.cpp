@@ -17,11 +17,16 @@ struct Range {
 };
 
 constexpr Range ranges[] = {
-    {"box", 0, infinity, true, false},        {"cls", 0, infinity, true, false},
-    {"obj", 0, infinity, true, false},        {"fl_gamma", 0, infinity, true, false},
-    {"cls_pw", 0, infinity, false, false},    {"obj_pw", 0, infinity, false, false},
-    {"blur_alpha", 0, infinity, false, false}, {"anchor_t", 1, infinity, false, false},
-    {"label_smoothing", 0, 1, true, false},   {"gr", 0, 1},
+    {"box", 0, infinity, true, false},
+    {"cls", 0, infinity, true, false},
+    {"obj", 0, infinity, true, false},
+    {"fl_gamma", 0, infinity, true, false},
+    {"cls_pw", 0, infinity, false, false},
+    {"obj_pw", 0, infinity, false, false},
+    {"blur_alpha", 0, infinity, false, false},
+    {"anchor_t", 1, infinity, false, false},
+    {"label_smoothing", 0, 1, true, false},
+    {"gr", 0, 1},
     {"focal_alpha", 0, 1},
 };
 

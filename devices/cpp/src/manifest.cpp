@@ -55,7 +55,8 @@ FlatLayout read_layout(const Json& values) {
   for (const Json& entry : values.array()) {
     PlacedTensor tensor;
     tensor.name = entry.at("name").string();
-    if (!names.insert(tensor.name).second) throw Error(text(excerpt(tensor.name), " has two places"));
+    if (!names.insert(tensor.name).second)
+      throw Error(text(excerpt(tensor.name), " has two places"));
     for (const Json& side : entry.at("shape").array()) {
       tensor.shape.push_back(size_of(side));
     }
@@ -94,8 +95,7 @@ Manifest parse_manifest(ByteView content, const std::string& path) {
                        newest, "': export again"),
                   Reason::foreign);
     }
-    const bool has_checksum =
-        *number == newest || !string_or_empty(values, "sha256").empty();
+    const bool has_checksum = *number == newest || !string_or_empty(values, "sha256").empty();
     if (has_checksum && !is_whole(content.text(), string_or_empty(values, "sha256"))) {
       throw Error(text(path, " is damaged or was edited: its content does not match its sha256; ",
                        "copy the folder again, or export again"),

@@ -117,10 +117,11 @@ void check_kind(const std::string& kind, const std::string& path) {
   if (kind == "train-step") return;
   if (kind == "ort-training" || kind == "loss") {
     const bool trains = kind == "ort-training";
-    throw Error(text(path, " describes ", trains ? "training artifacts" : "the loss alone", " (kind ",
-                     excerpt(kind), "); expected a portable step, kind 'train-step': export with ",
-                     "`exportloss export --format step`"),
-                Reason::foreign);
+    throw Error(
+        text(path, " describes ", trains ? "training artifacts" : "the loss alone", " (kind ",
+             excerpt(kind), "); expected a portable step, kind 'train-step': export with ",
+             "`exportloss export --format step`"),
+        Reason::foreign);
   }
   refuse_newer(path, text("kind ", excerpt(kind)), "train-step");
 }
@@ -169,7 +170,8 @@ Manifest manifest_of(const Json& values, const std::string& path) {
     }
   }
   if (levels.size() != manifest.strides.size() || levels.empty()) {
-    throw Error(text(manifest.strides.size(), " strides for anchors of ", levels.size(), " levels"));
+    throw Error(
+        text(manifest.strides.size(), " strides for anchors of ", levels.size(), " levels"));
   }
   const Json::Array& size = values.at("image_size").array();
   if (size.size() != 2) throw Error("image_size is not a height and a width");

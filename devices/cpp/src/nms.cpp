@@ -32,9 +32,12 @@ void check_options(const NmsOptions& options, std::size_t num_classes) {
 Box box_of(const float* row, float confidence, std::size_t category) {
   const auto clipped = [](float value) { return std::clamp(value, -farthest, farthest); };
   const float across = row[2] / 2, down = row[3] / 2;
-  return {clipped(row[0] - across), clipped(row[1] - down),
-          clipped(row[0] + across), clipped(row[1] + down),
-          confidence,               static_cast<float>(category)};
+  return {clipped(row[0] - across),
+          clipped(row[1] - down),
+          clipped(row[0] + across),
+          clipped(row[1] + down),
+          confidence,
+          static_cast<float>(category)};
 }
 
 // The boxes that exceed the threshold, the most confident first.
@@ -112,8 +115,9 @@ void check_predictions(const float* rows, std::size_t count, std::size_t num_cla
                      "it again, or train it again"));
   }
   if (bad_confidences > 0) {
-    throw Error(text("the detector gives ", bad_confidences, " of ", count,
-                     " confidences that are not finite; its outputs lack a sigmoid: export it again"));
+    throw Error(
+        text("the detector gives ", bad_confidences, " of ", count,
+             " confidences that are not finite; its outputs lack a sigmoid: export it again"));
   }
 }
 

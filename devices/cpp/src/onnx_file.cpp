@@ -49,8 +49,8 @@ void check_message(ByteView message, Message kind, int depth) {
   while (reader.next(field)) {
     const bool is_content = field.kind == Field::Kind::content;
     if (kind == Message::tensor &&
-        (field.field == tensor_external || (field.field == tensor_location &&
-                                            (field.number != 0 || !field.content.empty())))) {
+        (field.field == tensor_external ||
+         (field.field == tensor_location && (field.number != 0 || !field.content.empty())))) {
       throw Error("it keeps tensors in other files (external data); save it as one file");
     }
     if (kind == Message::node && field.field == node_operator && is_content &&

@@ -41,8 +41,8 @@ bool FieldReader::next(Field& field) {
       throw Error(text("wire type ", tag & 7, " before byte ", at_));
   }
   if (size > message_.size() - at_) {
-    throw Error(text("field ", field.field, " ends ", size - (message_.size() - at_),
-                     " bytes too late"));
+    throw Error(
+        text("field ", field.field, " ends ", size - (message_.size() - at_), " bytes too late"));
   }
   field.content = message_.part(at_, static_cast<std::size_t>(size));
   at_ += static_cast<std::size_t>(size);

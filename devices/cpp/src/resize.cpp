@@ -85,8 +85,8 @@ void mean_over(std::int64_t held, std::int64_t wanted, const At& at, const Out& 
 void check_size(Size size, const char* what) {
   const auto [least, most] = std::minmax(size.height, size.width);
   if (least < 1 || most > limits::image_side) {
-    throw Error(text(what, " has ", size.height, " x ", size.width, " pixels; expected sides of 1 to ",
-                     limits::image_side));
+    throw Error(text(what, " has ", size.height, " x ", size.width,
+                     " pixels; expected sides of 1 to ", limits::image_side));
   }
 }
 

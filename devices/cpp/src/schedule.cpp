@@ -33,10 +33,10 @@ void check(const char* name, double value, double most) {
 
 Schedule::Schedule(Options options) : options_(std::move(options)) {
   constexpr std::int64_t most = std::int64_t{1} << 40;
-  for (const auto& [name, value] : {std::pair("epochs", options_.epochs),
-                                    std::pair("batches", options_.batches),
-                                    std::pair("batch_size", options_.batch_size),
-                                    std::pair("nominal_batch", options_.nominal_batch)}) {
+  for (const auto& [name, value] :
+       {std::pair("epochs", options_.epochs), std::pair("batches", options_.batches),
+        std::pair("batch_size", options_.batch_size),
+        std::pair("nominal_batch", options_.nominal_batch)}) {
     if (value < 1 || value > most) throw Error(text(name, " is ", value, "; expected at least 1"));
   }
   const TrainingConfig& config = options_.config;

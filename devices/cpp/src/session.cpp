@@ -73,9 +73,10 @@ class TrainSession::Impl {
       evaluation_.emplace(manifest_, open_graph(env_, evaluation_graph_, where, options_), where);
     }
     return guarded("an evaluation failed", [&] {
-      return evaluation_->run(images, padded.rows, [&](const std::string& name) -> const Ort::Value& {
-        return loop_.value(ema && name != "balance" ? "ema_" + name : name);
-      });
+      return evaluation_->run(images, padded.rows,
+                              [&](const std::string& name) -> const Ort::Value& {
+                                return loop_.value(ema && name != "balance" ? "ema_" + name : name);
+                              });
     });
   }
 

@@ -55,7 +55,8 @@ std::int64_t count_of(const TensorFile& file, const std::string& key, const std:
 }
 
 StoredTensor stored(const Tensor& tensor) {
-  return {"F32", tensor.shape,
+  return {"F32",
+          tensor.shape,
           {reinterpret_cast<const std::uint8_t*>(tensor.values.data()),
            tensor.values.size() * sizeof(float)}};
 }
@@ -64,13 +65,13 @@ void check_format(const TensorFile& file, const std::string& where) {
   const std::string found = metadata(file, "format");
   const auto number = format_number(family, found);
   if (!number) {
-    throw Error(text(where, " has format ", excerpt(found), "; expected a training state, '", family,
-                     '/', newest, "'"),
+    throw Error(text(where, " has format ", excerpt(found), "; expected a training state, '",
+                     family, '/', newest, "'"),
                 Reason::foreign);
   }
   if (*number < newest) {
-    throw Error(text(where, " is a state of format ", *number, "; this runtime reads format ", newest,
-                     ": open and save it with the Python package, which writes that"),
+    throw Error(text(where, " is a state of format ", *number, "; this runtime reads format ",
+                     newest, ": open and save it with the Python package, which writes that"),
                 Reason::foreign);
   }
   const bool has_checksum = file.about.count("sha256") > 0 || *number <= newest;

@@ -20,14 +20,16 @@ void check_tensors(const std::string& source, const std::string& what, const Ten
       return text(source, ": ", what, " tensor ", excerpt(key, 200));
     };
     const auto& values = tensor.values;
-    if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) {
+    if (!std::all_of(values.begin(), values.end(),
+                     [](float value) { return std::isfinite(value); })) {
       throw Error(text(where(), " holds values that are not finite; train with a lower learning ",
                        "rate, or use an earlier state"),
                   Reason::values);
     }
-    const bool is_square = what == "exp_avg_sq" || what == "square_avg" ||
-                           ends_with(name, ".running_var");
-    if (is_square && std::any_of(values.begin(), values.end(), [](float value) { return value < 0; })) {
+    const bool is_square =
+        what == "exp_avg_sq" || what == "square_avg" || ends_with(name, ".running_var");
+    if (is_square &&
+        std::any_of(values.begin(), values.end(), [](float value) { return value < 0; })) {
       throw Error(text(where(), " holds negative values; expected means of squares"),
                   Reason::values);
     }
@@ -38,7 +40,8 @@ void check_same(const std::string& source, const std::string& what, const Tensor
                 const Tensors& mine) {
   const auto other = [&](const char* verb, const std::string& name) {
     return Error(text(source, " is of another model or kind of training: it ", verb, ' ', what,
-                      " tensor ", excerpt(name, 200), "; use the artifacts that it was trained with"));
+                      " tensor ", excerpt(name, 200),
+                      "; use the artifacts that it was trained with"));
   };
   for (const auto& [name, tensor] : mine) {
     const auto found = theirs.find(name);
@@ -55,8 +58,9 @@ void check_same(const std::string& source, const std::string& what, const Tensor
 void check_values(const TrainState& state, const std::string& source) {
   for (const std::int64_t count : {state.updates, state.skipped}) {
     if (count < 0 || count >= limits::updates) {
-      throw Error(text(source, " has ", count, " updates or skipped updates; expected an integer >= 0"),
-                  Reason::values);
+      throw Error(
+          text(source, " has ", count, " updates or skipped updates; expected an integer >= 0"),
+          Reason::values);
     }
   }
   check_tensors(source, "model", state.model);

@@ -19,8 +19,10 @@ Signatures batch(const Manifest& manifest) {
 }
 
 Signatures settings(const Manifest& manifest) {
-  Signatures found{{"learning_rates", vector_of(3)}, {"momentum", scalar},
-                   {"weight_decay", scalar},         {"max_norm", scalar},
+  Signatures found{{"learning_rates", vector_of(3)},
+                   {"momentum", scalar},
+                   {"weight_decay", scalar},
+                   {"max_norm", scalar},
                    {"update", {type_bool, {}}}};
   if (manifest.ema) found["ema_decay"] = scalar;
   if (manifest.precision == "float16") found["loss_scale"] = scalar;

@@ -50,7 +50,8 @@ void check_rows(const std::vector<TargetRow>& rows, std::int64_t batch_size,
   }
   if (bad == 0) return;
   if (bad > most_named) named += text("\n  and ", bad - most_named, " more");
-  throw Error(text(bad, " of ", rows.size(), " target rows cannot be trained on:", named), Reason::bad_rows);
+  throw Error(text(bad, " of ", rows.size(), " target rows cannot be trained on:", named),
+              Reason::bad_rows);
 }
 
 // The indices of the rows of largest area, in the rows' order.
@@ -76,10 +77,11 @@ PaddedTargets pad_targets(const std::vector<TargetRow>& rows, std::int64_t max_t
   check_rows(rows, batch_size, num_classes);
   const auto capacity = static_cast<std::size_t>(max_targets);
   if (rows.size() > capacity && overflow == Overflow::raise) {
-    throw Error(text("got ", rows.size(), " target rows, expected at most max_targets, ", max_targets,
-                     "; export with a larger max_targets, or drop the smallest boxes with "
-                     "Overflow::keep_largest"),
-                Reason::too_many);
+    throw Error(
+        text("got ", rows.size(), " target rows, expected at most max_targets, ", max_targets,
+             "; export with a larger max_targets, or drop the smallest boxes with "
+             "Overflow::keep_largest"),
+        Reason::too_many);
   }
   const std::vector<std::size_t> kept = largest(rows, capacity);
   PaddedTargets padded;

@@ -61,7 +61,8 @@ StoredTensor read_entry(const Json& entry, ByteView values, Span& span) {
   if (elements(tensor.shape) * width_of(tensor.dtype) != size) {
     throw Error(text("a tensor in it has ", size, " bytes, which is not what its shape needs"));
   }
-  tensor.content = values.part(static_cast<std::size_t>(span.start), static_cast<std::size_t>(size));
+  tensor.content =
+      values.part(static_cast<std::size_t>(span.start), static_cast<std::size_t>(size));
   return tensor;
 }
 
@@ -87,7 +88,8 @@ TensorFile parse(ByteView content) {
     throw Error(text("its header has ", length, " bytes, expected at most ", limits::header_bytes));
   }
   if (length > content.size() - length_size) {
-    throw Error(text("it is truncated: it has ", content.size(), " bytes, its header alone ", length));
+    throw Error(
+        text("it is truncated: it has ", content.size(), " bytes, its header alone ", length));
   }
   const std::size_t start = length_size + static_cast<std::size_t>(length);
   const Json header =
@@ -114,9 +116,9 @@ TensorFile parse_tensor_file(ByteView content, const std::string& where) {
   try {
     return parse(content);
   } catch (const Error& error) {
-    throw Error(text(where, " is not a readable training state: ", error.what(),
-                     "; copy the file again"),
-                Reason::unreadable);
+    throw Error(
+        text(where, " is not a readable training state: ", error.what(), "; copy the file again"),
+        Reason::unreadable);
   }
 }
 

@@ -89,10 +89,10 @@ std::vector<float> floats(const StoredTensor& tensor) {
 std::string do_pad(const Json& request) {
   const Json* overflow = request.find("overflow");
   const bool keeps = overflow != nullptr && overflow->string() == "keep_largest";
-  const PaddedTargets padded = pad_targets(
-      rows_of(request.at("rows")), request.at("max_targets").integer(),
-      request.at("batch_size").integer(), request.at("num_classes").integer(),
-      keeps ? Overflow::keep_largest : Overflow::raise);
+  const PaddedTargets padded =
+      pad_targets(rows_of(request.at("rows")), request.at("max_targets").integer(),
+                  request.at("batch_size").integer(), request.at("num_classes").integer(),
+                  keeps ? Overflow::keep_largest : Overflow::raise);
   std::vector<std::string> rows;
   for (const float value : padded.rows) rows.push_back(spelled(double{value}));
   return text("{\"rows\": ", joined(rows), ", \"dropped\": ", padded.dropped, "}");
@@ -225,9 +225,9 @@ std::string do_train(const Json& request) {
     const std::vector<TargetRow> rows = rows_of(step.at("targets"));
     if (step.find("evaluate")) {
       const Evaluation found = session.evaluate(batch, rows, flag(step, "ema", false));
-      results.push_back(joined({spelled(double{found.loss}), spelled(double{found.items.box}),
-                                spelled(double{found.items.objectness}),
-                                spelled(double{found.items.category})}));
+      results.push_back(
+          joined({spelled(double{found.loss}), spelled(double{found.items.box}),
+                  spelled(double{found.items.objectness}), spelled(double{found.items.category})}));
       if (request.find("output")) {
         written.add("predictions",
                     {images.shape.at(1), static_cast<std::int64_t>(found.predictions.rows),

@@ -31,7 +31,8 @@ void test_sha256(Report& report) {
   for (std::size_t size = 0; size < 130; ++size) {
     const std::string whole = million.substr(0, size);
     Sha256 pieces;
-    for (std::size_t at = 0; at < size; at += 7) pieces.update(ByteView(whole).part(at, std::min<std::size_t>(7, size - at)));
+    for (std::size_t at = 0; at < size; at += 7)
+      pieces.update(ByteView(whole).part(at, std::min<std::size_t>(7, size - at)));
     report.that(pieces.hex() == digest(whole), "sha256 in pieces of " + std::to_string(size));
   }
 }
@@ -126,10 +127,15 @@ void test_models(Report& report) {
   append_content(external, 13, ByteView("x"));
   append_number(location, 14, 1);
   append_content(operation, 4, ByteView("EPContext"));
-  report.refuses("external data", "external data", [&] { check_model(wrapped({5, 7}, external), "it"); });
-  report.refuses("external data in a subgraph", "external data",
-                 [&] { check_model(wrapped({5, 6, 5, 1, 7}, location), "it"); });
-  report.refuses("compiled code", "EPContext", [&] { check_model(wrapped({1, 7}, operation), "it"); });
+  report.refuses("external data", "external data", [&] {
+    check_model(wrapped({5, 7}, external), "it");
+  });
+  report.refuses("external data in a subgraph", "external data", [&] {
+    check_model(wrapped({5, 6, 5, 1, 7}, location), "it");
+  });
+  report.refuses("compiled code", "EPContext", [&] {
+    check_model(wrapped({1, 7}, operation), "it");
+  });
   Bytes nested;
   for (int depth = 0; depth < 40; ++depth) nested = wrapped({6, 5, 1}, nested);
   report.refuses("nested messages", "deep", [&] { check_model(wrapped({7}, nested), "it"); });
@@ -151,10 +157,10 @@ void test_images(Report& report) {
            {"P6", "no binary PPM"}}) {
     report.refuses(content, said, [&] { parse_ppm(ByteView(content), "it"); });
   }
-  const auto labels = parse_labels(
-      ByteView("\xef\xbb\xbf"
-               "1 0.5 0.5 0.25 1.00000004\r\n\n1 0.5 0.5 0.25 1\n0 0 1 .5 1e-3"),
-      2, "it");
+  const auto labels =
+      parse_labels(ByteView("\xef\xbb\xbf"
+                            "1 0.5 0.5 0.25 1.00000004\r\n\n1 0.5 0.5 0.25 1\n0 0 1 .5 1e-3"),
+                   2, "it");
   report.that(labels.size() == 2 && labels[0].category == 1 && labels[0].height == 1, "labels");
   for (const auto& [content, said] : std::initializer_list<std::pair<std::string, std::string>>{
            {"\n1 0.5 0.5 0.5", "it:2: 4 columns"},

@@ -25,8 +25,8 @@ Sample mirrored(Sample sample, std::int64_t width) {
 void add(Batch& batch, const Sample& sample, std::size_t place) {
   batch.images.insert(batch.images.end(), sample.canvas.begin(), sample.canvas.end());
   for (const Label& label : sample.labels) {
-    batch.targets.push_back({static_cast<double>(place), label.category, label.x, label.y,
-                             label.width, label.height});
+    batch.targets.push_back(
+        {static_cast<double>(place), label.category, label.x, label.y, label.width, label.height});
   }
 }
 
@@ -53,7 +53,8 @@ std::vector<Sample> read_samples(const std::filesystem::path& folder, const Mani
     Sample sample{path.filename().string(), Bytes(image_bytes(manifest)), {}};
     place_image(image, box, sample.canvas.data(), Shrink::area);
     auto labels = path;
-    for (const Label& label : read_labels(labels.replace_extension(".txt"), manifest.num_classes())) {
+    for (const Label& label :
+         read_labels(labels.replace_extension(".txt"), manifest.num_classes())) {
       sample.labels.push_back(box.map_label(label));
     }
     samples.push_back(std::move(sample));
@@ -75,8 +76,8 @@ std::vector<Batch> shuffled_batches(const std::vector<Sample>& samples, const Ma
   for (std::size_t index = 0; index < batches.size() * batch_size; ++index) {
     const Sample& sample = samples[order[index % order.size()]];
     const bool mirrors = below(random, 2) == 1;
-    add(batches[index / batch_size],
-        mirrors ? mirrored(sample, manifest.image_size.width) : sample, index % batch_size);
+    add(batches[index / batch_size], mirrors ? mirrored(sample, manifest.image_size.width) : sample,
+        index % batch_size);
   }
   return batches;
 }
@@ -104,8 +105,7 @@ Metrics evaluate(TrainSession& session, const std::vector<Sample>& samples) {
       std::vector<TrueBox> truth;
       for (const Label& label : samples[start + place].labels) {
         truth.push_back({label.category, (label.x - label.width / 2) * width,
-                         (label.y - label.height / 2) * height,
-                         (label.x + label.width / 2) * width,
+                         (label.y - label.height / 2) * height, (label.x + label.width / 2) * width,
                          (label.y + label.height / 2) * height});
       }
       metrics.add(non_max_suppression(first, rows.rows, rows.classes, options), truth);

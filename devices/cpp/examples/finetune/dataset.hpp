@@ -1,9 +1,8 @@
 // A folder of raw images, letterboxed once, in batches.
 #pragma once
 
-#include <exportloss/exportloss.hpp>
-
 #include <cstdint>
+#include <exportloss/exportloss.hpp>
 #include <filesystem>
 #include <string>
 #include <vector>

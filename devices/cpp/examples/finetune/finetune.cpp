@@ -46,8 +46,8 @@ void print(const char* when, const Metrics& metrics) {
   std::printf("%s: mAP50 %.3f, mAP50-95 %.3f\n", when, metrics.map50, metrics.map50_95);
 }
 
-void train_epoch(TrainSession& session, const std::vector<Batch>& batches,
-                 const Schedule& schedule, std::int64_t epoch) {
+void train_epoch(TrainSession& session, const std::vector<Batch>& batches, const Schedule& schedule,
+                 std::int64_t epoch) {
   const std::vector<PlannedStep> steps = schedule.steps(epoch);
   double total = 0;
   int skipped = 0;
@@ -69,9 +69,9 @@ void train_epoch(TrainSession& session, const std::vector<Batch>& batches,
   // The last step, which should have updated, was skipped: a sum of gradients may be left that a
   // saved state does not hold. It is dropped here too, so that a resumed run is the same.
   if (skipped > 0) session.load_state(session.state());
-  std::printf("epoch %lld: loss %.5f, %lld updates, %lld skipped\n",
-              static_cast<long long>(epoch), total / static_cast<double>(steps.size()),
-              static_cast<long long>(session.updates()), static_cast<long long>(session.skipped()));
+  std::printf("epoch %lld: loss %.5f, %lld updates, %lld skipped\n", static_cast<long long>(epoch),
+              total / static_cast<double>(steps.size()), static_cast<long long>(session.updates()),
+              static_cast<long long>(session.skipped()));
   std::fflush(stdout);
 }
 
@@ -91,7 +91,8 @@ void run(const std::filesystem::path& artifacts, const std::filesystem::path& im
   Schedule::Options plan;
   plan.epochs = settings.whole("--epochs");
   plan.batch_size = manifest.batch_size;
-  plan.batches = (static_cast<std::int64_t>(trained.size()) + plan.batch_size - 1) / plan.batch_size;
+  plan.batches =
+      (static_cast<std::int64_t>(trained.size()) + plan.batch_size - 1) / plan.batch_size;
   plan.optimizer = manifest.optimizer;
   plan.config.lr0 = settings.values.at("--lr0");
   const Schedule schedule(plan);

@@ -20,7 +20,7 @@ class Json {
   using Array = std::vector<Json>;
   using Object = std::vector<Member>;  // sorted by name
 
-  static constexpr std::size_t deepest = 32;           // arrays and objects within each other
+  static constexpr std::size_t deepest = 32;             // arrays and objects within each other
   static constexpr std::size_t most_values = 2'000'000;  // of a document
 
   Json() = default;
@@ -37,7 +37,7 @@ class Json {
   bool boolean() const;
   std::int64_t integer() const;
   std::int64_t whole() const;  // of a number such as 8.0, too, up to 2^53
-  double number() const;  // of an integer, too
+  double number() const;       // of an integer, too
   const std::string& string() const;
   const Array& array() const;
   const Object& object() const;

@@ -59,9 +59,9 @@ struct Manifest {
   Size image_size;
   std::int64_t batch_size = 0;
   std::int64_t max_targets = 0;
-  std::string optimizer;  // sgd, adam, adamw or rmsprop
-  bool ema = false;       // whether a moving average of the weights is kept
-  std::string precision;  // float32, float16 or bfloat16
+  std::string optimizer;   // sgd, adam, adamw or rmsprop
+  bool ema = false;        // whether a moving average of the weights is kept
+  std::string precision;   // float32, float16 or bfloat16
   std::int64_t opset = 0;  // largest of the graphs
   FlatLayout parameters;
   FlatLayout statistics;

@@ -21,11 +21,11 @@ struct TrueBox {
 
 /// Metrics of detections, means over the classes that occur in the labels; all 0 if none does.
 struct Metrics {
-  double precision = 0;   // at IoU 0.5 and the confidence below
-  double recall = 0;      // at the same
-  double map50 = 0;       // mean average precision at IoU 0.5
-  double map50_95 = 0;    // mean over IoU 0.5, 0.55, ..., 0.95
-  double confidence = 0;  // at which the mean F1 of the classes is best
+  double precision = 0;         // at IoU 0.5 and the confidence below
+  double recall = 0;            // at the same
+  double map50 = 0;             // mean average precision at IoU 0.5
+  double map50_95 = 0;          // mean over IoU 0.5, 0.55, ..., 0.95
+  double confidence = 0;        // at which the mean F1 of the classes is best
   std::vector<double> ap50_95;  // per class of the data set; NaN for one without objects
 };
 
@@ -58,7 +58,7 @@ class MetricsAccumulator {
   void match(const std::vector<Box>& detections, const std::vector<TrueBox>& labels);
 
   std::size_t max_det_;
-  std::vector<std::size_t> objects_;         // per class
+  std::vector<std::size_t> objects_;       // per class
   std::vector<std::vector<Found>> found_;  // per class, in the order of the images
 };
 

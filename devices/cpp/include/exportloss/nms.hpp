@@ -19,12 +19,12 @@ struct Box {
 /// Thresholds of non-maximum suppression; the defaults are those of YOLOv5's `detect`. Its `val`
 /// uses 0.001, 0.6 and, for more than one class, `multi_label`.
 struct NmsOptions {
-  float conf_thres = 0.25f;  // that objectness and confidence must exceed, in [0, 1]
-  float iou_thres = 0.45f;   // IoU above which a less confident box is dropped, in [0, 1]
+  float conf_thres = 0.25f;   // that objectness and confidence must exceed, in [0, 1]
+  float iou_thres = 0.45f;    // IoU above which a less confident box is dropped, in [0, 1]
   std::size_t max_det = 300;  // most boxes kept per image, >= 1
   bool agnostic = false;      // whether boxes of different classes suppress each other
   bool multi_label = false;   // a box for every class above the threshold, not the best one only
-  std::vector<std::size_t> classes;      // classes to keep; empty for all
+  std::vector<std::size_t> classes;     // classes to keep; empty for all
   std::size_t max_candidates = 30'000;  // most boxes considered per image, >= 1
 };
 

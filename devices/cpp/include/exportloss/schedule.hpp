@@ -38,12 +38,12 @@ struct PlannedStep {
 class Schedule {
  public:
   struct Options {
-    std::int64_t epochs = 1;       // of the run, >= 1
-    std::int64_t batches = 1;      // per epoch, >= 1
-    std::int64_t batch_size = 1;   // images, >= 1
+    std::int64_t epochs = 1;      // of the run, >= 1
+    std::int64_t batches = 1;     // per epoch, >= 1
+    std::int64_t batch_size = 1;  // images, >= 1
     TrainingConfig config;
-    std::string optimizer = "sgd";  // of the manifest
-    bool cosine = false;            // cosine instead of linear decay
+    std::string optimizer = "sgd";    // of the manifest
+    bool cosine = false;              // cosine instead of linear decay
     std::int64_t nominal_batch = 64;  // images per update, >= 1
   };
 

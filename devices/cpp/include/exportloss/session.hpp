@@ -30,11 +30,11 @@ struct EngineOptions {
 
 /// Settings of a step.
 struct StepOptions {
-  std::array<double, 3> lr{};    // of weights, norms and biases, in [0, 1000]
-  double momentum = 0.937;       // of SGD and RMSProp, or first beta of Adam and AdamW, in [0, 1)
-  double weight_decay = 5e-4;    // in [0, 1000]
+  std::array<double, 3> lr{};  // of weights, norms and biases, in [0, 1000]
+  double momentum = 0.937;     // of SGD and RMSProp, or first beta of Adam and AdamW, in [0, 1)
+  double weight_decay = 5e-4;  // in [0, 1000]
   double max_norm = std::numeric_limits<double>::infinity();  // of the gradients, > 0
-  bool update = true;            // false only adds to the gradients, which the next update uses
+  bool update = true;               // false only adds to the gradients, which the next update uses
   std::optional<double> ema_decay;  // in [0, 1]; nothing for YOLOv5's, see decay_after
   double loss_scale = 1024;         // for float16 artifacts, > 0
 };

@@ -25,10 +25,10 @@ using Tensors = std::map<std::string, Tensor>;
 struct TrainState {
   Tensors model;                             // parameters and statistics by the model's own names
   std::map<std::string, Tensors> optimizer;  // per state tensor, such as momentum, by parameter
-  Tensors ema;                   // moving average of the trained tensors; empty if none is kept
-  std::vector<float> balance;    // (nl,) objectness weights
-  std::int64_t updates = 0;      // optimizer steps done
-  std::int64_t skipped = 0;      // optimizer steps skipped, because they would not be finite
+  Tensors ema;                 // moving average of the trained tensors; empty if none is kept
+  std::vector<float> balance;  // (nl,) objectness weights
+  std::int64_t updates = 0;    // optimizer steps done
+  std::int64_t skipped = 0;    // optimizer steps skipped, because they would not be finite
   std::map<std::string, std::string> description;  // of the weights: model, names, anchors, strides
 };
 

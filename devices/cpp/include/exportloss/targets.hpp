@@ -23,7 +23,7 @@ enum class Overflow { raise, keep_largest };
 
 /// Padded target rows.
 struct PaddedTargets {
-  std::vector<float> rows;   // (max_targets, 6); the rows behind the targets are zero
+  std::vector<float> rows;  // (max_targets, 6); the rows behind the targets are zero
   std::size_t dropped = 0;  // rows that did not fit
 };
 
