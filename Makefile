@@ -26,11 +26,17 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 TARGET_SECONDS ?= 60
 
 # Parts of `make test` with an environment of their own, each in one process: two at a time.
-PARTS := test-device engines mpi tensorrt fleet-test
+PARTS := test-device engines mpi tensorrt fleet-test cpp
 # The output of a part in one piece, which GNU Make 3 cannot do.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo docs test test-device engines mpi tensorrt fleet fleet-test fuzz check lowest licences lock gpu gpu-artifacts clean
+# Of each reader of the C++ runtime, `make cpp-fuzz`.
+CPP_SECONDS ?= 60
+CPP_CMAKE = cmake -S devices/cpp -DORT_INCLUDE=$(abspath build/ort/include) \
+	-DORT_LIBRARY=$(abspath build/ort/lib/libonnxruntime.so) -DEXPORTLOSS_TESTS=ON
+
+.PHONY: demo docs test test-device engines mpi tensorrt fleet fleet-test cpp cpp-long cpp-fuzz fuzz check lowest \
+	licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -71,6 +77,29 @@ mpi: build/device/expected.json
 
 fuzz: $(READY) $(VENV)/.fuzz
 	$(BIN)/python -m fuzzing --seconds $(TARGET_SECONDS)
+
+# The C++ runtime, where CMake, a compiler and ONNX Runtime's headers are.
+cpp: $(DEVICE)/.ready build/device/expected.json
+	@if scripts/ort_cpp.sh $(DEVICE)/bin/python build/ort; \
+		then $(CPP_CMAKE) -B build/cpp >/dev/null && cmake --build build/cpp --parallel 2 && \
+			ctest --test-dir build/cpp --output-on-failure && \
+			$(DEVICE)/bin/python -m pytest tests/cpp; \
+		fi
+
+# The comparison with Python on YOLOv5n at 320 pixels, after `make cpp`; some minutes.
+cpp-long: $(DEVICE)/.ready $(READY)
+	$(BIN)/python -m tests.cpp.make_artifacts build/cpp-320
+	$(DEVICE)/bin/python -m pytest tests/cpp/test_training.py --artifacts=build/cpp-320 \
+		--cases=sgd,adamw,frozen
+
+# The C++ runtime's readers with sanitizers: their tests, then fuzzing; libFuzzer with CXX=clang++.
+cpp-fuzz: $(DEVICE)/.ready
+	@if scripts/ort_cpp.sh $(DEVICE)/bin/python build/ort; \
+		then $(CPP_CMAKE) -B build/cpp-fuzz -DEXPORTLOSS_SANITIZE=ON -DEXPORTLOSS_FUZZ=ON \
+			-DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null && cmake --build build/cpp-fuzz --parallel 2 && \
+			ctest --test-dir build/cpp-fuzz --output-on-failure && \
+			scripts/fuzz_cpp.sh build/cpp-fuzz $(CPP_SECONDS); \
+		fi
 
 # Its licence is NVIDIA's own, so `make licences` does not look there: nothing of it is passed on.
 tensorrt:

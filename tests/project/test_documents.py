@@ -45,6 +45,7 @@ FOREIGN = {
         "--ssl-keyfile",
         "--superlink",
     },
+    "cmake": {"--build", "--install", "--prefix"},
     "pip": {"--index-url", "--no-deps"},
     "pytest, with options of our own": {
         "--compile-backend",
