@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from exportloss.errors import excerpt
 from exportloss.runtime.artifact.limits import MAX_TENSORS
+from exportloss.runtime.artifact.manifest_values import integer, text, texts
 
 __all__ = ["FlatLayout", "StateLayout"]
 
@@ -89,12 +90,13 @@ class FlatLayout:
         shapes: dict[str, tuple[int, ...]] = {}
         end = 0
         for entry in values:
-            name, shape = str(entry["name"]), tuple(int(side) for side in entry["shape"])
+            name = text(entry["name"], "name")
+            shape = tuple(integer(side, "shape") for side in entry["shape"])
             if name in shapes:
                 raise ValueError(f"{name!r} has two places")
             if any(side < 1 for side in shape):
                 raise ValueError(f"{name!r} has shape {shape}")
-            if (offset := int(entry["offset"])) != end:
+            if (offset := integer(entry["offset"], "offset")) != end:
                 raise ValueError(f"{name!r} begins at {offset}, expected {end}")
             shapes[name] = shape
             end += math.prod(shape)
@@ -129,5 +131,5 @@ class StateLayout:
         return cls(
             parameters=FlatLayout.from_values(values["parameters"]),
             statistics=FlatLayout.from_values(values["statistics"]),
-            optimizer_state=tuple(map(str, values["memories"])),
+            optimizer_state=texts(values["memories"], "memories"),
         )

@@ -32,6 +32,7 @@ from exportloss.runtime.artifact.manifest_file import (
     format_manifest,
     read_manifest_file,
 )
+from exportloss.runtime.artifact.manifest_values import flag, integer, number, text, texts
 from exportloss.runtime.optimizers.table import OptimizerName
 from exportloss.runtime.optimizers.trained_tensors import BatchNormStatistics, ParameterGroupNames
 
@@ -236,40 +237,45 @@ def _word(values: dict[str, Any], key: str, default: str | None = None) -> Any:
 def _from_values(values: dict[str, Any]) -> Manifest:
     manifest = Manifest(
         kind=_word(values, "kind"),
-        model=str(values["model"]),
-        names=tuple(str(name) for name in values["names"]),
-        anchors=tuple(tuple((float(w), float(h)) for w, h in level) for level in values["anchors"]),
-        strides=tuple(float(stride) for stride in values["strides"]),
+        model=text(values["model"], "model"),
+        names=texts(values["names"], "names"),
+        anchors=tuple(
+            tuple((number(width, "anchors"), number(height, "anchors")) for width, height in level)
+            for level in values["anchors"]
+        ),
+        strides=tuple(number(stride, "strides") for stride in values["strides"]),
         image_size=_pair(values["image_size"]),
-        batch_size=int(values["batch_size"]),
-        max_targets=int(values["max_targets"]),
+        batch_size=integer(values["batch_size"], "batch_size"),
+        max_targets=integer(values["max_targets"], "max_targets"),
         loss=LossConfig(**values["loss"]),
         # Manifests of 0.1 may lack the next keys.
-        tiers=tuple(int(rows) for rows in values.get("tiers", ())),
+        tiers=tuple(integer(rows, "tiers") for rows in values.get("tiers", ())),
         head=_word(values, "head", "dense"),
         loss_layout=_word(values, "loss_layout", "permuted"),
         provider=_word(values, "provider", "any"),
-        gradients=bool(values.get("gradients", False)),
-        ema=bool(values.get("ema", False)),
+        gradients=flag(values.get("gradients", False), "gradients"),
+        ema=flag(values.get("ema", False), "ema"),
         precision=_word(values, "precision", "float32"),
         optimizer=None if values["optimizer"] is None else _word(values, "optimizer"),
         groups=ParameterGroupNames(
-            **{group: tuple(map(str, names)) for group, names in values["groups"].items()}
+            **{group: texts(names, "groups") for group, names in values["groups"].items()}
         ),
         statistics=tuple(
             BatchNormStatistics(
-                mean=str(entry["mean"]),
-                var=str(entry["var"]),
-                count=int(entry["count"]),
-                momentum=float(entry["momentum"]),
+                mean=text(entry["mean"], "mean"),
+                var=text(entry["var"], "var"),
+                count=integer(entry["count"], "count"),
+                momentum=number(entry["momentum"], "momentum"),
             )
             for entry in values["statistics"]
         ),
         layout=StateLayout.from_values(values["layout"]) if values["layout"] else None,
-        opset=int(values["opset"]),
+        opset=integer(values["opset"], "opset"),
         versions=dict(values["versions"]),
         files={
-            str(name): FileEntry(sha256=str(entry["sha256"]), size=int(entry["size"]))
+            name: FileEntry(
+                sha256=text(entry["sha256"], "sha256"), size=integer(entry["size"], "size")
+            )
             for name, entry in values["files"].items()
         },
     )
@@ -279,7 +285,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
 
 def _pair(values: Any) -> tuple[int, int]:
     first, second = values
-    return int(first), int(second)
+    return integer(first, "image_size"), integer(second, "image_size")
 
 
 def _check_ranges(manifest: Manifest) -> None:

@@ -45,7 +45,7 @@ def read_manifest_file(folder: str | Path) -> tuple[dict[str, Any], bool]:
     recover_folder(Path(folder))
     try:
         content = read_bounded(path, MAX_MANIFEST_BYTES, error=ArtifactError)
-        values = json.loads(content.decode())
+        values = json.loads(content.decode(), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{folder} is not an artifacts folder: it has no {MANIFEST_NAME}; "
@@ -65,3 +65,8 @@ def read_manifest_file(folder: str | Path) -> tuple[dict[str, Any], bool]:
         )
     _FORMAT.check(found, path)
     return values, has_checksum
+
+
+def _refuse_constant(word: str) -> None:
+    """Refuse what Python's reader takes and JSON lacks."""
+    raise ValueError(f"{word} is not JSON")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +14,14 @@ import numpy.typing as npt
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.runtime.artifact.file_format import FileFormat
 from exportloss.runtime.artifact.manifest import Manifest
-from exportloss.runtime.artifact.tensor_file import TensorFile, read_tensor_file, write_tensors
+from exportloss.runtime.artifact.state_digest import state_digest, state_digest_1
+from exportloss.runtime.artifact.tensor_file import (
+    StoredTensor,
+    TensorFile,
+    compact_json,
+    read_tensor_file,
+    write_stored_tensors,
+)
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["TrainState", "check_description", "load_state", "save_state", "take_state"]
@@ -22,11 +29,15 @@ __all__ = ["TrainState", "check_description", "load_state", "save_state", "take_
 Array = npt.NDArray[np.float32]
 
 _FORMAT = FileFormat(
-    family="exportloss-state", newest=1, expected="expected a training state, 'exportloss-state/1'"
+    family="exportloss-state",
+    newest=2,
+    expected="expected a training state, 'exportloss-state/1' or 'exportloss-state/2'",
 )
 _OPTIMIZER = "optimizer/"  # optimizer/<what>/<parameter>
 _EMA = "ema/"  # ema/<parameter or statistic>
 _BALANCE = "balance"
+_DIGITS = 10
+_COUNT = re.compile(rf"0|[1-9]\d{{0,{_DIGITS - 1}}}", re.ASCII)
 _DESCRIPTION = ("names", "anchors", "strides")  # from the manifest, in the metadata as JSON
 
 
@@ -73,12 +84,12 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
     Raises:
         ArtifactError: the file cannot be written; an existing file is then unchanged.
     """
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in state.model.items()}
+    arrays = dict(state.model)
     for kept, entries in state.optimizer.items():
-        for name, tensor in entries.items():
-            tensors[f"{_OPTIMIZER}{kept}/{name}"] = np.ascontiguousarray(tensor)
-    tensors |= {_EMA + name: np.ascontiguousarray(tensor) for name, tensor in state.ema.items()}
-    tensors[_BALANCE] = np.ascontiguousarray(state.balance)
+        arrays |= {f"{_OPTIMIZER}{kept}/{name}": tensor for name, tensor in entries.items()}
+    arrays |= {_EMA + name: tensor for name, tensor in state.ema.items()}
+    arrays[_BALANCE] = state.balance
+    tensors = {name: StoredTensor.of(array) for name, array in arrays.items()}
     about = {
         "format": str(_FORMAT),
         "updates": str(state.updates),
@@ -86,10 +97,10 @@ def save_state(path: str | Path, state: TrainState, *, manifest: Manifest | None
     }
     if manifest is not None:
         about |= {"model": manifest.model}
-        about |= {key: json.dumps(getattr(manifest, key), allow_nan=False) for key in _DESCRIPTION}
-    about["sha256"] = _digest(tensors, about)
+        about |= {key: compact_json(getattr(manifest, key)) for key in _DESCRIPTION}
+    about["sha256"] = state_digest(tensors, about)
     with new_file(path) as temporary, temporary.open("wb") as file:
-        write_tensors(file, tensors, about)
+        write_stored_tensors(file, tensors, about)
 
 
 def load_state(path: str | Path) -> TrainState:
@@ -113,13 +124,15 @@ def take_state(file: TensorFile, path: str | Path) -> TrainState:
     """
     about = dict(file.about)
     found = about.get("format")
-    if _FORMAT.number(found) is None or "sha256" not in about:
+    number = _FORMAT.number(found)
+    if number is None or "sha256" not in about:
         _FORMAT.check(found, path)
     try:
-        tensors = {name: tensor.numpy() for name, tensor in file.tensors.items()}
-        if about.pop("sha256", None) != _digest(tensors, about):
+        checksum = about.pop("sha256", None)
+        if checksum != _digest(number, file.tensors, about):
             raise ArtifactError(f"{path} is damaged: its content does not match its sha256")
         _FORMAT.check(found, path)
+        tensors = {name: tensor.numpy() for name, tensor in file.tensors.items()}
         return _from_tensors(tensors, about)
     except ArtifactError:
         raise
@@ -178,16 +191,20 @@ def _from_tensors(tensors: dict[str, Array], about: Mapping[str, str]) -> TrainS
         model=tensors,
         optimizer=optimizer,
         balance=balance,
-        updates=int(about["updates"]),
-        skipped=int(about.get("skipped", 0)),  # not in states of 0.1
+        updates=_count("updates", about["updates"]),
+        skipped=_count("skipped", about.get("skipped", "0")),  # not in states of 0.1
         ema=ema,
     )
 
 
-def _digest(tensors: Mapping[str, Array], about: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        digest.update(np.ascontiguousarray(tensor).data)
-    return digest.hexdigest()
+def _count(key: str, text: str) -> int:
+    if not _COUNT.fullmatch(text):
+        raise ValueError(f"{key} is {text!r}, expected up to {_DIGITS} decimal digits")
+    return int(text)
+
+
+def _digest(
+    number: int | None, tensors: Mapping[str, StoredTensor], about: Mapping[str, str]
+) -> str:
+    """Return the checksum of a state; later formats than this version's keep that of format 2."""
+    return (state_digest_1 if number == 1 else state_digest)(tensors, about)

@@ -23,7 +23,15 @@ from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
 from exportloss.runtime.artifact.limits import MAX_HEADER_BYTES, MAX_STATE_BYTES, MAX_TENSORS
 
-__all__ = ["StoredTensor", "TensorFile", "parse_tensor_file", "read_tensor_file", "write_tensors"]
+__all__ = [
+    "StoredTensor",
+    "TensorFile",
+    "compact_json",
+    "parse_tensor_file",
+    "read_tensor_file",
+    "write_stored_tensors",
+    "write_tensors",
+]
 
 _LENGTH = 8  # bytes of the header's length; the values begin at a multiple of it
 _METADATA = "__metadata__"
@@ -62,6 +70,13 @@ class StoredTensor:
         is_bool = self.dtype == "BOOL"
         code = "?" if is_bool else f"<{_KINDS[self.dtype[0]]}{_SIZES[self.dtype]}"
         return np.frombuffer(self.content, code).reshape(self.shape)
+
+    @classmethod
+    def of(cls, array: npt.NDArray[Any]) -> StoredTensor:
+        """Return an array as it is stored; it is copied only if it is not contiguous."""
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        content = memoryview(little.reshape(-1).view(np.uint8))
+        return cls(_dtype_name(array.dtype), tuple(array.shape), content)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,20 +129,48 @@ def write_tensors(
     file: IO[bytes], tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, str]
 ) -> None:
     """Write tensors and metadata, both sorted by name."""
+    write_stored_tensors(file, {n: StoredTensor.of(array) for n, array in tensors.items()}, about)
+
+
+def write_stored_tensors(
+    file: IO[bytes], tensors: Mapping[str, StoredTensor], about: Mapping[str, str]
+) -> None:
+    """Write tensors as they are stored, and metadata, both sorted by name."""
     header: dict[str, Any] = {_METADATA: dict(sorted(about.items()))}
     end = 0
-    for name, tensor in sorted(tensors.items()):
-        start, end = end, end + tensor.nbytes
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        start, end = end, end + tensor.content.nbytes
         header[name] = {
-            "dtype": _dtype_name(tensor.dtype),
+            "dtype": tensor.dtype,
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    text = compact_json(header).encode()
     text += b" " * (-len(text) % _LENGTH)
     file.write(len(text).to_bytes(_LENGTH, "little") + text)
-    for _, tensor in sorted(tensors.items()):
-        file.write(np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).data)
+    for name in sorted(tensors):
+        file.write(tensors[name].content)
+
+
+def compact_json(value: Any) -> str:
+    """Return a JSON text without spaces and escapes that need not be, as other languages write it.
+
+    ECMAScript's `JSON.stringify` gives the same text, for keys in the same order and numbers
+    without exponents.
+    """
+    return json.dumps(
+        _without_fractions(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+
+
+def _without_fractions(value: Any) -> Any:
+    """Turn whole floats into integers, which most languages do not distinguish from them."""
+    if isinstance(value, Mapping):
+        return {key: _without_fractions(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_fractions(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:
@@ -149,7 +192,8 @@ def _parse(content: memoryview) -> TensorFile:
             f"it is truncated: it has {len(content)} bytes, expected more than the {start} of its "
             "header"
         )
-    header = json.loads(bytes(content[_LENGTH:start]), object_pairs_hook=_once)
+    # Decoded first: of bytes, `json` would guess one of five encodings.
+    header = json.loads(bytes(content[_LENGTH:start]).decode(), object_pairs_hook=_once)
     if not isinstance(header, dict):
         raise TypeError("its header is not a dictionary")
     about = header.pop(_METADATA, {})

@@ -263,12 +263,14 @@ def test_a_manifest_without_its_hash_is_refused(folders):
 def test_a_state_without_its_parts_is_refused(tmp_path):
     from safetensors.numpy import save_file
 
-    from exportloss.runtime.artifact.state import _digest
+    from exportloss.runtime.artifact.state_digest import state_digest
+    from exportloss.runtime.artifact.tensor_file import StoredTensor
 
-    about = {"format": "exportloss-state/1", "updates": "0"}
+    about = {"format": "exportloss-state/2", "updates": "0"}
     tensors = {"w": np.zeros(1, np.float32)}
     path = tmp_path / "s.safetensors"
-    save_file(tensors, path, metadata=about | {"sha256": _digest(tensors, about)})
+    digest = state_digest({"w": StoredTensor.of(tensors["w"])}, about)
+    save_file(tensors, path, metadata=about | {"sha256": digest})
     with pytest.raises(ArtifactError, match=mentions(path, "KeyError")):
         load_state(path)
     save_file(tensors, path, metadata=about)

@@ -113,7 +113,7 @@ def test_a_folder_of_a_later_version_is_not_taken_for_something_else(folder):
 def later_state(path: Path, monkeypatch) -> Path:
     """Write a state as a later version does."""
     state = load_state(path)
-    later = FileFormat(family="exportloss-state", newest=2, expected="")
+    later = FileFormat(family="exportloss-state", newest=3, expected="")
     with monkeypatch.context() as patch:
         patch.setattr("exportloss.runtime.artifact.state._FORMAT", later)
         save_state(path, state)
@@ -123,7 +123,7 @@ def later_state(path: Path, monkeypatch) -> Path:
 def test_a_state_of_a_later_version_is_named(folder, monkeypatch):
     path = later_state(folder.parent / "state.safetensors", monkeypatch)
     session = TrainSession.open(folder, threads=1)
-    message = newer(path, "format 2", "up to 1")
+    message = newer(path, "format 3", "up to 2")
     for read in (load_state, session.resume, session.start_from, read_checkpoint):
         with pytest.raises(ArtifactError, match=message):
             read(path)
@@ -134,7 +134,7 @@ def test_an_artifact_whose_state_is_of_a_later_version_is_named(folder, monkeypa
     path = later_state(folder / "state.safetensors", monkeypatch)
     files = {name: vars(entry) for name, entry in Manifest.read(folder).files.items()}
     edit_manifest(folder, files=files | {path.name: vars(describe_file(path))})
-    with pytest.raises(ArtifactError, match=newer(path, "format 2", "up to 1")):
+    with pytest.raises(ArtifactError, match=newer(path, "format 3", "up to 2")):
         TrainSession.open(folder, threads=1)
 
 
