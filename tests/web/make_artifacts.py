@@ -4,13 +4,11 @@
 
 The folder then holds `detector`, YOLOv5n for the demonstration's shapes, and `shapes`, images of
 them; `small-sgd` and `small-adamw`, artifacts of a small detector, with what Python makes of
-`batches.safetensors` in `small-sgd-expected` and so on; and `python.json`, results of Python's
-runtime for the inputs beside them.
+`batches.safetensors` in `small-sgd-expected` and so on; and `python.json`, settings and losses.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -26,13 +24,6 @@ from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.export.step.export import export_train_step
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
-from exportloss.runtime.evaluation.metrics import MetricsAccumulator
-from exportloss.runtime.evaluation.nms import non_max_suppression
-from exportloss.runtime.images.letterbox import Letterbox
-from exportloss.runtime.images.resize import resize_area, resize_linear
-from exportloss.runtime.optimizers.ema import decay_after
-from exportloss.runtime.training.hyp import TrainingConfig
-from exportloss.runtime.training.schedule import Schedule
 from tests.support import tiny_detector as tiny
 
 SIZE, BATCH, MAX_TARGETS = 160, 4, 32  # of the detector
@@ -90,111 +81,6 @@ def draw_batches() -> dict[str, np.ndarray]:
     return {"images": rng.integers(0, 256, shape, dtype=np.uint8), "targets": targets}
 
 
-def resized(folder: Path) -> list[dict[str, Any]]:
-    """Resize images as for training and validation; the pixels are in `images.safetensors`."""
-    rng = np.random.default_rng(1)
-    cases, tensors = [], {}
-    for number, source in enumerate([(37, 53), (160, 120), (99, 40), (5, 7), (64, 64), (301, 17)]):
-        image = rng.integers(0, 256, (*source, 3), dtype=np.uint8)
-        box = Letterbox.fit(source, (64, 96), truncate=True)
-        tensors[f"{number}/image"] = image
-        tensors[f"{number}/linear"] = resize_linear(image, box.scaled)
-        canvas = box.place(_pillow(tensors[f"{number}/linear"]))
-        tensors[f"{number}/canvas"] = np.array(canvas)
-        if box.scaled[0] <= source[0] and box.scaled[1] <= source[1]:
-            tensors[f"{number}/area"] = resize_area(image, box.scaled)
-        labels = rng.uniform(0, 1, (4, 5)).astype(np.float32)
-        labels[:, 0] = np.arange(4)
-        boxes = rng.uniform(-10, 110, (4, 6)).astype(np.float32)
-        fits = [Letterbox.fit(source, (64, 96), truncate=whole) for whole in (True, False)]
-        cases.append(
-            {
-                "source": source,
-                "scaled": [fit.scaled for fit in fits],
-                "pad": [fit.pad for fit in fits],
-                "labels": labels.tolist(),
-                "mapped": box.map_labels(labels).tolist(),
-                "boxes": boxes.tolist(),
-                "unmapped": box.unmap_boxes(boxes).tolist(),
-            }
-        )
-    save_file(tensors, folder / "images.safetensors")
-    return cases
-
-
-def schedules() -> list[dict[str, Any]]:
-    """Plan steps of runs with and without accumulation, a warm-up within and beyond the run."""
-    cases = []
-    for epochs, batches, nominal, cosine, optimizer in (
-        (20, 5, 4, True, "sgd"),
-        (60, 9, 64, False, "adamw"),
-        (300, 3, 10, True, "rmsprop"),
-    ):
-        config = TrainingConfig(lr0=0.02, warmup_bias_lr=0.05)
-        schedule = Schedule(
-            epochs=epochs,
-            batches=batches,
-            batch_size=4,
-            config=config,
-            optimizer=optimizer,  # type: ignore[arg-type]
-            cosine=cosine,
-            nominal_batch=nominal,
-        )
-        steps = [[dataclasses.asdict(s) for s in schedule.steps(e)] for e in range(epochs)]
-        settings = {
-            "epochs": epochs,
-            "batches": batches,
-            "nominalBatch": nominal,
-            "cosine": cosine,
-            "optimizer": optimizer,
-        }
-        cases.append({"settings": settings, "decay": schedule.weight_decay, "steps": steps})
-    return cases
-
-
-def detections() -> list[dict[str, Any]]:
-    """Suppress and judge rows of many overlapping boxes, some equally confident."""
-    rng = np.random.default_rng(2)
-    cases = []
-    for classes, multi_label in ((1, False), (3, True), (4, False)):
-        metrics = MetricsAccumulator(classes)
-        images = []
-        for _ in range(4):
-            rows = np.empty((200, 5 + classes), np.float32)
-            rows[:, :2] = rng.choice([20.0, 60.0, 110.0, 150.0], (200, 2)) + rng.normal(0, 4, (200, 2))
-            rows[:, 2:4] = rng.uniform(10, 40, (200, 2))
-            rows[:, 4:] = np.round(rng.uniform(0, 1, (200, 1 + classes)), 1)
-            kept = non_max_suppression(
-                rows[None], conf_thres=0.3, iou_thres=0.6, multi_label=multi_label, max_det=50
-            )[0]
-            chosen = kept[rng.permutation(len(kept))[:5]]
-            moved = chosen[:, :4] + rng.normal(0, 3, (len(chosen), 4))
-            labels = np.column_stack((chosen[:, 5], moved))
-            metrics.add(kept, labels)
-            images.append(
-                {"rows": rows.tolist(), "kept": kept.tolist(), "labels": labels.tolist()}
-            )
-        result = metrics.result()
-        each = [[one.index, one.objects, one.ap50, one.ap50_95] for one in result.classes]
-        cases.append(
-            {
-                "classes": classes,
-                "multiLabel": multi_label,
-                "images": images,
-                "map50": result.map50,
-                "map5095": result.map50_95,
-                "each": each,
-            }
-        )
-    return cases
-
-
-def _pillow(image: np.ndarray) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(image)
-
-
 def main(folder: Path) -> None:
     """Write everything; `python.json` comes last, so that its presence means a complete folder."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -207,14 +93,7 @@ def main(folder: Path) -> None:
         name: make_small(folder / name, batches, **{"ema": False, **options})
         for name, options in SMALL.items()
     }
-    expected = {
-        "settings": SETTINGS,
-        "small": small,
-        "resized": resized(folder),
-        "schedules": schedules(),
-        "detections": detections(),
-        "ema": [decay_after(updates) for updates in (1, 2, 100, 5000)],
-    }
+    expected = {"settings": SETTINGS, "small": small}
     (folder / "python.json").write_text(json.dumps(expected))
 
 

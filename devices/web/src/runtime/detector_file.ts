@@ -6,7 +6,7 @@
  * them to the graph.
  */
 
-import { type Bytes, concat, decode, encode, sha256 } from './bytes.ts';
+import { type Bytes, concat, decode, encode, equal, sha256 } from './bytes.ts';
 import { ArtifactError } from './errors.ts';
 import { bytesField, fields, numberField, type Value } from './protobuf.ts';
 
@@ -90,7 +90,24 @@ function tensor(name: string, vector: Float32Array): Bytes {
 
 /** Put a model's SHA-256 before it, as an entry of its metadata. */
 async function withChecksum(model: Bytes): Promise<Bytes> {
-  const digest = encode(await sha256(model));
-  const entry = concat([bytesField(1, encode('sha256')), bytesField(2, digest)]);
-  return concat([bytesField(MODEL_METADATA, entry), model]);
+  return concat([checksum(await sha256(model)), model]);
+}
+
+/**
+ * Return whether an ONNX file matches its checksum; true for a file without one.
+ *
+ * Other writers begin a model with its first field rather than its metadata, and without such a key.
+ * Either of the two tells a file with a checksum, so no flipped bit can hide that.
+ */
+export async function isWhole(content: Uint8Array): Promise<boolean> {
+  const { length } = checksum('0'.repeat(64));
+  const found = content.subarray(0, length);
+  const hasKey = String.fromCharCode(...found).includes('sha256');
+  if (found[0] !== checksum('')[0] && !hasKey) return true;
+  return equal(found, checksum(await sha256(content.subarray(length))));
+}
+
+function checksum(digest: string): Bytes {
+  const entry = concat([bytesField(1, encode('sha256')), bytesField(2, encode(digest))]);
+  return bytesField(MODEL_METADATA, entry);
 }

@@ -1,5 +1,22 @@
 /** Errors of the library; each message says what was found, what was expected and what to do. */
 
+/** Why something was refused, as the test vectors name it (tests/vectors/README.md). */
+export type Refusal =
+  | 'not-safetensors'
+  | 'not-a-state'
+  | 'not-an-artifact'
+  | 'damaged'
+  | 'newer'
+  | 'incomplete'
+  | 'values'
+  | 'unreadable'
+  | 'missing'
+  | 'too-large'
+  | 'too-many'
+  | 'outside'
+  | 'bad-rows'
+  | 'shape';
+
 export class ExportLossError extends Error {
   override name = 'ExportLossError';
 }
@@ -7,6 +24,12 @@ export class ExportLossError extends Error {
 /** A file is missing, damaged, or not what it has to be. */
 export class ArtifactError extends ExportLossError {
   override name = 'ArtifactError';
+  readonly reason: Refusal | null;
+
+  constructor(message: string, reason: Refusal | null = null) {
+    super(message);
+    this.reason = reason;
+  }
 }
 
 /** A setting is out of range. */
@@ -27,11 +50,21 @@ export class DeviceError extends ExportLossError {
 /** Target rows cannot be trained on. */
 export class TargetError extends ExportLossError {
   override name = 'TargetError';
+  readonly reason: Refusal;
+
+  constructor(message: string, reason: Refusal = 'bad-rows') {
+    super(message);
+    this.reason = reason;
+  }
 }
 
 /** There are more target rows than the graph takes. */
 export class TooManyTargetsError extends TargetError {
   override name = 'TooManyTargetsError';
+
+  constructor(message: string) {
+    super(message, 'too-many');
+  }
 }
 
 /** A training cannot go on. */

@@ -27,9 +27,10 @@ export interface Letterbox {
  *
  * @param truncate True to truncate the scaled sides to whole pixels, as YOLOv5 does for training
  *   and validation; false to round them, as it does for detection.
+ * @param scaleUp True to enlarge an image that is smaller than the canvas.
  */
-export function fit(source: Size, size: Size, { truncate = false } = {}): Letterbox {
-  const scale = Math.min(size[0] / source[0], size[1] / source[1]);
+export function fit(source: Size, size: Size, { truncate = false, scaleUp = true } = {}): Letterbox {
+  const scale = Math.min(size[0] / source[0], size[1] / source[1], scaleUp ? Infinity : 1);
   const whole = truncate ? Math.trunc : roundHalfEven;
   const side = (length: number): number => Math.max(whole(length * scale), 1);
   const scaled = [side(source[0]), side(source[1])] as const;
@@ -43,16 +44,16 @@ export function fit(source: Size, size: Size, { truncate = false } = {}): Letter
 }
 
 /**
- * Scale an image and place it on grey.
+ * Scale an image and place it on grey, of value `color`.
  *
  * @param area True to shrink by the mean over areas, as for validation; enlarging interpolates.
  */
-export function place(image: Image, box: Letterbox, { area = false } = {}): Image {
+export function place(image: Image, box: Letterbox, { area = false, color = PADDING } = {}): Image {
   const [height, width] = box.size;
   const [scaledHeight, scaledWidth] = box.scaled;
   const shrinks = scaledHeight <= image.height && scaledWidth <= image.width;
   const scaled = (area && shrinks ? resizeArea : resizeLinear)(image, scaledHeight, scaledWidth);
-  const data = new Uint8Array(height * width * 3).fill(PADDING);
+  const data = new Uint8Array(height * width * 3).fill(color);
   for (let row = 0; row < scaledHeight; row++) {
     const line = scaled.data.subarray(row * scaledWidth * 3, (row + 1) * scaledWidth * 3);
     data.set(line, ((row + box.pad[0]) * width + box.pad[1]) * 3);

@@ -2,10 +2,7 @@
 
 import { ConfigError } from './errors.ts';
 import type { Detection } from './letterbox.ts';
-import { linspace } from './numbers.ts';
-
-export const IOU_THRESHOLDS = linspace(0.5, 0.95, 10);
-const RECALLS = linspace(0, 1, 101);
+import { bestConfidence, classCurves, CONFIDENCES, type Found, IOU_THRESHOLDS } from './precision_recall.ts';
 
 /** Class, x1, y1, x2, y2 in the pixels of the detections. */
 export type TrueBox = readonly [number, number, number, number, number];
@@ -13,22 +10,22 @@ export type TrueBox = readonly [number, number, number, number, number];
 export interface ClassMetrics {
   readonly index: number;
   readonly objects: number;
+  readonly precision: number; // at IoU 0.5 and the confidence of the best F1
+  readonly recall: number;
   readonly ap50: number; // average precision at IoU 0.5
   readonly ap5095: number; // mean of the average precisions at IoU 0.5, 0.55, ..., 0.95
 }
 
 /** Means over the classes that occur in the labels; 0 if there is no object. */
 export interface Metrics {
+  readonly precision: number;
+  readonly recall: number;
+  readonly confidence: number; // at which precision and recall are taken
   readonly map50: number;
   readonly map5095: number;
   readonly images: number;
   readonly objects: number;
   readonly classes: readonly ClassMetrics[];
-}
-
-interface Found {
-  readonly confidence: number;
-  readonly right: readonly boolean[]; // per IoU threshold
 }
 
 /** Collects the detections of images one by one, and computes their metrics. */
@@ -75,13 +72,24 @@ export class MetricsAccumulator {
   }
 
   result(): Metrics {
-    const classes: ClassMetrics[] = [];
-    this.#objects.forEach((objects, index) => {
-      if (!objects) return;
-      const precisions = averagePrecisions(this.#found[index]!, objects);
-      classes.push({ index, objects, ap50: precisions[0]!, ap5095: mean(precisions) });
+    const present = [...this.#objects.keys()].filter((index) => this.#objects[index]);
+    const curves = present.map((index) => classCurves(this.#found[index]!, this.#objects[index]!));
+    const best = curves.length ? bestConfidence(curves) : 0;
+    const classes = present.map((index, place): ClassMetrics => {
+      const { precision, recall, averages } = curves[place]!;
+      return {
+        index,
+        objects: this.#objects[index]!,
+        precision: precision[best]!,
+        recall: recall[best]!,
+        ap50: averages[0]!,
+        ap5095: mean(averages),
+      };
     });
     return {
+      precision: mean(classes.map((one) => one.precision)),
+      recall: mean(classes.map((one) => one.recall)),
+      confidence: CONFIDENCES[best]!,
       map50: mean(classes.map((one) => one.ap50)),
       map5095: mean(classes.map((one) => one.ap5095)),
       images: this.#images,
@@ -118,31 +126,6 @@ function iou(found: Detection, label: TrueBox): number {
   if (!inter) return 0;
   const area = (found[2] - found[0]) * (found[3] - found[1]);
   return inter / (area + (label[3] - label[1]) * (label[4] - label[2]) - inter);
-}
-
-/** Return the average precision per IoU threshold: the mean of the best precision at each recall. */
-function averagePrecisions(found: readonly Found[], objects: number): number[] {
-  const sorted = [...found].sort((a, b) => b.confidence - a.confidence);
-  return Array.from(IOU_THRESHOLDS, (_, place) => {
-    let hits = 0;
-    const recall: number[] = [];
-    const precision: number[] = [];
-    sorted.forEach(({ right }, index) => {
-      hits += Number(right[place]);
-      recall.push(hits / objects);
-      precision.push(hits / (index + 1));
-    });
-    for (let index = precision.length - 2; index >= 0; index--) {
-      precision[index] = Math.max(precision[index]!, precision[index + 1]!);
-    }
-    let reached = 0;
-    return mean(
-      Array.from(RECALLS, (wanted) => {
-        while (reached < recall.length && recall[reached]! < wanted) reached += 1;
-        return precision[reached] ?? 0;
-      }),
-    );
-  });
 }
 
 function mean(values: readonly number[]): number {

@@ -6,72 +6,87 @@ import { clip } from './numbers.ts';
 
 const { fround } = Math;
 const FARTHEST = 2 ** 24; // pixels; beyond every canvas
-const MOST_CANDIDATES = 30_000; // bounds the work for an untrained model
+
+const LARGEST = 3.4028234663852886e38; // of float32
 
 export interface NmsSettings {
   readonly confidence?: number; // that detections must exceed
   readonly iou?: number; // above which a less confident box of the same class is dropped
   readonly mostDetections?: number; // per image
   readonly multiLabel?: boolean; // a row may yield a box for every class, not only the best one
+  readonly agnostic?: boolean; // boxes of different classes suppress each other, too
+  readonly classes?: readonly number[] | null; // classes to keep; null for all
+  readonly mostCandidates?: number; // boxes considered, the most confident; bounds the work
 }
 
 /**
  * Keep the most confident of overlapping boxes of a class, as YOLOv5 does.
  *
+ * Rows with a number that is not finite are no detections.
+ *
  * @param rows (n, 5 + classes) values of one image: x, y, width, height in pixels (x, y the centre),
  *   objectness, class probabilities.
- * @returns Boxes in pixels, the most confident first.
- * @throws ArtifactError if a value is not finite.
+ * @returns Boxes in pixels, the most confident first, among equals the earlier.
  */
-export function suppress(
-  rows: Float32Array,
-  numClasses: number,
-  { confidence = 0.25, iou = 0.45, mostDetections = 300, multiLabel = false }: NmsSettings = {},
-): Detection[] {
-  checkFinite(rows);
+export function suppress(rows: Float32Array, numClasses: number, settings: NmsSettings = {}): Detection[] {
+  const { iou = 0.45, mostDetections = 300, agnostic = false } = settings;
   const kept: Detection[] = [];
   const threshold = fround(iou);
-  for (const found of candidates(rows, 5 + numClasses, fround(confidence), multiLabel)) {
+  for (const found of candidates(rows, numClasses, settings)) {
     if (kept.length >= mostDetections) break;
-    if (!kept.some((other) => other[5] === found[5] && overlaps(found, other, threshold))) {
-      kept.push(found);
-    }
+    const isKept = (other: Detection): boolean =>
+      (agnostic || other[5] === found[5]) && overlaps(found, other, threshold);
+    if (!kept.some(isKept)) kept.push(found);
   }
   return kept;
 }
 
-function checkFinite(rows: Float32Array): void {
+/**
+ * Check that a detector's rows are finite: NaN would otherwise read as "no detections".
+ *
+ * @throws ArtifactError if numbers, or the confidences that they make, are not finite.
+ */
+export function checkPredictions(rows: Float32Array, numClasses: number): void {
   let bad = 0;
-  for (const value of rows) if (!Number.isFinite(value)) bad += 1;
+  const columns = 5 + numClasses;
+  for (let start = 0; start < rows.length; start += columns) {
+    const row = rows.subarray(start, start + columns);
+    const confidence = row[4]! * Math.max(...row.subarray(5));
+    if (!row.every(Number.isFinite) || confidence > LARGEST) bad += 1;
+  }
   if (bad) {
     throw new ArtifactError(
-      `the detector gives ${bad} of ${rows.length} numbers that are not finite; its weights are ` +
+      `the detector gives ${bad} of ${rows.length / columns} rows that are not finite; its weights are ` +
         'damaged: start again from an earlier state, with a lower learning rate',
     );
   }
 }
 
-/** Boxes that exceed the threshold, the most confident first, among equals the earlier. */
-function candidates(
-  rows: Float32Array,
-  columns: number,
-  threshold: number,
-  multiLabel: boolean,
-): Detection[] {
+/** Boxes that exceed the threshold, the most confident first. */
+function candidates(rows: Float32Array, numClasses: number, settings: NmsSettings): Detection[] {
+  const { confidence = 0.25, multiLabel = false, classes = null, mostCandidates = 30_000 } = settings;
+  const threshold = fround(confidence);
+  const columns = 5 + numClasses;
+  const isWanted = (label: number): boolean => classes === null || classes.includes(label);
   const found: Detection[] = [];
   for (let start = 0; start < rows.length; start += columns) {
     const objectness = rows[start + 4]!;
     if (!(objectness > threshold)) continue;
-    let best = -1;
-    let highest = -Infinity;
-    for (let label = 0; label < columns - 5; label++) {
-      const confidence = fround(objectness * rows[start + 5 + label]!);
-      if (multiLabel && confidence > threshold) found.push(box(rows, start, confidence, label));
-      if (confidence > highest) [best, highest] = [label, confidence];
-    }
-    if (!multiLabel && highest > threshold) found.push(box(rows, start, highest, best));
+    const row = rows.subarray(start, start + columns);
+    if (!row.every(Number.isFinite)) continue;
+    let best = 0;
+    const sure = Array.from(row.subarray(5), (probability, label) => {
+      const value = fround(objectness * probability);
+      if (value > fround(objectness * row[5 + best]!)) best = label;
+      return value;
+    });
+    sure.forEach((value, label) => {
+      if (value > threshold && (multiLabel || label === best) && isWanted(label)) {
+        found.push(box(rows, start, value, label));
+      }
+    });
   }
-  return found.sort((a, b) => b[4] - a[4]).slice(0, MOST_CANDIDATES); // sort() is stable
+  return found.sort((a, b) => b[4] - a[4]).slice(0, mostCandidates); // sort() is stable
 }
 
 function box(rows: Float32Array, start: number, confidence: number, label: number): Detection {

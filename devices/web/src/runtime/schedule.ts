@@ -40,6 +40,7 @@ export interface ScheduleSettings {
 export interface PlannedStep {
   readonly lr: readonly [number, number, number]; // of weights, norms and biases
   readonly momentum: number;
+  readonly accumulate: number; // batches whose gradients are added up per update
   readonly update: boolean;
 }
 
@@ -97,15 +98,15 @@ export class Schedule {
     const { batches } = this.settings;
     let waiting = 0; // batches whose gradients wait for an update
     return Array.from({ length: batches }, (_, index) => {
-      const { accumulate, ...step } = this.#step(epoch, index);
+      const step = this.#step(epoch, index);
       waiting += 1;
-      const update = waiting >= accumulate || index === batches - 1;
+      const update = waiting >= step.accumulate || index === batches - 1;
       if (update) waiting = 0;
       return { ...step, update };
     });
   }
 
-  #step(epoch: number, index: number): Omit<PlannedStep, 'update'> & { accumulate: number } {
+  #step(epoch: number, index: number): Omit<PlannedStep, 'update'> {
     const { rates, batches, optimizer, nominalBatch, batchSize } = this.settings;
     const warmsUp = epoch * batches <= this.warmupBatches; // the first batch of the epoch
     let lr = rates.lr0 * this.factor(warmsUp ? epoch : epoch - 1);

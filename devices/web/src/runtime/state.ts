@@ -129,11 +129,12 @@ function fromTensors(file: TensorFile, source: string): TrainState {
     else if (name.startsWith(EMA)) ema.set(name.slice(EMA.length), tensor);
     else if (name.startsWith(OPTIMIZER)) {
       const [kept = '', ...rest] = name.slice(OPTIMIZER.length).split('/');
+      if (!rest.length) throw incomplete(source, `'${excerpt(name)}' is of no parameter`);
       const entries = optimizer.get(kept) ?? new Map<string, Tensor>();
       optimizer.set(kept, entries.set(rest.join('/'), tensor));
     } else model.set(name, tensor);
   }
-  if (!balance) throw new ArtifactError(`${source} is not a complete training state: no ${BALANCE}`);
+  if (!balance) throw incomplete(source, `it has no ${BALANCE}`);
   return {
     model,
     optimizer,
@@ -145,11 +146,14 @@ function fromTensors(file: TensorFile, source: string): TrainState {
 }
 
 function count(text: string | undefined, what: string, source: string): number {
-  const value = /^\d+$/.test(text ?? '') ? Number(text) : NaN;
-  if (!isCount(value) || value >= MAX_UPDATES) {
-    throw new ArtifactError(`${source} has ${what} ${excerpt(String(text))}; expected an integer >= 0`);
+  if (!/^(0|[1-9][0-9]{0,9})$/.test(text ?? '')) {
+    throw incomplete(source, `${what} is ${excerpt(String(text))}, expected up to ten decimal digits`);
   }
-  return value;
+  return Number(text);
+}
+
+function incomplete(source: string, problem: string): ArtifactError {
+  return new ArtifactError(`${source} is not a complete training state: ${problem}`, 'incomplete');
 }
 
 function checkDescription(file: TensorFile, source: string, manifest: Manifest): void {
@@ -160,7 +164,7 @@ function checkDescription(file: TensorFile, source: string, manifest: Manifest):
     try {
       found = JSON.parse(text);
     } catch {
-      throw new ArtifactError(`${source} is damaged: its ${key} are not JSON`);
+      throw new ArtifactError(`${source} is damaged: its ${key} are not JSON`, 'damaged');
     }
     const [theirs, mine] = [JSON.stringify(found), JSON.stringify(manifest[key])];
     if (theirs !== mine) {
@@ -174,13 +178,21 @@ function checkDescription(file: TensorFile, source: string, manifest: Manifest):
 
 /** Check that every value is finite, and that means of squares are not negative. */
 export function checkValues(state: TrainState, source: string): void {
+  for (const [what, count] of [['updates', state.updates], ['skipped', state.skipped]] as const) {
+    if (!isCount(count) || count >= MAX_UPDATES) {
+      throw new ArtifactError(`${source} has ${what} ${count}; expected an integer below 2^31`, 'values');
+    }
+  }
   for (const [what, tensors] of parts(state)) {
     for (const [name, { data }] of tensors) {
       const isSquare = name.endsWith('.running_var') || SQUARES.has(what);
       for (const value of data) {
         if (!Number.isFinite(value) || (isSquare && value < 0)) {
           const kind = Number.isFinite(value) ? 'negative' : 'not finite';
-          throw new ArtifactError(`${source}: ${what} tensor '${excerpt(name)}' holds ${value}, ${kind}`);
+          throw new ArtifactError(
+            `${source}: ${what} tensor '${excerpt(name)}' holds ${value}, ${kind}`,
+            'values',
+          );
         }
       }
     }

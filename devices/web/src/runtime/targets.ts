@@ -56,6 +56,14 @@ export function keepLargest<Row extends readonly number[]>(
 }
 
 function check(rows: readonly (readonly number[])[], limits: TargetLimits): void {
+  const ragged = rows.find((row) => row.length !== COLUMNS.length);
+  if (ragged) {
+    throw new TargetError(
+      `a target row has ${ragged.length} values; expected shape (n, 6) with columns ` +
+        COLUMNS.join(', '),
+      'shape',
+    );
+  }
   const problems: string[] = [];
   rows.forEach((row, index) => {
     const problem = problemOf(row, limits);
@@ -70,7 +78,6 @@ function check(rows: readonly (readonly number[])[], limits: TargetLimits): void
 }
 
 function problemOf(row: readonly number[], limits: TargetLimits): string | null {
-  if (row.length !== COLUMNS.length) return `${row.length} columns; expected ${COLUMNS.length}`;
   for (const [place, column] of COLUMNS.entries()) {
     const value = row[place]!;
     if (!Number.isFinite(value)) return `${column} is ${value}; expected a finite number`;

@@ -44,6 +44,7 @@ export function parseTensorFile(content: Uint8Array, source: string): TensorFile
     throw new ArtifactError(
       `${source} is not a readable training state or weights: ${excerpt(problem, 300)}; copy the ` +
         'file again',
+      'not-safetensors',
     );
   }
 }
@@ -59,26 +60,21 @@ export function formatTensorFile(
   const entries = sorted.map(([name, { dtype, shape, content }]) => {
     const start = end;
     end += content.length;
-    return `${asJson(name)}:${JSON.stringify({ dtype, shape, data_offsets: [start, end] })}`;
+    return `${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [start, end] })}`;
   });
-  const metadata = texts.map(([key, text]) => `${asJson(key)}:${asJson(text)}`).join(',');
+  const metadata = texts.map(([key, text]) => `${JSON.stringify(key)}:${JSON.stringify(text)}`).join(',');
   const header = `{"${METADATA}":{${metadata}}${entries.map((entry) => `,${entry}`).join('')}}`;
-  const text = encode(header + ' '.repeat((LENGTH - (header.length % LENGTH)) % LENGTH));
+  const unpadded = encode(header);
+  const text = concat([unpadded, encode(' '.repeat((LENGTH - (unpadded.length % LENGTH)) % LENGTH))]);
   const length = new Uint8Array(LENGTH);
   new DataView(length.buffer).setBigUint64(0, BigInt(text.length), true);
   return concat([length, text, ...sorted.map(([, { content }]) => content)]);
 }
 
-/** JSON of a text in ASCII, as Python's `json.dumps` writes it. */
-export function asJson(text: string): string {
-  const escaped = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
-  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, (unit) => (unit === '\u007f' ? unit : escaped(unit)));
-}
-
 /** Return a tensor's float32 values, which share no memory with the file. */
 export function floats(tensor: StoredTensor, name: string): Float32Array {
   if (tensor.dtype !== 'F32') {
-    throw new ArtifactError(`tensor '${excerpt(name)}' is ${tensor.dtype}; expected F32`);
+    throw new ArtifactError(`${excerpt(name, 200)} is ${tensor.dtype}; expected F32`, 'values');
   }
   return new Float32Array(new Uint8Array(tensor.content).buffer);
 }

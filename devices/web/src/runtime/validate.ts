@@ -3,7 +3,7 @@
 import { type Example, makeBatch, planAll } from './batches.ts';
 import { type Detection, type Letterbox, unmapBox } from './letterbox.ts';
 import { type Metrics, MetricsAccumulator, type TrueBox } from './metrics.ts';
-import { suppress } from './nms.ts';
+import { checkPredictions, suppress } from './nms.ts';
 import type { TrainSession } from './session.ts';
 import { keepLargest } from './targets.ts';
 
@@ -45,6 +45,7 @@ export async function validate(
       const { box, labels } = examples[planned[place]!.index]!;
       const size = rows * (5 + names.length);
       const own = predictions.subarray(place * size, (place + 1) * size);
+      checkPredictions(own, names.length);
       const find = (settings: typeof SETTINGS, multiLabel: boolean): Detection[] =>
         suppress(own, names.length, { ...settings, multiLabel }).map((found) => unmapBox(found, box));
       metrics.add(find(SETTINGS, names.length > 1), labels.map((label) => trueBox(label, box)));
