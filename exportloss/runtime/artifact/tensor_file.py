@@ -75,8 +75,8 @@ class StoredTensor:
     def of(cls, array: npt.NDArray[Any]) -> StoredTensor:
         """Return an array as it is stored; it is copied only if it is not contiguous."""
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        content = memoryview(little.reshape(-1).view(np.uint8))
-        return cls(_dtype_name(array.dtype), tuple(array.shape), content)
+        content = little.reshape(-1).view(np.uint8).data
+        return cls(_dtype_name(array.dtype), array.shape, content)
 
 
 @dataclasses.dataclass(frozen=True)
