@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # A device: no torch, no onnx, the newest onnxruntime.
 DEVICE := .venv-device
 LOWEST := .venv-lowest
+# The page that trains in a browser. CHROMIUM runs it in the tests.
+WEB := devices/web
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 # Of pip-audit alone, whose packages are none of ours.
 AUDIT := .venv-audit
 # What builds the pages; exportloss itself is read, not installed.
@@ -21,7 +24,7 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo docs test engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
+.PHONY: demo docs test engines tensorrt web web-checks fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -31,6 +34,7 @@ test: check licences $(DEVICE)/.ready build/device/expected.json
 	$(DEVICE)/bin/python -m pytest tests/device
 	@$(MAKE) --no-print-directory engines
 	@$(MAKE) --no-print-directory tensorrt
+	@$(MAKE) --no-print-directory web
 
 # OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
 engines: build/device/expected.json
@@ -48,6 +52,22 @@ tensorrt:
 		then $(MAKE) --no-print-directory build/tensorrt/graphs.json && \
 			$(TENSORRT)/bin/python -m pytest tests/tensorrt; \
 		else echo "TensorRT: not tested, for its wheels cannot be had here"; fi
+
+# The page, in build/web/site, and its tests in node and Chromium.
+web:
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; \
+		then echo "the page: not built, for node (20 or later) and npm are not installed"; \
+	elif ! $(MAKE) --no-print-directory $(WEB)/node_modules/.ready; \
+		then echo "the page: not built, for its packages cannot be had here"; \
+	else $(MAKE) --no-print-directory web-checks; fi
+
+web-checks: $(DEVICE)/.ready build/web/data/python.json
+	cd $(WEB) && npm run --silent check && npm run --silent licences && npm run --silent build
+	cd $(WEB) && npm run --silent test
+	@if [ -z "$(CHROMIUM)" ]; \
+		then echo "the page in a browser: not tested, for there is no Chromium; install it, or name it in CHROMIUM"; \
+	else cd $(WEB) && CHROMIUM=$(CHROMIUM) npm run --silent browser ../../build/web/browser && \
+		cd ../.. && $(DEVICE)/bin/python -m pytest tests/web; fi
 
 # The device's tests with the oldest releases that users may have.
 lowest: $(LOWEST)/.ready build/device/expected.json
@@ -111,9 +131,17 @@ $(AUDIT)/.ready $(DOCS)/.ready: .venv-%/.ready: requirements-%.lock
 build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/support/bright_detector.py $(SOURCES)
 	$(BIN)/python -m tests.device.make_artifacts $(@D)
 
+build/web/data/python.json: $(READY) tests/web/make_artifacts.py $(SOURCES)
+	$(BIN)/python -m tests.web.make_artifacts $(@D)
+
+$(WEB)/node_modules/.ready: $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --silent
+	touch $@
+
 build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
 	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(TENSORRT) runs build site *.egg-info \
+		$(WEB)/node_modules \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -32,19 +32,26 @@ export const HEADERS = {
   'Cache-Control': 'no-cache',
 };
 
-/** Start a server on 127.0.0.1; port 0 takes a free one. */
-export function serve(folder, port = 0) {
+/**
+ * Start a server on 127.0.0.1; port 0 takes a free one.
+ *
+ * @param {string} folder
+ * @param {number} port
+ * @param {Record<string, string>} headers
+ * @returns {Promise<import('node:http').Server>}
+ */
+export function serve(folder, port = 0, headers = HEADERS) {
   const root = resolve(folder);
   const server = createServer(async (request, response) => {
     const path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
     const file = join(root, normalize(path.endsWith('/') ? `${path}index.html` : path));
     const found = file.startsWith(root + sep) ? await stat(file).catch(() => null) : null;
     if (!found?.isFile() || !['GET', 'HEAD'].includes(request.method)) {
-      response.writeHead(found ? 405 : 404, HEADERS).end('not found\n');
+      response.writeHead(found ? 405 : 404, headers).end('not found\n');
       return;
     }
     const type = TYPES[extname(file)] ?? 'application/octet-stream';
-    response.writeHead(200, { ...HEADERS, 'Content-Type': type, 'Content-Length': found.size });
+    response.writeHead(200, { ...headers, 'Content-Type': type, 'Content-Length': found.size });
     if (request.method === 'HEAD') response.end();
     else createReadStream(file).pipe(response);
   });

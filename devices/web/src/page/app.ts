@@ -248,7 +248,7 @@ export class App {
   async #train(): Promise<void> {
     await this.#do('Training …', async () => {
       if (!this.#opened) throw new ConfigError('choose an artifacts folder first');
-      await this.#training.run({
+      const summary = await this.#training.run({
         run: this.#run,
         state: this.#state,
         images: this.#images,
@@ -260,8 +260,7 @@ export class App {
         },
         say: (text) => this.#say(text),
       });
-      const updates = this.#run?.steps.filter((step) => step.update && !step.skipped).length ?? 0;
-      showDetector(this.#opened, { updates, skipped: 0 });
+      showDetector(this.#opened, summary);
     });
   }
 

@@ -11,6 +11,7 @@ import { byId } from './dom.ts';
 export function setUpCamera(receive: (file: File) => void, fail: (error: Error) => void): void {
   const dialog = byId<HTMLDialogElement>('camera-dialog');
   const video = byId<HTMLVideoElement>('video');
+  const shoot = byId<HTMLButtonElement>('shoot');
   let stream: MediaStream | null = null;
   let taken = 0;
 
@@ -24,6 +25,7 @@ export function setUpCamera(receive: (file: File) => void, fail: (error: Error) 
       .then((opened) => {
         stream = opened;
         video.srcObject = opened;
+        shoot.disabled = true;
         dialog.showModal();
       })
       .catch((error: Error) => fail(new Error(`no camera: ${error.message}; allow it and try again`)));
@@ -34,10 +36,12 @@ export function setUpCamera(receive: (file: File) => void, fail: (error: Error) 
     video.srcObject = null;
     stream = null;
   });
-  byId('shoot').addEventListener('click', () => {
+  video.addEventListener('loadeddata', () => {
+    shoot.disabled = false;
+  });
+  shoot.addEventListener('click', () => {
     const canvas = document.createElement('canvas');
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-    if (!canvas.width) return; // the first frame is not there yet
     canvas.getContext('2d')!.drawImage(video, 0, 0);
     canvas.toBlob((blob) => {
       taken += 1;

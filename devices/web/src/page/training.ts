@@ -8,6 +8,7 @@ import type { RecordedStep, RunSettings } from '../runtime/trainer.ts';
 import { drawCurve } from './curve.ts';
 import { byId } from './dom.ts';
 import { judgedImages, type ProjectImage, type Run, toWorker, trainingImages } from './project.ts';
+import type { StateSummary, TrainOutcome } from '../worker/protocol.ts';
 import type { Helper } from './worker_client.ts';
 
 export interface TrainingRequest {
@@ -36,7 +37,7 @@ export class Training {
   }
 
   /** Train until the run is complete or stopped, with a validation before and after. */
-  async run(request: TrainingRequest): Promise<void> {
+  async run(request: TrainingRequest): Promise<StateSummary> {
     const isContinued = request.run !== null && request.run.epochs < request.run.settings.epochs;
     let run = isContinued ? request.run! : await this.#begin(request);
     const images = this.#imagesOf(run, request.images);
@@ -50,6 +51,7 @@ export class Training {
     this.#planned = run.settings.epochs * batchCount(images.length, this.#batchSize);
     this.#steps = [...run.steps];
     let kept = Promise.resolve();
+    let outcome: TrainOutcome;
     this.#helper.on('step', (step) => this.#told(step, request));
     this.#helper.on('epoch', ({ epochs, state }) => {
       run = { ...run, epochs, steps: this.#steps.slice() };
@@ -59,7 +61,7 @@ export class Training {
     try {
       this.#setRunning(true);
       const before = run.seconds;
-      const outcome = await this.#helper.call('train', {
+      outcome = await this.#helper.call('train', {
         images: images.map(toWorker),
         settings: run.settings,
         epoch: run.epochs,
@@ -72,6 +74,7 @@ export class Training {
     run = { ...run, steps: this.#steps.filter((step) => step.epoch < run.epochs) };
     request.say('Looking at the images after the training …');
     await request.progress({ ...run, after: await this.#helper.call('validate', judged) }, null);
+    return outcome;
   }
 
   /** Put the settings of a run into the form. */

@@ -49,7 +49,7 @@ export interface TrainRequest {
   readonly epoch: number; // to begin with
 }
 
-export interface TrainOutcome {
+export interface TrainOutcome extends StateSummary {
   readonly epochs: number; // that are complete
   readonly seconds: number;
 }

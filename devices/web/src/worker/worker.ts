@@ -136,7 +136,8 @@ async function train({ images, settings, epoch }: TrainRequest): Promise<TrainOu
     last = await own.save();
     tell<Told, 'epoch'>(scope, 'epoch', { epochs: complete, state: last });
   }
-  return { epochs: complete, seconds: (performance.now() - started) / 1000 };
+  const seconds = (performance.now() - started) / 1000;
+  return { epochs: complete, seconds, updates: own.updates, skipped: own.skipped };
 }
 
 /** Decode an image and place it on the graph's canvas; validation shrinks as Python's does. */
