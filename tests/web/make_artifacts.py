@@ -2,8 +2,8 @@
 
     python -m tests.web.make_artifacts build/web/data
 
-The folder then holds `detector`, YOLOv5n for the demonstration's shapes, and `shapes`, images of
-them; `small-sgd` and `small-adamw`, artifacts of a small detector, with what Python makes of
+The folder then holds `detector`, YOLOv5n for the demonstration's shapes, and `shapes`, dark images
+of them; `small-sgd` and `small-adamw`, artifacts of a small detector, with what Python makes of
 `batches.safetensors` in `small-sgd-expected` and so on; and `python.json`, settings and losses.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 
 from exportloss import YoloLoss
@@ -27,13 +28,22 @@ from exportloss.runtime import TrainSession
 from tests.support import tiny_detector as tiny
 
 SIZE, BATCH, MAX_TARGETS = 160, 4, 32  # of the detector
-TRAIN, VAL = 20, 8  # images
+TRAIN, VAL, BRIGHTNESS = 20, 8, 0.35  # of the images
 SMALL_BATCH, SMALL_TARGETS, STEPS = 2, 16, 4
 SETTINGS: dict[str, Any] = {"lr": 1e-3, "momentum": 0.937, "weight_decay": 5e-4, "max_norm": 10.0}
 SMALL: dict[str, dict[str, Any]] = {
     "small-sgd": {"optimizer": "sgd"},
     "small-adamw": {"optimizer": "adamw", "ema": True},
 }
+
+
+def make_dark_shapes(folder: Path) -> None:
+    """Draw shapes, and darken them: as another camera would take them."""
+    make_shapes(folder, train=TRAIN, val=VAL, size=SIZE, seed=7)
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as file:
+            pixels = np.asarray(file)
+        Image.fromarray((pixels * BRIGHTNESS).astype(np.uint8)).save(path)
 
 
 def make_detector(folder: Path) -> None:
@@ -85,7 +95,7 @@ def main(folder: Path) -> None:
     """Write everything; `python.json` comes last, so that its presence means a complete folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    make_shapes(folder / "shapes", train=TRAIN, val=VAL, size=SIZE, seed=7)
+    make_dark_shapes(folder / "shapes")
     make_detector(folder / "detector")
     batches = draw_batches()
     save_file(batches, folder / "batches.safetensors")

@@ -11,18 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from exportloss.cli import main as command
 from exportloss.runtime import Detector, TrainSession
 from exportloss.runtime.artifact.state import load_state
-from exportloss.runtime.images.letterbox import Letterbox
-from exportloss.runtime.images.load import load_scaled
-from exportloss.runtime.training.hyp import TrainingConfig
-from exportloss.runtime.training.schedule import Schedule
+from tests.web.replay import make_batch, repeat
 
 WEB = Path(__file__).parents[2] / "build" / "web"
-MAX_NORM = 10.0
+IMAGES = WEB / "data" / "shapes" / "images"
 RELATIVE = 1e-5
 
 
@@ -34,61 +30,6 @@ def record(name: str) -> dict[str, Any]:
     return content
 
 
-def image_path(name: str) -> Path:
-    split, file = name.split("-")
-    return WEB / "data" / "shapes" / "images" / split / file
-
-
-def make_batch(run: dict[str, Any], step: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Decode, letterbox and turn the images of a step, from their files."""
-    size = tuple(run["image_size"])
-    images, rows = [], []
-    for place, name in enumerate(step["images"]):
-        with Image.open(image_path(name)) as file:
-            box = Letterbox.fit((file.height, file.width), size, truncate=True)
-        canvas = np.asarray(box.place(load_scaled(image_path(name), size, linear=True)))
-        labels = box.map_labels(np.array(run["labels"][name], np.float32).reshape(-1, 5))
-        if step["mirrored"][place]:
-            canvas, labels[:, 1] = canvas[:, ::-1], 1 - labels[:, 1]
-        if step["flipped"][place]:
-            canvas, labels[:, 2] = canvas[::-1], 1 - labels[:, 2]
-        images.append(canvas.transpose(2, 0, 1))
-        rows.append(np.insert(labels, 0, place, axis=1))
-    return np.ascontiguousarray(np.stack(images)), np.concatenate(rows)
-
-
-def schedule_of(run: dict[str, Any]) -> Schedule:
-    epochs = run["settings"]["epochs"]
-    lr0 = run["settings"]["lr0"]
-    return Schedule(
-        epochs=epochs,
-        batches=len(run["steps"]) // epochs,
-        batch_size=run["batch_size"],
-        config=TrainingConfig(lr0=lr0, warmup_bias_lr=lr0),
-        cosine=True,
-        nominal_batch=run["batch_size"],
-    )
-
-
-def repeat(run: dict[str, Any], session: TrainSession) -> list[float]:
-    """Train on the same batches, by Python's own schedule; return the losses."""
-    schedule, losses = schedule_of(run), []
-    planned = [step for epoch in range(schedule.epochs) for step in schedule.steps(epoch)]
-    for step, settings in zip(run["steps"], planned, strict=True):
-        images, rows = make_batch(run, step)
-        result = session.step(
-            images,
-            rows,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=schedule.weight_decay,
-            max_norm=MAX_NORM,
-            update=settings.update,
-        )
-        losses.append(result.loss)
-    return losses
-
-
 @pytest.fixture
 def session() -> TrainSession:
     return TrainSession.open(WEB / "data" / "detector", threads=1)
@@ -97,7 +38,7 @@ def session() -> TrainSession:
 def test_losses_and_weights_are_those_of_python(session):
     run = record("run.json")
     start = session.state()
-    losses = repeat(run, session)
+    losses = repeat(run, session, IMAGES)
     assert len(losses) == 20
     np.testing.assert_allclose([s["loss"] for s in run["steps"]], losses, rtol=RELATIVE)
     expected, found = session.state(), load_state(WEB / "browser" / "state.safetensors")
@@ -113,7 +54,16 @@ def test_losses_and_weights_are_those_of_python(session):
 def test_a_training_that_was_stopped_and_reloaded_is_the_same(session):
     run = record("further.json")
     session.start_from(WEB / "browser" / "state.safetensors")
-    losses = repeat(run, session)
+    losses = repeat(run, session, IMAGES)
+    np.testing.assert_allclose([s["loss"] for s in run["steps"]], losses, rtol=RELATIVE)
+
+
+def test_losses_on_webgpu_are_those_of_python():
+    if not (WEB / "browser" / "gpu.json").is_file():
+        pytest.skip("this Chromium offers no WebGPU")
+    run = record("gpu.json")
+    assert "WebGPU" in run["engine"]
+    losses = repeat(run, TrainSession.open(WEB / "data" / "small-sgd", threads=1), IMAGES)
     np.testing.assert_allclose([s["loss"] for s in run["steps"]], losses, rtol=RELATIVE)
 
 
@@ -124,7 +74,7 @@ def test_python_continues_from_the_state(session, tmp_path):
     session.save(tmp_path / "state.safetensors")
     written = (WEB / "browser" / "state.safetensors").read_bytes()
     assert (tmp_path / "state.safetensors").read_bytes() == written
-    result = session.step(*make_batch(run, run["steps"][0]), lr=1e-3)
+    result = session.step(*make_batch(run, run["steps"][0], IMAGES), lr=1e-3)
     assert np.isfinite(result.loss) and not result.skipped
 
 

@@ -18,13 +18,28 @@ import { serve } from '../serve.mjs';
 import type { RunFile } from '../src/page/run_file.ts';
 import { launch, openPage, SOFTWARE_GPU, WITHOUT_GPU } from './chromium.ts';
 import { DATA, ROOT } from './data.ts';
-import { chooseImage, drawBoxes, drop, errorOf, isReady, save, setEpochs, shapes, train } from './user.ts';
+import {
+  chooseImage,
+  drawBoxes,
+  drop,
+  errorOf,
+  holdOut,
+  isReady,
+  labelFile,
+  save,
+  setRun,
+  shapes,
+  train,
+} from './user.ts';
 
 const OUTPUT = resolve(process.argv[2]!);
 const SITE = join(OUTPUT, 'site');
 const TRAIN = shapes('train', 20);
 const VAL = shapes('val', 8);
 const EPOCHS = 4; // of five steps
+// From random weights, rounding grows with every step: at ten times this rate two releases of ONNX
+// Runtime in Python are 1e-3 apart after twelve steps.
+const RATE = 5e-4;
 
 function addressOf(server: Server): string {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
@@ -51,12 +66,8 @@ function encoded(name: string, content: Buffer): { name: string; content: string
 async function label(page: Page): Promise<void> {
   await drop(page, [...TRAIN, ...VAL]);
   await isReady(page);
-  for (const image of VAL) {
-    await chooseImage(page, image.name);
-    await page.locator('#validation').check();
-  }
-  const text = (labels: typeof VAL[0]['labels']): Buffer => Buffer.from(labels.map((row) => row.join(' ')).join('\n'));
-  await drop(page, VAL.map(({ name, labels }) => encoded(name.replace('.png', '.txt'), text(labels))));
+  await holdOut(page, VAL);
+  await drop(page, VAL.map(labelFile));
   await isReady(page);
   for (const image of TRAIN) {
     await chooseImage(page, image.name);
@@ -102,6 +113,13 @@ async function refusals(page: Page): Promise<void> {
   assert.match((await page.locator('#facts').textContent())!, /yolov5n/); // still open
 }
 
+/** Do something about which the browser complains on the console. */
+async function expecting(problems: string[], act: () => Promise<void>): Promise<void> {
+  const before = problems.length;
+  await act();
+  problems.length = before;
+}
+
 /** Nothing leaves the page: not from the page, not from its worker. */
 async function checkPolicy(page: Page): Promise<void> {
   let asked = 0;
@@ -129,7 +147,7 @@ async function checkForm(page: Page): Promise<void> {
     });
     return {
       nameless: nameless.map((control) => control.outerHTML.slice(0, 100)),
-      wide: document.documentElement.scrollWidth - innerWidth,
+      wide: Math.max(document.documentElement.scrollWidth - screen.width, 0),
     };
   });
   assert.deepEqual(found, { nameless: [], wide: 0 });
@@ -151,7 +169,7 @@ async function main(): Promise<void> {
     say('the detector is open');
     await label(page);
     say('boxes are drawn');
-    await setEpochs(page, EPOCHS);
+    await setRun(page, EPOCHS, RATE);
     await page.locator('#flip').check();
     await train(page);
     assert.match((await page.locator('#numbers').textContent())!, /^Complete: 4 of 4 epochs, 20 steps/);
@@ -163,10 +181,8 @@ async function main(): Promise<void> {
     const detector = await save(page, '#download-detector', join(OUTPUT, 'detector.onnx'));
     const record = await save(page, '#download-record', join(OUTPUT, 'run.json'));
     checkLabels(JSON.parse(record.toString()) as RunFile);
-    await checkPolicy(page);
-    problems.length = 0; // the policy's own messages
-    await refusals(page);
-    problems.length = 0; // the 404
+    await expecting(problems, () => checkPolicy(page));
+    await expecting(problems, () => refusals(page));
 
     await page.reload();
     await isReady(page);
@@ -175,7 +191,7 @@ async function main(): Promise<void> {
     assert.ok((await save(page, '#download-record', join(OUTPUT, 'again.json'))).equals(record));
     say('a reload has kept everything');
 
-    await setEpochs(page, 3);
+    await setRun(page, 3, RATE);
     await page.locator('#start').click();
     await page.locator('#numbers').filter({ hasText: /^Step [6-9] / }).waitFor({ timeout: 120_000 });
     await page.locator('#stop').click();
@@ -197,7 +213,9 @@ async function main(): Promise<void> {
       isMobile: true,
       colorScheme: 'dark',
     });
-    await onPhone(await openPage(phone, addressOf(plain), problems));
+    const small = await openPage(phone, addressOf(plain), problems);
+    await onPhone(small);
+    await expecting(problems, () => checkPolicy(small));
     say('a phone, and a server without headers');
     assert.deepEqual(problems, []);
     await onGpu(addressOf(server));
@@ -247,7 +265,7 @@ async function onPhone(page: Page): Promise<void> {
   assert.equal(await page.locator('#gallery [aria-current=true]').getAttribute('aria-label'), 'train-00001.png, 1 box');
   assert.equal(await page.locator('#gallery button').first().getAttribute('aria-label'), 'train-00000.png, 1 box');
 
-  await setEpochs(page, 2);
+  await setRun(page, 2, RATE);
   await train(page);
   const run = JSON.parse((await save(page, '#download-record', join(OUTPUT, 'phone.json'))).toString()) as RunFile;
   const [category, x, y, width, height] = run.labels['train-00000.png']![0]!;
@@ -256,7 +274,6 @@ async function onPhone(page: Page): Promise<void> {
     assert.ok(Math.abs(value - expected[index]!) < 0.006, `${value}, expected ${expected[index]}`);
   });
   await checkForm(page);
-  await checkPolicy(page);
   await page.screenshot({ path: join(OUTPUT, 'phone.png'), fullPage: true });
 }
 
@@ -280,7 +297,7 @@ async function onGpu(url: string): Promise<void> {
     await isReady(page);
     await chooseImage(page, TRAIN[0]!.name);
     await drawBoxes(page, [[1, 0.5, 0.5, 0.5, 0.25]]);
-    await setEpochs(page, 2);
+    await setRun(page, 2, RATE);
     await train(page);
     await save(page, '#download-record', join(OUTPUT, 'gpu.json'));
     const state = await save(page, '#download-state', join(OUTPUT, 'gpu.safetensors'));

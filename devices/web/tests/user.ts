@@ -85,8 +85,23 @@ export async function drawBoxes(page: Page, labels: readonly Label[]): Promise<v
   }
 }
 
-export async function setEpochs(page: Page, epochs: number): Promise<void> {
+export async function setRun(page: Page, epochs: number, rate: number): Promise<void> {
   await page.locator('#epochs').fill(String(epochs));
+  await page.locator('#rate').fill(String(rate));
+}
+
+/** A label file of an image. */
+export function labelFile({ name, labels }: TestImage): { name: string; content: string } {
+  const text = labels.map((row) => row.join(' ')).join('\n');
+  return { name: name.replace('.png', '.txt'), content: Buffer.from(text).toString('base64') };
+}
+
+/** Mark images for validation. */
+export async function holdOut(page: Page, images: readonly TestImage[]): Promise<void> {
+  for (const image of images) {
+    await chooseImage(page, image.name);
+    await page.locator('#validation').check();
+  }
 }
 
 /** Train until the page is done. */
