@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # A device: no torch, no onnx, the newest onnxruntime.
 DEVICE := .venv-device
 LOWEST := .venv-lowest
+# The page that trains in a browser. CHROMIUM runs it in the tests.
+WEB := devices/web
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 # Of pip-audit alone, whose packages are none of ours.
 AUDIT := .venv-audit
 # What builds the pages; exportloss itself is read, not installed.
@@ -26,7 +29,7 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 TARGET_SECONDS ?= 60
 
 # Parts of `make test` with an environment of their own, each in one process: two at a time.
-PARTS := test-device engines mpi tensorrt fleet-test cpp
+PARTS := test-device engines mpi tensorrt fleet-test cpp web
 # The output of a part in one piece, which GNU Make 3 cannot do.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -35,8 +38,8 @@ CPP_SECONDS ?= 60
 CPP_CMAKE = cmake -S devices/cpp -DORT_INCLUDE=$(abspath build/ort/include) \
 	-DORT_LIBRARY=$(abspath build/ort/lib/libonnxruntime.so) -DEXPORTLOSS_TESTS=ON
 
-.PHONY: demo docs test test-device engines mpi tensorrt fleet fleet-test cpp cpp-long cpp-fuzz fuzz check lowest \
-	licences lock gpu gpu-artifacts clean
+.PHONY: demo docs test test-device engines mpi tensorrt fleet fleet-test cpp cpp-long cpp-fuzz web web-checks fuzz \
+	check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -108,6 +111,22 @@ tensorrt:
 			$(TENSORRT)/bin/python -m pytest tests/tensorrt; \
 		else echo "TensorRT: not tested, for its wheels cannot be had here"; fi
 
+# The page, in build/web/site, and its tests in node and Chromium.
+web:
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; \
+		then echo "the page: not built, for node (20 or later) and npm are not installed"; \
+	elif ! $(MAKE) --no-print-directory $(WEB)/node_modules/.ready; \
+		then echo "the page: not built, for its packages cannot be had here"; \
+	else $(MAKE) --no-print-directory web-checks; fi
+
+web-checks: $(DEVICE)/.ready build/web/data/python.json
+	cd $(WEB) && npm run --silent check && npm run --silent licences && npm run --silent build
+	cd $(WEB) && npm run --silent test
+	@if [ -z "$(CHROMIUM)" ]; \
+		then echo "the page in a browser: not tested, for there is no Chromium; install it, or name it in CHROMIUM"; \
+	else cd $(WEB) && CHROMIUM=$(CHROMIUM) npm run --silent browser ../../build/web/browser && \
+		cd ../.. && $(DEVICE)/bin/python -m pytest tests/web; fi
+
 # The device's tests with the oldest releases that users may have.
 lowest: $(LOWEST)/.ready build/device/expected.json
 	$(LOWEST)/bin/python -m pytest tests/device
@@ -172,10 +191,17 @@ build/device/expected.json: $(READY) tests/device/make_artifacts.py tests/suppor
 
 build/fleet/artifacts/manifest.json: $(READY) tests/fleet_network/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.fleet_network.make_artifacts build/fleet
+build/web/data/python.json: $(READY) tests/web/make_artifacts.py $(SOURCES)
+	$(BIN)/python -m tests.web.make_artifacts $(@D)
+
+$(WEB)/node_modules/.ready: $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --silent
+	touch $@
 
 build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
 	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(MPI) $(TENSORRT) $(FLEET) runs build site *.egg-info \
+		$(WEB)/node_modules \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis
