@@ -21,7 +21,13 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo docs test engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
+# Pythons of devices; one of them in `make test`, too. py311 has the releases that py310 has.
+PYTHONS := py310 py312 py313 py314
+DEVICE_TESTS := tests/device --ignore tests/device/test_javascript.py
+# Trains the same steps in each environment, to compare the numbers.
+TRAIN_STEPS := tests.device.train_steps build/device build/steps
+
+.PHONY: demo docs test pythons arm engines tensorrt fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -29,8 +35,39 @@ demo: $(READY)
 test: check licences $(DEVICE)/.ready build/device/expected.json
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	$(DEVICE)/bin/python -m pytest tests/device
+	@rm -rf build/steps
+	@$(MAKE) --no-print-directory device-py310 steps-py310 steps-device DEVICE_TESTS="$(addprefix \
+		tests/device/test_,detection.py train_command.py loss_alone.py)"
+	$(DEVICE)/bin/python -m pytest tests/pythons/test_same_numbers.py
 	@$(MAKE) --no-print-directory engines
 	@$(MAKE) --no-print-directory tensorrt
+
+# The device's tests on other Pythons, and the same training on all of them.
+pythons: $(READY)
+	@rm -rf build/steps
+	@$(MAKE) --no-print-directory $(addprefix device-,$(PYTHONS)) $(addprefix steps-,$(PYTHONS) \
+		device py311 py312-training)
+	$(BIN)/python -m $(TRAIN_STEPS)/training small-ort
+	$(DEVICE)/bin/python -m pytest tests/pythons -rs
+
+# A short training on an emulated aarch64; minutes, and only for a machine with apt.
+arm: build/device/expected.json $(DEVICE)/.ready
+	@rm -rf build/steps
+	@$(MAKE) --no-print-directory steps-device
+	scripts/arm.sh build/arm $(DEVICE)/bin/python
+	build/arm/python -m $(TRAIN_STEPS)/arm small-sgd small-adamw
+	$(DEVICE)/bin/python -m pytest tests/pythons/test_same_numbers.py
+
+device-%: build/device/expected.json
+	@if $(MAKE) --no-print-directory .venv-$*/.ready; \
+		then .venv-$*/bin/python -m pytest $(DEVICE_TESTS); \
+		else echo "$*: not tested, for its Python or its wheels cannot be had here"; fi
+
+steps-%: build/device/expected.json
+	@if $(MAKE) --no-print-directory .venv-$*/.ready; \
+		then .venv-$*/bin/python -m $(TRAIN_STEPS)/$* \
+			$(if $(findstring training,$*),small-ort,sgd adamw small-sgd small-adamw); \
+		else echo "$*: not compared, for its Python or its wheels cannot be had here"; fi
 
 # OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
 engines: build/device/expected.json
@@ -102,7 +139,7 @@ $(AUDIT)/.ready $(DOCS)/.ready: .venv-%/.ready: requirements-%.lock
 	touch $@
 
 .venv-%/.ready: requirements-%.lock pyproject.toml
-	$(PYTHON) -m venv $(@D)
+	python=$(if $(filter py%,$*),$$($(PYTHON) scripts/interpreters.py $*),$(PYTHON)) && $$python -m venv $(@D)
 	@scripts/install.sh $(@D)/bin/python $(basename $<)
 	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(@D)/bin/python -m pip check
@@ -115,5 +152,5 @@ build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(TENSORRT) runs build site *.egg-info \
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(TENSORRT) .venv-py* runs build site *.egg-info \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -21,7 +21,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 torch.set_num_threads(1)
 
 # The tests of an environment without torch, run there by `make test`.
-collect_ignore = ["device", "tensorrt"]
+collect_ignore = ["device", "pythons", "tensorrt"]
 
 DEFAULT_GOLDEN = Path(__file__).parent / "golden"
 
