@@ -29,7 +29,7 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 TARGET_SECONDS ?= 60
 
 # Parts of `make test` with an environment of their own, each in one process: two at a time.
-PARTS := test-device engines mpi tensorrt fleet-test cpp web
+PARTS := test-device test-py310 engines mpi tensorrt fleet-test cpp web
 # The output of a part in one piece, which GNU Make 3 cannot do.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -38,8 +38,14 @@ CPP_SECONDS ?= 60
 CPP_CMAKE = cmake -S devices/cpp -DORT_INCLUDE=$(abspath build/ort/include) \
 	-DORT_LIBRARY=$(abspath build/ort/lib/libonnxruntime.so) -DEXPORTLOSS_TESTS=ON
 
-.PHONY: demo docs test test-device engines mpi tensorrt fleet fleet-test cpp cpp-long cpp-fuzz web web-checks fuzz \
-	check lowest licences lock gpu gpu-artifacts clean
+# Pythons of devices; one of them in `make test`, too. py311 has the releases that py310 has.
+PYTHONS := py310 py312 py313 py314
+DEVICE_TESTS := tests/device --ignore tests/device/test_javascript.py
+# Trains the same steps in each environment, to compare the numbers.
+TRAIN_STEPS := tests.device.train_steps build/device build/steps
+
+.PHONY: demo docs test test-device test-py310 pythons arm engines mpi tensorrt fleet fleet-test cpp cpp-long cpp-fuzz \
+	web web-checks fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
@@ -50,6 +56,13 @@ test: check licences
 
 test-device: $(DEVICE)/.ready build/device/expected.json
 	$(DEVICE)/bin/python -m pytest tests/device
+
+# A device with the oldest Python: its tests, and the same numbers in a training.
+test-py310: $(DEVICE)/.ready build/device/expected.json
+	@rm -rf build/steps
+	@$(MAKE) --no-print-directory device-py310 steps-py310 steps-device DEVICE_TESTS="$(addprefix \
+		tests/device/test_,detection.py train_command.py loss_alone.py)"
+	$(DEVICE)/bin/python -m pytest tests/pythons/test_same_numbers.py
 
 # A fleet over loopback: TLS, keys, Flower's simulation, FLARE; `make fleet` also kills its parts.
 fleet-test: build/fleet/artifacts/manifest.json
@@ -63,6 +76,33 @@ fleet: $(READY) build/fleet/artifacts/manifest.json
 	$(BIN)/python benchmarks/fleet.py --output runs/fleet
 	@$(MAKE) --no-print-directory $(FLEET)/.ready && \
 		$(FLEET)/bin/python -m pytest tests/fleet_network -m slow
+
+# The device's tests on other Pythons, and the same training on all of them.
+pythons: $(READY)
+	@rm -rf build/steps
+	@$(MAKE) --no-print-directory $(addprefix device-,$(PYTHONS)) $(addprefix steps-,$(PYTHONS) \
+		device py311 py312-training)
+	$(BIN)/python -m $(TRAIN_STEPS)/training small-ort
+	$(DEVICE)/bin/python -m pytest tests/pythons -rs
+
+# A short training on an emulated aarch64; minutes, and only for a machine with apt.
+arm: build/device/expected.json $(DEVICE)/.ready
+	@rm -rf build/steps
+	@$(MAKE) --no-print-directory steps-device
+	scripts/arm.sh build/arm $(DEVICE)/bin/python
+	build/arm/python -m $(TRAIN_STEPS)/arm small-sgd small-adamw
+	$(DEVICE)/bin/python -m pytest tests/pythons/test_same_numbers.py
+
+device-%: build/device/expected.json
+	@if $(MAKE) --no-print-directory .venv-$*/.ready; \
+		then .venv-$*/bin/python -m pytest $(DEVICE_TESTS); \
+		else echo "$*: not tested, for its Python or its wheels cannot be had here"; fi
+
+steps-%: build/device/expected.json
+	@if $(MAKE) --no-print-directory .venv-$*/.ready; \
+		then .venv-$*/bin/python -m $(TRAIN_STEPS)/$* \
+			$(if $(findstring training,$*),small-ort,sgd adamw small-sgd small-adamw); \
+		else echo "$*: not compared, for its Python or its wheels cannot be had here"; fi
 
 # OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
 engines: build/device/expected.json
@@ -180,7 +220,7 @@ $(AUDIT)/.ready $(DOCS)/.ready: .venv-%/.ready: requirements-%.lock
 	touch $@
 
 .venv-%/.ready: requirements-%.lock pyproject.toml
-	$(PYTHON) -m venv $(@D)
+	python=$(if $(filter py%,$*),$$($(PYTHON) scripts/interpreters.py $*),$(PYTHON)) && $$python -m venv $(@D)
 	@scripts/install.sh $(@D)/bin/python $(basename $<)
 	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(@D)/bin/python -m pip check
@@ -202,6 +242,6 @@ build/tensorrt/graphs.json: $(READY) tests/tensorrt/make_artifacts.py $(SOURCES)
 	$(BIN)/python -m tests.tensorrt.make_artifacts $(@D)
 
 clean:
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(MPI) $(TENSORRT) $(FLEET) runs build site *.egg-info \
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(AUDIT) $(DOCS) $(ENGINES) $(MPI) $(TENSORRT) $(FLEET) .venv-py* runs build site *.egg-info \
 		$(WEB)/node_modules \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import os
 import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from exportloss.errors import ExportLossError, excerpt
 
-__all__ = ["MAX_YAML_BYTES", "YamlMapping", "open_regular", "read_bounded", "read_yaml_mapping"]
+__all__ = [
+    "MAX_YAML_BYTES",
+    "YamlMapping",
+    "open_regular",
+    "read_bounded",
+    "read_yaml_mapping",
+    "sha256_of",
+]
 
 MAX_YAML_BYTES = 1 << 20  # the names of 20,000 classes
 
 _MEBIBYTE = 1 << 20
+_BLOCK = 1 << 18  # bytes read at once for a digest
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # opening a pipe does not wait for a writer
 _MAX_DIGITS = 100  # longer integers cannot be converted to float, or even printed
@@ -100,6 +109,20 @@ def open_regular(
         file.close()
         raise
     return file
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Return the SHA-256 of an open file from its position to its end, hexadecimal.
+
+    `hashlib.file_digest`, which Python 3.10 does not have.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _refuse_irregular(path: Path, status: os.stat_result, error: type[ExportLossError]) -> None:

@@ -19,7 +19,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,6 +28,9 @@ from exportloss.models.pickle_scan import PickleScan, scan_pickle
 from exportloss.models.torch_archive import read_pickle
 from exportloss.reading import read_bounded
 from exportloss.runtime.artifact.limits import MAX_STATE_BYTES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["StandIn", "load_torch_file"]
 

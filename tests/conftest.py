@@ -25,7 +25,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 torch.set_num_threads(1)
 
 # The tests of an environment without torch, run there by `make test`.
-collect_ignore = ["cpp", "device", "fleet_network", "mpi", "tensorrt", "web"]
+collect_ignore = ["cpp", "device", "fleet_network", "mpi", "pythons", "tensorrt", "web"]
 
 # Folders and files in which a test takes seconds.
 _SLOW = (

@@ -281,4 +281,5 @@ def _make_optimizer(
 
 
 def _to_numpy(tensor: Tensor) -> Array:
-    return tensor.detach().float().numpy().copy()
+    array: Array = tensor.detach().float().numpy().copy()
+    return array

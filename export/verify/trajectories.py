@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from exportloss.export.verify.differences import Difference, largest, relative, 
 from exportloss.export.verify.report import StepDifferences
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.sessions.session import StepResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["StepOutcome", "compare"]
 

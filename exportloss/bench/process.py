@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import exportloss
 from exportloss.bench.implementations.implementation import Implementation
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ImplementationProcess", "Ready", "Unavailable"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from exportloss.random_batches import draw_images, draw_targets
 from exportloss.runtime.artifact.manifest import Layout
 from exportloss.runtime.sessions.devices import Device
 from exportloss.targets import pad_targets
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "LEARNING_RATE",

@@ -5,10 +5,10 @@
 For each of `CASES` the folder then holds an artifact, `sgd`, and the expected states,
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
 Golden cases are in `golden`. The loss alone is in `loss`, and what torch makes of it for several
-numbers of rows in `loss-expected.safetensors`. `small-sgd` and so on are of a small detector;
-`with-abs` is what
-OpenVINO computes wrongly. For `val` and `detect` there are `bright.onnx` and the data set `spots`,
-and pycocotools' numbers for them in `expected.json`.
+numbers of rows in `loss-expected.safetensors`. `small-sgd` and so on are of a small detector,
+`small-ort` is its training artifacts; `with-abs` is what OpenVINO computes wrongly. For `val` and
+`detect` there are `bright.onnx` and the data set `spots`, and pycocotools' numbers for them in
+`expected.json`.
 """
 
 from __future__ import annotations
@@ -93,15 +93,19 @@ def export_case(
     return export(detector, loss, folder, names=CLASSES, **options)
 
 
-def make_small(folder: Path, *, freeze: int = 0, **options: Any) -> None:
+def make_small(
+    folder: Path,
+    *,
+    export: Callable[..., Manifest] = export_train_step,
+    freeze: int = 0,
+    **options: Any,
+) -> None:
     """Export a detector for engines that are slow here; `freeze` keeps its stem."""
     torch.manual_seed(0)
     detector = tiny.make_detector()
     detector.stem.requires_grad_(not freeze)
     sizes = {"image_size": (tiny.IMAGE, tiny.IMAGE), "batch_size": BATCH}
-    export_train_step(
-        detector, tiny.make_loss(), folder, max_targets=MAX_TARGETS, **sizes, **options
-    )
+    export(detector, tiny.make_loss(), folder, max_targets=MAX_TARGETS, **sizes, **options)
 
 
 def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> list[float]:
@@ -191,6 +195,7 @@ def make_detections(folder: Path) -> dict[str, float]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     small = {f"small-{name}": case for name, case in CASES.items()}
+    small["small-ort"] = {**CASES["adamw"], "export": export_training_artifacts}
     for name in (*CASES, *small, "loss", "with-abs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from exportloss.cli import main
@@ -37,6 +38,17 @@ def test_validate_has_the_numbers_of_pycocotools(device, expected):
     assert 0.1 < metrics.map50_95 < metrics.map50 < 0.9
     assert metrics.map50 == pytest.approx(expected["coco"]["map50"], abs=1e-6)
     assert metrics.map50_95 == pytest.approx(expected["coco"]["map50_95"], abs=1e-6)
+
+
+def test_the_working_folder_gives_a_detector_no_modules(device, tmp_path, monkeypatch):
+    """On each Python: 3.10 has no option for that."""
+    for name in ("numpy", "json", "importlib", "onnxruntime", "exportloss"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the working folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    detector = Detector.open(device / "bright.onnx", threads=1, contained=True)
+    predictions = detector.predict(np.zeros((1, 3, 64, 64), np.uint8))
+    assert predictions.shape == (1, 64, 7)
 
 
 def _printed(capsys):

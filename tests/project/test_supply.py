@@ -14,27 +14,26 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scripts import audit, sbom
+from scripts.interpreters import version_of
 from scripts.licences import judge
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = (
-    "audit",
-    "dev",
-    "device",
-    "docs",
-    "engines",
-    "fleet",
-    "fuzz",
-    "lowest",
-    "mpi",
-    "tensorrt",
+ENVIRONMENTS = tuple(
+    path.stem.removeprefix("requirements-") for path in sorted(ROOT.glob("requirements-*.txt"))
 )
+PYTHONS = tuple(name for name in ENVIRONMENTS if version_of(name))
 
 
 def requirements(name: str) -> dict[str, Requirement]:
     lines = (ROOT / f"requirements-{name}.txt").read_text().splitlines()
-    found = (Requirement(line) for line in lines if line and not line.startswith("#"))
-    return {canonicalize_name(one.name): one for one in found}
+    wanted: dict[str, Requirement] = {}
+    for line in lines:
+        if line.startswith("-r requirements-"):
+            wanted |= requirements(line.removeprefix("-r requirements-").removesuffix(".txt"))
+        elif line and not line.startswith("#"):
+            one = Requirement(line)
+            wanted[canonicalize_name(one.name)] = one
+    return wanted
 
 
 def locked(name: str) -> dict[str, str]:
@@ -62,7 +61,7 @@ def test_a_lock_holds_what_is_asked_for(name):
         assert requirement.specifier.contains(versions[package]), f"{package}: say `make lock`"
 
 
-@pytest.mark.parametrize("name", ["dev", "device", "fleet", "lowest"])
+@pytest.mark.parametrize("name", ["dev", "device", "fleet", "lowest", "arm", *PYTHONS])
 def test_what_is_tested_lies_in_the_ranges_of_users(name):
     for package, version in locked(name).items():
         for requirement in ranges().get(package, ()):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from exportloss.errors import ArtifactError, excerpt
-from exportloss.reading import read_bounded
+from exportloss.reading import read_bounded, sha256_of
 from exportloss.runtime.artifact.limits import MAX_ARTIFACT_FILES, MAX_MODEL_BYTES, MAX_STATE_BYTES
 
 __all__ = ["STATE_NAME", "FileEntry", "describe_file", "read_listed_files"]
@@ -33,7 +33,7 @@ class FileEntry:
 def describe_file(path: Path) -> FileEntry:
     """Return size and sha256 of a file."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(file)
     return FileEntry(sha256=digest, size=path.stat().st_size)
 
 

@@ -82,7 +82,8 @@ class ContainedDetector:
             shape, content = {"shape": images.shape}, np.ascontiguousarray(images).tobytes()
             found, rows = self._ask(shape, content, limit, "for a batch")
         try:
-            return np.frombuffer(rows, np.float32).reshape(found["shape"])
+            boxes: npt.NDArray[np.float32] = np.frombuffer(rows, np.float32).reshape(found["shape"])
+            return boxes
         except (KeyError, TypeError, ValueError) as error:
             self._child.end()
             raise self._no_answer(error) from error

@@ -23,10 +23,12 @@ TIME_LIMIT = 60.0  # seconds to open a file, and per image
 _LENGTH = 8  # bytes of the length before each part of a message
 _MOST = 1 << 34  # bytes per part of a message
 _LONGEST_MESSAGE = 1_000  # characters of an error's message
-# Unlike `-m`, this does not search the working folder for modules first.
+# The working folder is not searched for modules. Python 3.10 has no option for that: there the
+# program removes the folder from the path before it imports any file.
+_SAFE_PATH = ("-P",) if sys.version_info >= (3, 11) else ()
 _PROGRAM = (
-    "import importlib, sys; sys.path.append(sys.argv[1]); "
-    "importlib.import_module(sys.argv[2]).main()"
+    "import sys; sys.version_info < (3, 11) and sys.path.pop(0); sys.path.append(sys.argv[1]); "
+    "import importlib; importlib.import_module(sys.argv[2]).main()"
 )
 
 
@@ -52,7 +54,7 @@ class Child:
     def __init__(self, module: str) -> None:
         root = str(Path(exportloss.__file__).parents[1])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, root, module],
+            [sys.executable, *_SAFE_PATH, "-c", _PROGRAM, root, module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from exportloss.runtime.sessions.shared_weights import SharedWeights
 from exportloss.runtime.sessions.step_checks import check_gradients, check_hyperparameters
 from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.targets import pad_targets
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Evaluation", "Images", "LossTerms", "StepResult", "TrainSession"]
 
@@ -352,7 +355,8 @@ class TrainSession(SharedWeights):
         """Check images and return them as the graph takes them: float32 in [0, 1]."""
         self._check_image_shape(images)
         if images.dtype == np.uint8:
-            return images.astype(np.float32) / np.float32(255)
+            scaled: Images = images.astype(np.float32) / np.float32(255)
+            return scaled
         if images.dtype == np.float32:
             return np.ascontiguousarray(images)
         raise DataError(f"images are {images.dtype}; expected uint8 (0 to 255) or float32 (0 to 1)")

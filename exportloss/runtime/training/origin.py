@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from exportloss.errors import ArtifactError, ConfigError, excerpt
-from exportloss.reading import open_regular, read_bounded
+from exportloss.reading import open_regular, read_bounded, sha256_of
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.storage.files import new_file
 
@@ -66,7 +66,7 @@ class Origin:
             run="" if run is None else str(run.resolve()),
             data=data,
             artifacts=file_digest(manifest),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
 
     def check_weights(self) -> Path | None:
@@ -126,7 +126,7 @@ def file_digest(path: Path) -> str:
     """
     try:
         with open_regular(path, error=ArtifactError) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(file)
     except ArtifactError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL

@@ -130,7 +130,8 @@ def coco_rows(
                 f"outside the image of height and width {size}"
             )
         else:
-            rows[split.classes[category], *row] = None
+            labelled = (split.classes[category], *row)
+            rows[labelled] = None
     return np.array(list(rows), dtype=np.float32).reshape(-1, 5), tuple(problems)
 
 
