@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from exportloss.balance import initial_balance
 from exportloss.config import LossConfig
 from exportloss.task_aligned_config import TaskAlignedConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "LOSS_KINDS",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from exportloss.export.verify.differences import Difference, largest
 from exportloss.runtime.artifact.manifest import Manifest, OptimizerName
 from exportloss.runtime.optimizers.table import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["FREE_STEPS", "Bounds", "StepDifferences", "Verification"]
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from exportloss.runtime.sessions.portable_step import PortableTrainSession
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.training.schedule import PlannedStep, Schedule
 from exportloss.runtime.training.steps import MAX_NORM, DoneStep
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Leader"]
 

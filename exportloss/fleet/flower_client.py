@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tomllib
+import tomllib  # since Python 3.11, which Flower needs
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def _own(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values
     path = Path(folder) / f"{int(values['partition-id'])}.toml"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        node: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return node
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}; expected the config of a simulated node") from error

@@ -132,7 +132,7 @@ def publish(
             data=data,
             map50=scores.map50,
             map50_95=scores.map50_95,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
         number = repository.next_number
         with repository.new_version() as folder:  # complete before it serves
