@@ -119,7 +119,7 @@ def import_onnxruntime_training() -> ModuleType:
     if not hasattr(bindings, "Module"):
         raise InstallationError(
             "the installed onnxruntime has no training API; training artifacts need "
-            "onnxruntime-training-cpu 1.19.2 and Python 3.11 or 3.12. In a new environment, run "
+            "onnxruntime-training-cpu 1.19.2 and Python 3.10 to 3.12. In a new environment, run "
             f"{how_to_install('training')}"
         )
     return bindings
