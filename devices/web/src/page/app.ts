@@ -2,42 +2,40 @@
 
 import type { Bytes } from '../runtime/bytes.ts';
 import { ConfigError, DataError } from '../runtime/errors.ts';
-import type { Provider } from '../runtime/session.ts';
-import type { FolderFiles, Opened, StateSummary } from '../worker/protocol.ts';
+import type { FolderFiles } from '../worker/protocol.ts';
 import { setUpCamera } from './camera.ts';
+import { Collection } from './collection.ts';
+import { Detector } from './detector.ts';
 import { byId, download } from './dom.ts';
 import { Editor } from './editor.ts';
 import { fetchFolder, readFolder } from './folder_source.ts';
 import { showGallery } from './gallery.ts';
-import { fromDrop, fromInput, type Incoming, isOfValidation, sortFiles } from './intake.ts';
-import { parseLabels, stemOf } from './labels.ts';
-import { freeName, judgedImages, type ProjectImage, recordOf, type Run, type Saved } from './project.ts';
+import { fromDrop, fromInput, type Incoming, sortFiles } from './intake.ts';
+import { judgedImages, type ProjectImage, recordOf, type Run, type Saved } from './project.ts';
 import { showResult } from './result.ts';
-import { describeMachine, showDetector } from './session_view.ts';
+import { describeMachine } from './session_view.ts';
 import type { Store } from './store.ts';
 import { Training } from './training.ts';
-import { type Helper, startWorker } from './worker_client.ts';
-
-const UPDATES: StateSummary = { updates: 0, skipped: 0 };
 
 export class App {
   readonly #store: Store;
+  readonly #collection: Collection;
   readonly #editor: Editor;
-  #helper: Helper = startWorker();
-  #training = new Training(this.#helper);
-  #opened: Opened | null = null;
-  #files: FolderFiles | null = null;
-  #images: ProjectImage[] = [];
-  #current: string | null = null;
+  readonly #detector = new Detector((text) => this.#say(text));
+  readonly #training = new Training();
   #run: Run | null = null;
   #state: Bytes | null = null; // of the run's last complete epoch
   #busy = false;
 
   constructor(store: Store) {
     this.#store = store;
+    this.#collection = new Collection(store);
     this.#editor = new Editor({
       changed: (labels) => this.#edit({ labels }),
-      turned: (by) => this.#turn(by),
+      turned: (by) => {
+        this.#collection.turn(by);
+        this.#showChosen();
+      },
     });
   }
 
@@ -47,9 +45,7 @@ export class App {
     byId('engine').textContent = describeMachine();
     if (!('gpu' in navigator)) byId<HTMLSelectElement>('device').options[1]!.disabled = true;
     await this.#do('Loading what was kept …', async () => {
-      const images = await this.#store.all<ProjectImage>('images');
-      this.#images = [...images.values()].sort((a, b) => a.order - b.order);
-      this.#current = this.#images[0]?.id ?? null;
+      await this.#collection.load();
       const files = await this.#store.all<Blob>('files');
       const saved = await this.#store.get<Saved>('values', 'saved');
       if (files.size) {
@@ -73,14 +69,17 @@ export class App {
       const { value } = byId<HTMLInputElement>('path');
       void this.#do('Loading the folder …', async () => this.#openNew(await fetchFolder(value)));
     });
-    on('device', 'change', () => void this.#changeDevice());
+    on('device', 'change', () => void this.#do('Changing the device …', () => this.#detector.changeDevice()));
     on('validation', 'change', () => this.#edit({ isValidation: byId<HTMLInputElement>('validation').checked }));
-    on('remove-image', 'click', () => void this.#removeImage());
+    on('remove-image', 'click', () => {
+      this.#collection.removeCurrent().catch((error: Error) => this.#fail(error));
+      this.#showChosen();
+    });
     on('settings', 'submit', (event) => {
       event.preventDefault();
       void this.#train();
     });
-    on('stop', 'click', () => void this.#helper.call('stop', null));
+    on('stop', 'click', () => void this.#detector.helper.call('stop', null));
     on('again', 'click', () => void this.#again());
     on('confidence', 'input', () => void this.#showResult());
     on('download-detector', 'click', () => void this.#download('detector'));
@@ -106,7 +105,7 @@ export class App {
     const { folder, images, labels, states, others } = sortFiles(files);
     await this.#do('Reading the files …', async () => {
       if (folder) await this.#openNew(await readFolder(folder));
-      if (images.length || labels.length) await this.#addImages(images, labels);
+      await this.#collection.add(images, labels, this.#detector.isOpen ? this.#detector.names.length : null);
       if (states[0]) await this.#takeState(states[0], true);
       if (!folder && !images.length && !labels.length && !states.length) {
         throw new DataError(
@@ -116,6 +115,11 @@ export class App {
     });
   }
 
+  async #open(files: FolderFiles): Promise<void> {
+    await this.#detector.open(files);
+    this.#editor.setNames(this.#detector.names);
+  }
+
   async #openNew(files: FolderFiles): Promise<void> {
     await this.#open(files);
     [this.#run, this.#state] = [null, null];
@@ -123,44 +127,10 @@ export class App {
     await this.#store.remove('values', 'saved');
   }
 
-  async #open(files: FolderFiles): Promise<void> {
-    const provider = byId<HTMLSelectElement>('device').value as Provider;
-    this.#helper.on('verified', (name) => this.#say(`${name} is verified …`));
-    this.#opened = await this.#helper.call('open', { files, provider });
-    this.#files = files;
-    this.#editor.setNames(this.#opened.manifest.names);
-    showDetector(this.#opened, UPDATES);
-  }
-
   async #restore({ run, state }: Saved): Promise<void> {
     [this.#run, this.#state] = [run, state];
-    this.#training.fill(run.settings);
-    if (!state || !this.#opened) return;
-    const summary = await this.#helper.call('load', { content: state, name: 'the kept state', fresh: false });
-    showDetector(this.#opened, summary);
-  }
-
-  /** Open the detector on another device, in a worker of its own, with the same state. */
-  async #changeDevice(): Promise<void> {
-    await this.#do('Changing the device …', async () => {
-      const state = this.#opened ? await this.#helper.call('save', null) : null;
-      this.#helper.end();
-      this.#helper = startWorker();
-      this.#training = new Training(this.#helper);
-      if (!this.#files) return;
-      try {
-        await this.#open(this.#files);
-      } catch (error) {
-        byId<HTMLSelectElement>('device').value = 'wasm';
-        this.#helper.end();
-        this.#helper = startWorker();
-        this.#training = new Training(this.#helper);
-        await this.#open(this.#files);
-        throw error;
-      } finally {
-        if (state) await this.#helper.call('load', { content: state, name: 'the state', fresh: false });
-      }
-    });
+    if (run) this.#training.fill(run.settings);
+    if (state) await this.#detector.load(state, 'the kept state', false);
   }
 
   async #loadState(file: File | undefined, fresh: boolean): Promise<void> {
@@ -168,91 +138,38 @@ export class App {
   }
 
   async #takeState(file: File, fresh: boolean): Promise<void> {
-    if (!this.#opened) throw new ConfigError('choose an artifacts folder first, then the state');
-    const content = new Uint8Array(await file.arrayBuffer());
-    const summary = await this.#helper.call('load', { content, name: file.name, fresh });
-    showDetector(this.#opened, summary);
-    [this.#run, this.#state] = [null, await this.#helper.call('save', null)];
+    await this.#detector.load(new Uint8Array(await file.arrayBuffer()), file.name, fresh);
+    [this.#run, this.#state] = [null, await this.#detector.helper.call('save', null)];
     await this.#keep();
   }
 
-  async #addImages(images: readonly Incoming[], labels: readonly Incoming[]): Promise<void> {
-    const classes = this.#opened?.manifest.names.length;
-    if (labels.length && classes === undefined) {
-      throw new ConfigError('choose an artifacts folder first: it has the classes of the label files');
-    }
-    const texts = new Map(labels.map((one) => [stemOf(one.path), one]));
-    for (const { path, file } of images) {
-      const name = freeName(path.slice(path.lastIndexOf('/') + 1), this.#images);
-      const blob = new Blob([await file.arrayBuffer()], { type: file.type });
-      const bitmap = await createImageBitmap(blob).catch(() => {
-        throw new DataError(`${name}: the image cannot be decoded; choose another`);
-      });
-      const { width, height } = bitmap;
-      bitmap.close();
-      const text = texts.get(stemOf(path));
-      const image: ProjectImage = {
-        id: crypto.randomUUID(),
-        name,
-        blob,
-        width,
-        height,
-        labels: text ? parseLabels(await text.file.text(), text.path, classes!) : [],
-        isValidation: isOfValidation(path),
-        order: (this.#images.at(-1)?.order ?? 0) + 1,
-      };
-      this.#images.push(image);
-      this.#current ??= image.id;
-      await this.#store.put('images', image.id, image);
-    }
-    for (const { path, file } of images.length ? [] : labels) {
-      const image = this.#images.find(({ name }) => stemOf(name) === stemOf(path));
-      if (!image) throw new DataError(`${path}: no image of this name is here; add images and labels together`);
-      this.#update(image.id, { labels: parseLabels(await file.text(), path, classes!) });
-    }
-  }
-
+  /** Change the image that is edited. */
   #edit(change: Partial<ProjectImage>): void {
-    if (!this.#current) return;
-    this.#update(this.#current, change);
+    const { current } = this.#collection;
+    if (!current) return;
+    this.#collection.change(current.id, change).catch((error: Error) => this.#fail(error));
     this.#showImages();
-  }
-
-  #update(id: string, change: Partial<ProjectImage>): void {
-    const index = this.#images.findIndex((image) => image.id === id);
-    const image = { ...this.#images[index]!, ...change };
-    this.#images[index] = image;
-    this.#store.put('images', id, image).catch((error: Error) => this.#fail(error));
-  }
-
-  #turn(by: -1 | 1): void {
-    const index = this.#images.findIndex((image) => image.id === this.#current);
-    this.#choose(this.#images[index + by]?.id ?? this.#current);
   }
 
   #choose(id: string | null): void {
-    this.#current = id;
-    this.#showImages();
-    void this.#editor.show(this.#image());
+    this.#collection.choose(id);
+    this.#showChosen();
   }
 
-  async #removeImage(): Promise<void> {
-    const id = this.#current;
-    if (!id) return;
-    const index = this.#images.findIndex((image) => image.id === id);
-    this.#images.splice(index, 1);
-    this.#choose((this.#images[index] ?? this.#images.at(-1))?.id ?? null);
-    await this.#store.remove('images', id);
+  #showChosen(): void {
+    this.#showImages();
+    void this.#editor.show(this.#collection.current);
   }
 
   async #train(): Promise<void> {
     await this.#do('Training …', async () => {
-      if (!this.#opened) throw new ConfigError('choose an artifacts folder first');
+      const { manifest } = this.#detector.opened;
       const summary = await this.#training.run({
+        helper: this.#detector.helper,
         run: this.#run,
         state: this.#state,
-        images: this.#images,
-        manifest: this.#opened.manifest,
+        images: this.#collection.images,
+        manifest,
         progress: async (run, state) => {
           [this.#run, this.#state] = [run, state ?? this.#state];
           await this.#keep();
@@ -260,34 +177,32 @@ export class App {
         },
         say: (text) => this.#say(text),
       });
-      showDetector(this.#opened, summary);
+      this.#detector.show(summary);
     });
   }
 
   /** Go back to the weights that were exported. */
   async #again(): Promise<void> {
     await this.#do('Going back …', async () => {
-      const summary = await this.#helper.call('reset', null);
+      await this.#detector.reset();
       [this.#run, this.#state] = [null, null];
       await this.#store.remove('values', 'saved');
-      if (this.#opened) showDetector(this.#opened, summary);
     });
   }
 
   async #keep(): Promise<void> {
-    const run = this.#run;
-    if (run) await this.#store.put('values', 'saved', { run, state: this.#state } satisfies Saved);
+    await this.#store.put('values', 'saved', { run: this.#run, state: this.#state } satisfies Saved);
   }
 
   async #download(what: 'detector' | 'state' | 'record'): Promise<void> {
     await this.#do('Writing the file …', async () => {
-      if (!this.#opened) throw new ConfigError('choose an artifacts folder first');
+      const { helper, opened } = this.#detector;
       if (what === 'detector') {
-        download(await this.#helper.call('exportDetector', null), 'detector.onnx', 'application/octet-stream');
+        download(await helper.call('exportDetector', null), 'detector.onnx', 'application/octet-stream');
       } else if (what === 'state') {
-        download(await this.#helper.call('save', null), 'state.safetensors', 'application/octet-stream');
+        download(await helper.call('save', null), 'state.safetensors', 'application/octet-stream');
       } else if (this.#run) {
-        const record = recordOf(this.#run, this.#images, this.#opened.manifest, this.#opened.engine);
+        const record = recordOf(this.#run, this.#collection.images, opened.manifest, opened.engine);
         download(JSON.stringify(record, null, 1), 'run.json', 'application/json');
       }
     });
@@ -297,10 +212,6 @@ export class App {
     if (!confirm('Remove detector, images, boxes and training from this browser?')) return;
     await this.#store.clear();
     location.reload();
-  }
-
-  #image(): ProjectImage | null {
-    return this.#images.find((image) => image.id === this.#current) ?? null;
   }
 
   /** Do one thing at a time; what goes wrong is said, and nothing else is changed by it. */
@@ -336,7 +247,7 @@ export class App {
   }
 
   #enable(): void {
-    const open = Boolean(this.#opened);
+    const open = this.#detector.isOpen;
     const set = (id: string, isEnabled: boolean): void => {
       byId<HTMLButtonElement>(id).disabled = !isEnabled;
     };
@@ -352,27 +263,28 @@ export class App {
     this.#enable();
     this.#showImages();
     this.#training.draw(this.#run);
-    await this.#editor.show(this.#image());
+    await this.#editor.show(this.#collection.current);
     await this.#showResult();
   }
 
   #showImages(): void {
-    showGallery(this.#images, this.#current, (id) => this.#choose(id));
-    byId<HTMLInputElement>('validation').checked = this.#image()?.isValidation ?? false;
+    const { images, current } = this.#collection;
+    showGallery(images, current?.id ?? null, (id) => this.#choose(id));
+    byId<HTMLInputElement>('validation').checked = current?.isValidation ?? false;
   }
 
   async #showResult(): Promise<void> {
     const confidence = Number(byId<HTMLInputElement>('confidence').value);
     byId('confidence-value').textContent = confidence.toFixed(2);
     const run = this.#run;
-    const judged = run?.judged.flatMap((id) => this.#images.find((image) => image.id === id) ?? []);
+    const judged = run && this.#collection.findAll(run.judged);
     const isWhole = run && judged?.length === run.judged.length;
     await showResult(
       {
-        images: judged ?? judgedImages(this.#images),
+        images: judged ?? judgedImages(this.#collection.images),
         before: isWhole ? run.before : null,
         after: isWhole ? run.after : null,
-        names: this.#opened?.manifest.names ?? [],
+        names: this.#detector.names,
       },
       confidence,
     );

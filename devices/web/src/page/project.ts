@@ -31,8 +31,9 @@ export interface Run {
   readonly after: Validation | null;
 }
 
+/** What a reload continues with. */
 export interface Saved {
-  readonly run: Run;
+  readonly run: Run | null;
   readonly state: Bytes | null; // null before the first epoch
 }
 

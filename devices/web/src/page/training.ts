@@ -12,6 +12,7 @@ import type { StateSummary, TrainOutcome } from '../worker/protocol.ts';
 import type { Helper } from './worker_client.ts';
 
 export interface TrainingRequest {
+  readonly helper: Helper;
   readonly run: Run | null; // one that is not complete is continued
   readonly state: Bytes | null;
   readonly images: readonly ProjectImage[];
@@ -22,15 +23,10 @@ export interface TrainingRequest {
 }
 
 export class Training {
-  readonly #helper: Helper;
   #steps: RecordedStep[] = [];
   #planned = 0;
   #batchSize = 1;
   #running = false;
-
-  constructor(helper: Helper) {
-    this.#helper = helper;
-  }
 
   get isRunning(): boolean {
     return this.#running;
@@ -38,13 +34,14 @@ export class Training {
 
   /** Train until the run is complete or stopped, with a validation before and after. */
   async run(request: TrainingRequest): Promise<StateSummary> {
+    const { helper } = request;
     const isContinued = request.run !== null && request.run.epochs < request.run.settings.epochs;
     let run = isContinued ? request.run! : await this.#begin(request);
     const images = this.#imagesOf(run, request.images);
     const judged = judgedOf(run, request.images).map(toWorker);
     if (!run.before) {
       request.say('Looking at the images before the training …');
-      run = { ...run, before: await this.#helper.call('validate', judged) };
+      run = { ...run, before: await helper.call('validate', judged) };
     }
     await request.progress(run, null);
     this.#batchSize = request.manifest.batchSize;
@@ -52,8 +49,8 @@ export class Training {
     this.#steps = [...run.steps];
     let kept = Promise.resolve();
     let outcome: TrainOutcome;
-    this.#helper.on('step', (step) => this.#told(step, request));
-    this.#helper.on('epoch', ({ epochs, state }) => {
+    helper.on('step', (step) => this.#told(step, request));
+    helper.on('epoch', ({ epochs, state }) => {
       run = { ...run, epochs, steps: this.#steps.slice() };
       const whole = run;
       kept = kept.then(() => request.progress(whole, state));
@@ -61,7 +58,7 @@ export class Training {
     try {
       this.#setRunning(true);
       const before = run.seconds;
-      outcome = await this.#helper.call('train', {
+      outcome = await helper.call('train', {
         images: images.map(toWorker),
         settings: run.settings,
         epoch: run.epochs,
@@ -73,7 +70,7 @@ export class Training {
     }
     run = { ...run, steps: this.#steps.filter((step) => step.epoch < run.epochs) };
     request.say('Looking at the images after the training …');
-    await request.progress({ ...run, after: await this.#helper.call('validate', judged) }, null);
+    await request.progress({ ...run, after: await helper.call('validate', judged) }, null);
     return outcome;
   }
 
@@ -103,11 +100,11 @@ export class Training {
         `${steps.length} steps in ${run?.seconds.toFixed(0)} s; loss ${lossOf(last).toPrecision(4)}`;
   }
 
-  async #begin({ run, state, images }: TrainingRequest): Promise<Run> {
+  async #begin({ helper, run, state, images }: TrainingRequest): Promise<Run> {
     const settings = readSettings();
     if (run && state) {
       // Train further: from the weights so far, with a new schedule.
-      await this.#helper.call('load', { content: state, name: 'the state', fresh: true });
+      await helper.call('load', { content: state, name: 'the state', fresh: true });
     }
     const trained = trainingImages(images);
     if (!trained.some((image) => image.labels.length)) {

@@ -4,23 +4,15 @@ import type * as Ort from 'onnxruntime-web';
 
 import type { Bytes } from './bytes.ts';
 import { makeDetectorFile } from './detector_file.ts';
-import { ArtifactError, ConfigError, DataError, excerpt } from './errors.ts';
+import { ArtifactError, DataError } from './errors.ts';
 import { type FlatLayout, join, sizeOf, split, type Tensor } from './flat_layout.ts';
-import { type Artifact, EVAL_STEP, INFERENCE, STATE, TRAIN_STEP } from './folder.ts';
+import { type Artifact, EVAL_STEP, INFERENCE, STATE } from './folder.ts';
+import { EMA, type Engine, lossOf, NEW, openGraph, openStep, OPTIMIZER } from './graphs.ts';
 import type { Manifest } from './manifest.ts';
 import { product } from './numbers.ts';
 import { emaDecay } from './schedule.ts';
 import { checkSameModel, checkValues, formatState, readState, type TrainState } from './state.ts';
 import { padTargets, type TargetRow } from './targets.ts';
-
-export type OrtModule = typeof Ort;
-export type Provider = 'wasm' | 'webgpu';
-
-/** ONNX Runtime, and what of it computes. */
-export interface Engine {
-  readonly ort: OrtModule;
-  readonly provider: Provider;
-}
 
 export interface StepSettings {
   readonly lr: readonly [number, number, number]; // of weights, norms and biases
@@ -44,11 +36,6 @@ export interface Evaluation {
 }
 
 type Vectors = ReadonlyMap<string, Ort.Tensor>;
-
-const NEW = 'new_';
-const OPTIMIZER = 'optimizer_';
-const EMA = 'ema_';
-const SMALL = new Set(['updates', 'balance']); // read by the page, so never kept on a GPU
 
 /**
  * Session over an artifact.
@@ -89,20 +76,7 @@ export class TrainSession {
    */
   static async open(artifact: Artifact, engine: Engine): Promise<TrainSession> {
     const start = await readState(artifact.files.get(STATE)!, STATE, artifact.manifest);
-    const expected = stateNames(artifact.manifest);
-    const train = await openGraph(artifact, TRAIN_STEP, engine, expected);
-    const inputs = new Set(train.inputNames);
-    const wanted = [...BATCH, ...SETTINGS, ...expected, ...(artifact.manifest.ema ? ['ema_decay'] : [])];
-    const missing = wanted.find((name) => !inputs.has(name));
-    const unknown = train.inputNames.find((name) => !wanted.includes(name));
-    const output = expected.find((name) => !train.outputNames.includes(NEW + name));
-    if (missing ?? unknown ?? output) {
-      await train.release();
-      const problem = unknown
-        ? `has an input '${excerpt(unknown)}', which this page does not provide`
-        : `lacks '${missing ?? NEW + output}'`;
-      throw new ArtifactError(`${TRAIN_STEP} ${problem}; export again, or use a newer page`);
-    }
+    const train = await openStep(artifact, engine);
     const session = new TrainSession(artifact, engine, train, start);
     session.#take(start);
     return session;
@@ -150,7 +124,7 @@ export class TrainSession {
 
   /** Compute loss and boxes with the running statistics, and the moving average if there is one. */
   async evaluate(images: Uint8Array, rows: readonly TargetRow[]): Promise<Evaluation> {
-    this.#evaluation ??= await openGraph(this.artifact, EVAL_STEP, this.engine, []);
+    this.#evaluation ??= await openGraph(this.artifact, EVAL_STEP, this.engine);
     const outputs = await this.#evaluation.run({
       ...this.#batch(images, rows),
       ...Object.fromEntries(this.#weights()),
@@ -294,47 +268,4 @@ export class TrainSession {
     for (const tensor of this.#vectors.values()) tensor.dispose();
     this.#vectors = next;
   }
-}
-
-const BATCH = ['images', 'targets'];
-const SETTINGS = ['learning_rates', 'momentum', 'weight_decay', 'max_norm', 'update'];
-
-/** Names of the state's vectors, as inputs of the step. */
-function stateNames(manifest: Manifest): string[] {
-  const layout = manifest.layout!;
-  const flat = ['parameters', ...(layout.statistics.length ? ['statistics'] : [])];
-  const average = manifest.ema ? flat.map((name) => EMA + name) : [];
-  const optimizer = layout.optimizerState.map((name) => OPTIMIZER + name);
-  return [...flat, ...average, 'balance', 'updates', 'gradients', ...optimizer];
-}
-
-async function openGraph(
-  artifact: Artifact,
-  name: string,
-  { ort, provider }: Engine,
-  state: readonly string[],
-): Promise<Ort.InferenceSession> {
-  const large = state.filter((vector) => !SMALL.has(vector)).map((vector) => NEW + vector);
-  const places = Object.fromEntries(large.map((output) => [output, 'gpu-buffer' as const]));
-  try {
-    return await ort.InferenceSession.create(artifact.files.get(name)!, {
-      executionProviders: [provider],
-      ...(provider === 'webgpu' && large.length && { preferredOutputLocation: places }),
-    });
-  } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
-    throw new ArtifactError(`${name} cannot be run: ${excerpt(said, 300)}; export again`);
-  }
-}
-
-async function lossOf(
-  outputs: Ort.InferenceSession.OnnxValueMapType,
-): Promise<{ loss: number; items: readonly [number, number, number] }> {
-  const [loss, items] = [outputs['loss'], outputs['items']];
-  if (!loss || !items) throw new ConfigError('the graph has no loss; export again');
-  const [box, objectness, category] = (await items.getData()) as Float32Array;
-  return {
-    loss: ((await loss.getData()) as Float32Array)[0]!,
-    items: [box!, objectness!, category!],
-  };
 }

@@ -1,6 +1,6 @@
 /** ONNX Runtime in this worker, from files beside the page. */
 
-import type { Engine, OrtModule, Provider } from '../runtime/session.ts';
+import type { Engine, OrtModule, Provider } from '../runtime/graphs.ts';
 
 /** Load ONNX Runtime; only one of its two builds per worker. */
 export async function loadEngine(provider: Provider, threads: number): Promise<Engine> {

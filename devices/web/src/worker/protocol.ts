@@ -4,7 +4,7 @@ import type { Bytes } from '../runtime/bytes.ts';
 import type { Label } from '../runtime/letterbox.ts';
 import type { Manifest } from '../runtime/manifest.ts';
 import type { Difference } from '../runtime/self_check.ts';
-import type { Provider } from '../runtime/session.ts';
+import type { Provider } from '../runtime/graphs.ts';
 import type { RecordedStep, RunSettings } from '../runtime/trainer.ts';
 import type { Validation } from '../runtime/validate.ts';
 
