@@ -278,8 +278,8 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/fleet"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--local-epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--local-epochs", type=int, default=1)
     parser.add_argument("--factory-epochs", type=int, default=16)
     parser.add_argument("--more", action="store_true", help="also FedBN, FedProx and float16")
     parser.add_argument("--threads", type=int, default=1)
