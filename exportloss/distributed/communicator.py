@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 __all__ = ["Communicator", "Distributed", "Vector"]
 
-Distributed = Literal["mpi"]
+Distributed = Literal["mpi", "nccl"]
 Vector = npt.NDArray[np.float32]
 _Value = TypeVar("_Value")
 

@@ -30,6 +30,7 @@ from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.config import LossConfig
 from exportloss.distributed.distributable import device_of_rank, threads_of_rank
 from exportloss.distributed.mpi import MpiCommunicator
+from exportloss.distributed.nccl import check_nccl
 from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
@@ -107,6 +108,7 @@ def _run_on_ranks(options: argparse.Namespace) -> int:
             device=device_of_rank(filled.device, communicator),
             threads=threads_of_rank(filled.threads, communicator),
         )
+        nccl = check_nccl(own.device) if filled.distributed == "nccl" else None
         prepared = _prepare(own, resumed)
         if prepared.session is None:
             raise ConfigError(
@@ -114,7 +116,13 @@ def _run_on_ranks(options: argparse.Namespace) -> int:
                 "write one first: exportloss export",
                 argument="weights",
             )
-        ready = Ready(session=prepared.session, plan=prepared.plan, overflow=filled.overflow)
+        ready = Ready(
+            session=prepared.session,
+            plan=prepared.plan,
+            overflow=filled.overflow,
+            device=own.device,
+            nccl=nccl,
+        )
         return ready, functools.partial(_carry_out, prepared, filled, resumed)
 
     return train_on_ranks(communicator, prepare)

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import exportloss
 from exportloss.cli.terminal import say
@@ -18,6 +19,7 @@ from exportloss.distributed.communicator import Communicator
 from exportloss.distributed.distributable import distributable
 from exportloss.distributed.follower import follow
 from exportloss.distributed.leader import Leader
+from exportloss.distributed.nccl import NcclCommunicator
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
 from exportloss.runtime.data.capacity import Overflow
 from exportloss.runtime.sessions.session import TrainSession
@@ -37,11 +39,26 @@ class Ready:
         session: Open session.
         plan: Batches and schedule.
         overflow: As for `train`.
+        device: This rank's device.
+        nccl: The package `nccl.core`, to send vectors by it; None to send them by MPI.
     """
 
     session: TrainSession
     plan: Plan
     overflow: Overflow
+    device: str
+    nccl: Any = None
+
+    def by_nccl(self, communicator: Communicator) -> Communicator:
+        """Return the ranks, with vectors by NCCL if that is wanted; all ranks call this."""
+        if self.nccl is None:
+            return communicator
+        try:
+            return NcclCommunicator(communicator, device=self.device, core=self.nccl)
+        except Exception as error:  # the others wait for this rank inside NCCL
+            say(f"exportloss: {as_of_rank(error, communicator)}", error=True)
+            communicator.abort(_FAILED)
+            raise
 
 
 def train_on_ranks(
@@ -71,7 +88,7 @@ def train_on_ranks(
         if communicator.rank:
             return _follow(communicator, ready)
     say(f"{communicator.size} processes share the batches of each update")
-    with Leader(communicator) as leader:
+    with Leader(ready.by_nccl(communicator)) as leader:
         try:
             return carry_out(leader)
         except BaseException as error:
@@ -85,7 +102,7 @@ def _follow(communicator: Communicator, ready: Ready) -> int:
     plan = ready.plan
     try:
         went_well = follow(
-            communicator,
+            ready.by_nccl(communicator),
             distributable(ready.session),
             plan.train,
             plan.schedule,

@@ -149,8 +149,9 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     add(
         "--distributed",
         choices=get_args(Distributed),
-        help="share the batches of each update among the processes that mpiexec starts; needs "
-        "mpi4py, and artifacts in format step (default: one process)",
+        help="share the batches of each update among the processes that mpiexec starts, which "
+        "send gradients by MPI, or between GPUs by NCCL; needs mpi4py, and artifacts in format "
+        "step (default: one process)",
     )
     add(
         "--workers",
