@@ -12,6 +12,7 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, smooth_labels
 from exportloss.cli.data_report import print_recall
+from exportloss.cli.export.own_model import is_function_name
 from exportloss.cli.export.suiting import suit_anchors
 from exportloss.cli.export.weights import LoadedDetector, load_detector
 from exportloss.cli.export.writing import export_artifacts
@@ -26,7 +27,7 @@ from exportloss.cli.train.resume import check_resumed, run_to_resume, updated_op
 from exportloss.cli.train.source import Source, find_source, loss_settings_of
 from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.config import LossConfig
-from exportloss.errors import ArtifactError, DeviceError, ExportLossError
+from exportloss.errors import ArtifactError, ConfigError, DeviceError, ExportLossError
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from exportloss.runtime.data.anchors import best_possible_recall, box_sides
@@ -69,6 +70,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: TrainOptions, resumed: RunFolder | None) -> int:
+    if is_function_name(options.model):
+        raise ConfigError(
+            f"--model {options.model}: a detector of your own is exported first; run `exportloss "
+            "export` with it, then pass the folder as --weights"
+        )
     data = read_data_yaml(options.data, single_class=options.single_cls)
     loss = loss_settings_of(options)
     hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
