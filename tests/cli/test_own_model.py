@@ -139,6 +139,13 @@ def test_what_cannot_be_exported_is_refused(place, tmp_path, capsys, arguments, 
     assert not (tmp_path / "out").exists()
 
 
+def test_train_wants_it_exported(tiny_shapes, tmp_path, capsys):
+    arguments = ("--weights", "yolov5n", "--model", "mine_for_export:build", "--data", tiny_shapes)
+    assert main(["train", *map(str, arguments), "--project", str(tmp_path)]) == 2
+    said = error_of(capsys.readouterr().err)
+    assert missing(said, "mine_for_export:build", "exportloss export", "--weights") == []
+
+
 def test_a_function_gets_the_number_of_classes(place):
     assert load_own_model("mine_for_export:build", 7).num_classes == 7
     assert load_own_model("mine_for_export:build", None).num_classes == CLASSES

@@ -13,6 +13,7 @@ from typing import Any
 
 from exportloss.cli.arguments import ExportSettings, smooth_labels
 from exportloss.cli.data_report import print_recall
+from exportloss.cli.export.own_model import is_function_name
 from exportloss.cli.export.suiting import suit_anchors
 from exportloss.cli.export.weights import LoadedDetector, load_detector
 from exportloss.cli.export.writing import export_artifacts
@@ -130,6 +131,11 @@ def _run_on_ranks(options: argparse.Namespace) -> int:
 
 def _prepare(options: TrainOptions, resumed: RunFolder | None) -> _Prepared:
     """Read everything and refuse what can be refused."""
+    if is_function_name(options.model):
+        raise ConfigError(
+            f"--model {options.model}: a detector of your own is exported first; run `exportloss "
+            "export` with it, then pass the folder as --weights"
+        )
     data = read_data_yaml(options.data, single_class=options.single_cls)
     loss = loss_settings_of(options)
     hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)

@@ -37,8 +37,17 @@ def test_a_tensor_of_zeros_is_judged_beside_the_others() -> None:
         return worst_l2(got, expected).value
 
     assert worst([0, 0, 0]) == 0
-    assert worst([1e-9, 0, 0]) == pytest.approx(1e-3)
-    assert worst([0, 1, 0]) == pytest.approx(1e6)
+    assert worst([1e-9, 0, 0]) == pytest.approx(1e-6)
+    assert worst([0, 1, 0]) == pytest.approx(1e3)
+
+
+def test_a_small_tensor_is_not_taken_for_one_of_zeros() -> None:
+    expected = {"a": np.ones(1, np.float32), "small": np.full(1, 1e-8, np.float32)}
+    got = expected | {"small": np.full(1, 3e-8, np.float32)}
+    assert worst_l2(got, expected).value == pytest.approx(2e-2)
+    # Zero but for the rounding of float64.
+    expected["small"] = np.full(1, 1e-16, np.float32)
+    assert worst_l2(got, expected).value == pytest.approx(3e-5)
 
 
 def test_all_zero_and_one_not() -> None:

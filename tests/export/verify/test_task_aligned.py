@@ -110,3 +110,13 @@ def test_layers_of_the_detectors_own_are_frozen():
     detector = prepare(make_model(), make_loss(), frozen=2, **SIZES)
     trained = detector.groups.weights + detector.groups.norms + detector.groups.biases
     assert trained and not any(name.startswith(("stem", "fine")) for name in trained)
+
+
+def test_a_parameter_whose_gradient_cancels_does_not_keep_others_from_being_judged(tmp_path):
+    """A bias before BatchNorm: rounding is all that float32 has of its gradient."""
+    model = make_model()
+    before = model.fine[1][0]
+    model.fine[1][0] = torch.nn.Conv2d(before.in_channels, before.out_channels, 3, padding=1)
+    export_train_step(model, make_loss(), tmp_path / "step", **SIZES)
+    (found,) = verify_all([tmp_path / "step"], steps=1, model=model, threads=1)
+    assert found.passed
