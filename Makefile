@@ -51,7 +51,7 @@ demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
 
 test: check licences
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory -j 2 $(SYNCED) $(PARTS)
 
 test-device: $(DEVICE)/.ready build/device/expected.json

@@ -88,27 +88,25 @@ def _parametrize(metafunc: pytest.Metafunc, fixture: str, option: str, cases: Mo
         paths = cases.find_cases(folder)
     except ValueError as error:
         raise pytest.fail.Exception(f"{option}: {error}", pytrace=False) from None
-    # Cases of the same graph after each other, in one worker of pytest-xdist: they share exports.
+    # Cases of the same graph after each other: they share what was compiled last.
     graphs = {path: cases.load(path).graph for path in paths}
     order = list(dict.fromkeys(graphs.values()))
     params = [
-        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"{fixture}-{number}"))
-        for number, graph in enumerate(order)
+        pytest.param(path, id=path.stem)
+        for graph in order
         for path in paths
         if graphs[path] == graph
     ]
     metafunc.parametrize(fixture, params, indirect=True, scope="session")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one worker of pytest-xdist: they share fixtures and caches.
+    """Put the slow folders first, so that no worker is left with a long file at the end.
 
-    The slow folders come first, so that no worker is left with a long file at the end.
+    `make test` keeps the tests of a file in one worker of pytest-xdist, for they share fixtures and
+    caches (`--dist loadfile`). Groups of tests (`loadgroup`) are not kept together: pytest 9.2
+    ignores the names that pytest-xdist 3.8 gives them.
     """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: _order(item.nodeid))
 
 
