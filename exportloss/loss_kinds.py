@@ -29,7 +29,7 @@ __all__ = [
 Layout = Literal["permuted", "head-output", "head-input"]
 
 _KIND = "kind"
-# Manifests of exportloss/1 and exportloss/2 name no kind.
+# Kind of the settings that name none, as in exportloss/1 and exportloss/2.
 _UNTAGGED = "yolov5"
 
 
@@ -68,6 +68,7 @@ class LossKind:
         has_anchors: Whether boxes are predicted relative to anchors.
         initial_state: State before the first step by name, for a number of levels. Graphs have
             an input of each name and an output `new_<name>`.
+        manifest_format: Number of the earliest format of manifests that holds its settings.
         columns: Number of values that a detector predicts per box, for settings and a number of
             classes.
     """
@@ -78,6 +79,7 @@ class LossKind:
     layouts: tuple[Layout, ...]
     has_anchors: bool
     initial_state: Callable[[int], Mapping[str, tuple[float, ...]]]
+    manifest_format: int
     columns: Callable[[Any, int], int]
 
 
@@ -93,6 +95,7 @@ _ROWS = (
         layouts=("permuted", "head-output", "head-input"),
         has_anchors=True,
         initial_state=_balance,
+        manifest_format=2,
         columns=lambda settings, num_classes: 5 + num_classes,
     ),
     LossKind(
@@ -102,6 +105,7 @@ _ROWS = (
         layouts=("head-output",),
         has_anchors=False,
         initial_state=lambda levels: {},
+        manifest_format=3,
         columns=lambda settings, num_classes: 4 * settings.reg_max + num_classes,
     ),
 )
@@ -112,11 +116,18 @@ STATE_NAMES = tuple(dict.fromkeys(name for row in _ROWS for name in row.initial_
 
 
 def tagged(settings: LossSettings) -> dict[str, Any]:
-    """Return settings as a manifest holds them: their fields, after the name of the kind."""
-    return {_KIND: settings.kind, **dataclasses.asdict(settings)}
+    """Return settings as a manifest holds them: the kind, except YOLOv5's, and their fields."""
+    kind = {} if settings.kind == _UNTAGGED else {_KIND: settings.kind}
+    return kind | dataclasses.asdict(settings)
 
 
 def from_tagged(values: Mapping[str, Any]) -> tuple[object, dict[str, Any]]:
-    """Return the name of the kind, which may be unknown, and the other values of `tagged`."""
+    """Return the name of the kind, which may be unknown, and the other values of `tagged`.
+
+    Raises:
+        TypeError: the values are no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"loss is {type(values).__name__}, expected an object")
     own = dict(values)
     return own.pop(_KIND, _UNTAGGED), own

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from exportloss import YoloLoss
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
@@ -23,6 +24,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Which match wins a shared cell is defined for the original on one thread only.
 torch.set_num_threads(1)
+# A busy machine is no fault of a test.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # The tests of an environment without torch, run there by `make test`.
 collect_ignore = ["cpp", "device", "fleet_network", "mpi", "pythons", "tensorrt", "web"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 import exportloss
-from exportloss.config import LossConfig
 from exportloss.errors import ExportError
 from exportloss.export.detector.wrapper import TrainableDetector
 from exportloss.export.torch_export import OPSET
@@ -99,12 +97,9 @@ def inference_metadata(names: Sequence[str], strides: Sequence[float]) -> dict[s
 
 def graph_metadata(manifest: Manifest) -> dict[str, str]:
     """Return the metadata of an artifact's graph: those for inference, and the loss settings."""
-    loss = manifest.loss
-    # As in manifests of earlier versions, no kind means YOLOv5's.
-    settings = dataclasses.asdict(loss) if isinstance(loss, LossConfig) else tagged(loss)
     return {
         **inference_metadata(manifest.names, manifest.strides),
-        "loss": json.dumps(settings, allow_nan=False),
+        "loss": json.dumps(tagged(manifest.loss), allow_nan=False),
     }
 
 

@@ -169,7 +169,7 @@ class Manifest:
         """Return the text of `manifest.json`, with its checksum."""
         values = dataclasses.asdict(self) | {"loss": tagged(self.loss)}
         values["layout"] = {} if self.layout is None else self.layout.to_values()
-        return format_manifest(values)
+        return format_manifest(values, number=self.loss_kind.manifest_format)
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:

@@ -17,8 +17,9 @@ from exportloss.runtime.storage.replacing import recover_folder
 __all__ = ["MANIFEST_NAME", "format_manifest", "read_manifest_file"]
 
 MANIFEST_NAME = "manifest.json"
-# Manifests of exportloss/1, which 0.1 wrote, have no checksum. Those before exportloss/3 name no
-# kind of loss.
+# Manifests of exportloss/1, which 0.1 wrote, have no checksum. Only those of exportloss/3 name the
+# kind of the loss. Manifests with YOLOv5's are still written as exportloss/2, so that readers that
+# know no other loss open them.
 _FORMAT = FileFormat(
     family="exportloss",
     newest=3,
@@ -27,9 +28,9 @@ _FORMAT = FileFormat(
 )
 
 
-def format_manifest(values: Mapping[str, Any]) -> str:
-    """Return the text of a manifest with these values."""
-    content = {"sha256": "", "format": str(_FORMAT), **values}
+def format_manifest(values: Mapping[str, Any], *, number: int) -> str:
+    """Return the text of a manifest with these values, in the format of this number."""
+    content = {"sha256": "", "format": f"{_FORMAT.family}/{number}", **values}
     return add_text_checksum(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -58,7 +59,7 @@ def read_manifest_file(folder: str | Path) -> tuple[dict[str, Any], bool]:
         raise ArtifactError(f"{path} is not readable: {error}; export again") from error
     found = values.get("format") if isinstance(values, dict) else None
     number = _FORMAT.number(found)
-    has_checksum = number is not None and (number > 1 or "sha256" in values)
+    has_checksum = number is not None and (1 < number <= _FORMAT.newest or "sha256" in values)
     if has_checksum and not text_is_whole(content, values.get("sha256")):
         raise ArtifactError(
             f"{path} is damaged or was edited: its content does not match its sha256; copy the "

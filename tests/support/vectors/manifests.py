@@ -203,9 +203,9 @@ def _refused() -> Iterator[tuple[str, str, bytes]]:
     yield "no format", "not-an-artifact", json.dumps({"kind": "loss"}).encode()
     for found in ("exportloss/0", "exportloss/02", "exportloss/2.5", "exportloss/", "other/2", 2):
         yield f"format {found!r}", "not-an-artifact", written(_STEP, format_=found)
-    for found in ("exportloss/3", "exportloss/12"):
+    for found in ("exportloss/4", "exportloss/12"):
         yield f"format {found!r}", "newer", written({"kind": {}, "more": 1}, format_=found)
-    yield "later format, no checksum", "newer", json.dumps({"format": "exportloss/3"}).encode()
+    yield "later format, no checksum", "newer", json.dumps({"format": "exportloss/4"}).encode()
     for path, value in _NEWER.items():
         yield f"{path} is {value!r}", "newer", written(_changed(_STEP, path, value))
     for old, new in (

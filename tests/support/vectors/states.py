@@ -129,7 +129,6 @@ def _refused() -> Iterator[tuple[str, str, bytes]]:
     later = _about(format="exportloss-state/12", more="?")
     yield "much later format", "newer", with_checksum({"w": floats(1)}, later)
     yield "later format, no checksum", "newer", file_of(small, later)
-    yield "no balance", "incomplete", with_checksum({"w": floats(1)}, _about())
     about = {"format": "exportloss-state/2"}
     yield "no updates", "incomplete", with_checksum(small, about)
     for text in ("", " 3", "+3", "-3", "03", "3.0", "1e3", "\u0663", "12345678901", "1_000"):
