@@ -154,6 +154,20 @@ def test_a_known_vulnerability_fails_the_check(monkeypatch, capsys, vulnerable):
     assert ("CVE-1" in capsys.readouterr().out) == vulnerable
 
 
+def test_every_locked_release_is_asked_about_once(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(
+        audit, "audit", lambda lock: asked.append(lock.name) or audit.Answer(1, 1, ())
+    )
+    assert audit.main() == 0
+    names = [name.removeprefix("requirements-").removesuffix(".lock") for name in asked]
+    releases = {name: set(locked(name).items()) for name in ENVIRONMENTS}
+    assert set().union(*(releases[name] for name in names)) == set().union(*releases.values())
+    for name in names:
+        others = (releases[other] for other in names if other != name)
+        assert not any(releases[name] <= other for other in others), name
+
+
 @pytest.mark.parametrize("error", [OSError("no such tool"), ValueError("no network")])
 def test_no_answer_is_reported_and_no_failure(monkeypatch, capsys, error):
     def ask(_: Path) -> audit.Answer:
