@@ -87,8 +87,23 @@ def test_every_range_has_ends():
 
 
 def test_no_file_names_where_packages_come_from():
-    for path in (*ROOT.glob("requirements*"), ROOT / "pyproject.toml", ROOT / "Makefile"):
+    web = ROOT / "devices" / "web"
+    for path in (
+        *ROOT.glob("requirements*"),
+        *(ROOT / "pyproject.toml", ROOT / "Makefile"),
+        *(web / name for name in ("package.json", "package-lock.json", ".npmrc")),
+    ):
         assert not re.search(r"https?://|index-url|find-links", path.read_text()), path
+
+
+def test_packages_of_the_page_are_pinned_with_hashes():
+    web = ROOT / "devices" / "web"
+    wanted = json.loads((web / "package.json").read_text())
+    packages = json.loads((web / "package-lock.json").read_text())["packages"]
+    for name, version in (wanted["dependencies"] | wanted["devDependencies"]).items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+    for name, package in packages.items():
+        assert not name or package["integrity"].startswith("sha512-"), name
 
 
 @pytest.mark.parametrize(
