@@ -81,7 +81,7 @@ def import_av() -> ModuleType:
     except ImportError as error:
         raise InstallationError(
             f"videos and cameras need PyAV, which cannot be imported ({error}); "
-            "pip install av, or install this package with its extra, exportloss[video]"
+            "pip install av, or install this package with its extra `video`"
         ) from error
 
 
