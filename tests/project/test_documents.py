@@ -35,6 +35,7 @@ FOREIGN = {
         "--ssl-ca-certfile",
         "--ssl-certfile",
         "--ssl-keyfile",
+        "--stream",
         "--superlink",
     },
     "pip": {"--index-url", "--no-deps"},
