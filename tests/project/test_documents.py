@@ -43,6 +43,7 @@ FOREIGN = {
         "--ssl-ca-certfile",
         "--ssl-certfile",
         "--ssl-keyfile",
+        "--stream",
         "--superlink",
     },
     "cmake": {"--build", "--install", "--prefix"},

@@ -133,7 +133,7 @@ class Loopback:
         else:
             command = ["flower-superlink", "--insecure", "--port", str(self.port)]
             command += ["--disable-runtime-dependency-installation"]
-            command += ["--simulation"] if simulation else []
+            command += ["--simulation"] if simulation else ["--database", "fleet.db"]
         trust = f'root-certificates = "{self.root}/ca.crt"' if secure else "insecure = true"
         (self.home / "config.toml").write_text(
             '[superlink]\ndefault = "fleet"\n\n[superlink.fleet]\n'
@@ -169,6 +169,24 @@ class Loopback:
         self.start(f"node{number}", [*command, "--port", str(free_port())])
 
     def run(self, output: str = "run", *more: str, **settings: object) -> None:
+        """Start a run."""
+        self.shell(shlex.join(self._run(output, *more, **settings)))
+
+    def run_to_the_end(self, output: str = "run", **settings: object) -> str:
+        """What `flwr run` shows of a run until it ends."""
+        command = self._run(output, "--stream", **settings)
+        done = subprocess.run(
+            command,
+            env=self.env,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        return done.stdout + done.stderr
+
+    def _run(self, output: str, *more: str, **settings: object) -> list[str]:
         values = {
             "artifacts": str(BUILD / "artifacts"),
             "data": str(BUILD / "device2" / "data.yaml"),
@@ -179,8 +197,7 @@ class Loopback:
         if not app.exists():
             self.shell(f"{sys.executable} -m exportloss fleet new app")
         given = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-        command = ["flwr", "run", str(app), "fleet", "--run-config", given, *more]
-        self.shell(shlex.join(command))
+        return ["flwr", "run", str(app), "fleet", "--run-config", given, *more]
 
     def record(self, output: str = "run") -> dict[str, Any]:
         return self.record_in(self.root / output)
