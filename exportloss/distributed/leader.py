@@ -115,14 +115,16 @@ class Leader:
         done = []
         for rank, (plan, computed) in enumerate(zip(one.plans, reports, strict=False)):
             assert isinstance(computed, Computed)
-            found = computed
+            # Ranks wait for images at the same time, so only rank 0's waiting counts.
+            batch = dataclasses.replace(computed.batch, waited=0.0) if rank else computed.batch
+            found = dataclasses.replace(computed, batch=batch)
             if not computed.result.skipped:
                 if rank:
                     vector = np.empty_like(vector)
                     ranks.receive_vector(vector, rank)
                 if not totals.add(vector):
                     skipped = dataclasses.replace(computed.result, skipped=True)
-                    found = dataclasses.replace(computed, result=skipped)
+                    found = dataclasses.replace(found, result=skipped)
             done.append((plan, found))
         self._in_round = False
         return done

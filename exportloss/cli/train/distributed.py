@@ -87,7 +87,7 @@ def train_on_ranks(
             raise SystemExit(_FAILED) from None
         if communicator.rank:
             return _follow(communicator, ready)
-    say(f"{communicator.size} processes share the batches of each update")
+    say(f"the batches of each update are computed by as many as {communicator.size} processes")
     with Leader(ready.by_nccl(communicator)) as leader:
         try:
             return carry_out(leader)
