@@ -84,15 +84,17 @@ def atan_of_ratio(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _atan_of_ratio(x: Tensor, y: Tensor) -> Tensor:
-    a, b = torch.maximum(x, -x), torch.maximum(y, -y)  # no Abs, see `graph_ops.minus_abs`
-    ratio = torch.minimum(a, b) / (torch.maximum(a, b) + _SMALLEST)  # in [0, 1]
+    # Chosen by masks: the gradients of maxima are wrong where both are equal, as in a square box.
+    a, b = torch.where(x < 0, -x, x), torch.where(y < 0, -y, y)
+    is_wide = a > b
+    ratio = torch.where(is_wide, b, a) / (torch.where(is_wide, a, b) + _SMALLEST)  # in [0, 1]
     is_far = ratio > math.tan(math.pi / 8)
     t = torch.where(is_far, (ratio - 1) / (ratio + 1), ratio)
     z = t * t
     poly = ((8.05374449538e-2 * z - 1.38776856032e-1) * z + 1.99777106478e-1) * z
     angle = (poly - 3.33329491539e-1) * z * t + t
     angle = torch.where(is_far, angle + math.pi / 4, angle)
-    angle = torch.where(a > b, math.pi / 2 - angle, angle)
+    angle = torch.where(is_wide, math.pi / 2 - angle, angle)
     angle = torch.where(x < 0, -angle, angle)
     return torch.where(y < 0, -angle, angle)
 

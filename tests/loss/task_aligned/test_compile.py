@@ -68,6 +68,15 @@ def test_in_operators_that_gradient_builders_know(options, monkeypatch):
     assert_equal(compute(loss, maps, make_targets(7)), want)
 
 
+def test_square_boxes_in_operators_that_gradient_builders_know(monkeypatch):
+    """Of equal maps, as an untrained head gives, all predicted boxes are squares."""
+    loss = TaskAlignedLoss(STRIDES, CLASSES)
+    maps = [torch.zeros_like(level).requires_grad_() for level in make_maps()]
+    want = compute(loss, maps, make_targets(7))
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert_equal(compute(loss, maps, make_targets(7)), want)
+
+
 @pytest.mark.parametrize("reg_max", [16, 1])
 def test_strict_export(reg_max):
     loss = TaskAlignedLoss(STRIDES, CLASSES, TaskAlignedConfig(reg_max=reg_max))
