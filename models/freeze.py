@@ -75,8 +75,9 @@ def freeze(model: DetectorModel, layers: int | Sequence[int]) -> None:
     frozen = [own[index] for index in _indices(layers, len(own))]
     kept = {id(parameter) for layer in frozen for parameter in layer.parameters()}
     if not any(p.requires_grad and id(p) not in kept for p in model.parameters()):
+        name = getattr(model, "name", type(model).__name__)
         raise ConfigError(
-            f"freeze {layers!r} leaves no parameter of the detector to train; freeze fewer of its "
+            f"freeze {layers!r} leaves no parameter of {name} to train; freeze fewer of its "
             f"{len(own)} layers"
         )
     for layer in frozen:

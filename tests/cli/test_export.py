@@ -301,7 +301,6 @@ def test_what_is_wrong_is_said(words, tmp_path, capsys, arguments, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--nc", "4"], ("--weights",)),
         (["--weights", "n", "--format", "ort,tflite"], ("--format", "'tflite'", "ort")),
         (["--weights", "n", "--tiers", "32,few"], ("--tiers", "'32,few'")),
         (["--weights", "n", "--optimizer", "lion"], ("--optimizer", "'lion'", "sgd")),

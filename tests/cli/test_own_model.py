@@ -125,7 +125,7 @@ def test_verify_takes_the_function(exported, capsys):
         (["--model", "mine_for_export:without_strides"], ["Linear", "strides", "num_classes"]),
         (["--model", "mine_for_export:fixed", "--nc", "5"], [3, 5, "num_classes"]),
         (["--model", "mine_for_export:build", "--weights", "n"], ["--weights", "--model"]),
-        ([], ["--weights", "--model"]),
+        (["--nc", "4"], ["--weights", "--model"]),
         (["--weights", "n", "--nc", "3", "--loss", "task-aligned"], ["--loss yolov5", "YoloV5"]),
         (
             ["--model", "mine_for_export:build", "--loss", "task-aligned", "--format", "pt"],
