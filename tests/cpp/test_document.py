@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
-from conftest import ROOT
-
+ROOT = Path(__file__).parents[2]
 FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unused-variable", "-fsyntax-only")
 
 
