@@ -24,17 +24,22 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-.PHONY: demo docs test engines tensorrt web web-checks fuzz check lowest licences lock gpu gpu-artifacts clean
+# Parts of `make test` with an environment of their own, each in one process: two at a time.
+PARTS := test-device engines tensorrt web
+# The output of a part in one piece, which GNU Make 3 cannot do.
+SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: demo docs test test-device engines tensorrt web web-checks fuzz check lowest licences lock gpu gpu-artifacts clean
 
 demo: $(READY)
 	$(BIN)/exportloss demo --output runs/demo
 
-test: check licences $(DEVICE)/.ready build/device/expected.json
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: check licences
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(MAKE) --no-print-directory -j 2 $(SYNCED) $(PARTS)
+
+test-device: $(DEVICE)/.ready build/device/expected.json
 	$(DEVICE)/bin/python -m pytest tests/device
-	@$(MAKE) --no-print-directory engines
-	@$(MAKE) --no-print-directory tensorrt
-	@$(MAKE) --no-print-directory web
 
 # OpenVINO, tract and ONNX Runtime's plug-in for WebGPU.
 engines: build/device/expected.json

@@ -13,6 +13,7 @@ from exportloss import YoloLoss
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
 from exportloss.models import yolov5
 from tests.support.golden_cases import GoldenCase, find_cases, load
+from tests.support.made_once import made_once
 
 # Some tests import onnxruntime by themselves, which reports to its maker unless it is told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -22,6 +23,17 @@ torch.set_num_threads(1)
 
 # The tests of an environment without torch, run there by `make test`.
 collect_ignore = ["device", "tensorrt", "web"]
+
+# Folders and files in which a test takes seconds.
+_SLOW = (
+    "tests/loss/test_golden.py",
+    "tests/safety/test_kill.py",
+    "tests/export/",
+    "tests/loss/",
+    "tests/safety/",
+    "tests/runtime/training/",
+    "tests/cli/",
+)
 
 DEFAULT_GOLDEN = Path(__file__).parent / "golden"
 
@@ -48,16 +60,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         paths = find_cases(folder)
     except ValueError as error:
         raise pytest.fail.Exception(f"--golden: {error}", pytrace=False) from None
-    # Cases of the same graph after each other, in one worker of pytest-xdist: they share exports.
+    # Cases of the same graph after each other: they share what was compiled last.
     graphs = {path: load(path).graph for path in paths}
     order = list(dict.fromkeys(graphs.values()))
     params = [
-        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"golden-{number}"))
-        for number, graph in enumerate(order)
+        pytest.param(path, id=path.stem)
+        for graph in order
         for path in paths
         if graphs[path] == graph
     ]
     metafunc.parametrize("golden_case", params, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow folders first, so that no worker is left with a long file at the end.
+
+    `make test` keeps the tests of a file in one worker of pytest-xdist, for they share fixtures and
+    caches (`--dist loadfile`). Groups of tests (`loadgroup`) are not kept together: pytest 9.2
+    ignores the names that pytest-xdist 3.8 gives them.
+    """
+    items.sort(key=lambda item: _order(item.nodeid))
+
+
+def _order(node: str) -> int:
+    """Return the place of a test's folder among the slow ones."""
+    return next((at for at, folder in enumerate(_SLOW) if node.startswith(folder)), len(_SLOW))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,7 +116,7 @@ def ort_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from exportloss.export import export_training_artifacts
 
-    return _export(export_training_artifacts, tmp_path_factory)
+    return made_once(tmp_path_factory, "ort", lambda path: _export(export_training_artifacts, path))
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +124,7 @@ def step_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The portable step of the same model with the same weights; to be read only, too."""
     from exportloss.export.step.export import export_train_step
 
-    return _export(export_train_step, tmp_path_factory)
+    return made_once(tmp_path_factory, "step", lambda path: _export(export_train_step, path))
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +132,15 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The portable step of a detector whose steps take milliseconds, for `tiny_shapes`."""
     from tests.support.tiny_runs import export_tiny
 
-    return export_tiny(tmp_path_factory.mktemp("export") / "tiny")
+    return made_once(tmp_path_factory, "tiny", export_tiny)
+
+
+@pytest.fixture(scope="session")
+def tiny_ort_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training artifacts of the same detector, whose class is `DecodingDetector`."""
+    from tests.support.tiny_runs import export_tiny_ort
+
+    return made_once(tmp_path_factory, "tiny-ort", export_tiny_ort)
 
 
 @pytest.fixture(scope="session")
@@ -121,14 +156,18 @@ def small_losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts of the loss alone with gradients and tiers, by layout; to be read only."""
     from tests.support.graphs.small_losses import LAYOUTS, export_small_loss
 
-    folder = tmp_path_factory.mktemp("losses")
-    return {layout: export_small_loss(folder / layout, layout) for layout in LAYOUTS}
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for layout in LAYOUTS:
+            export_small_loss(folder / layout, layout)
+
+    folder = made_once(tmp_path_factory, "losses", make)
+    return {layout: folder / layout for layout in LAYOUTS}
 
 
-def _export(export: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _export(export: Callable[..., object], folder: Path) -> None:
     torch.manual_seed(0)
     model = yolov5("yolov5n", len(SHAPE_NAMES))
-    folder = tmp_path_factory.mktemp("export") / "yolov5n"
     export(
         model,
         YoloLoss(model.anchors_px, model.strides, model.num_classes),
@@ -139,4 +178,3 @@ def _export(export: Callable[..., object], tmp_path_factory: pytest.TempPathFact
         optimizer="sgd",
         names=SHAPE_NAMES,
     )
-    return folder

@@ -35,9 +35,7 @@ def make_loss(**options) -> YoloLoss:
     return YoloLoss(ANCHORS, STRIDES, 3, LossConfig(**options))
 
 
-@pytest.fixture(
-    params=["aot_eager", pytest.param("inductor", marks=pytest.mark.xdist_group("inductor"))]
-)
+@pytest.fixture(params=["aot_eager", "inductor"])
 def backend(request):
     if request.param == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("inductor needs a C++ compiler, and none is installed")

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,9 @@ from PIL import Image
 from exportloss.cli import main
 from exportloss.runtime.evaluation.inference import Detector
 from tests.support.bright_detector import make_spots, spot_image, write_bright_detector
+from tests.support.forked_command import ForkedCommands
 
+ROOT = Path(__file__).parents[2]
 SECONDS = 60
 STARTS = ("exportloss: error: ", "image ", "usage: ")
 DETECT = "detect --weights models/a.onnx --source photos --save-txt --save-crop --save-json"
@@ -249,6 +249,13 @@ READ: dict[str, tuple[str, Callable[[], None]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[ForkedCommands]:
+    forked = ForkedCommands()
+    yield forked
+    forked.close()
+
+
 @pytest.fixture
 def place(tmp_path, tiny_artifact, tiny_shapes, monkeypatch) -> Path:
     """The user's things, in the working folder."""
@@ -286,15 +293,13 @@ def kept(place: Path) -> dict[Path, bytes]:
     }
 
 
-def judge(place: Path, words: str, before: dict[Path, bytes]) -> None:
+def judge(commands: ForkedCommands, place: Path, words: str, before: dict[Path, bytes]) -> None:
     """Run a command in a process of its own, which can be given up."""
-    done = subprocess.run(
-        [sys.executable, "-m", "exportloss", *words.split()],
+    done = commands.run(
+        *words.split(),
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "EXPORTLOSS_CACHE": ""},
-        capture_output=True,
-        check=False,
-        timeout=SECONDS,
+        environment={**os.environ, "PYTHONPATH": str(ROOT), "EXPORTLOSS_CACHE": ""},
+        seconds=SECONDS,
     )
     told = done.stderr.decode(errors="replace")
     assert done.returncode in (0, 1, 2), told
@@ -322,11 +327,11 @@ def test_what_is_in_the_way_stays(place, capsys, words, kind, path):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_is_read_is_read_within_bounds(place, name):
+def test_what_is_read_is_read_within_bounds(commands, place, name):
     words, lay = READ[name]
     lay()
     try:
-        judge(place, words, kept(place))
+        judge(commands, place, words, kept(place))
     finally:
         for each in ("z", "images"):  # too deep for pytest to remove
             if (place / each).is_dir() and not (place / each).is_symlink():

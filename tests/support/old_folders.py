@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import lzma
 import tarfile
 from pathlib import Path
 
@@ -13,9 +16,14 @@ COMPAT = Path(__file__).parents[1] / "compat"
 def unpack(version: str, folder: Path) -> Path:
     """Unpack the folders of a version into a new folder, which is returned."""
     destination = folder / version
-    with tarfile.open(COMPAT / f"{version}.tar.xz") as archive:
+    with tarfile.open(fileobj=io.BytesIO(_archive(version))) as archive:
         archive.extractall(destination, filter="data")
     return destination
+
+
+@functools.cache
+def _archive(version: str) -> bytes:
+    return lzma.decompress((COMPAT / f"{version}.tar.xz").read_bytes())
 
 
 def make_batch(number: int) -> tuple[np.ndarray, np.ndarray]:

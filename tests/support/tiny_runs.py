@@ -30,6 +30,22 @@ def export_tiny(folder: Path) -> Path:
     return folder
 
 
+def export_tiny_ort(folder: Path) -> None:
+    """Export the same detector as training artifacts, without a moving average."""
+    from exportloss.export import export_training_artifacts
+
+    torch.manual_seed(0)
+    export_training_artifacts(
+        DecodingDetector(),
+        make_loss(),
+        folder,
+        image_size=(IMAGE, IMAGE),
+        batch_size=2,
+        max_targets=32,
+        names=NAMES,
+    )
+
+
 def make_tiny_shapes(folder: Path, *, seed: int = 0) -> Path:
     """Draw 8 images for training and 3 for validation; leave out what the detector lacks."""
     recipe = make_shapes(folder, train=8, val=3, size=IMAGE, seed=seed)

@@ -11,14 +11,15 @@ import torch
 
 from exportloss.export.verify.eager_session import EagerTrainSession, torch_threads
 from exportloss.runtime import TrainSession
+from tests.support.tiny_detector import DecodingDetector
 
 Batch = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture
-def eager(ort_artifact: Path) -> EagerTrainSession:
-    session = TrainSession.open(ort_artifact, threads=1)
-    eager = EagerTrainSession(ort_artifact, session.manifest)
+def eager(tiny_ort_artifact: Path) -> EagerTrainSession:
+    session = TrainSession.open(tiny_ort_artifact, threads=1)
+    eager = EagerTrainSession(tiny_ort_artifact, session.manifest, model=DecodingDetector())
     eager.load_state(session.state())
     return eager
 
@@ -43,7 +44,7 @@ def test_a_loaded_state_is_the_state(eager: EagerTrainSession, batch: Batch) -> 
 
 
 def test_gradients_add_up_until_an_update(eager: EagerTrainSession, batch: Batch) -> None:
-    name = "model.24.m.0.bias"
+    name = "head.0.bias"
     eager.step(*batch, lr=0.0, update=False)
     once = eager.gradients()[name]
     eager.step(*batch, lr=0.0)
@@ -61,9 +62,9 @@ def test_evaluation_changes_nothing(eager: EagerTrainSession, batch: Batch) -> N
 
 
 def test_it_evaluates_as_onnxruntime_does(
-    eager: EagerTrainSession, batch: Batch, ort_artifact: Path
+    eager: EagerTrainSession, batch: Batch, tiny_ort_artifact: Path
 ) -> None:
-    expected = TrainSession.open(ort_artifact, threads=1).evaluate(*batch)
+    expected = TrainSession.open(tiny_ort_artifact, threads=1).evaluate(*batch)
     got = eager.evaluate(*batch)
     assert got.loss == pytest.approx(expected.loss, rel=1e-5)
     np.testing.assert_allclose(got.predictions, expected.predictions, rtol=1e-4, atol=1e-4)

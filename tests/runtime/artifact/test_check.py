@@ -71,7 +71,8 @@ def test_what_belongs_together_is_accepted(folders):
         ("ort", {"names": []}, ["names: 0"]),
         ("ort", {"files": {}}, ["training_model.onnx"]),
         ("ort", {"files": {str(n): {"sha256": "", "size": 0} for n in range(65)}}, ["65"]),
-        ("ort", {"anchors": [[[float("nan"), 1]], [[1, 1]]]}, ["anchor", "pixels"]),
+        ("ort", {"anchors": [[[0, 1]], [[1, 1]]]}, ["anchor", "pixels"]),
+        ("ort", {"anchors": [[[float("nan"), 1]], [[1, 1]]]}, ["NaN", "JSON"]),
     ],
 )
 def test_a_manifest_that_describes_another_folder_is_refused(folders, kind, change, said):

@@ -22,9 +22,19 @@ from tests.support.old_folders import make_batch, unpack
 KINDS = ("step", "ort")
 
 
-@pytest.fixture(params=KINDS)
-def session(request, tmp_path) -> TrainSession:
-    return TrainSession.open(unpack("0.1", tmp_path) / request.param, threads=1)
+@pytest.fixture(scope="module", params=KINDS)
+def opened(request, tmp_path_factory) -> tuple[TrainSession, TrainState]:
+    """A session that the tests of its kind share, and its state at the start."""
+    folder = unpack("0.1", tmp_path_factory.mktemp("old"))
+    session = TrainSession.open(folder / request.param, threads=1)
+    return session, session.state()
+
+
+@pytest.fixture
+def session(opened) -> TrainSession:
+    shared, start = opened
+    shared.load_state(start)
+    return shared
 
 
 def assert_same(one: TrainState, two: TrainState) -> None:

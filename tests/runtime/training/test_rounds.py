@@ -26,14 +26,30 @@ def train(*arguments):
     return main([*map(str, ("train", *QUICK, *arguments))])
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_artifact, tiny_shapes):
+    """A folder `home` with a first run, and a copy of it beside: a run records absolute paths."""
+    folder = tmp_path_factory.mktemp("rounds")
+    home = folder / "home"
+    home.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        shutil.copytree(tiny_artifact, "artifacts")
+        shutil.copytree(tiny_shapes.parent, "first")
+        assert train("--weights", "artifacts", "--data", "first/data.yaml") == 0
+    home.rename(folder / "copy")
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch, tiny_artifact, tiny_shapes):
+def home(trained, monkeypatch):
     """A folder in which a first run is complete, on artifacts and data of its own."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_artifact, "artifacts")
-    shutil.copytree(tiny_shapes.parent, "first")
-    assert train("--weights", "artifacts", "--data", "first/data.yaml") == 0
-    return tmp_path
+    home = trained / "home"
+    shutil.copytree(trained / "copy", home, symlinks=True)
+    monkeypatch.chdir(home)
+    yield home
+    monkeypatch.undo()  # or the folder would be removed from below
+    shutil.rmtree(home)
 
 
 def test_five_rounds_without_torch_never_end_with_less(tiny_artifact, tmp_path):

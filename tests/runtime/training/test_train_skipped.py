@@ -17,13 +17,13 @@ from tests.support.training_runs import Recorder, assert_same_run, make_run
 
 
 @pytest.fixture
-def run(shapes, tmp_path):
-    return make_run(shapes, tmp_path / "runs")
+def run(tiny_shapes, tmp_path):
+    return make_run(tiny_shapes, tmp_path / "runs")
 
 
 @pytest.fixture
-def new_session(ort_artifact):  # takes images that are NaN; the portable step takes integers
-    return lambda: TrainSession.open(ort_artifact, threads=1)
+def new_session(tiny_ort_artifact):  # takes images that are NaN; the portable step takes integers
+    return lambda: TrainSession.open(tiny_ort_artifact, threads=1)
 
 
 @pytest.fixture
