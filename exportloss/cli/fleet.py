@@ -15,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "fleet",
         help="prepare federated training of a fleet of devices with Flower",
-        description="Federated training of a fleet of devices with Flower (exportloss[flower]).",
+        description="Federated training of a fleet of devices with Flower (the extra `flower`).",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="fleet_command")
     new = commands.add_parser(
