@@ -129,14 +129,9 @@ class EvaluationOnlySession(TrainSession):
         return self._uint8(images)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
-<<<<<<< HEAD
         inputs = {"images": images, "targets": targets} | dict(self._state.loss)
-        loss, items, *decoded = self._evaluation.run(None, inputs | self._weights(ema=ema))
-=======
-        inputs = {"images": images, "targets": targets, "balance": self._state.balance}
         inputs |= self._weights(ema=ema)
         loss, items, *decoded = self._evaluation.run(self._outputs, inputs)
->>>>>>> fleet
         predictions = decoded[0] if decoded else self._no_boxes()
         return Evaluation(loss=float(loss), items=self._loss_terms(items), predictions=predictions)
 
