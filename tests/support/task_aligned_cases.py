@@ -204,7 +204,7 @@ def draw_case(seed: int) -> TaskAlignedCase:
     grid = strides[-1] // strides[0] * rng.integers(1, 5, 2)  # (H, W) of the finest level
     topk = int(rng.choice([10, 7, 3, 1]))
     config = TaskAlignedConfig(
-        profile=rng.choice(["8.4", "8.3", "yolov9"]),
+        profile=str(rng.choice(["8.4", "8.3", "yolov9"])),  # type: ignore[arg-type]
         reg_max=int(rng.choice([16, 16, 8, 1])),
         topk=topk,
         topk2=int(rng.choice([10, topk, 2, 1])),

@@ -35,10 +35,13 @@ def make_loss(**options) -> TaskAlignedLoss:
     return TaskAlignedLoss((8, 16), 3, TaskAlignedConfig(**options))
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-@pytest.mark.parametrize("provider", ["any", "gpu"])
+@pytest.mark.parametrize(
+    ("options", "provider"),
+    [(name, "any") for name in OPTIONS] + [("plain", "gpu"), ("yolov9", "gpu")],
+)
 def test_operators(options, provider):
-    graph = task_aligned_graph(make_loss(**options), gradients=True, provider=provider, **SIZES)
+    loss = make_loss(**OPTIONS[options])
+    graph = task_aligned_graph(loss, gradients=True, provider=provider, **SIZES)
     check_graph(graph)
     assert {node.op_type for node in graph.graph} <= OPERATORS
     scatters = [n.attributes["reduction"].value for n in graph.graph if n.op_type[:7] == "Scatter"]
@@ -54,7 +57,9 @@ def test_top_k_is_for_the_cpu_provider_alone():
 
 
 def test_signature():
-    graph = task_aligned_graph(make_loss(), gradients=True, **SIZES).graph
+    model = task_aligned_graph(make_loss(), gradients=True, **SIZES)
+    assert len(ir.to_proto(model).SerializeToString()) < 3e5
+    graph = model.graph
     maps = {"0": (2, 67, 8, 4), "1": (2, 67, 4, 2)}
     inputs = {value.name: tuple(value.shape) for value in graph.inputs}
     outputs = {value.name: tuple(value.shape) for value in graph.outputs}
@@ -62,22 +67,20 @@ def test_signature():
     assert outputs == {"loss": (), "items": (3,)} | {f"gradient_{i}": s for i, s in maps.items()}
 
 
-@pytest.mark.parametrize("seed", [1, 4, 7, 12])
-def test_all_forms_give_the_same(seed):
+@pytest.mark.parametrize("seed", [0, 9, 18])
+def test_the_form_for_gpus_gives_the_same(seed):  # golden values decide about the others
     case = draw_case(seed)
-    want = run_static(case)
-    for provider in ("any", "cpu", "gpu"):
-        got = run_graph(case, provider=provider)
-        assert got.loss == pytest.approx(want.loss, rel=1e-5)
-        for one, other in zip(got.gradients, want.gradients, strict=True):
-            assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(other)
+    want, got = run_static(case), run_graph(case, provider="gpu")
+    assert got.loss == pytest.approx(want.loss, rel=1e-5)
+    for one, other in zip(got.gradients, want.gradients, strict=True):
+        assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(other)
 
 
 def test_size_buckets_give_the_same_loss():
     case = draw_case(4)
     sizes = {name: value for name, value in case.graph.sizes.items() if name != "max_targets"}
-    graphs = task_aligned_graphs(case.graph.make_loss(), max_targets=100, tiers=(60, 70), **sizes)
-    assert list(graphs) == [60, 70, 100]
+    graphs = task_aligned_graphs(case.graph.make_loss(), max_targets=100, tiers=(60,), **sizes)
+    assert list(graphs) == [60, 100]
     inputs = {f"predictions_{i}": level for i, level in enumerate(case.maps)}
     losses = []
     for rows, graph in graphs.items():
@@ -104,8 +107,3 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_traced(change, told
     monkeypatch.setattr("exportloss.export.loss.task_aligned.to_onnx", None)
     with pytest.raises(ExportError, match=mentions(*told)):
         task_aligned_graphs(make_loss(), **SIZES | change)
-
-
-def test_graph_is_small():
-    graph = task_aligned_graph(make_loss(), gradients=True, **SIZES)
-    assert len(ir.to_proto(graph).SerializeToString()) < 3e5
