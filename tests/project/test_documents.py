@@ -38,6 +38,8 @@ FOREIGN = {
         "--stream",
         "--superlink",
     },
+    "benchmarks/fleet.py": {"--more"},
+    "benchmarks/fleet_scale.py": {"--clients"},
     "pip": {"--index-url", "--no-deps"},
     "pytest, with options of our own": {"--compile-backend", "--golden"},
     "python -m tests.support.kills.commands": {"--kills"},
