@@ -142,13 +142,14 @@ def test_a_balance_of_another_shape_is_refused(probe, artifacts, tmp_path):
         probe("train", folder=folder, resume=tmp_path / "other.safetensors", steps=[])
 
 
-@pytest.mark.parametrize("what", ["folder", "state", "labels", "ppm"])
-def test_a_path_that_cannot_be_looked_up_is_named(probe, tmp_path, what):
-    for path in (tmp_path / ("a" * 300), tmp_path / "loop"):
-        if path.name == "loop":
-            path.symlink_to("loop")
-        with pytest.raises(Exception, match=rf"{path.name[:20]}.*: cannot be read: "):
-            probe("read", what=what, path=path, num_classes=1)
+def test_a_path_that_cannot_be_looked_up_is_named(probe, folder, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop.name)
+    for path in (tmp_path / ("a" * 300), loop):
+        message = rf"{path.name[:20]}.*: cannot be read: "
+        refused(probe, path, message)
+        with pytest.raises(Exception, match=message):
+            probe("train", folder=folder, resume=path, steps=[])
 
 
 def test_spaces_and_other_scripts_in_paths(probe, folder, tmp_path):

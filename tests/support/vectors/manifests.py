@@ -243,7 +243,7 @@ def _refused() -> Iterator[tuple[str, str, bytes]]:
     for key in _REQUIRED:
         yield f"no {key}", "damaged", written(_without(_STEP, key))
     for path, value in _DAMAGED_TOO:
-        yield f"{path} is {ascii(value)}", "damaged", written(_changed(_STEP, path, value))
+        yield f"{path} is {value!a}", "damaged", written(_changed(_STEP, path, value))
 
 
 def make(files: dict[str, bytes]) -> list[object]:
