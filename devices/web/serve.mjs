@@ -2,10 +2,11 @@
 //
 // For development. The headers are those that any host of the page should send: see docs/web.md.
 
-import { createReadStream } from 'node:fs';
+import { createReadStream, existsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { dirname, extname, join, normalize, resolve, sep } from 'node:path';
+import { pipeline } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
 const TYPES = {
@@ -43,7 +44,11 @@ export const HEADERS = {
 export function serve(folder, port = 0, headers = HEADERS) {
   const root = resolve(folder);
   const server = createServer(async (request, response) => {
-    const path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
+    const path = pathOf(request.url);
+    if (path === null) {
+      response.writeHead(400, headers).end('bad request\n');
+      return;
+    }
     const file = join(root, normalize(path.endsWith('/') ? `${path}index.html` : path));
     const found = file.startsWith(root + sep) ? await stat(file).catch(() => null) : null;
     if (!found?.isFile() || !['GET', 'HEAD'].includes(request.method)) {
@@ -53,15 +58,38 @@ export function serve(folder, port = 0, headers = HEADERS) {
     const type = TYPES[extname(file)] ?? 'application/octet-stream';
     response.writeHead(200, { ...headers, 'Content-Type': type, 'Content-Length': found.size });
     if (request.method === 'HEAD') response.end();
-    else createReadStream(file).pipe(response);
+    else pipeline(createReadStream(file), response, () => {}); // a broken connection is the client's
   });
-  return new Promise((started) => {
+  return new Promise((started, failed) => {
+    server.once('error', failed);
     server.listen(port, '127.0.0.1', () => started(server));
   });
 }
 
+/** Return the path that a request names; null if it is no path. */
+function pathOf(url) {
+  try {
+    return decodeURIComponent(new URL(url, 'http://localhost').pathname);
+  } catch {
+    return null;
+  }
+}
+
+async function main(folder, port) {
+  if (!existsSync(join(folder, 'index.html'))) {
+    throw new Error(`${folder} has no index.html; build the page first: make web, or npm run build`);
+  }
+  const server = await serve(folder, port).catch((error) => {
+    const remedy = error.code === 'EADDRINUSE' ? '; pass another port: serve.mjs FOLDER PORT' : '';
+    throw new Error(`${error.message}${remedy}`);
+  });
+  console.log(`http://127.0.0.1:${server.address().port}/`);
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const site = join(dirname(fileURLToPath(import.meta.url)), '../../build/web/site');
-  const server = await serve(process.argv[2] ?? site, Number(process.argv[3] ?? 8000));
-  console.log(`http://127.0.0.1:${server.address().port}/`);
+  await main(process.argv[2] ?? site, Number(process.argv[3] ?? 8000)).catch((error) => {
+    console.error(error.message);
+    process.exitCode = 1;
+  });
 }

@@ -79,3 +79,36 @@ def test_a_bad_file_is_named(program, artifacts, images, name, content, message)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(message, done.stderr)
+
+
+def failed(*command: object) -> str:
+    """Run a command that has to fail, and return what it says."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--epochs", value) for value in ("1e300", "0.5", "", "1x")),
+        *(("--threads", "inf"), ("--lr0", "nan"), ("--epoch", "1")),
+    ],
+)
+def test_a_bad_option_is_named(program, artifacts, images, option, value):
+    said = failed(program, artifacts / "sgd", images, images / "out", option, value)
+    assert option in said
+    assert not (images / "out" / "state.safetensors").exists()
+
+
+def test_too_many_boxes_are_refused_before_the_first_step(program, artifacts, images, tmp_path):
+    lines = (f"0 {0.1 + i / 200} 0.5 0.1 0.1\n" for i in range(100))
+    (images / "3.txt").write_text("".join(lines))
+    said = failed(program, artifacts / "sgd", images, tmp_path / "out")
+    assert re.search(r"a batch may have 101 boxes, the artifacts take \d+; export with", said)
+
+
+def test_folders_without_images_are_named(program, artifacts, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no .ppm images" in failed(program, artifacts / "sgd", tmp_path / "empty", tmp_path)
+    assert "nowhere" in failed(program, artifacts / "sgd", tmp_path / "nowhere", tmp_path)

@@ -12,6 +12,7 @@ import pytest
 
 from exportloss.runtime.artifact.listed_files import describe_file
 from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.artifact.state import load_state, save_state
 
 
 @pytest.fixture
@@ -130,3 +131,36 @@ def test_a_later_manifest_is_newer(probe, folder):
         )
     )
     refused(probe, folder, "written by a newer exportloss")
+
+
+def test_a_balance_of_another_shape_is_refused(probe, artifacts, tmp_path):
+    folder = artifacts / "small-sgd"
+    state = load_state(folder / "state.safetensors")
+    other = dataclasses.replace(state, loss={"balance": state.loss["balance"][:, None]})
+    save_state(tmp_path / "other.safetensors", other, manifest=Manifest.read(folder))
+    with pytest.raises(Exception, match="balance has 2 dimensions"):
+        probe("train", folder=folder, resume=tmp_path / "other.safetensors", steps=[])
+
+
+def test_a_path_that_cannot_be_looked_up_is_named(probe, folder, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop.name)
+    for path in (tmp_path / ("a" * 300), loop):
+        message = rf"{path.name[:20]}.*: cannot be read: "
+        refused(probe, path, message)
+        with pytest.raises(Exception, match=message):
+            probe("train", folder=folder, resume=path, steps=[])
+
+
+def test_spaces_and_other_scripts_in_paths(probe, folder, tmp_path):
+    moved = folder.rename(tmp_path / "Fotos für 検査 \U0001f6b2")
+    probe("train", folder=moved, steps=[], save=moved / "Stand 一.safetensors")
+    probe("train", folder=moved, steps=[], resume=moved / "Stand 一.safetensors")
+
+
+def test_a_state_that_cannot_be_written_is_named(probe, folder, tmp_path):
+    (tmp_path / "taken").mkdir()
+    for path in (tmp_path / "none" / "state.safetensors", tmp_path / "taken"):
+        with pytest.raises(Exception, match=f"{path}.* cannot be written"):
+            probe("train", folder=folder, steps=[], save=path)
+    assert not list(tmp_path.glob("*.partial"))

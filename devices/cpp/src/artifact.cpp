@@ -7,6 +7,7 @@
 #include "exportloss/limits.hpp"
 #include "exportloss/onnx_file.hpp"
 #include "exportloss/sha256.hpp"
+#include "printable.hpp"
 
 namespace exportloss {
 namespace {
@@ -18,18 +19,16 @@ bool ends_with(const std::string& name, const std::string& ending) {
          name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
 }
 
-// A name alone, on any system: no separator, no drive, no control character.
+// A name alone, on any system: no separator, no drive, printable.
 bool is_plain(const std::string& name) {
   if (name.empty() || name == "." || name == ".." || name.size() > longest_name) return false;
-  return std::none_of(name.begin(), name.end(), [](char character) {
-    const auto byte = static_cast<unsigned char>(character);
-    return byte < 0x20 || byte == 0x7f || character == '/' || character == '\\' || character == ':';
-  });
+  return is_printable(name, longest_name) && name.find_first_of("/\\:") == name.npos;
 }
 
-// Other graphs of a folder are compared with the manifest, and not used.
-bool is_known(const std::string& name) {
-  return name == "train_step.onnx" || name == "eval_step.onnx" || name == "inference.onnx";
+// Graphs whose opsets the manifest sums up.
+bool counts(const std::string& name) {
+  return name == "train_step.onnx" || name == "eval_step.onnx" || name == "inference.onnx" ||
+         name == "apply_step.onnx";
 }
 
 Bytes read_listed(const std::filesystem::path& path, const FileEntry& entry) {
@@ -99,7 +98,7 @@ Artifact open_artifact(const std::filesystem::path& folder) {
   for (const auto& [name, content] : artifact.files) {
     if (!ends_with(name, ".onnx")) continue;
     check_model(content, name_of(folder / name));
-    if (is_known(name)) newest = std::max(newest, opset_of(content));
+    if (counts(name)) newest = std::max(newest, opset_of(content));
   }
   if (newest != artifact.manifest.opset) {
     throw Error(text(name_of(folder), " has graphs of opset ", newest, ", but the manifest says ",

@@ -40,12 +40,20 @@ std::string name_of(const fs::path& path) {
   return printable;
 }
 
+bool is_absent(const fs::path& path) {
+  std::error_code error;
+  return fs::status(path, error).type() == fs::file_type::not_found;
+}
+
 Bytes read_bounded(const fs::path& path, std::uint64_t limit, Links links) {
   std::error_code error;
   const fs::file_status status =
       links == Links::follow ? fs::status(path, error) : fs::symlink_status(path, error);
   if (status.type() == fs::file_type::not_found) {
     throw Error(text(name_of(path), ": no such file; check the path"), Reason::missing);
+  }
+  if (status.type() == fs::file_type::none) {
+    throw Error(text(name_of(path), ": cannot be read: ", error.message()), Reason::missing);
   }
   // A pipe would block, a device never ends.
   if (status.type() != fs::file_type::regular) {

@@ -160,7 +160,7 @@ std::vector<Label> parse_labels(ByteView content, std::int64_t num_classes,
 }
 
 std::vector<Label> read_labels(const std::filesystem::path& path, std::int64_t num_classes) {
-  if (!std::filesystem::exists(path)) return {};
+  if (is_absent(path)) return {};
   return parse_labels(read_bounded(path, limits::label_bytes), num_classes, name_of(path));
 }
 

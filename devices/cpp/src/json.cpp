@@ -241,12 +241,12 @@ bool Json::boolean() const { return value_of<bool>(value_, kinds[1]); }
 std::int64_t Json::integer() const { return value_of<std::int64_t>(value_, kinds[2]); }
 
 std::int64_t Json::whole() const {
-  constexpr std::int64_t largest = std::int64_t{1} << 53;  // exact in every language
+  constexpr std::int64_t largest = (std::int64_t{1} << 53) - 1;  // exact in every language
   const auto* fraction = std::get_if<double>(&value_);
   const bool is_whole = fraction != nullptr && std::trunc(*fraction) == *fraction &&
                         std::abs(*fraction) <= static_cast<double>(largest);
   const std::int64_t value = is_whole ? static_cast<std::int64_t>(*fraction) : integer();
-  if (value > largest || value < -largest) throw Error(text("it has ", value, ", beyond 2^53"));
+  if (value > largest || value < -largest) throw Error(text("it has ", value, ", beyond 2^53 - 1"));
   return value;
 }
 

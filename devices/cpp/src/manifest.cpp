@@ -113,7 +113,7 @@ Manifest parse_manifest(ByteView content, const std::string& path) {
 
 Manifest read_manifest(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "manifest.json";
-  if (!std::filesystem::exists(path)) {
+  if (is_absent(path)) {
     throw Error(text(name_of(folder), " is not an artifacts folder: it has no manifest.json; make ",
                      "one with `exportloss export`"),
                 Reason::missing);

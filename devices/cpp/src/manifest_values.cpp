@@ -9,7 +9,7 @@
 #include "exportloss/file_format.hpp"
 #include "exportloss/limits.hpp"
 #include "loss_options.hpp"
-#include "utf8.hpp"
+#include "printable.hpp"
 
 namespace exportloss {
 namespace {
@@ -126,16 +126,8 @@ void check_kind(const std::string& kind, const std::string& path) {
   refuse_newer(path, text("kind ", excerpt(kind)), "train-step");
 }
 
-// Names are printed and drawn: no control characters, and not without end.
 void check_class_name(const std::string& name) {
-  std::size_t characters = 0;
-  for (std::size_t at = 0; at < name.size(); ++characters) {
-    const std::uint32_t code = next_code(name, at);
-    const bool is_control = code < 0x20 || (code >= 0x7f && code < 0xa0);
-    if (is_control || characters == longest_name) {
-      throw Error(text("a class name is ", excerpt(name)));
-    }
-  }
+  if (!is_printable(name, longest_name)) throw Error(text("a class name is ", excerpt(name)));
 }
 
 std::vector<std::string> state_names(const std::string& optimizer) {

@@ -90,6 +90,10 @@ TrainState parse_state(ByteView content, const std::string& where) {
   TrainState state;
   for (const auto& [name, tensor] : file.tensors) {
     if (name == "balance") {
+      if (tensor.shape.size() != 1) {
+        throw Error(text(where, " is of another model: balance has ", tensor.shape.size(),
+                         " dimensions, expected one"));
+      }
       state.balance = tensor_of(name, tensor, where).values;
     } else if (starts_with(name, optimizer_prefix)) {
       const std::string rest = name.substr(std::strlen(optimizer_prefix));

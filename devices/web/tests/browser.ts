@@ -92,8 +92,7 @@ function checkLabels(run: RunFile): void {
 }
 
 async function refusals(page: Page): Promise<void> {
-  const files = ['manifest.json', 'state.safetensors', 'train_step.onnx', 'eval_step.onnx', 'inference.onnx'];
-  const damaged = files.map((name) => {
+  const damaged = readdirSync(join(DATA, 'small-sgd')).map((name) => {
     const content = Buffer.from(readFileSync(join(DATA, 'small-sgd', name)));
     if (name === 'eval_step.onnx') content[content.length >> 1]! ^= 1;
     return encoded(name, content);

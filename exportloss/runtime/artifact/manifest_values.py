@@ -8,7 +8,7 @@ from exportloss.errors import excerpt
 
 __all__ = ["flag", "integer", "number", "text", "texts"]
 
-_LARGEST = 1 << 53  # integers beyond it are not exact in every language
+_LARGEST = (1 << 53) - 1  # beyond it, some languages read two integers as the same number
 
 
 def integer(value: Any, what: str) -> int:
@@ -19,7 +19,7 @@ def integer(value: Any, what: str) -> int:
         what: Name of the value, for messages.
 
     Raises:
-        ValueError: the value is of another type, or beyond 2^53.
+        ValueError: the value is of another type, or beyond 2^53 - 1.
     """
     is_whole = type(value) is int or (type(value) is float and value.is_integer())
     if not is_whole or abs(value) > _LARGEST:

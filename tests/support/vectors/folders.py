@@ -36,7 +36,8 @@ def make(files: dict[str, bytes]) -> list[object]:
         ),
         case("65 files", "too-many", {f"{at}.onnx": _ENTRY for at in range(65)}, {}),
     ]
-    for name in ("", ".", "..", "../a.onnx", "/a.onnx", "b/a.onnx", "a\0.onnx", "a\n", "a" * 256):
+    bad = ("", ".", "..", "../a.onnx", "/a.onnx", "b/a.onnx", "a\0.onnx", "a\n", "a" * 256)
+    for name in (*bad, "a\u202e", "a\u2028", "\x9b", "\xa0"):
         shown = repr(name) if len(name) < 20 else "a name of 256 characters"
         cases.append(case(shown, "outside", {name: _ENTRY}, {}))
     return cases

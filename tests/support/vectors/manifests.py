@@ -184,6 +184,13 @@ _DAMAGED = (
     ("files", {"train_step.onnx": {"sha256": "0"}}),
     ("files", {"train_step.onnx": {"sha256": "0", "size": "10"}}),
 )
+_DAMAGED_TOO = (  # at the end of the cases, whose files are numbered
+    *(("names.0", f"a{character}") for character in "\x7f\xa0\xad\u2028\u202e\ufeff\ue000"),
+    ("names.0", "\U000e0001"),
+    *((key, None) for key in ("tiers", "gradients", "ema", "groups.norms")),
+    *((key, (1 << 53) + 1) for key in ("opset", "statistics.0.count")),
+    ("opset", 1 << 53),
+)
 _REQUIRED = (
     *("kind", "model", "names", "anchors", "strides", "image_size", "batch_size", "max_targets"),
     *("loss", "optimizer", "groups", "statistics", "layout", "opset", "versions", "files"),
@@ -235,6 +242,8 @@ def _refused() -> Iterator[tuple[str, str, bytes]]:
         yield f"{path} is {shown}", "damaged", written(_changed(_STEP, path, value))
     for key in _REQUIRED:
         yield f"no {key}", "damaged", written(_without(_STEP, key))
+    for path, value in _DAMAGED_TOO:
+        yield f"{path} is {value!a}", "damaged", written(_changed(_STEP, path, value))
 
 
 def make(files: dict[str, bytes]) -> list[object]:

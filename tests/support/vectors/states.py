@@ -137,6 +137,9 @@ def _refused() -> Iterator[tuple[str, str, bytes]]:
     odd = small | {"optimizer/momentum": floats(1)}
     yield "optimizer tensor of no parameter", "incomplete", with_checksum(odd, _about())
     yield from _bad_values()
+    for shape, offsets in (("[1.0]", "[0,4]"), ("[1e0]", "[0,4]"), ("[1]", "[0,4.0]")):
+        header = f'{{"balance":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}'
+        yield f"shape {shape}, offsets {offsets}", "not-safetensors", raw(header.encode(), bytes(4))
 
 
 def _entry(dtype: Any = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[str, Any]:

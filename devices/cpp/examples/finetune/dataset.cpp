@@ -1,6 +1,7 @@
 #include "dataset.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <random>
 #include <utility>
@@ -60,6 +61,21 @@ std::vector<Sample> read_samples(const std::filesystem::path& folder, const Mani
     samples.push_back(std::move(sample));
   }
   return samples;
+}
+
+void check_capacity(const std::vector<Sample>& samples, const Manifest& manifest) {
+  std::vector<std::size_t> counts;
+  for (const Sample& sample : samples) counts.push_back(sample.labels.size());
+  std::sort(counts.begin(), counts.end(), std::greater<>());
+  // A batch takes images twice if there are fewer than it has places.
+  std::size_t rows = 0;
+  for (std::int64_t place = 0; place < manifest.batch_size; ++place) {
+    rows += counts[static_cast<std::size_t>(place) % counts.size()];
+  }
+  if (rows > static_cast<std::size_t>(manifest.max_targets)) {
+    throw Error(text("a batch may have ", rows, " boxes, the artifacts take ", manifest.max_targets,
+                     "; export with --max-targets ", rows, ", or label fewer boxes per image"));
+  }
 }
 
 std::vector<Batch> shuffled_batches(const std::vector<Sample>& samples, const Manifest& manifest,

@@ -25,6 +25,10 @@ struct Batch {
 std::vector<Sample> read_samples(const std::filesystem::path& folder,
                                  const exportloss::Manifest& manifest);
 
+/// Checks that no batch can have more boxes than the artifacts take, before any is trained.
+/// Throws exportloss::Error.
+void check_capacity(const std::vector<Sample>& samples, const exportloss::Manifest& manifest);
+
 /// Returns the batches of an epoch: shuffled, half of the images mirrored, each image once, and
 /// the last batch filled from the beginning. The same seed and epoch give the same batches.
 std::vector<Batch> shuffled_batches(const std::vector<Sample>& samples,

@@ -3,6 +3,7 @@
 // Fine-tunes a detector on a folder of raw images (binary PPM, with YOLO's labels in .txt files
 // beside them), and writes OUTPUT/state.safetensors and OUTPUT/detector.onnx. Every fifth image is
 // held out, and the detector is measured on those, before and after.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -25,7 +26,13 @@ struct Settings {
   std::map<std::string, double> values{
       {"--epochs", 10}, {"--lr0", 0.01}, {"--threads", 1}, {"--seed", 0}, {"--resume", 0}};
 
-  std::int64_t whole(const char* name) const { return static_cast<std::int64_t>(values.at(name)); }
+  std::int64_t whole(const char* name) const {
+    const double value = values.at(name);
+    if (!(value <= 1e6) || std::trunc(value) != value) {
+      throw Error(text(name, " is ", value, "; expected a whole number up to 1000000"));
+    }
+    return static_cast<std::int64_t>(value);
+  }
 };
 
 Settings parse(int count, char** arguments) {
@@ -34,7 +41,8 @@ Settings parse(int count, char** arguments) {
     const auto found = settings.values.find(arguments[index]);
     char* end = nullptr;
     const double value = index + 1 < count ? std::strtod(arguments[index + 1], &end) : 0;
-    if (found == settings.values.end() || end == nullptr || *end != '\0' || !(value >= 0)) {
+    if (found == settings.values.end() || end == nullptr ||
+        end == arguments[index + 1] || *end != '\0' || !(value >= 0)) {
       throw Error(text("unknown option or value: ", arguments[index], '\n', usage));
     }
     found->second = value;
@@ -87,6 +95,7 @@ void run(const std::filesystem::path& artifacts, const std::filesystem::path& im
     (is_fifth ? held_out : trained).push_back(std::move(sample));
   }
   if (held_out.empty()) held_out = trained;
+  check_capacity(trained, manifest);
 
   Schedule::Options plan;
   plan.epochs = settings.whole("--epochs");

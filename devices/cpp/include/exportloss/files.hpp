@@ -18,6 +18,10 @@ enum class Links { follow, refuse };
 Bytes read_bounded(const std::filesystem::path& path, std::uint64_t limit,
                    Links links = Links::follow);
 
+/// Returns whether there is nothing at a path. A path that cannot be looked up is not absent:
+/// reading it says why.
+bool is_absent(const std::filesystem::path& path);
+
 /// Writes the parts, one after the other, to a file. They are written to `PATH.partial` first,
 /// which then takes the place of `path`: an earlier file stays whole until the new one is complete
 /// (on POSIX, on the disk). Throws Error: the file cannot be written.

@@ -36,7 +36,7 @@ class Json {
   /// Each returns the value of its type. Throws Error if the value is of another type.
   bool boolean() const;
   std::int64_t integer() const;
-  std::int64_t whole() const;  // of a number such as 8.0, too, up to 2^53
+  std::int64_t whole() const;  // of a number such as 8.0, too, up to 2^53 - 1
   double number() const;       // of an integer, too
   const std::string& string() const;
   const Array& array() const;

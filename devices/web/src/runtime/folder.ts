@@ -1,14 +1,13 @@
 /** An artifacts folder, wherever its files come from, verified before anything is built of it. */
 
 import { type Bytes, sha256 } from './bytes.ts';
+import { checkContents, EVAL_STEP, STATE, TRAIN_STEP } from './contents.ts';
 import { ArtifactError, excerpt } from './errors.ts';
 import { MAX_ARTIFACT_FILES, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MAX_STATE_BYTES } from './limits.ts';
 import { type FileEntry, MANIFEST, type Manifest, readManifest } from './manifest.ts';
+import { isPrintable } from './manifest_values.ts';
 
-export const STATE = 'state.safetensors';
-export const TRAIN_STEP = 'train_step.onnx';
-export const EVAL_STEP = 'eval_step.onnx';
-export const INFERENCE = 'inference.onnx';
+export { EVAL_STEP, INFERENCE, STATE, TRAIN_STEP } from './contents.ts';
 
 const LONGEST_NAME = 255; // characters of a file's name
 const AGAIN = 'copy the folder again, or export again';
@@ -46,6 +45,7 @@ export async function openArtifact(
   const manifest = await readManifest(manifestContent);
   checkKind(manifest);
   const files = await readListedFiles(source, manifest.files, told);
+  checkContents(manifest, files);
   return { manifest, files, manifestContent };
 }
 
@@ -67,7 +67,7 @@ export async function readListedFiles(
     );
   }
   for (const name of listed.keys()) {
-    const isPlain = /^[^/\\\p{C}\p{Zl}\p{Zp}]+$/u.test(name) && [...name].length <= LONGEST_NAME;
+    const isPlain = /^[^/\\]+$/.test(name) && isPrintable(name, LONGEST_NAME);
     if (!isPlain || name === '.' || name === '..') {
       throw new ArtifactError(`the manifest names ${excerpt(JSON.stringify(name))}, outside the folder`, 'outside');
     }

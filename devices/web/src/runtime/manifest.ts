@@ -5,7 +5,7 @@ import { ArtifactError, excerpt } from './errors.ts';
 import type { FlatLayout, StateLayout } from './flat_layout.ts';
 import * as limits from './limits.ts';
 import { CRITERIA, LOSS_KEYS, type LossConfig, lossConfig } from './loss_config.ts';
-import { flag, integer, list, number, record, text, texts } from './manifest_values.ts';
+import { flag, integer, isPrintable, list, number, record, text, texts } from './manifest_values.ts';
 import { product } from './numbers.ts';
 
 export const MANIFEST = 'manifest.json';
@@ -161,18 +161,18 @@ function fromValues(values: Values): Manifest {
     imageSize: imageSize(values['image_size']),
     batchSize: integer(values['batch_size'], 'batch_size', 1, limits.MAX_ROWS),
     maxTargets: integer(values['max_targets'], 'max_targets', 1, limits.MAX_ROWS),
-    tiers: list(values['tiers'] ?? [], 'tiers').map((rows) => integer(rows, 'tiers')),
+    tiers: list(given(values, 'tiers', []), 'tiers').map((rows) => integer(rows, 'tiers')),
     loss: lossConfig(record(values['loss'], 'loss')),
-    gradients: flag(values['gradients'] ?? false, 'gradients'),
+    gradients: flag(given(values, 'gradients', false), 'gradients'),
     lossLayout: word(values, 'loss_layout', 'permuted'),
     provider: word(values, 'provider', 'any'),
     optimizer: values['optimizer'] === null ? null : word(values, 'optimizer'),
-    ema: flag(values['ema'] ?? false, 'ema'),
+    ema: flag(given(values, 'ema', false), 'ema'),
     precision: word(values, 'precision', 'float32'),
     groups: {
-      weights: texts(groups['weights'] ?? [], 'groups'),
-      norms: texts(groups['norms'] ?? [], 'groups'),
-      biases: texts(groups['biases'] ?? [], 'groups'),
+      weights: texts(given(groups, 'weights', []), 'groups'),
+      norms: texts(given(groups, 'norms', []), 'groups'),
+      biases: texts(given(groups, 'biases', []), 'groups'),
     },
     statistics: list(values['statistics'], 'statistics').map(readStatistics),
     head: word(values, 'head', 'dense'),
@@ -191,8 +191,13 @@ function fromValues(values: Values): Manifest {
   return manifest;
 }
 
+/** Return a value, or what its absence means; null is a value, and of no known type. */
+function given(values: Values, key: string, missing: unknown): unknown {
+  return values[key] === undefined ? missing : values[key];
+}
+
 function word(values: Values, key: keyof typeof WORDS, missing?: string): string {
-  const said = values[key] === undefined ? missing : values[key];
+  const said = given(values, key, missing);
   if (!(WORDS[key] as readonly unknown[]).includes(said)) {
     throw new TypeError(`${key} is ${excerpt(JSON.stringify(said) ?? 'missing')}, expected a known word`);
   }
@@ -200,7 +205,7 @@ function word(values: Values, key: keyof typeof WORDS, missing?: string): string
 }
 
 function className(name: string): string {
-  if ([...name].length > LONGEST_NAME || /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u.test(name)) {
+  if (!isPrintable(name, LONGEST_NAME)) {
     throw new RangeError(`a class has the name ${excerpt(JSON.stringify(name))}`);
   }
   return name;

@@ -2,9 +2,11 @@
 
 import { excerpt } from './errors.ts';
 
+const MOST = Number.MAX_SAFE_INTEGER;
+
 /** Return a whole number from `least` to `most`. */
-export function integer(value: unknown, what: string, least = -(2 ** 53), most = 2 ** 53): number {
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < least || value > most) {
+export function integer(value: unknown, what: string, least = -MOST, most = MOST): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < least || value > most) {
     throw new TypeError(`${what} is ${shown(value)}, expected an integer from ${least} to ${most}`);
   }
   return value;
@@ -45,4 +47,9 @@ export function record(value: unknown, what: string): Record<string, unknown> {
 
 function shown(value: unknown): string {
   return excerpt(JSON.stringify(value) ?? 'missing');
+}
+
+/** Return whether a text is of printable characters, at most `longest` of them. */
+export function isPrintable(value: string, longest: number): boolean {
+  return [...value].length <= longest && !/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u.test(value);
 }

@@ -121,8 +121,11 @@ function parseHeader(text: string): Record<string, unknown> {
   const header: unknown = JSON.parse(text);
   if (!isRecord(header)) throw new TypeError('its header is not a dictionary');
   // Readers differ in which of two entries of one name they take.
-  const colons = text.replace(/"(?:[^"\\]|\\.)*"/gs, '').split(':').length - 1;
+  const unquoted = text.replace(/"(?:[^"\\]|\\.)*"/gs, '');
+  const colons = unquoted.split(':').length - 1;
   if (colons !== countKeys(header)) throw new Error('its header has a name twice');
+  // JavaScript does not tell 3.0 from 3.
+  if (/[.eE]/.test(unquoted)) throw new Error('a shape or offset in it is not an integer >= 0');
   return header;
 }
 
@@ -165,7 +168,8 @@ function readEntry(entry: unknown): Entry {
     throw new Error(`a tensor in it is ${excerpt(String(dtype))}, or has too many dimensions`);
   }
   const [from, to] = offsets as [number, number];
-  if (product(shape) * size !== to - from) {
+  const isHuge = !isCount(product(shape.map((side) => side || 1)));
+  if (isHuge || product(shape) * size !== to - from) {
     throw new Error(`a tensor of shape (${excerpt(shape.join(', '))}) has ${to - from} bytes`);
   }
   return { dtype: dtype as string, shape, from, to };
