@@ -139,8 +139,7 @@ class Node:
         own = {n: t for n, t in session.weights().tensors.items() if n not in shared}
         if own or residual is not None:
             LocalState(model=own, residual=residual).write(self._state, task.run, task.round)
-        metrics = {"box": result.items.box, "objectness": result.items.objectness}
-        metrics |= {"class": result.items.category, "skipped": float(result.skipped)}
+        metrics = {**result.items, "skipped": float(result.skipped)}
         return Result(name=self.config.name, images=result.images, metrics=metrics, vectors=vectors)
 
     def _finish(self, task: Task) -> Result:
