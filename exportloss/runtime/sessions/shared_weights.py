@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +149,8 @@ class SharedWeights(abc.ABC):
                 are not finite; nothing is added.
         """
         shapes = self.weights_layout().parameters.by_name
-        for name, tensor in gradients.items():
+        given: Mapping[str, Any] = gradients
+        for name, tensor in given.items():
             if name not in shapes:
                 raise ArtifactError(f"gradients for {name!r}, which these artifacts do not train")
             expected = f"expected float32 of shape {shapes[name]}"

@@ -51,6 +51,15 @@ def test_gradients_apart_are_a_step(anchor_free_artifact, batches):
     assert one.weights().sha256 == other.weights().sha256
 
 
+def test_what_is_no_gradient_is_not_added(anchor_free_artifact):
+    session = TrainSession.open(anchor_free_artifact, threads=1)
+    name = next(iter(session.gradients()))
+    for wrong in ("0.1", None, [0.5]):
+        with pytest.raises(ArtifactError, match=mentions(name, type(wrong).__name__)):
+            session.add_gradients({name: wrong})
+    assert not any(gradient.any() for gradient in session.gradients().values())
+
+
 def test_weights_of_another_detector_are_refused(tiny_artifact, anchor_free_artifact):
     weights = TrainSession.open(tiny_artifact, threads=1, evaluation_only=True).weights()
     session = TrainSession.open(anchor_free_artifact, threads=1, evaluation_only=True)
