@@ -211,13 +211,13 @@ def compare(comparison: Comparison, *, factory_epochs: int) -> None:
     row, _ = comparison.fleet("FedAvg, pooled variances")
     comparison.add(row)
     own = comparison.calibrated(comparison.best("FedAvg, pooled variances"))
-    comparison.add(dataclasses.replace(row, name="the same, calibrated on each device", own=own))
+    comparison.add(dataclasses.replace(row, name="the same, calibrated", own=own))
     for half in (False, True):
         name = "frozen, float16 differences" if half else "frozen"
         row, _ = comparison.fleet(name, "frozen", half=half)
+        comparison.add(dataclasses.replace(row, name=name.replace("frozen", "--freeze 10, pooled")))
         own = comparison.calibrated(comparison.best(name, "frozen"))
-        shown = name.replace("frozen", "--freeze 10, pooled, calibrated")
-        comparison.add(dataclasses.replace(row, name=shown, own=own))
+        comparison.add(dataclasses.replace(row, name="the same, calibrated", own=own))
 
 
 def compare_more(comparison: Comparison) -> None:
@@ -267,6 +267,7 @@ def plot(comparison: Comparison, path: Path) -> None:
     for row in comparison.rows:
         if row.name.startswith("central") and row.union is not None:
             axes.axhline(row.union, color="grey", linestyle="--", label="central, at its end")
+    axes.set_xticks(range(1 + comparison.rounds))
     axes.set_xlabel("round")
     axes.set_ylabel("mAP50 on all devices' images")
     axes.set_ylim(bottom=0)

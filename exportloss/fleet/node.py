@@ -139,7 +139,7 @@ class Node:
         own = {n: t for n, t in session.weights().tensors.items() if n not in shared}
         if own or residual is not None:
             LocalState(model=own, residual=residual).write(self._state, task.run, task.round)
-        metrics = {**result.items, "skipped": float(result.skipped)}
+        metrics = dict(result.items) | {"skipped": float(result.skipped)}
         return Result(name=self.config.name, images=result.images, metrics=metrics, vectors=vectors)
 
     def _finish(self, task: Task) -> Result:

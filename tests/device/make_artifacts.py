@@ -6,9 +6,9 @@ For each of `CASES` the folder then holds an artifact, `sgd`, and the expected s
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
 Golden cases are in `golden`. The loss alone is in `loss`, and what torch makes of it for several
 numbers of rows in `loss-expected.safetensors`. `small-sgd` and so on are of a small detector,
-`small-ort` is its training artifacts; `with-abs` is what OpenVINO computes wrongly. For `val` and
-`detect` there are `bright.onnx` and the data set `spots`, and pycocotools' numbers for them in
-`expected.json`.
+`small-ort` is its training artifacts; `with-abs` is what OpenVINO computes wrongly; `anchor-free`
+is of a detector without anchors. For `val` and `detect` there are `bright.onnx` and the data set
+`spots`, and pycocotools' numbers for them in `expected.json`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.folder import write_artifact
 from exportloss.runtime.artifact.manifest import Manifest
+from tests.support import anchor_free
 from tests.support import tiny_detector as tiny
 from tests.support.bright_detector import make_spots, write_bright_detector
 from tests.support.golden_cases import load
@@ -106,6 +107,13 @@ def make_small(
     detector.stem.requires_grad_(not freeze)
     sizes = {"image_size": (tiny.IMAGE, tiny.IMAGE), "batch_size": BATCH}
     export(detector, tiny.make_loss(), folder, max_targets=MAX_TARGETS, **sizes, **options)
+
+
+def make_anchor_free(folder: Path) -> None:
+    """Export a detector without anchors, with the task-aligned loss."""
+    sizes = {"image_size": (SIZE, SIZE), "batch_size": BATCH, "max_targets": MAX_TARGETS}
+    model, loss = anchor_free.make_model(), anchor_free.make_loss()
+    export_train_step(model, loss, folder, names=CLASSES, **sizes)
 
 
 def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> list[float]:
@@ -196,7 +204,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     small = {f"small-{name}": case for name, case in CASES.items()}
     small["small-ort"] = {**CASES["adamw"], "export": export_training_artifacts}
-    for name in (*CASES, *small, "loss", "with-abs"):
+    for name in (*CASES, *small, "anchor-free", "loss", "with-abs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     batches = draw_batches()
@@ -206,6 +214,7 @@ def main(folder: Path) -> None:
     losses = {name: make_case(folder / name, batches, **case) for name, case in CASES.items()}
     for name, case in small.items():
         make_small(folder / name, **case)
+    make_anchor_free(folder / "anchor-free")
     make_with_abs(folder / "sgd", folder / "with-abs")
     expected = {"settings": SETTINGS, "losses": losses, "coco": make_detections(folder)}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")

@@ -117,7 +117,8 @@ def run_ort_training(case: GoldenCase, *, threads: int = 1) -> Iterator[StepResu
     balance = case.initial_balance
     for step in case.steps:
         model = {f"levels.{i}": level for i, level in enumerate(step.predictions)}
-        session.load_state(dataclasses.replace(session.state(), model=model, balance=balance))
+        state = dataclasses.replace(session.state(), model=model, loss={"balance": balance})
+        session.load_state(state)
         result = session.step(images, step.targets, lr=0.0, update=False)
         gradients, balance = session.gradients(), session.state().balance
         yield StepResult(

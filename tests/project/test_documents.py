@@ -46,6 +46,7 @@ FOREIGN = {
         "--stream",
         "--superlink",
     },
+    "benchmarks/fleet.py": {"--more"},
     "benchmarks/fleet_scale.py": {"--clients"},
     "cmake": {"--build", "--install", "--prefix"},
     "pip": {"--index-url", "--no-deps"},

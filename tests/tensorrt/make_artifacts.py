@@ -23,6 +23,7 @@ import torch
 from exportloss import YoloLoss
 from exportloss.export import export_loss, export_train_step
 from exportloss.models import yolov5
+from tests.support import anchor_free
 from tests.support.golden_cases import find_cases, load
 from tests.support.graphs.small_losses import LAYOUTS, LOSSES, export_small_loss
 from tests.support.tiny_detector import IMAGE, make_detector, make_loss
@@ -59,6 +60,21 @@ def make_small_step(folder: Path) -> None:
     export_train_step(make_detector(), make_loss(), folder, **sizes, **FOR_GPUS)
 
 
+def make_anchor_free(folder: Path) -> None:
+    """Export the steps of a detector without anchors, with the task-aligned loss."""
+    size = anchor_free.IMAGE
+    sizes = {"image_size": (size, size), "batch_size": 1, "max_targets": 4}
+    export_train_step(
+        anchor_free.make_model(), anchor_free.make_loss(), folder, **sizes, **FOR_GPUS
+    )
+
+
+def make_task_aligned_loss(folder: Path) -> None:
+    """Export the task-aligned loss."""
+    sizes = {"image_size": (64, 32), "batch_size": 1, "max_targets": 3, "tiers": ()}
+    export_loss(anchor_free.make_loss(), folder, gradients=True, **sizes, **FOR_GPUS)
+
+
 def make_loss_alone(folder: Path, options: dict[str, Any], *, gradients: bool = True) -> None:
     """Export a loss with options of the loss."""
     sizes = {"image_size": (64, 32), "batch_size": 1, "max_targets": 3, "tiers": ()}
@@ -84,6 +100,8 @@ def jobs(folder: Path) -> Iterator[Job]:
     for name, options in reversed(STEPS.items()):
         yield partial(make_step, folder / name, options)
     yield partial(make_small_step, folder / "small")
+    yield partial(make_anchor_free, folder / "anchor-free")
+    yield partial(make_task_aligned_loss, folder / "task-aligned-loss")
     for provider in ("any", "gpu"):
         name = "any" if provider == "any" else "yolov5-loss"
         yield partial(make_yolov5_loss, folder / name, provider)

@@ -35,7 +35,7 @@ def test_absent(package: str):
 
 def test_everything_is_exported(graphs: Path):
     names = json.loads((graphs / "graphs.json").read_text())
-    assert len([name for name in names if name.endswith("/train_step.onnx")]) == 8
+    assert len([name for name in names if name.endswith("/train_step.onnx")]) == 9
     assert len([name for name in names if name.startswith("golden-")]) >= 20
     assert {"any/loss.onnx", "head-input/loss.onnx", "loss-sorted/loss.onnx"} <= set(names)
 
@@ -44,8 +44,9 @@ def test_the_parser_takes_the_graph(graphs: Path, name: str):
     result = check(graphs / name, provider="tensorrt-rtx")
     (answer,) = result.parsers
     assert answer.refusals == ()
-    assert answer.layers > 100
-    dynamic = {"dynamic shapes"} if name.endswith("inference.onnx") else set()
+    assert answer.layers > (20 if name.endswith("/apply_step.onnx") else 100)  # an optimizer alone
+    fixed = name.startswith("anchor-free")  # whose `decode` reshapes to the number of images
+    dynamic = {"dynamic shapes"} if name.endswith("inference.onnx") and not fixed else set()
     assert {trouble.name for trouble in result.troubles} == dynamic
 
 

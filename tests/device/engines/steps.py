@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-CASES = ("sgd", "adamw", "frozen", "frozen-adamw")
+CASES = ("sgd", "adamw", "frozen", "frozen-adamw", "anchor-free")
 
 
 def bounds(case: str) -> dict[str, float]:

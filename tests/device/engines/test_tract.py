@@ -55,7 +55,8 @@ def test_steps_from_the_same_states(device, batches, expected, case):
             kept = {"loss": name, "statistics": f"new_{name}", "parameters": f"new_{name}"}
             output = kept.get(name, f"new_optimizer_{name}")
             assert relative_l2([got[output]], [want[output]]) <= bound, output
-        for output in ("skipped", "new_updates", "new_balance", "new_gradients"):
+        balance = ["new_balance"] if "new_balance" in want else []  # of YOLOv5's loss only
+        for output in ("skipped", "new_updates", "new_gradients", *balance):
             np.testing.assert_array_equal(got[output], want[output], err_msg=output)
 
 
