@@ -173,6 +173,14 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def anchor_free_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The portable step of a detector of the same classes with the task-aligned loss."""
+    from tests.support.tiny_runs import export_anchor_free
+
+    return made_once(tmp_path_factory, "anchor-free", export_anchor_free)
+
+
+@pytest.fixture(scope="session")
 def tiny_ort_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training artifacts of the same detector, whose class is `DecodingDetector`."""
     from tests.support.tiny_runs import export_tiny_ort

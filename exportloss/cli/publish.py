@@ -12,7 +12,7 @@ from exportloss.errors import ConfigError
 from exportloss.runtime.data.dataset import DataConfig, read_data_yaml
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.evaluation.scores import Scores
-from exportloss.runtime.serving.publication import Published, publish, read_record
+from exportloss.runtime.serving.publication import Published, check_model, publish, read_record
 from exportloss.runtime.serving.repository import ModelRepository
 from exportloss.runtime.training.origin import data_digest
 
@@ -117,10 +117,12 @@ def _roll_back(repository: ModelRepository, options: argparse.Namespace) -> int:
     if not repository.model.is_dir():
         raise ConfigError(f"{repository.path} has no model {repository.name!r}", argument="name")
     with repository.locked():
-        for number in repository.versions()[-2:]:
-            read_record(repository.version(number))  # ours
+        versions = repository.versions()[-2:]
+        records = [read_record(repository.version(number)) for number in versions]  # ours
+        if len(versions) == 2:
+            check_model(repository.version(versions[0]), records[0])
         number = repository.withdraw()
-    record = read_record(repository.version(number))
+    record = records[0]
     say(
         f"serves now: {repository.version(number)} (mAP50-95 {record.map50_95:.3f} when it was "
         "published)"

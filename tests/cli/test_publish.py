@@ -89,6 +89,20 @@ def test_a_rollback_lets_the_version_before_serve(publish, detectors, tmp_path):
     assert repository.versions() == [1, 3]  # a number is not given twice
 
 
+@pytest.mark.parametrize("content", [b"garbage", None], ids=["changed", "missing"])
+def test_a_rollback_to_a_model_that_was_changed_is_refused(publish, detectors, tmp_path, content):
+    for name in ("worse", "good"):
+        publish(detectors[name])
+    model = tmp_path / "models" / "spots" / "1" / "model.onnx"
+    if content is None:
+        model.unlink()
+    else:
+        model.write_bytes(content)
+    status, _, err = publish("--rollback", data=None)
+    assert status == 2 and not missing(error_of(err), model)
+    assert ModelRepository(tmp_path / "models", "spots").versions() == [1, 2]
+
+
 def test_the_layout_is_that_of_the_servers(publish, detectors, tmp_path):
     publish(detectors["good"])
     publish(detectors["good"], name="others")

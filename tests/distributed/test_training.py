@@ -109,6 +109,15 @@ def test_ranks_train_as_one_process(artifacts, new_run, optimizer, ranks):
     assert_same_run(alone.folder, together.folder)
 
 
+def test_ranks_train_with_the_task_aligned_loss(anchor_free_artifact, new_run):
+    alone, together = new_run("one"), new_run("many")
+    alone.train(open_session(anchor_free_artifact))
+    lead, other = train_together(anchor_free_artifact, together, 2)
+    assert isinstance(lead, TrainResult), lead
+    assert other is True
+    assert_same_run(alone.folder, together.folder)
+
+
 @pytest.mark.parametrize("bad", [[1], [3], [0, 3]], ids=str)
 def test_a_skipped_batch_is_skipped_by_all(artifacts, new_run, bad):
     """One in the middle of a sum leaves it alone; the last of a sum keeps it from being used."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from exportloss.demo.dataset import SHAPE_NAMES, make_shapes
+from tests.support import anchor_free
 from tests.support.tiny_detector import CLASSES, IMAGE, DecodingDetector, make_loss
 
 NAMES = SHAPE_NAMES[:CLASSES]
@@ -30,6 +31,24 @@ def export_tiny(folder: Path, **options: Any) -> Path:
         **options,
     )
     return folder
+
+
+def export_anchor_free(folder: Path) -> None:
+    """Export a detector without anchors, of the same classes, as a portable step with AdamW."""
+    from exportloss.export.step.export import export_train_step
+
+    torch.manual_seed(0)
+    export_train_step(
+        anchor_free.AnchorFree(CLASSES, width=8),
+        anchor_free.make_loss(),
+        folder,
+        image_size=(IMAGE, IMAGE),
+        batch_size=2,
+        max_targets=32,
+        optimizer="adamw",
+        ema=True,
+        names=NAMES,
+    )
 
 
 def export_tiny_ort(folder: Path) -> None:

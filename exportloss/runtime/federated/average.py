@@ -8,10 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError, ExportLossError
+from exportloss.errors import ArtifactError, ConfigError, ExportLossError, excerpt
 from exportloss.runtime.artifact.weights import Weights
 
 __all__ = ["average"]
+
+_NUMBERS = (int, float, np.integer, np.floating)
+# Beyond these, sums of products with float32 values leave the range, or the precision, of float64.
+_LEAST, _MOST = 1e-15, 1e15
 
 
 def average(
@@ -27,14 +31,14 @@ def average(
 
     Args:
         models: Weights of the devices, at least one, all of one layout.
-        weights: Weight of each, finite and > 0, such as its number of images.
+        weights: Weight of each, in [1e-15, 1e15], such as its number of images.
         pooled_variances: Whether to add the variance of the running means to the mean of the
             running variances.
 
     Raises:
         ArtifactError: a model has another layout than the first, or a value is not finite; the
             message has its position.
-        ConfigError: there is no model, or a weight is missing, not finite or not above 0.
+        ConfigError: there is no model, or a weight is missing, no number or out of range.
     """
     if not models or len(models) != len(weights):
         raise ConfigError(
@@ -42,22 +46,30 @@ def average(
             "least one"
         )
     for place, (model, weight) in enumerate(zip(models, weights, strict=True)):
-        if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(f"weight {place} is {weight}; expected a finite number above 0")
+        if not isinstance(weight, _NUMBERS) or not _LEAST <= weight <= _MOST:
+            raise ConfigError(
+                f"weight {place} is {excerpt(str(weight))}; expected a number in [{_LEAST:g}, "
+                f"{_MOST:g}]"
+            )
         _check(model, models[0], place)
     layout = models[0].layout
     parameters = _mean([model.parameters for model in models], weights)
     statistics = _mean([model.statistics for model in models], weights)
     if pooled_variances:
         _add_variance_of_means(statistics, models, weights)
-    return Weights(
-        layout=layout,
-        parameters=parameters.astype(np.float32),
-        statistics=statistics.astype(np.float32),
-    )
+    with np.errstate(over="ignore"):  # refused as not finite
+        return Weights(
+            layout=layout,
+            parameters=parameters.astype(np.float32),
+            statistics=statistics.astype(np.float32),
+        )
 
 
 def _check(model: Weights, first: Weights, place: int) -> None:
+    if not isinstance(model, Weights):
+        raise ArtifactError(
+            f"model {place} is {type(model).__name__}; expected what `weights` of a session gives"
+        )
     if model.layout.digest != first.layout.digest:
         raise ArtifactError(
             f"model {place} is of another layout, {model.layout.digest[:12]}, expected "

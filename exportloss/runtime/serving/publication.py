@@ -31,7 +31,7 @@ from exportloss.runtime.sessions.installation import import_onnxruntime
 from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.training.origin import file_digest
 
-__all__ = ["RECORD", "Publication", "Published", "publish", "read_record"]
+__all__ = ["RECORD", "Publication", "Published", "check_model", "publish", "read_record"]
 
 RECORD = "published.json"
 _KSERVE = "kserve.yaml"
@@ -167,6 +167,25 @@ def read_record(version: Path) -> Publication:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {excerpt(repr(error))}") from error
     return Publication(**fields)
+
+
+def check_model(version: Path, record: Publication) -> None:
+    """Check that a version's model is the one that was published.
+
+    Args:
+        version: Folder of the version.
+        record: Its record.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or another one.
+    """
+    path = version / MODEL
+    found = file_digest(path)
+    if found != record.sha256:
+        raise ArtifactError(
+            f"{path} has the SHA-256 {found[:12]}, expected {record.sha256[:12]}, that of the "
+            "published file; it was changed since: publish another version"
+        )
 
 
 def _describe(repository: ModelRepository, config: str) -> None:

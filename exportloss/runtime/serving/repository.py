@@ -151,8 +151,8 @@ class ModelRepository:
         versions = self.versions()
         if len(versions) < 2:
             raise ConfigError(
-                f"{self.model} has {len(versions)} versions; expected two or more, to go back by "
-                "one"
+                f"{self.model} has too few versions to go back by one: {len(versions)}; expected "
+                "two or more"
             )
         last = self.version(versions[-1])
         with as_artifact_error(last):

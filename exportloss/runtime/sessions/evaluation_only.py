@@ -108,8 +108,8 @@ class EvaluationOnlySession(TrainSession):
 
     def _refuse(self, what: str) -> NoReturn:
         raise ConfigError(
-            f"{what} trains, but the session of {self.folder} was opened with evaluation_only=True;"
-            " open it without",
+            f"{what} is for training, but the session of {self.folder} was opened with "
+            "evaluation_only=True; open it without",
             argument="evaluation_only",
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError, DataError, TrainingError
+from exportloss.errors import ArtifactError, ConfigError, DataError, TrainingError, excerpt
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state import (
     TrainState,
@@ -176,7 +176,7 @@ class TrainSession(SharedWeights):
         )
         check_hyperparameters(hyper)
         if gradients is not None:
-            gradients = check_gradients(gradients, self.gradients())
+            gradients = check_gradients(gradients, self.weights_layout().parameters.by_name)
         is_updated = self._apply(gradients, hyper)
         self._due += 1
         return is_updated
@@ -400,5 +400,11 @@ class TrainSession(SharedWeights):
 
 def _rates(lr: Rates) -> tuple[float, float, float]:
     """Return the learning rates of weights, norms and biases."""
-    weights, norms, biases = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
+    try:
+        weights, norms, biases = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"lr is {excerpt(repr(lr))}; expected a number, or three: of weights, norms and biases",
+            argument="lr",
+        ) from error
     return weights, norms, biases

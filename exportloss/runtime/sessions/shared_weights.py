@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,11 @@ class SharedWeights(abc.ABC):
             ArtifactError: the weights are of another model, or hold values that are not finite; the
                 session is unchanged.
         """
+        if not isinstance(weights, Weights):
+            raise ArtifactError(
+                f"the weights are {type(weights).__name__}; expected what `weights` of a session "
+                "gives"
+            )
         weights.check()
         own = self.weights_layout()
         if unknown := sorted(set(weights.layout.names) - set(own.names)):
@@ -144,13 +149,17 @@ class SharedWeights(abc.ABC):
                 are not finite; nothing is added.
         """
         shapes = self.weights_layout().parameters.by_name
-        for name, tensor in gradients.items():
+        given: Mapping[str, Any] = gradients
+        for name, tensor in given.items():
             if name not in shapes:
                 raise ArtifactError(f"gradients for {name!r}, which these artifacts do not train")
+            expected = f"expected float32 of shape {shapes[name]}"
+            if not isinstance(tensor, np.ndarray):
+                kind = type(tensor).__name__
+                raise ArtifactError(f"gradients for {name!r} are {kind}; {expected}")
             if tensor.dtype != np.float32 or tensor.shape != shapes[name]:
                 raise ArtifactError(
-                    f"gradients for {name!r} are {tensor.dtype} of shape {tensor.shape}; expected "
-                    f"float32 of shape {shapes[name]}"
+                    f"gradients for {name!r} are {tensor.dtype} of shape {tensor.shape}; {expected}"
                 )
             if not np.isfinite(tensor).all():
                 raise ArtifactError(f"gradients for {name!r} have values that are not finite")

@@ -17,20 +17,27 @@ Array = npt.NDArray[np.float32]
 
 
 def check_gradients(
-    gradients: Mapping[str, Array], expected: Mapping[str, Array]
+    gradients: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Array]:
     """Check that there is a gradient of the right shape per trained parameter.
 
     Args:
         gradients: Gradients by parameter.
-        expected: Gradients of the session, whose names and shapes they must have.
+        expected: Shapes of the session's parameters.
 
     Returns:
         The gradients as float32, in the order of `expected`.
 
     Raises:
-        ConfigError: a gradient is missing, is of no trained parameter, or has another shape.
+        ConfigError: a gradient is missing, is of no trained parameter, has another shape, or is no
+            array of real numbers.
     """
+    if not isinstance(gradients, Mapping):
+        raise ConfigError(
+            f"gradients is {type(gradients).__name__}; expected an array by parameter, as from "
+            "`gradients()`",
+            argument="gradients",
+        )
     if strange := sorted(gradients.keys() ^ expected.keys()):
         problem = "lack" if strange[0] in expected else "have"
         raise ConfigError(
@@ -38,14 +45,21 @@ def check_gradients(
             f"{len(expected)} trained parameters",
             argument="gradients",
         )
-    found = {name: np.asarray(gradients[name], np.float32) for name in expected}
-    for name, gradient in found.items():
-        if gradient.shape != (shape := expected[name].shape):
+    for name, shape in expected.items():
+        gradient = gradients[name]
+        if not isinstance(gradient, np.ndarray) or not np.issubdtype(gradient.dtype, np.floating):
+            kind = getattr(gradient, "dtype", type(gradient).__name__)
+            raise ConfigError(
+                f"the gradient of {name!r} is {kind}; expected an array of float32",
+                argument="gradients",
+            )
+        if gradient.shape != shape:
             raise ConfigError(
                 f"the gradient of {name!r} has shape {gradient.shape}; expected {shape}",
                 argument="gradients",
             )
-    return found
+    with np.errstate(over="ignore"):  # infinities, whose update is skipped
+        return {name: np.asarray(gradients[name], np.float32) for name in expected}
 
 
 def check_hyperparameters(hyper: Hyperparameters) -> None:

@@ -78,9 +78,9 @@ def test_the_same_order_gives_the_same_bits_and_vectors_are_not_touched():
     assert [model.sha256 for model in models] == before
 
 
-@pytest.mark.parametrize("weight", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("weight", [0, -1, math.nan, math.inf, 1e308, 1e-320, 10**400, None, "2"])
 def test_bad_weights_are_refused(weight):
-    with pytest.raises(ConfigError, match=mentions("weight 1", str(weight))):
+    with pytest.raises(ConfigError, match=mentions("weight 1", str(weight)[:60])):
         average([make(0), make(1)], [1, weight])
 
 
@@ -96,6 +96,18 @@ def test_a_model_that_is_not_finite_is_refused_by_its_position(value):
     bad.parameters[3] = value
     with pytest.raises(ArtifactError, match=mentions("model 1", "a ", "finite")):
         average([make(0), bad], [1, 1])
+
+
+def test_what_is_no_weights_is_refused_by_its_position():
+    with pytest.raises(ArtifactError, match=mentions("model 1", "dict")):
+        average([make(0), make(1).tensors], [1, 1])
+
+
+def test_a_variance_that_float32_cannot_hold_is_refused():
+    far = make(1)
+    far.statistics[:4] = 1e30
+    with pytest.raises(ArtifactError, match=mentions(NORM.var, "finite")):
+        average([make(0), far], [1, 1])
 
 
 def test_another_layout_is_refused_by_its_position():

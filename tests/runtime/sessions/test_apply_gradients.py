@@ -124,12 +124,20 @@ def test_gradients_of_other_parameters_are_refused(folder):
         ({k: v for k, v in right.items() if k != name}, (name, len(right))),
         ({**right, "stranger": gradient}, ("stranger", len(right))),
         ({**right, name: gradient[:1]}, (name, gradient[:1].shape, gradient.shape)),
+        ({**right, name: "0.1"}, (name, "str", "float32")),
+        ({**right, name: None}, (name, "NoneType", "float32")),
+        ({**right, name: gradient.astype(complex)}, (name, "complex128", "float32")),
+        (list(right.values()), ("gradients is list",)),
     ):
         with pytest.raises(ConfigError, match=mentions(*said)) as caught:
             session.apply_gradients(wrong, lr=0.1)
         assert caught.value.argument == "gradients"
     with pytest.raises(ConfigError, match=mentions("momentum", 1.0)):
         session.apply_gradients(lr=0.1, momentum=1.0)
+    for rates in ((0.1, 0.2), "fast"):
+        with pytest.raises(ConfigError, match=mentions("lr is", repr(rates))) as caught:
+            session.apply_gradients(lr=rates)
+        assert caught.value.argument == "lr"
     assert session.skipped == 0
 
 

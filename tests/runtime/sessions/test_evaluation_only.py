@@ -55,8 +55,9 @@ def test_what_trains_is_refused(pair):
         "step": lambda: server.step(*make_batch(), lr=0.1),
         "gradients": server.gradients,
         "add_gradients": lambda: server.add_gradients({}),
+        "apply_gradients": lambda: server.apply_gradients(pair[0].gradients(), lr=0.1),
     }.items():
-        with pytest.raises(ConfigError, match=mentions(name, "evaluation_only")):
+        with pytest.raises(ConfigError, match=mentions(f"{name} is", "evaluation_only")):
             call()
     assert server.weights().sha256 == before
 
