@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from exportloss.errors import ConfigError, excerpt
-from exportloss.hyp_keys import TRAINING_KEYS, unknown_keys
+from exportloss.hyp_settings import HypSettings
 
 __all__ = ["Criterion", "LossConfig"]
 
@@ -17,7 +15,7 @@ Criterion = Literal["bce", "focal", "qfocal", "blur"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(HypSettings):
     """Options of the YOLOv5 loss; the defaults are those of `hyp.scratch-low.yaml`, unscaled.
 
     Attributes:
@@ -142,44 +140,6 @@ class LossConfig:
 
         gains: dict[str, Any] = {name: unscale(name) for name in ("box", "cls", "obj")}
         return dataclasses.replace(self, **gains)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "the mapping") -> LossConfig:
-        """Read the loss keys of a YOLOv5 `hyp` mapping; its training keys are skipped.
-
-        Args:
-            values: Hyperparameters; missing keys keep their defaults.
-            source: Name of the mapping, for messages.
-
-        Raises:
-            ConfigError: a key is neither a loss key nor a training key of YOLOv5, or a value is
-                out of range.
-        """
-        own = {field.name for field in dataclasses.fields(cls)}
-        if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
-            raise ConfigError(f"{source}: unknown key {unknown_keys(unknown, sorted(own))}")
-        try:
-            return cls(**{key: value for key, value in values.items() if key in own})
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from error
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> LossConfig:
-        """Read the loss keys of a YOLOv5 hyperparameter file.
-
-        Args:
-            path: YAML file of at most 1 MiB.
-
-        Raises:
-            ConfigError: the file cannot be read, is not a mapping, or holds an unknown key (the
-                message suggests the nearest one) or a value out of range.
-        """
-        from exportloss.reading import read_yaml_mapping
-
-        read = read_yaml_mapping(
-            Path(path), expected="`key: value` lines of hyperparameters", error=ConfigError
-        )
-        return cls.from_mapping(read.values, source=str(path))
 
 
 def _check_type(name: str, value: object, default: object) -> None:

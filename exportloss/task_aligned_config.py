@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from exportloss.errors import ConfigError, excerpt
-from exportloss.hyp_keys import TRAINING_KEYS, unknown_keys
+from exportloss.hyp_settings import HypSettings
 
 __all__ = ["AssignmentProfile", "TaskAlignedConfig"]
 
@@ -17,7 +15,7 @@ AssignmentProfile = Literal["8.4", "8.3", "yolov9"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskAlignedConfig:
+class TaskAlignedConfig(HypSettings):
     """Options of the anchor-free loss; the defaults are those of YOLOv8 and YOLO11.
 
     Attributes:
@@ -69,45 +67,6 @@ class TaskAlignedConfig:
     ) -> TaskAlignedConfig:
         """Return the same options, see `scaled`."""
         return self
-
-    @classmethod
-    def from_mapping(
-        cls, values: Mapping[str, Any], *, source: str = "the mapping"
-    ) -> TaskAlignedConfig:
-        """Read the loss keys of a mapping of hyperparameters; training keys are skipped.
-
-        Args:
-            values: Hyperparameters; missing keys keep their defaults.
-            source: Name of the mapping, for messages.
-
-        Raises:
-            ConfigError: a key is neither a loss key nor a training key, or a value is out of range.
-        """
-        own = {field.name for field in dataclasses.fields(cls)}
-        if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
-            raise ConfigError(f"{source}: unknown key {unknown_keys(unknown, sorted(own))}")
-        try:
-            return cls(**{key: value for key, value in values.items() if key in own})
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from error
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> TaskAlignedConfig:
-        """Read the loss keys of a hyperparameter file.
-
-        Args:
-            path: YAML file of at most 1 MiB.
-
-        Raises:
-            ConfigError: the file cannot be read, is not a mapping, or holds an unknown key (the
-                message suggests the nearest one) or a value out of range.
-        """
-        from exportloss.reading import read_yaml_mapping
-
-        read = read_yaml_mapping(
-            Path(path), expected="`key: value` lines of hyperparameters", error=ConfigError
-        )
-        return cls.from_mapping(read.values, source=str(path))
 
 
 def _is_gain(value: object) -> bool:
