@@ -86,9 +86,11 @@ class BenchmarkError(ExportLossError, RuntimeError):
 
 
 def excerpt(value: object, length: int = 60) -> str:
-    """Return a value as text for a message, truncated to `length` characters."""
-    text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= length else f"{text[:length]}..."
+    """Return a value as printable text for a message, truncated to `length` characters."""
+    text = str(value)
+    if len(text) <= length:
+        return printable(text)
+    return f"{printable(text[:length])[:length]}..."
 
 
 def listed(values: Sequence[object], most: int, separator: str = ", ") -> str:

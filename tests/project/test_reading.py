@@ -98,6 +98,8 @@ def test_excerpts():
     assert excerpt("x" * 60) == "x" * 60
     assert excerpt("x" * 61) == "x" * 60 + "..."
     assert excerpt(7) == "7"
+    assert excerpt("\ud800\n\x1b") == r"\ud800\n\x1b"
+    assert excerpt("\n" * 61) == r"\n" * 30 + "..."
 
 
 value = st.sampled_from(

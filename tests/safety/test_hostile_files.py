@@ -78,6 +78,14 @@ FOUND: list[tuple[str, bytes, type[ExportLossError], str]] = [
     ),
     ("data_yaml", b"names: [a]\ntrain: [" + b"a, " * 20_000 + b"a]", DataError, "20001"),
     ("pickle", _pair_of_pairs(40), ArtifactError, "without end"),
+    *(
+        ("coco", content, DataError, r"\\ud800")
+        for content in (
+            *(rb'{"\ud800": nul}', rb'{"\ud800": [1, nul]}', rb'{"\ud800" 1}', rb'["\ud800"]'),
+            rb'{"images": ["\ud800"]}',
+            rb'{"images": [{"id": "\ud800"}]}',
+        )
+    ),
 ]
 
 
