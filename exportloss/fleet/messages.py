@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, excerpt
@@ -42,6 +43,11 @@ class Vectors:
             statistics=weights.statistics,
             digest=weights.layout.digest,
         )
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether the parameters are a difference in float16."""
+        return bool(self.parameters.dtype == np.float16)
 
     @property
     def nbytes(self) -> int:
@@ -80,6 +86,8 @@ class Task:
         share: As in `FleetSettings`, like the fields below.
         local_epochs, lr, momentum, weight_decay, proximal, half, calibrate, seed: as there; `lr` is
             the round's.
+        start: SHA-256 of the weights in the artifacts, to which `vectors` are a difference; "" if
+            they are not.
         vectors: Global weights.
 
     Raises:
@@ -98,6 +106,7 @@ class Task:
     half: bool
     calibrate: bool
     seed: int
+    start: str
     vectors: Vectors
 
     def __post_init__(self) -> None:
@@ -105,6 +114,8 @@ class Task:
             raise ConfigError(f"the task is {excerpt(repr(self.action))}; expected train or finish")
         if not isinstance(self.run, str) or not _RUN.fullmatch(self.run):
             raise ConfigError(f"run is {excerpt(repr(self.run))}; expected 16 hexadecimal digits")
+        if not isinstance(self.start, str):
+            raise ConfigError(f"start is {excerpt(repr(self.start))}; expected text")
         for name in ("round", "local_epochs", "seed", *_NUMBERS):
             value, kind = getattr(self, name), (int, float) if name in _NUMBERS else int
             ranged = isinstance(value, kind) and 0 <= value <= MAX_SETTING

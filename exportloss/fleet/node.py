@@ -12,7 +12,7 @@ from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.fleet.local_state import LocalState
 from exportloss.fleet.messages import Result, Task, Vectors
 from exportloss.fleet.settings import take_fields
-from exportloss.runtime.artifact.weights import Weights
+from exportloss.runtime.artifact.weights import Weights, WeightsLayout
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.data.capacity import check_batches
 from exportloss.runtime.data.data_yaml import DataConfig
@@ -90,21 +90,21 @@ class Node:
             config.artifacts, device=config.processor, threads=config.threads
         )
         self._data = read_data_yaml(Path(config.data))
-        self._start = self._session.state()
+        self._start = self._session.state()  # the artifacts' own
 
     def handle(self, task: Task) -> Result:
         """Do what the server asks.
 
         Raises:
-            ArtifactError: the global weights are of another model or not finite, or what the device
-                keeps is damaged.
+            ArtifactError: the global weights are of another model or not finite, are a difference
+                to weights of other artifacts, or what the device keeps is damaged.
             ConfigError: the task contradicts the artifacts.
             DataError: an image cannot be decoded.
             TrainingError: every step was skipped.
         """
         session = self._session
         layout = session.weights_layout(share=task.share)
-        weights = task.vectors.check(layout)
+        weights = task.vectors.check(layout, base=self._base(task, layout))
         try:
             self._state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,6 +118,18 @@ class Node:
         session.load_state(dataclasses.replace(self._start, model=model))
         session.set_weights(weights)
         return self._train(task, weights, kept) if task.action == "train" else self._finish(task)
+
+    def _base(self, task: Task, layout: WeightsLayout) -> Weights | None:
+        if not task.start:
+            return None
+        start = Weights.of(layout, self._start.model)
+        if start.sha256 != task.start:
+            raise ArtifactError(
+                f"the server's artifacts start from other weights ({excerpt(task.start, 12)}) than "
+                f"this device's ({start.sha256[:12]}); copy one export to the server and every "
+                "device, or send float32"
+            )
+        return start
 
     def _train(self, task: Task, weights: Weights, kept: LocalState) -> Result:
         session = self._session

@@ -19,6 +19,7 @@ from exportloss.fleet.settings import FleetSettings
 from exportloss.runtime.artifact.weights import Weights
 from exportloss.runtime.data.data_yaml import DataConfig
 from exportloss.runtime.federated.average import average
+from exportloss.runtime.federated.differences import take_difference
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.training.run_folder import RunFolder
 
@@ -26,6 +27,7 @@ __all__ = ["RECORD_NAME", "Network", "run_fleet"]
 
 RECORD_NAME = "fleet.json"
 _PAUSE = 0.5  # seconds between looks for devices
+_LOSS = "box"  # a term of every loss
 _MOST_IMAGES = 1e9  # that a device may claim to have trained on
 
 
@@ -67,7 +69,8 @@ def run_fleet(
     Args:
         network: The devices.
         settings: Settings of the run.
-        session: Session that evaluates, such as one of `evaluation_only=True`.
+        session: Session that evaluates, such as one of `evaluation_only=True`, with the weights of
+            its artifacts: with `half`, devices get the difference to these.
         data: Data set whose validation split decides on the best round; None for the last round.
         folder: Folder to write to.
         weights: State to start from, as for `TrainSession.start_from`; None for the artifacts'.
@@ -108,6 +111,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._layout = self.session.weights_layout(share=self.settings.share)
+        self._start = self.session.weights(share=self.settings.share)
         self._path = self.folder.path / RECORD_NAME
         self.record: RunRecord
 
@@ -130,7 +134,8 @@ class _Run:
     def round(self, number: int) -> None:
         started = time.monotonic()
         base = self.session.weights(share=self.settings.share)
-        answers = self._ask("train", number, base)
+        down = self._down(base)
+        answers = self._ask("train", number, down)
         accepted, refused = self._check(answers, base)
         for node, reason in refused.items():
             self.say(f"round {number}: {node}: {reason}")
@@ -149,7 +154,7 @@ class _Run:
             )
         )
         scores = self._evaluate()
-        losses = [one.result.metrics.get("box", math.nan) for one in accepted]
+        losses = [one.result.metrics[_LOSS] for one in accepted]
         map50, best = scores.get("map50"), self.record.best_map50
         is_best = map50 is None or best is None or map50 > best
         done = RoundRecord(
@@ -161,7 +166,7 @@ class _Run:
             map50=map50,
             map=scores.get("map"),
             sha256=self.session.weights(share=self.settings.share).sha256,
-            bytes_down=Vectors.of(base).nbytes,
+            bytes_down=down.nbytes,
             bytes_up=round(np.mean([_bytes(one.result) for one in accepted])),
             seconds=time.monotonic() - started,
         )
@@ -180,7 +185,7 @@ class _Run:
         self.session.resume(self.folder.best)
         best = self.session.weights(share=self.settings.share)
         finished: dict[str, Mapping[str, float] | str] = {}
-        for answer in self._ask("finish", self.settings.rounds + 1, best):
+        for answer in self._ask("finish", self.settings.rounds + 1, Vectors.of(best)):
             result = answer.result
             if isinstance(result, str):
                 finished[str(answer.node)] = result
@@ -189,7 +194,22 @@ class _Run:
         self.record = dataclasses.replace(self.record, finished=dict(sorted(finished.items())))
         self.record.write(self._path)
 
-    def _ask(self, action: Literal["train", "finish"], number: int, base: Weights) -> list[Answer]:
+    def _down(self, base: Weights) -> Vectors:
+        """Return what devices train from in a round.
+
+        A difference is to the weights in the artifacts, which every device has, even one that
+        missed rounds. What rounding loses of it is lost for a round only: devices answer with the
+        difference to what they got, which is added to `base`.
+        """
+        vectors = Vectors.of(base)
+        if not self.settings.half:
+            return vectors
+        difference, _ = take_difference(base.parameters, self._start.parameters)
+        return dataclasses.replace(vectors, parameters=difference)
+
+    def _ask(
+        self, action: Literal["train", "finish"], number: int, vectors: Vectors
+    ) -> list[Answer]:
         settings = self.settings
         nodes = self._wait(number)
         task = Task(
@@ -205,7 +225,8 @@ class _Run:
             half=settings.half,
             calibrate=settings.calibrate,
             seed=settings.seed,
-            vectors=Vectors.of(base),
+            start=self._start.sha256 if vectors.is_difference else "",
+            vectors=vectors,
         )
         answers = list(self.network.ask(task, nodes, settings.round_seconds))
         silent = set(nodes) - {answer.node for answer in answers}
@@ -251,6 +272,8 @@ class _Run:
             raise TrainingError(f"trained on {result.images} images; expected 1 or more")
         if bad := [name for name, value in result.metrics.items() if not math.isfinite(value)]:
             raise TrainingError(f"{bad[0]} is not finite")
+        if _LOSS not in result.metrics:
+            raise TrainingError(f"the metrics lack {_LOSS!r}, the loss of the boxes")
         half = base if self.settings.half else None
         weights = result.vectors.check(self._layout, base=half)
         return _Accepted(name=result.name, node=answer.node, result=result, weights=weights)

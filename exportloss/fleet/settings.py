@@ -30,7 +30,7 @@ class FleetSettings:
         share: Tensors that leave the devices, as for `TrainSession.weights`; `"without-norms"` is
             FedBN.
         pooled_variances: Whether the variance between the devices is part of averaged variances.
-        half: Whether devices send their parameters as float16 differences.
+        half: Whether parameters are sent as float16 differences, both ways.
         calibrate: Whether devices measure their statistics anew at the end.
         quorum: Fewest results that make a round, >= 1.
         join_seconds: Most seconds to wait for `quorum` devices before a round, > 0.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +17,16 @@ import pytest
 
 from exportloss import ArtifactError, ConfigError, TrainingError
 from exportloss.fleet.in_process import InProcess
-from exportloss.fleet.messages import Answer
+from exportloss.fleet.messages import Answer, Result
+from exportloss.fleet.node import Node
 from exportloss.fleet.settings import FleetSettings
 from exportloss.runtime import Detector, TrainSession, average
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.data.dataset import Dataset, read_data_yaml
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.federated.train_round import train_round
-from tests.support.messages import mentions
+from tests.support.manifests import edit_manifest, read_values
+from tests.support.messages import mentions, missing
 
 
 def hashes(record) -> list[str]:
@@ -98,9 +102,80 @@ def test_half_sends_half_the_bytes_and_nearly_the_same_weights(fleet):
     one, other = full.weights(), half.weights()
     start = TrainSession.open(fleet.artifacts, threads=1).weights()
     sizes = one.parameters.nbytes // 2 + one.statistics.nbytes
-    assert record.rounds[0].bytes_up == sizes
+    assert all(one.bytes_up == one.bytes_down == sizes for one in record.rounds)
     moved = np.linalg.norm(one.parameters - start.parameters)
     assert 0 < np.linalg.norm(one.parameters - other.parameters) < 1e-3 * moved
+
+
+def test_a_device_that_missed_rounds_gets_what_the_others_get(fleet):
+    """And what rounding takes from the weights sent, the server's own keep."""
+    got: list[tuple[int, str, np.ndarray]] = []
+
+    def spying(device, answers):
+        def handle(task):
+            weights = device.node_weights(task)
+            got.append((task.round, task.action, weights.parameters))
+            if task.round not in answers:
+                raise TrainingError("asleep")
+            return device.handle(task)
+
+        return handle
+
+    class Spied(Node):
+        def node_weights(self, task):
+            layout = self._session.weights_layout(share=task.share)
+            return task.vectors.check(layout, base=self._base(task, layout))
+
+    devices = [spying(Spied(fleet.config(0)), {1, 2, 3}), spying(Spied(fleet.config(1)), {2, 3})]
+    fleet.run(devices, quorum=1, half=True, calibrate=False)
+    by_round = {}
+    for number, action, parameters in got:
+        by_round.setdefault((number, action), []).append(parameters)
+    start = fleet.server().weights().parameters
+    for (number, action), (one, other) in by_round.items():
+        np.testing.assert_array_equal(one, other)
+        if action == "train":
+            assert (one == start).all() == (number == 1)
+    best = fleet.server().resume(fleet.root / "run/weights/best.safetensors").weights()
+    np.testing.assert_array_equal(by_round[3, "finish"][0], best.parameters)
+
+
+def test_changes_that_float16_cannot_hold_still_add_up(fleet):
+    """A device moves a weight far, then by steps below float16's spacing at that distance."""
+    far, step, rounds = np.float32(1), np.float32(2**-14), 8
+
+    def handle(task):
+        layout = fleet.server().weights_layout()
+        if task.action == "finish":
+            return Result(name="a", images=0, metrics={})
+        moved = np.full(layout.parameters.size, far if task.round == 1 else step, np.float16)
+        vectors = dataclasses.replace(task.vectors, parameters=moved)
+        return Result(name="a", images=1, metrics={"box": 0.0}, vectors=vectors)
+
+    fleet.run([handle], rounds=rounds, quorum=1, half=True)
+    last = fleet.server().resume(fleet.root / "run/weights/last.safetensors").weights()
+    moved = last.parameters - fleet.server().weights().parameters
+    np.testing.assert_allclose(moved, far + (rounds - 1) * step, atol=2e-6)
+
+
+def test_a_device_with_other_first_weights_is_refused_a_difference(fleet, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(fleet.artifacts, other)
+    session = TrainSession.open(other, threads=1)
+    session.step(np.zeros((2, 3, 64, 64), np.uint8), [], lr=0.1)
+    session.save(other / "state.safetensors")
+    content = (other / "state.safetensors").read_bytes()
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    edit_manifest(other, files=read_values(other)["files"] | {"state.safetensors": entry})
+    stranger = fleet.node(1, artifacts=str(other)).handle
+    record = fleet.run([fleet.node(0).handle, stranger], rounds=1, quorum=1, half=True)
+    (reason,) = record.rounds[0].refused.values()
+    assert not missing(reason, "other weights", fleet.server().weights().sha256[:12])
+    assert (
+        not fleet.run([fleet.node(0).handle, stranger], rounds=1, quorum=1, output="float32")
+        .rounds[0]
+        .refused
+    )
 
 
 def test_norms_stay_on_the_devices_with_fedbn(fleet):
@@ -163,6 +238,7 @@ BAD = {
     ),
     "images": (lambda r: dataclasses.replace(r, images=0), ["0 images"]),
     "many images": (lambda r: dataclasses.replace(r, images=10**12), [10**12]),
+    "no loss": (lambda r: dataclasses.replace(r, metrics={}), ["box", "lack"]),
     "loss": (lambda r: dataclasses.replace(r, metrics={"box": np.nan}), ["box", "finite"]),
     "nothing": (lambda r: dataclasses.replace(r, vectors=None), ["trained"]),
 }

@@ -20,7 +20,7 @@ VECTORS = Vectors(parameters=np.zeros(1, np.float32), statistics=np.zeros(0), di
 TASK = {
     **{"action": "train", "run": "0" * 16, "round": 1, "share": "all", "local_epochs": 1},
     **{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "proximal": 0.0, "half": False},
-    **{"calibrate": True, "seed": 0, "vectors": VECTORS},
+    **{"calibrate": True, "seed": 0, "start": "", "vectors": VECTORS},
 }
 
 
@@ -66,6 +66,7 @@ def test_the_rate_falls_along_a_cosine():
     [
         ("run", "../../etc/passwd"),
         ("run", 3),
+        ("start", 3),
         ("round", -1),
         ("round", 1.5),
         ("round", True),
@@ -83,7 +84,7 @@ def test_tasks_of_a_hostile_server_are_refused(name, value):
 def test_a_task_carries_no_path():
     assert {f.name for f in dataclasses.fields(Task)} == set(TASK)
     texts = {f.name for f in dataclasses.fields(Task) if f.type in ("str", str)}
-    assert texts == {"run", "share"}
+    assert texts == {"run", "share", "start"}
 
 
 @pytest.mark.parametrize("missing", ["name", "artifacts", "data", "state"])

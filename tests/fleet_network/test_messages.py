@@ -24,7 +24,7 @@ VECTORS = Vectors(
 TASK = Task(
     **{"action": "train", "run": "0" * 16, "round": 3, "share": "all", "local_epochs": 2},
     **{"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "proximal": 0.5, "half": True},
-    **{"calibrate": False, "seed": 7, "vectors": VECTORS},
+    **{"calibrate": False, "seed": 7, "start": "e" * 64, "vectors": VECTORS},
 )
 RESULT = Result(name="camera", images=9, metrics={"box": 0.5}, vectors=VECTORS)
 

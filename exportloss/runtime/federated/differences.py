@@ -16,33 +16,33 @@ Half = npt.NDArray[np.float16]
 def take_difference(new: Array, old: Array, residual: Array | None = None) -> tuple[Half, Array]:
     """Return `new - old` in float16, and what rounding lost of it.
 
-    What was lost is kept on the device and added to its next difference (error feedback, arXiv
+    What was lost is kept by the sender and added to its next difference (error feedback, arXiv
     1901.09847), so that small changes get through in time.
 
     Args:
-        new: (P,) parameters after training.
-        old: (P,) parameters before, which the receiver has.
+        new: (P,) parameters to send.
+        old: (P,) parameters that the receiver has.
         residual: (P,) what the last difference lost; None for nothing.
 
     Returns:
         The difference (P,) and the new residual (P,).
 
     Raises:
-        TrainingError: a parameter changed by more than float16 holds, 65504.
+        TrainingError: a parameter differs by more than float16 holds, 65504.
     """
     exact = new - old if residual is None else new - old + residual
     with np.errstate(over="ignore"):
         sent = exact.astype(np.float16)
     if not np.isfinite(sent).all():
         raise TrainingError(
-            f"a parameter changed by {np.abs(exact).max():g} in the round, more than float16 "
-            "holds; train with a lower lr, or send float32"
+            f"a parameter differs by {np.abs(exact).max():g}, more than float16 holds; train with "
+            "a lower lr, or send float32"
         )
     return sent, exact - sent.astype(np.float32)
 
 
 def add_difference(old: Array, difference: Half) -> Array:
-    """Return the parameters that a device has sent as a difference.
+    """Return the parameters that were sent as a difference.
 
     Raises:
         ArtifactError: the difference has another shape or type, or is not finite.
