@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +30,22 @@ def main() -> int:
     names = sorted(path.name for path in _SEEDS.iterdir())
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(names))
     parser.add_argument("--seconds", type=int, default=60, help="seconds per target")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="targets at a time; the processors"
+    )
     parser.add_argument("--scratch", help=argparse.SUPPRESS)  # for the process of one target
     options = parser.parse_args()
     if unknown := set(options.targets) - set(names):
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(names)}")
     if options.scratch:
         _fuzz(options.targets[0], options.seconds, Path(options.scratch))
-    broken = [name for name in options.targets or names if not _passes(name, options.seconds)]
-    print(f"{len(options.targets or names) - len(broken)} passed, {len(broken)} failed")
-    return len(broken)
+    with ThreadPoolExecutor(options.jobs) as threads:
+        passed = list(
+            threads.map(lambda name: _passes(name, options.seconds), options.targets or names)
+        )
+    broken = passed.count(False)
+    print(f"{len(passed) - broken} passed, {broken} failed")
+    return broken
 
 
 def _passes(name: str, seconds: int) -> bool:

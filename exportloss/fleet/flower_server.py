@@ -36,9 +36,8 @@ class FlowerNetwork:
     def ask(self, task: Task, nodes: Sequence[int], seconds: float) -> Iterator[Answer]:
         """Send a task to nodes and return the answers that came in time."""
         group, kind = str(task.round), _TYPES[task.action]
-        messages = [
-            Message(pack_task(task), node, kind, ttl=seconds, group_id=group) for node in nodes
-        ]
+        content = pack_task(task)  # the same object for all: the weights are packed once
+        messages = [Message(content, node, kind, ttl=seconds, group_id=group) for node in nodes]
         sent = list(self._grid.push_messages(messages))
         # Flower's own errors come from no node: the message that they answer tells which.
         waiting = {number: node for number, node in zip(sent, nodes, strict=False) if number}
