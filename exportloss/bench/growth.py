@@ -124,6 +124,13 @@ class Growth:
         names = (row.rival for point in self.points for row in point.result.rows)
         return tuple(dict.fromkeys(names))
 
+    def judged(self, goals: Mapping[str, float]) -> Growth:
+        """Return this result with goals and verdicts, as `BenchResult.judged`, at every size."""
+        points = (
+            dataclasses.replace(point, result=point.result.judged(goals)) for point in self.points
+        )
+        return dataclasses.replace(self, points=tuple(points))
+
     def exponents(self) -> dict[str, float]:
         """Return e of time (or memory) = c * size**e by implementation; NaN with a single size."""
         return {
@@ -159,7 +166,14 @@ class Growth:
         }
         fits = {"exponents": self.exponents(), "slopes": self.slopes()}
         about = {"growth": self.over, "failed": dict(self.failed)}
-        values: dict[str, Any] = finite({**parts[0][1], **about, **lists, **fits})
+        conditions = [
+            {"at": point.at, "size": point.size, **part["condition"]}
+            for point, part in parts
+            if part["condition"] is not None
+        ]
+        values: dict[str, Any] = finite(
+            {**parts[0][1], **about, **lists, **fits, "condition": conditions}
+        )
         return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from exportloss.bench.scenario import Arithmetic
 from exportloss.bounds import at_least
 from exportloss.errors import BenchmarkError
 
-__all__ = ["TOLERANCES", "Stepper", "check_agreement", "measure"]
+__all__ = ["TOLERANCES", "Stepper", "check_agreement", "do_round", "measure"]
 
 # Relative tolerance, by the precision of products.
 TOLERANCES: Mapping[Arithmetic, float] = {
@@ -58,8 +59,29 @@ def measure(
     order, seconds = random.Random(0), {name: list[float]() for name in steppers}
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds}")
-        for name in order.sample(list(steppers), len(steppers)):
-            seconds[name] += steppers[name].turn(unmeasured=unmeasured, steps=steps)
+        one = do_round(steppers, order, steps=steps, unmeasured=unmeasured)
+        for name, values in one.items():
+            seconds[name] += values
+    return seconds
+
+
+def do_round(
+    steppers: Mapping[str, Stepper],
+    order: random.Random,
+    *,
+    steps: int,
+    unmeasured: int,
+    pause_s: float = 0.0,
+) -> dict[str, list[float]]:
+    """Give each stepper a turn, in random order, each after a pause.
+
+    Returns:
+        Seconds of each timed step by name.
+    """
+    seconds = {}
+    for name in order.sample(list(steppers), len(steppers)):
+        time.sleep(pause_s)
+        seconds[name] = steppers[name].turn(unmeasured=unmeasured, steps=steps)
     return seconds
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import exportloss
+from exportloss.bench.quiet import Condition, Verdict, verdict
 from exportloss.bench.scenario import Scenario
 from exportloss.bench.statistics import Timing
 
@@ -30,6 +31,8 @@ class Row:
         peak_mb: Largest resident size, MB.
         peak_device_mb: Largest memory on a GPU, MB; None without one.
         facts: Other figures that the implementation reports.
+        goal: Largest ratio that meets the user's goal; None without one.
+        verdict: Whether the ratio meets it; None without a goal, or if the machine was not quiet.
     """
 
     rival: str
@@ -42,6 +45,8 @@ class Row:
     peak_mb: float
     peak_device_mb: float | None = None
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    goal: float | None = None
+    verdict: Verdict | None = None
 
     @property
     def measured(self) -> float:
@@ -85,6 +90,7 @@ class BenchResult:
         rows: Results in the benchmark's order.
         limits: Lower limits of the time.
         unavailable: Reasons by name, for implementations that could not take part.
+        condition: State of the machine meanwhile; None where no time was measured.
     """
 
     bench: str
@@ -93,6 +99,28 @@ class BenchResult:
     rows: tuple[Row, ...]
     limits: tuple[Limit, ...] = ()
     unavailable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    condition: Condition | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the figures can be relied on; those of memory always can."""
+        return self.condition is None or self.condition.quiet
+
+    def judged(self, goals: Mapping[str, float]) -> BenchResult:
+        """Return this result with goals and verdicts in its rows.
+
+        Args:
+            goals: Largest ratio by implementation.
+        """
+        rows = (
+            dataclasses.replace(
+                row,
+                goal=(goal := goals.get(row.rival)),
+                verdict=verdict(row.ratio_to_eager, goal, quiet=self.quiet),
+            )
+            for row in self.rows
+        )
+        return dataclasses.replace(self, rows=tuple(rows))
 
     def row(self, implementation: str) -> Row | None:
         """Return the row of an implementation, if it took part."""
@@ -129,6 +157,7 @@ class BenchResult:
             "exportloss": exportloss.__version__,
             "machine": dict(self.machine),
             "scenario": dataclasses.asdict(self.scenario),
+            "condition": None if self.condition is None else self.condition.to_json(),
             "rows": [row.to_json() for row in self.rows],
             "limits": [limit.to_json() for limit in self.limits],
             "unavailable": [

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from exportloss.bench.implementations.implementation import Bench, Implementation
 from exportloss.bench.machine.description import describe_machine
-from exportloss.bench.measuring import check_agreement, measure
+from exportloss.bench.machine.load import load_average
+from exportloss.bench.machine.pace import PACE
+from exportloss.bench.measuring import check_agreement
 from exportloss.bench.process import Unavailable
 from exportloss.bench.results import BenchResult, Limit, Row
 from exportloss.bench.starting import Setting, Started, check_device, started
 from exportloss.bench.statistics import Timing
+from exportloss.bench.watching import Machine, measure_watched
 from exportloss.bounds import at_least
 from exportloss.errors import BenchmarkError, ConfigError
 
@@ -29,6 +32,9 @@ def run_bench(
 ) -> BenchResult:
     """Time the implementations of a benchmark in turn, after a check that they compute the same.
 
+    Rounds in which the machine was not quiet are repeated, half as many as `rounds` at most; on a
+    GPU none are, since its times depend little on the load of the processor.
+
     Args:
         bench: Benchmark to run.
         setting: Where and with what to measure.
@@ -43,6 +49,7 @@ def run_bench(
     """
     at_least(1, rounds=rounds, steps=steps)
     check_device(setting.scenario)
+    load = load_average()  # before the exports
     entries: dict[str, Started] = {}
     unavailable: dict[str, str] = {}
     with setting.with_folder() as here, contextlib.ExitStack() as stack:
@@ -65,11 +72,16 @@ def run_bench(
         names = list(numbers)
         _check_anybody(names, unavailable)
         check_agreement(numbers, precision=setting.scenario.precision)
-        seconds = measure(
-            {name: entry.process for name, entry in entries.items()},
+        processes = {name: entry.process for name, entry in entries.items()}
+        pace = stack.enter_context(started(PACE, setting)).process
+        seconds, condition = measure_watched(
+            processes,
+            Machine(pace, list(processes.values())),
             rounds=rounds,
+            repeats=rounds // 2 if setting.scenario.torch_device == "cpu" else 0,
             steps=steps,
             unmeasured=bench.unmeasured,
+            load_average=load,
             say=setting.say,
         )
         timings = {
@@ -95,6 +107,7 @@ def run_bench(
                 if name in limits
             ),
             unavailable=unavailable,
+            condition=condition,
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from exportloss.bench import BENCHES, BenchResult, Row
+from exportloss.bench.quiet import Reading, judge
 from exportloss.bench.statistics import Timing
 from exportloss.cli import main
 from exportloss.cli.bench import command
@@ -40,6 +41,10 @@ def test_bench_loss(capsys, tmp_path):
     assert portable["peak_mb"] < eager["imported_mb"]  # it has no torch
     assert [limit["name"] for limit in found["limits"]] == ["memory-limit"]
     assert found["machine"]["cores"] >= 1
+    condition = found["condition"]
+    assert condition["rounds"] == 1 and condition["quiet"] in (True, False)
+    least, median, most = condition["pace_ms"]
+    assert 0 < least <= median <= most
     (unavailable,) = found["unavailable"]
     assert unavailable["rival"] == "cuda-graph"
     assert not missing(unavailable["reason"], "--device cuda")
@@ -61,6 +66,7 @@ def test_bench_step(capsys):
     rows = {line.split()[0]: line for line in out.splitlines() if line}
     assert "torch" in rows["eager"] and "onnxruntime" in rows["portable"]
     assert rows["arithmetic-limit:"].split()[2] == "ms"
+    assert "load average" in rows["machine:"]
 
 
 def test_bench_memory(capsys):
@@ -103,6 +109,45 @@ def pretended(bench, setting, **_):
         rows=rows,
         unavailable=unavailable,
     )
+
+
+QUIET, LOUD = (
+    judge([Reading(5, others), Reading(5, 0)], wanted=2, load_average=0.1) for others in (0, 0.9)
+)
+
+
+@pytest.mark.parametrize(
+    ("goal", "condition", "said"),
+    [
+        (0.5, QUIET, "met"),
+        (0.4, QUIET, "not met"),
+        (0.5, LOUD, None),  # neither met nor not met
+        (0.4, LOUD, None),
+    ],
+)
+def test_goals_have_a_verdict_on_a_quiet_machine_alone(capsys, monkeypatch, goal, condition, said):
+    status = 0 if said == "met" else 1
+
+    def run(*arguments, **more):
+        return dataclasses.replace(pretended(*arguments, **more), condition=condition)
+
+    monkeypatch.setattr(command, "run_bench", run)
+    arguments = ["bench", "step", "--goal", f"portable={goal}"]
+    assert main(arguments) == status
+    out = capsys.readouterr().out
+    assert f"0.50 (goal {goal}: {said or 'no verdict'})" in out
+    assert ("NOT QUIET" in out) == (condition is LOUD)
+    assert ("up to 90% of the processor" in " ".join(out.split())) == (condition is LOUD)
+    for more in ([], ["--growth", "batch", "--at", "1,2"]):
+        assert main([*arguments, *more, "--json"]) == status
+        found = json.loads(capsys.readouterr().out)
+        rows = [row for row in found["rows"] if row["rival"] == "portable"]
+        assert {row["verdict"] for row in rows} == {said}
+        assert {row["goal"] for row in rows} == {goal}
+        conditions = found["condition"] if more else [found["condition"]]
+        assert [one["quiet"] for one in conditions] == [condition is QUIET] * len(rows)
+    # What was not measured has not met its goal.
+    assert main(["bench", "step", "--goal", f"openvino={goal}"]) == 1
 
 
 def test_growth(capsys, monkeypatch, tmp_path):
@@ -194,6 +239,7 @@ def test_a_table_of_memory(capsys, monkeypatch):
         (["memory", "--layout", "head-output"], ("--layout", "loss")),
         (["memory", "--of", "loss", "--freeze", "10"], ("--freeze", "loss")),
         (["loss", "--rounds", "0"], ("rounds", 0, 1)),
+        (["loss", "--goal", "portible=0.9"], ("'portible'", "portable")),
         (["loss", "--rivals", "cuda-graph"], ("cuda-graph", "--device cuda")),
     ],
 )

@@ -48,6 +48,7 @@ class Implementation:
         libraries: Packages imported before it; the version of the first is reported.
         artifact: Artifact to export for it, a key of `artifacts.EXPORTERS`; None for none.
         portable: Whether it needs no torch and may run in another interpreter.
+        environment: Environment variables of its process, beside those of this one.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Implementation:
     libraries: tuple[str, ...] = ("torch",)
     artifact: str | None = None
     portable: bool = False
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self) -> Prepare:
         """Import the function."""

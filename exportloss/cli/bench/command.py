@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exportloss.bench import (
@@ -132,6 +132,7 @@ def _measure(
     setting = make_setting(bench, options)
     if options.at is not None and options.growth is None:
         raise ConfigError("--at names the sizes of --growth; pass --growth as well")
+    bench.choose(tuple(options.goals))  # refuses names that it does not have
     if options.plot is not None and (missing := matplotlib_missing()) is not None:
         raise InstallationError(missing)  # before minutes of measuring
     result: BenchResult | Growth
@@ -140,6 +141,7 @@ def _measure(
     else:
         values = options.at or AXES[options.growth].usual
         result = measure_growth(options.growth, values, setting, run)
+    result = result.judged(options.goals)
     if options.plot is not None:
         plot(Path(options.plot), result)
     if options.json:
@@ -148,4 +150,11 @@ def _measure(
         print_growth(result)
     else:
         print_result(result)
-    return 0
+    return 0 if _are_met(options.goals, result) else 1
+
+
+def _are_met(goals: Mapping[str, float], result: BenchResult | Growth) -> bool:
+    """Return whether every goal is met, at every size."""
+    results = [point.result for point in result.points] if isinstance(result, Growth) else [result]
+    rows = [one.row(name) for one in results for name in goals]
+    return all(row is not None and row.verdict == "met" for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import get_args
@@ -124,6 +125,15 @@ def add_measuring_arguments(
         help="measured steps per turn (default %(default)s)",
     )
     add(
+        "--goal",
+        dest="goals",
+        type=_goals,
+        default={},
+        metavar="A=RATIO,B=RATIO",
+        help="largest ratio to eager per implementation; the exit status is 1 unless all are met, "
+        "on a quiet machine",
+    )
+    add(
         "--device-python",
         metavar="PATH",
         help="interpreter for the implementation `portable`, for example of an environment with "
@@ -197,6 +207,22 @@ def make_setting(bench: Bench, options: argparse.Namespace) -> Setting:
         device_python=options.device_python,
         say=lambda text: say(text, error=True),
     )
+
+
+def _goals(text: str) -> dict[str, float]:
+    """Parse `portable=0.9,openvino=0.75`."""
+    goals = {}
+    for part in text.split(","):
+        name, equals, ratio = part.partition("=")
+        try:
+            goals[name] = float(ratio)
+        except ValueError:
+            goals[name] = math.nan
+        if not name or not equals or not goals[name] > 0:
+            raise argparse.ArgumentTypeError(
+                f"expected NAME=RATIO with a ratio above 0, such as portable=0.9, got {part!r}"
+            )
+    return goals
 
 
 def _names(text: str) -> tuple[str, ...]:

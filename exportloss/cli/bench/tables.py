@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from exportloss.bench import BenchResult, Growth, Row
+from exportloss.bench.quiet import Condition
 from exportloss.cli.terminal import Terminal
 
 __all__ = ["print_growth", "print_result"]
@@ -19,6 +20,7 @@ def print_result(result: BenchResult) -> None:
     console = _console()
     console.print(_about(result))
     console.print(_times(result) if any(row.timing for row in result.rows) else _memory(result))
+    _print_condition(console, result)
     for limit in result.limits:
         facts = ", ".join(f"{name} {value:.4g}" for name, value in limit.facts.items())
         console.print(f"{limit.name}: {limit.timing.median_ms:.2f} ms ({facts})")
@@ -48,6 +50,9 @@ def print_growth(growth: Growth) -> None:
             *(f"{slopes[implementation]:.3g}" for implementation in growth.implementations),
         )
     console.print(table)
+    for point in growth.points:
+        if not point.result.quiet:
+            _print_condition(console, point.result, at=f"{growth.over} {point.at}: ")
     unavailable = {
         implementation: reason
         for point in growth.points
@@ -108,11 +113,38 @@ def _cell(row: Row | None) -> str:
 
 
 def _ratio(row: Row) -> str:
-    return "" if row.ratio_to_eager is None else f"{row.ratio_to_eager:.2f}"
+    if row.ratio_to_eager is None:
+        return ""
+    ratio = f"{row.ratio_to_eager:.2f}"
+    if row.goal is None:
+        return ratio
+    return f"{ratio} (goal {row.goal:g}: {row.verdict or 'no verdict'})"
 
 
 def _short(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def _print_condition(console: Terminal, result: BenchResult, *, at: str = "") -> None:
+    """Say how quiet the machine was."""
+    if (condition := result.condition) is None:
+        return
+    console.print(at + _figures(condition), style="" if condition.quiet else "yellow")
+    for reason in condition.reasons:
+        console.print(f"  {reason}", style="" if condition.quiet else "yellow")
+
+
+def _figures(condition: Condition) -> str:
+    least, median, most = condition.pace_ms
+    load = "unknown" if condition.load_average is None else f"{condition.load_average:.2f}"
+    others = "unknown" if condition.others is None else f"{condition.others:.1%}"
+    kept = condition.rounds - condition.discarded
+    was = "quiet" if condition.quiet else "NOT QUIET: these times and ratios decide nothing"
+    return (
+        f"machine: {was}; load average before {load}, other processes at most {others} of the "
+        f"processor, fixed work {median:.1f} ms ({least:.1f} to {most:.1f}), {kept} of "
+        f"{condition.rounds} rounds counted"
+    )
 
 
 def _print_unavailable(console: Terminal, unavailable: Mapping[str, str]) -> None:
