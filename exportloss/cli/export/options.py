@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of classes, without --data (default: the file's)",
     )
-    parser.add_argument("--hyp", metavar="YAML", help="hyperparameters, for the loss")
+    parser.add_argument(
+        "--hyp",
+        metavar="YAML",
+        help="hyperparameters, for the loss; yolov5 or task-aligned for the defaults",
+    )
     parser.add_argument(
         "--loss",
         choices=tuple(LOSS_KINDS),
