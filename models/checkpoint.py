@@ -1,9 +1,8 @@
-"""Reading of weights from YOLOv5's checkpoints and other files, into one form."""
+"""Reading of YOLOv5's detectors from its checkpoints and other files, into one form."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,30 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exportloss.class_names import tidy_names
-from exportloss.errors import ArtifactError, excerpt
-from exportloss.models.pickled_model import modules_of, tensors_of
-from exportloss.models.state_dict import WEIGHTS_FORMAT
-from exportloss.models.torch_file import StandIn, load_torch_file
+from exportloss.errors import ArtifactError
+from exportloss.models.weights_file import (
+    SUFFIXES,
+    WeightsFile,
+    class_names,
+    read_weights_file,
+    with_path,
+)
 from exportloss.models.yolov5 import name_by_shape
-from exportloss.runtime.artifact.state import take_state
-from exportloss.runtime.artifact.tensor_file import StoredTensor, read_tensor_file
 
 __all__ = ["SUFFIXES", "Checkpoint", "read_checkpoint"]
 
-SUFFIXES = (".pt", ".pth", ".safetensors")
-
-_EMA = "ema/"
-_NOT_WEIGHTS = (_EMA, "optimizer/", "balance")  # prefixes in saved training states
-_OURS, _OUR_STATE = "exportloss-", "exportloss-state/"  # prefixes of `format` in the metadata
-_LONGEST_MESSAGE = 1_000  # characters; names in a file may be of any length
 _MOST_NUMBERS = 1_000  # of strides or anchors
-_DTYPES = {  # by their names in safetensors
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
-    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
-    "BOOL": torch.bool,
-}
 _ANCHORS_PER_LEVEL = 3  # default for a file without anchors
 
 
@@ -83,102 +71,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ArtifactError: the file is missing, unreadable or refused, or holds no YOLOv5 detector.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(
-            f"{path}: no such file; expected weights ({', '.join(SUFFIXES)}) or a size such as "
-            "yolov5n"
-        )
-    if path.suffix not in SUFFIXES:
-        raise ArtifactError(
-            f"{path} is not a file of weights; expected one in {', '.join(SUFFIXES)}"
-        )
-    try:
-        contents = (_read_safetensors if path.suffix == SUFFIXES[-1] else _read_torch)(path)
+    expected = f"weights ({', '.join(SUFFIXES)}) or a size such as yolov5n"
+    contents = read_weights_file(path, expected=expected)
+    with with_path(path):
         return _interpret(path, contents)
-    except ArtifactError as error:
-        message = str(error) if str(path) in str(error) else f"{path}: {error}"
-        raise ArtifactError(excerpt(message, _LONGEST_MESSAGE)) from error
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _UncheckedContents:
-    """Contents of a file, none of which is checked yet."""
-
-    what: str
-    tensors: Mapping[str, Tensor]
-    names: Any = None
-    anchors: Any = None
-    strides: Any = None
-    yaml: Any = None
-    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-def _read_safetensors(path: Path) -> _UncheckedContents:
-    file = read_tensor_file(path)
-    about, what = file.about, "a state dict"
-    tensors = {name: _as_tensor(tensor) for name, tensor in file.tensors.items()}
-    if not about.get("format", "").startswith(_OURS):
-        return _UncheckedContents(what=what, tensors=tensors)
-    if about["format"].startswith(_OUR_STATE):
-        take_state(file, path)  # checks the content's checksum
-        what = "a training state"
-    elif WEIGHTS_FORMAT.number(about["format"]) is not None:
-        WEIGHTS_FORMAT.check(about["format"], path)
-    said: dict[str, Any] = {}
-    for key in ("names", "anchors", "strides"):
-        try:
-            said[key] = json.loads(about[key]) if key in about else None
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"its metadata {key!r} is not JSON: {error}") from error
-    averaged = {name.removeprefix(_EMA): t for name, t in tensors.items() if name.startswith(_EMA)}
-    weights = {n: t for n, t in tensors.items() if not n.startswith(_NOT_WEIGHTS)}
-    if averaged:
-        what = "the moving average of a training state"
-    return _UncheckedContents(what=what, tensors=weights | averaged, **said)
-
-
-def _as_tensor(stored: StoredTensor) -> Tensor:
-    dtype = _DTYPES[stored.dtype]
-    if not stored.content:  # torch makes no view of an empty buffer
-        return torch.zeros(stored.shape, dtype=dtype)
-    # A copy, since the values may be misaligned for their type.
-    return torch.frombuffer(bytearray(stored.content), dtype=dtype).view(stored.shape)
-
-
-def _read_torch(path: Path) -> _UncheckedContents:
-    value = load_torch_file(path)
-    what = "a state dict"
-    if isinstance(value, Mapping) and ("model" in value or "ema" in value):
-        averaged = isinstance(value.get("ema"), (StandIn, Mapping))
-        value = value["ema"] if averaged else value.get("model")
-        what = "the moving average of a checkpoint" if averaged else "a checkpoint"
-    if isinstance(value, StandIn):
-        modules = modules_of(value)
-        return _UncheckedContents(
-            what=what,
-            tensors=tensors_of(modules),
-            names=value.attributes.get("names"),
-            strides=value.attributes.get("stride"),
-            yaml=value.attributes.get("yaml"),
-            classes={name: type(module).__name__ for name, module in modules.items()},
-        )
-    if isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
-    ):
-        return _UncheckedContents(what=what, tensors=value)
-    raise ArtifactError(
-        f"no weights: expected YOLOv5's checkpoint or tensors by name, got {_describe(value)}"
-    )
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"a dictionary of {', '.join(map(repr, list(value)[:3])) or 'nothing'}"
-    return type(value).__name__
-
-
-def _interpret(path: Path, contents: _UncheckedContents) -> Checkpoint:
-    tensors = _checked(contents.tensors, path.stat().st_size)
+def _interpret(path: Path, contents: WeightsFile) -> Checkpoint:
+    tensors = dict(contents.tensors)
     model, head = _identify(tensors)
     tensors.pop(f"{head}.anchor_grid", None)  # v5.0 also stores the anchors in pixels
     anchors = _anchors(contents.anchors, tensors.get(f"{head}.anchors"))
@@ -225,34 +125,6 @@ def _identify(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     return model, heads[0][1]
 
 
-def _checked(tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Return plain tensors, at most `size` bytes (the file's size), as float32 or int64."""
-    total = 0
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise ArtifactError(f"{name!r} is not a plain tensor; expected a dense one on the CPU")
-        if tensor.is_complex():
-            raise ArtifactError(f"{name!r} is {tensor.dtype}; expected floating point or integers")
-        held, used = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
-        total += used
-        if used > held or held > size:
-            raise ArtifactError(f"{name!r} has shape {tuple(tensor.shape)} but fewer values")
-    if total > size:
-        raise ArtifactError(f"its tensors have {total} bytes, more than the {size} of the file")
-    return {name: _as_weight(name, tensor.detach()) for name, tensor in tensors.items()}
-
-
-def _as_weight(name: str, tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor.long().contiguous()
-    weight = tensor.float().contiguous()
-    if not weight.isfinite().all():
-        raise ArtifactError(f"{name!r} holds values that are not finite in float32")
-    if name.endswith("running_var") and (weight < 0).any():
-        raise ArtifactError(f"{name!r} holds negative values; expected variances")
-    return weight
-
-
 def _anchors(pixels: Any, cells: Tensor | None) -> Tensor | None:
     """Return anchors (nl, na, 2) in pixels, given in pixels or in cells of their level."""
     if cells is not None:
@@ -282,12 +154,7 @@ def _numbers(what: str, value: Any, dimensions: int) -> Tensor:
 
 
 def _class_names(value: Any, num_classes: int) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, Mapping):
-        value = [value.get(index) for index in range(len(value))]
-    if not isinstance(value, (list, tuple)) or not all(isinstance(n, (str, int)) for n in value):
-        raise ArtifactError("its class names are neither a list of text nor numbered from 0")
-    if len(value) != num_classes:
-        raise ArtifactError(f"it names {len(value)} classes; its head has {num_classes}")
-    return tidy_names(value)
+    names = class_names(value)
+    if names is not None and len(names) != num_classes:
+        raise ArtifactError(f"it names {len(names)} classes; its head has {num_classes}")
+    return names

@@ -53,6 +53,7 @@ _OTHER_KINDS = (
     (re.compile(r"models\.yolo\.Segment"), "it is a segmentation model's checkpoint"),
     (re.compile(r"models\.yolo\.Classif"), "it is a classifier's checkpoint"),
 )
+_NAME = re.compile(r"\w+(\.\w+)+")
 _ZIP = b"PK\3\4"  # first bytes of a zip file
 _OLD = (
     "; it is in torch's format from before 1.6, in which only state dicts are read, not whole "
@@ -86,25 +87,26 @@ class StandIn:
             self.attributes = state
 
 
-def load_torch_file(path: Path) -> Any:
+def load_torch_file(path: Path, packages: Sequence[str] = ()) -> Any:
     """Read a file of `torch.save`, in the zip format or the older one, onto the CPU.
 
     Whole models are read in the zip format only.
 
     Args:
         path: File of at most 8 GiB.
+        packages: Packages whose objects are replaced by stand-ins too, beside YOLOv5's.
 
     Returns:
         Containers, numbers, tensors, and a `StandIn` for any other object.
 
     Raises:
-        ArtifactError: the file is unreadable, or names an object that no YOLOv5 checkpoint needs.
-            The message names the object; nothing in the file has been executed.
+        ArtifactError: the file is unreadable, or names an object that no detector's checkpoint
+            needs. The message names the object; nothing in the file has been executed.
     """
     try:
         content = read_bounded(path, MAX_STATE_BYTES, error=ArtifactError)
-        named = _named_objects(path, content)
-        stand_ins: list[Any] = [(_stand_in(n), n) for n in named if _STAND_IN.fullmatch(n)]
+        named = _named_objects(path, content, packages)
+        stand_ins: list[Any] = [(_stand_in(n), n) for n in named if _is_replaced(n, packages)]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
             loaded = torch.load(
@@ -148,7 +150,7 @@ def _stand_in(name: str) -> type[StandIn]:
     return type(qualified, (StandIn,), {"__slots__": (), "__module__": module})
 
 
-def _named_objects(path: Path, content: bytes) -> frozenset[str]:
+def _named_objects(path: Path, content: bytes, packages: Sequence[str]) -> frozenset[str]:
     """Return the full names of all classes and functions in the file's pickles.
 
     Raises:
@@ -160,7 +162,7 @@ def _named_objects(path: Path, content: bytes) -> frozenset[str]:
 
     def check(name: str) -> None:
         seen.append(name)
-        if not (_STAND_IN.fullmatch(name) or _TORCH.fullmatch(name)):
+        if not (_is_replaced(name, packages) or _TORCH.fullmatch(name)):
             raise ArtifactError(
                 f"{path} is refused: {_other_kind(seen)}it names {excerpt(repr(name), 200)}, which "
                 "no YOLOv5 detector's checkpoint needs and which could run code; nothing in the "
@@ -179,6 +181,12 @@ def _named_objects(path: Path, content: bytes) -> frozenset[str]:
         if sizes.get(key) != size:
             raise ValueError(f"storage {key} has {sizes.get(key)} bytes, expected {size}")
     return found.names
+
+
+def _is_replaced(name: str, packages: Sequence[str]) -> bool:
+    if _STAND_IN.fullmatch(name):
+        return True
+    return _NAME.fullmatch(name) is not None and name.partition(".")[0] in packages
 
 
 def _other_kind(names: Sequence[str]) -> str:

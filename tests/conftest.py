@@ -68,6 +68,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="random cases in which the two implementations of the anchor-free loss are compared",
     )
     parser.addoption(
+        "--full-width",
+        action="store_true",
+        help="train a detector of YOLOv8's width without anchors as well; it takes minutes",
+    )
+    parser.addoption(
         "--compile-backend",
         default="aot_eager",
         help="torch.compile backend for the golden cases; inductor takes half a minute a case",

@@ -5,7 +5,7 @@ Imports neither torch nor onnx; the processes that need them load them.
 
 from exportloss.bench.growth import AXES, Growth, measure_growth
 from exportloss.bench.implementations.implementation import Bench, Implementation, Prepared
-from exportloss.bench.implementations.registry import BENCHES
+from exportloss.bench.implementations.registry import BENCHES, LOSS_BENCHES
 from exportloss.bench.results import BenchResult, Row
 from exportloss.bench.running import measure_memory, run_bench
 from exportloss.bench.scenario import Scenario
@@ -14,6 +14,7 @@ from exportloss.bench.starting import Setting
 __all__ = [
     "AXES",
     "BENCHES",
+    "LOSS_BENCHES",
     "Bench",
     "BenchResult",
     "Growth",

@@ -11,6 +11,7 @@ import exportloss
 from exportloss.bench.quiet import Condition, Verdict, verdict
 from exportloss.bench.scenario import Scenario
 from exportloss.bench.statistics import Timing
+from exportloss.config import LossConfig
 
 __all__ = ["BenchResult", "Limit", "Row", "finite"]
 
@@ -138,7 +139,9 @@ class BenchResult:
             "targets": f"{scenario.targets} targets",
             "slots": f"{scenario.max_targets} slots",
         }
-        if self.bench == "loss":
+        if scenario.loss != LossConfig.kind:  # it needs no detector
+            sizes["model"] = f"{scenario.loss} loss"
+        elif self.bench == "loss":
             sizes["layout"] = scenario.layout
         if scenario.freeze != (0,):
             sizes["freeze"] = f"frozen {' '.join(map(str, scenario.freeze))}"

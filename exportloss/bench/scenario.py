@@ -63,6 +63,7 @@ class Scenario:
             which that convolution takes, (B, C, H, W): then the head is measured with the loss.
         precision: Precision of the network in training, in every implementation; the loss is
             float32. On the CPU float32 alone.
+        loss: Kind of the loss.
         seed: Seed of weights, images, boxes and maps.
 
     Raises:
@@ -80,6 +81,7 @@ class Scenario:
     device: str = "cpu"
     layout: Layout = "permuted"
     precision: Arithmetic = "float32"
+    loss: str = LossConfig.kind
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -132,8 +132,7 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         "--model",
         metavar="SIZE|FUNCTION",
         help="size, such as yolov5n, that a file of --weights must have; or, for `exportloss "
-        "export`, a detector of your own instead of --weights: package.module:function, which is "
-        "imported and called",
+        "export`, a detector of your own: package.module:function, which is imported and called",
     )
     parser.add_argument(
         *("--imgsz", "--img", "--img-size"),

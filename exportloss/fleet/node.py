@@ -169,7 +169,9 @@ class Node:
     def _augmentation(self) -> Augmentation:
         if not self.config.hyp:
             return Augmentation(fliplr=0.5)
-        return TrainingConfig.from_mapping(read_hyp(self.config.hyp)).augmentation
+        loss = type(self._session.manifest.loss)
+        hyp = read_hyp(self.config.hyp, loss=loss)
+        return TrainingConfig.from_mapping(hyp, loss=loss).augmentation
 
 
 def evaluate(session: TrainSession, data: DataConfig) -> dict[str, float]:

@@ -14,6 +14,7 @@ from exportloss.bench.statistics import Timing
 from exportloss.cli import main
 from exportloss.cli.bench import command
 from exportloss.errors import BenchmarkError
+from exportloss.runtime import Manifest
 from tests.support.messages import error_of, missing
 
 TINY = ["--imgsz", "64", "--batch-size", "1", "--nc", "2", "--max-targets", "8", "--threads", "1"]
@@ -53,6 +54,27 @@ def test_bench_loss(capsys, tmp_path):
     other = ["bench", "loss", *TINY, *ONCE, "--rivals", "portable", "--artifacts", str(tmp_path)]
     assert main([*other, "--nc", "3"]) == 2
     assert not missing(error_of(capsys.readouterr().err), "num_classes", 2, 3)
+
+
+def test_bench_of_the_anchor_free_loss(capsys, tmp_path):
+    rivals = "eager,static,portable,portable-for-cpu"
+    arguments = ("loss", "--loss", "task-aligned", *TINY, *ONCE, "--artifacts", str(tmp_path))
+    found = run_json(capsys, *arguments, "--rivals", rivals)
+    assert [row["rival"] for row in found["rows"]] == rivals.split(",")  # they agree
+    assert (found["unavailable"], found["limits"]) == ([], [])
+    assert (found["scenario"]["loss"], found["scenario"]["layout"]) == (
+        "task-aligned",
+        "head-output",
+    )
+    kinds = ("task-aligned-loss", "task-aligned-loss-cpu")
+    manifests = [Manifest.read(tmp_path / kind) for kind in kinds]
+    assert [one.provider for one in manifests] == ["any", "cpu"]
+    assert {one.loss.kind for one in manifests} == {"task-aligned"}
+    for refused in (["--layout", "permuted"], ["--weights", "yolov5s"]):
+        assert main(["bench", *arguments, *refused]) == 2
+        assert not missing(error_of(capsys.readouterr().err), refused[0], "task-aligned")
+    assert main(["bench", "memory", "--of", "step", "--loss", "task-aligned"]) == 2
+    assert not missing(error_of(capsys.readouterr().err), "--loss", "step")
 
 
 def test_bench_step(capsys):

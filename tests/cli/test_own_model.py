@@ -10,7 +10,7 @@ import pytest
 from exportloss.cli import main
 from exportloss.cli.export.own_model import load_own_model
 from exportloss.runtime import Manifest
-from tests.support.anchor_free import CLASSES, REG_MAX, STRIDES
+from tests.support.anchor_free import CLASSES, REG_MAX, STRIDES, AnchorFree
 from tests.support.messages import error_of, missing
 from tests.support.tiny_runs import NAMES
 
@@ -112,6 +112,20 @@ def test_verify_takes_the_function(exported, capsys):
     assert not missing(capsys.readouterr().out, "AnchorFree", "dfl", "passed")
 
 
+def test_weights_of_a_run_or_a_file_go_into_the_function_s_detector(trained, place, capsys):
+    """For the same classes all of them, for others all but those that depend on their number."""
+    function = ("--model", "mine_for_export:build")
+    export = ("--format", "onnx", "--img", "64", "--output")
+    assert main(["export", *function, "--weights", str(trained), *export, str(place / "a")]) == 0
+    said = capsys.readouterr().out
+    total = len([n for n in AnchorFree(3, width=8).state_dict() if "num_batches" not in n])
+    assert not missing(said, f"{total} of {total} tensors", "best.safetensors")
+    best = str(trained / "weights" / "best.safetensors")
+    other = (*function, "--nc", "5", "--weights", best)
+    assert main(["export", *other, *export, str(place / "b")]) == 0
+    assert not missing(capsys.readouterr().out, f"{total - 4} of {total}", "5 classes instead of 3")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -124,7 +138,8 @@ def test_verify_takes_the_function(exported, capsys):
         (["--model", "mine_for_export:number"], ["int", "torch module"]),
         (["--model", "mine_for_export:without_strides"], ["Linear", "strides", "num_classes"]),
         (["--model", "mine_for_export:fixed", "--nc", "5"], [3, 5, "num_classes"]),
-        (["--model", "mine_for_export:build", "--weights", "n"], ["--weights", "--model"]),
+        (["--model", "mine_for_export:build", "--weights", "n"], ["--weights n", "--model"]),
+        (["--model", "mine_for_export:build", "--weights", "no.pt"], ["no.pt", ".safetensors"]),
         (["--nc", "4"], ["--weights", "--model"]),
         (["--weights", "n", "--nc", "3", "--loss", "task-aligned"], ["--loss yolov5", "YoloV5"]),
         (

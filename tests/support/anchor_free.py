@@ -54,26 +54,30 @@ class AnchorFree(nn.Module):
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
         """(B, N, 5 + nc) boxes in pixels, with an objectness of 1."""
-        rows = []
-        bins = torch.arange(self.reg_max, dtype=levels[0].dtype)
-        for level, stride in zip(levels, self.strides, strict=True):
-            batch, _, height, width = level.shape
-            flat = level.reshape(batch, 4 * self.reg_max + self.num_classes, height * width)
-            flat = flat.transpose(1, 2)  # (B, H * W, 4 R + nc)
-            logits = flat[..., : 4 * self.reg_max].unflatten(2, (4, self.reg_max))
-            distances = (logits.softmax(3) * bins).sum(3) * stride  # (B, H * W, 4)
-            y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            points = (torch.stack((x, y), dim=2).reshape(-1, 2) + 0.5) * stride
-            low, high = points - distances[..., :2], points + distances[..., 2:]
-            scores = flat[..., 4 * self.reg_max :].sigmoid()
-            ones = torch.ones_like(scores[..., :1])
-            rows.append(torch.cat(((low + high) / 2, high - low, ones, scores), dim=2))
-        return torch.cat(rows, dim=1)
+        return decode_boxes(levels, self.strides, self.reg_max)
 
     def layers(self) -> list[nn.Module]:
         """The parts that `freeze` counts."""
         heads = [module for pair in zip(self.boxes, self.classes, strict=True) for module in pair]
         return [self.stem, self.fine, self.coarse, *heads]
+
+
+def decode_boxes(levels: Sequence[Tensor], strides: Sequence[int], reg_max: int) -> Tensor:
+    """(B, N, 5 + nc) boxes in pixels, with an objectness of 1."""
+    rows = []
+    bins = torch.arange(reg_max, dtype=levels[0].dtype)
+    for level, stride in zip(levels, strides, strict=True):
+        batch, channels, height, width = level.shape
+        flat = level.reshape(batch, channels, height * width).transpose(1, 2)
+        logits = flat[..., : 4 * reg_max].unflatten(2, (4, reg_max))
+        distances = (logits.softmax(3) * bins).sum(3) * stride  # (B, H * W, 4)
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        points = (torch.stack((x, y), dim=2).reshape(-1, 2) + 0.5) * stride
+        low, high = points - distances[..., :2], points + distances[..., 2:]
+        scores = flat[..., 4 * reg_max :].sigmoid()
+        ones = torch.ones_like(scores[..., :1])
+        rows.append(torch.cat(((low + high) / 2, high - low, ones, scores), dim=2))
+    return torch.cat(rows, dim=1)
 
 
 def make_model(seed: int = 0) -> AnchorFree:

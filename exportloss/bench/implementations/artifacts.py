@@ -9,7 +9,7 @@ from typing import Any
 from exportloss.bench.scenario import Scenario
 from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
-from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest, Precision
+from exportloss.runtime.artifact.manifest import MANIFEST_NAME, LossProvider, Manifest, Precision
 
 __all__ = ["EXPORTERS", "find_or_export"]
 
@@ -88,4 +88,28 @@ def _exporter(kind: ArtifactKind) -> Exporter:
     return export
 
 
-EXPORTERS: Mapping[str, Exporter] = {kind.format: _exporter(kind) for kind in KINDS.values()}
+def _task_aligned_exporter(provider: LossProvider) -> Exporter:
+    """Make the exporter of the anchor-free loss, in the form for a provider on a CPU."""
+
+    def export(scenario: Scenario, path: Path) -> None:
+        from exportloss.bench.implementations.task_aligned_torch import make_task_aligned_loss
+        from exportloss.export import export_loss
+
+        export_loss(
+            make_task_aligned_loss(scenario),
+            path,
+            image_size=scenario.image_size,
+            batch_size=scenario.batch_size,
+            max_targets=scenario.max_targets,
+            gradients=True,
+            provider=provider if scenario.device == "cpu" else "gpu",
+        )
+
+    return export
+
+
+EXPORTERS: Mapping[str, Exporter] = {
+    **{kind.format: _exporter(kind) for kind in KINDS.values()},
+    "task-aligned-loss": _task_aligned_exporter("any"),
+    "task-aligned-loss-cpu": _task_aligned_exporter("cpu"),
+}

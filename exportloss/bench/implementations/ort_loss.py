@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,38 @@ from exportloss.runtime.sessions.devices import Device
 from exportloss.runtime.sessions.installation import import_onnxruntime
 from exportloss.runtime.sessions.loss_session import LossSession
 
-__all__ = ["portable"]
+__all__ = ["portable", "prepare_session"]
 
 
 def portable(scenario: Scenario, artifact: Path | None) -> Prepared:
     """Run the smallest graph that the targets fit, on inputs in the device's memory."""
     assert artifact is not None
+
+    def inputs(session: LossSession) -> dict[str, Any]:
+        if session.manifest.loss_layout != scenario.layout:
+            raise ConfigError(
+                f"{artifact} starts from {session.manifest.loss_layout!r}, but "
+                f"{scenario.layout!r} is to be measured; name another folder"
+            )
+        return _inputs(session, scenario)
+
+    return prepare_session(artifact, scenario, inputs)
+
+
+def prepare_session(
+    artifact: Path, scenario: Scenario, make_inputs: Callable[[LossSession], Mapping[str, Any]]
+) -> Prepared:
+    """Open an artifact of a loss with gradients, and get ready to compute it.
+
+    Args:
+        artifact: Folder.
+        scenario: Sizes, device and threads.
+        make_inputs: Function that draws the inputs of the loss, arrays by name.
+    """
     session = LossSession.open(
         artifact, device=scenario.device, threads=scenario.threads, self_check=False
     )
-    if session.manifest.loss_layout != scenario.layout:
-        raise ConfigError(
-            f"{artifact} starts from {session.manifest.loss_layout!r}, but {scenario.layout!r} is "
-            "to be measured; name another folder"
-        )
-    inputs, targets = _on_device(_inputs(session, scenario), scenario), make_targets(scenario)
+    inputs, targets = _on_device(make_inputs(session), scenario), make_targets(scenario)
 
     def check() -> tuple[float, float]:
         result = session.compute(inputs, targets)

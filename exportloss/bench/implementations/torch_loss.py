@@ -25,12 +25,12 @@ from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.models import YoloV5
 from exportloss.models.layers import Detect
 
-__all__ = ["compiled", "cuda_graph", "eager", "sparse", "static"]
+__all__ = ["LossStep", "compiled", "cuda_graph", "eager", "sparse", "static"]
 
 Value = Callable[[Sequence[Tensor]], Tensor]  # maps in the scenario's layout -> scalar
 
 
-class _LossStep:
+class LossStep:
     """Computes a loss and leaves the gradients in its maps and parameters."""
 
     def __init__(
@@ -40,6 +40,7 @@ class _LossStep:
         self.leaves = (*maps, *parameters)
 
     def __call__(self) -> float:
+        """Return the loss."""
         for x in self.leaves:
             x.grad = None  # as `zero_grad` leaves a network
         loss = self.value(self.maps)
@@ -62,7 +63,7 @@ def eager(scenario: Scenario, artifact: Path | None) -> Prepared:
     def value(maps: Sequence[Tensor]) -> Tensor:
         return loss(_permuted(maps, scenario, model.detect), targets)[0]
 
-    step = _LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
+    step = LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
     return Prepared(step=step, check=lambda: with_one_thread(step.check, scenario))
 
 
@@ -75,7 +76,7 @@ def static(scenario: Scenario, artifact: Path | None) -> Prepared:
 def compiled(scenario: Scenario, artifact: Path | None) -> Prepared:
     """`YoloLoss` under `torch.compile`, which is done when this returns."""
     step = _static(scenario)
-    step.value = compiled_function(step.value, warm_up=lambda value: _LossStep(value, step.maps)())
+    step.value = compiled_function(step.value, warm_up=lambda value: LossStep(value, step.maps)())
     return Prepared(step=step, check=step.check)
 
 
@@ -110,11 +111,11 @@ def sparse(scenario: Scenario, artifact: Path | None) -> Prepared:
         total: Tensor = loss(maps, targets)[0]
         return total
 
-    step = _LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
+    step = LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
     return Prepared(step=step, check=step.check)
 
 
-def _static(scenario: Scenario) -> _LossStep:
+def _static(scenario: Scenario) -> LossStep:
     configure_torch(scenario)
     model = make_model(scenario).to(scenario.torch_device)
     loss = make_loss(model, scenario).to(scenario.torch_device)
@@ -125,7 +126,7 @@ def _static(scenario: Scenario) -> _LossStep:
         total: Tensor = loss(read, targets)[0]
         return total
 
-    return _LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
+    return LossStep(value, make_torch_maps(model, scenario), _parameters(model, scenario))
 
 
 def _parameters(model: YoloV5, scenario: Scenario) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from exportloss.bench import (
     AXES,
     BENCHES,
+    LOSS_BENCHES,
     Bench,
     BenchResult,
     Growth,
@@ -101,6 +102,7 @@ def _add_memory(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _time(bench: Bench, options: argparse.Namespace) -> int:
+    bench = _of_loss(bench, options)
     implementations = bench.choose(options.rivals)
 
     def run(setting: Setting) -> BenchResult:
@@ -116,13 +118,23 @@ def _time(bench: Bench, options: argparse.Namespace) -> int:
 
 
 def _remember(options: argparse.Namespace) -> int:
-    bench = BENCHES[options.of]
+    bench = _of_loss(BENCHES[options.of], options)
     implementations = bench.choose(options.rivals)
 
     def run(setting: Setting) -> BenchResult:
         return measure_memory(bench, setting, implementations=implementations, steps=options.steps)
 
     return _measure(bench, options, run)
+
+
+def _of_loss(bench: Bench, options: argparse.Namespace) -> Bench:
+    """Return the benchmark of the loss that `--loss` names."""
+    loss = getattr(options, "loss", None)
+    if loss is None:
+        return bench
+    if bench.name != "loss":
+        raise ConfigError(f"--loss applies only to bench loss, not to {bench.name}; leave it out")
+    return LOSS_BENCHES[loss]
 
 
 def _measure(

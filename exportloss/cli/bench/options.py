@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import get_args
 
-from exportloss.bench import AXES, Bench, Scenario, Setting
+from exportloss.bench import AXES, LOSS_BENCHES, Bench, Scenario, Setting
 from exportloss.bench.scenario import Arithmetic
 from exportloss.cli.arguments import image_size
 from exportloss.cli.terminal import say
@@ -70,6 +70,12 @@ def add_size_arguments(parser: argparse.ArgumentParser, benches: Sequence[Bench]
         + default("device"),
     )
     if any(bench.name == "loss" for bench in benches):
+        group.add_argument(
+            "--loss",
+            choices=tuple(LOSS_BENCHES),
+            help="kind of the loss: yolov5 (default), or task-aligned, whose implementations are "
+            + ", ".join(one.name for one in LOSS_BENCHES["task-aligned"].implementations),
+        )
         group.add_argument(
             "--layout",
             choices=get_args(Layout),
@@ -188,6 +194,11 @@ def make_setting(bench: Bench, options: argparse.Namespace) -> Setting:
     if precision is not None and bench.name == "loss":
         raise ConfigError(
             "--precision does not apply to bench loss, which is float32; leave it out"
+        )
+    if usual.loss != Scenario().loss and (layout, options.model) != (None, None):
+        raise ConfigError(
+            f"--layout and --weights do not apply to the loss {usual.loss}, which reads a "
+            "detector's maps as they are; leave them out"
         )
     given = {
         "image_size": image_size(options.imgsz),

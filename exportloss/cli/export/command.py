@@ -19,7 +19,7 @@ from exportloss.cli.export.places import check_places, file_path
 from exportloss.cli.export.quantize import check_int8, write_int8
 from exportloss.cli.export.suiting import suit_anchors, suit_loss, training_images
 from exportloss.cli.export.unused_options import refuse_unused_options
-from exportloss.cli.export.weights import load_detector
+from exportloss.cli.export.weights import is_size_name, load_detector
 from exportloss.cli.export.writing import export_artifacts
 from exportloss.cli.terminal import say
 from exportloss.config import LossConfig
@@ -50,12 +50,17 @@ def run(options: argparse.Namespace) -> int:
     refuse_unused_options(options)
     check_provider(options.provider, options.format)
     own = is_function_name(options.model)
-    if own == (options.weights is not None):
+    if not own and options.weights is None:
+        raise ConfigError("export needs --weights, or --model with a function of your own")
+    if own and options.weights is not None and is_size_name(options.weights):
         raise ConfigError(
-            "export needs --weights, or --model with a function of your own, and not both"
+            f"--weights {options.weights} is a size of YOLOv5's, which --model {options.model} "
+            "cannot take; expected a file of its own weights, or neither for random ones"
         )
-    options = argparse.Namespace(**{**vars(options), "weights": options.weights or ""})
-    options = options if own else fill_from_run(options)
+    if options.weights is not None:
+        options = fill_from_run(options)
+    else:
+        options = argparse.Namespace(**{**vars(options), "weights": ""})
     names, num_classes = class_names(options)
     loss = LOSS_KINDS[options.loss or LossConfig.kind].settings
     hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)

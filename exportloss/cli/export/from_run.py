@@ -10,6 +10,7 @@ from typing import Any
 from exportloss.cli.export.weights import is_size_name
 from exportloss.cli.run_paths import artifacts_of, find_run, is_artifact
 from exportloss.cli.terminal import say
+from exportloss.config import LossConfig
 from exportloss.errors import ArtifactError
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml
@@ -72,6 +73,8 @@ def _known(run: RunFolder, formats: tuple[str, ...]) -> Mapping[str, Any]:
             value = recorded.get(name) if manifest is None else getattr(manifest, name)
             known[name] = value if type(value) is int else None
         known["hyp"] = str(run.hyp) if run.hyp.is_file() else None
+        if manifest is not None and manifest.loss.kind != LossConfig.kind:
+            known["loss"] = manifest.loss.kind
         known["scale_gains"] = recorded.get("scale_gains") is not False
     if set(formats) & set(_TRAINING) and manifest is not None:
         known |= {"optimizer": manifest.optimizer, "ema": manifest.ema}

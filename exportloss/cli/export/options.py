@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a size (yolov5n, s, m, l, x; n6, s6, ... for P6; s-v5.0, ... for v5.0's), with "
         "random weights; or a file: a checkpoint of YOLOv5 v5.0 to v7.0 (.pt), a state dict (.pt, "
         ".safetensors), or a run's folder or weights, whose image size and settings are then the "
-        "defaults",
+        "defaults; with a detector of your own (--model) a file of its weights, or a run of it",
     )
     parser.add_argument(
         "--data", metavar="YAML", help="data set to take the class names from (default: the file's)"
@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of classes, without --data (default: the file's)",
     )
-    parser.add_argument("--hyp", metavar="YAML", help="hyperparameters, for the loss")
+    parser.add_argument(
+        "--hyp",
+        metavar="YAML",
+        help="hyperparameters, for the loss; yolov5 or task-aligned for the defaults",
+    )
     parser.add_argument(
         "--loss",
         choices=tuple(LOSS_KINDS),

@@ -6,6 +6,7 @@ The function is the user's code, on the user's machine: it is imported and calle
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 from exportloss.errors import ConfigError, ExportLossError, excerpt
 
-__all__ = ["is_function_name", "load_own_model"]
+__all__ = ["is_function_name", "load_own_model", "rebuilding"]
 
 _HAS = ("strides", "num_classes")  # see `exportloss.models.DetectorModel`
 
@@ -39,12 +40,27 @@ def load_own_model(name: str, num_classes: int | None) -> Any:
     """
     function = _find(name)
     arguments: dict[str, Any] = {}
-    if num_classes is not None and "num_classes" in inspect.signature(function).parameters:
+    if num_classes is not None and _takes_classes(function):
         arguments["num_classes"] = num_classes
     with _named(name):
         model = function(**arguments)
     _check(name, model, num_classes)
     return model
+
+
+def rebuilding(name: str) -> Callable[[int], Any] | None:
+    """Return how to build the function's detector for a number of classes; None if it has one.
+
+    Args:
+        name: As for `load_own_model`, which has been called with it.
+    """
+    if not _takes_classes(_find(name)):
+        return None
+    return functools.partial(load_own_model, name)
+
+
+def _takes_classes(function: Callable[..., Any]) -> bool:
+    return "num_classes" in inspect.signature(function).parameters
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.cli.arguments import ExportSettings
-from exportloss.cli.export.own_model import is_function_name, load_own_model
+from exportloss.cli.export.own_model import is_function_name, load_own_model, rebuilding
 from exportloss.errors import ArtifactError, ConfigError, InstallationError
 from exportloss.runtime.sessions.installation import how_to_install
 
@@ -128,11 +128,22 @@ def load_detector(settings: ExportSettings) -> LoadedDetector:
 
 
 def _load_own(settings: ExportSettings, function: str) -> LoadedDetector:
-    """Return the detector of the user's own function."""
+    """Return the detector of the user's own function, with a file's weights if it is given."""
     _require_export_packages(function)
     import torch
 
+    from exportloss.models.own_weights import load_own_weights
+
     torch.manual_seed(settings.seed)
     model = load_own_model(function, settings.num_classes)
-    names = settings.names or tuple(map(str, range(model.num_classes)))
-    return LoadedDetector(model, names, f"those of {function}, seed {settings.seed}")
+    names, about = settings.names, f"those of {function}, seed {settings.seed}"
+    if settings.weights:
+        loaded = load_own_weights(model, settings.weights, rebuild=rebuilding(function))
+        names = names or loaded.names
+        about = f"{loaded.taken} of {loaded.total} tensors from {settings.weights} ({loaded.what})"
+        if loaded.num_classes != model.num_classes:
+            about += (
+                f"; those that depend on the number of classes start anew, for "
+                f"{model.num_classes} classes instead of {loaded.num_classes}"
+            )
+    return LoadedDetector(model, names or tuple(map(str, range(model.num_classes))), about)

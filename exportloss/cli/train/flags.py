@@ -56,7 +56,12 @@ def _add_sources(group: argparse._ArgumentGroup) -> None:
         "the folder that they were moved to",
     )
     add("--data", metavar="YAML", help="data set, YOLOv5's data.yaml")
-    add("--hyp", metavar="YAML", help="YOLOv5 hyperparameters (default: its hyp.scratch-low)")
+    add(
+        "--hyp",
+        metavar="YAML",
+        help="hyperparameters in YOLOv5's form, or yolov5 or task-aligned for the defaults of that "
+        "loss (default: those of the artifacts' loss)",
+    )
     add(
         "--resume",
         nargs="?",

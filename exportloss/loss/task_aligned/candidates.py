@@ -53,6 +53,29 @@ class TargetBoxes:
             boxes=Boxes.of_corners(x1, y1, x2, y2),
         )
 
+    def without_padding(self) -> TargetBoxes:
+        """Drop the rows after the last that exists; at least one row is left.
+
+        Each row costs as much as a used one, since it meets all cells. Where shapes must not depend
+        on data, and where looking at data would wait for a device, all rows are kept.
+        """
+        if not _may_look(self.exists):
+            return self
+        used = int(self.exists.nonzero()[-1:].sum()) + 1
+        return TargetBoxes(
+            image=self.image[:used],
+            category=self.category[:used],
+            exists=self.exists[:used],
+            boxes=self.boxes.map(lambda values: values[:used]),
+        )
+
+
+def _may_look(values: Tensor) -> bool:
+    """Return whether a tensor's values are in memory, and no graph is being made of the code."""
+    is_plain = type(values) is Tensor and values.device.type == "cpu"
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_plain and not traced
+
 
 def find_candidates(
     targets: TargetBoxes, grid: Grid, *, profile: AssignmentProfile, reg_max: int

@@ -146,7 +146,7 @@ class TaskAlignedLoss(nn.Module):
             batch_size=len(maps[0]),
             num_classes=self.num_classes,
             image_size=grid.image_size,
-        )
+        ).without_padding()
 
     def _assign(self, maps: Sequence[Tensor], grid: Grid, targets: TargetBoxes) -> Assignment:
         detached = [level.detach() for level in maps]

@@ -10,12 +10,12 @@ from typing import Any
 
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError, excerpt
-from exportloss.loss_kinds import LossSettings
+from exportloss.loss_kinds import LOSS_KINDS, LossSettings
 from exportloss.reading import read_yaml_mapping
 from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.optimizers.table import MAX_RATE
 
-__all__ = ["TrainingConfig", "every_key", "read_hyp", "unused_keys"]
+__all__ = ["TrainingConfig", "every_key", "read_hyp", "shipped_hyp", "unused_keys"]
 
 _RATES = frozenset({"lr0", "lrf", "weight_decay", "warmup_bias_lr"})
 _IN_USE_THERE = frozenset({"anchors", "copy_paste"})
@@ -126,7 +126,7 @@ def read_hyp(path: str | Path | None, *, loss: type[LossSettings] = LossConfig) 
     """Read a hyperparameter file in YOLOv5's form; None reads as an empty one.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a kind of loss, for the defaults that are shipped for it.
         loss: Class of the settings of the loss, whose keys the file may have.
 
     Raises:
@@ -134,12 +134,31 @@ def read_hyp(path: str | Path | None, *, loss: type[LossSettings] = LossConfig) 
     """
     if path is None:
         return {}
-    read = read_yaml_mapping(Path(path), expected="`key: value` lines", error=ConfigError)
+    names = " or ".join(LOSS_KINDS)
+    read = read_yaml_mapping(
+        shipped_hyp(path) or Path(path),
+        expected=f"`key: value` lines, or the defaults of {names}",
+        error=ConfigError,
+    )
     for key, value in read.values.items():
         if key != "criterion":  # valid only together with other keys
             TrainingConfig.from_mapping({key: value}, source=read.where(key), loss=loss)
     TrainingConfig.from_mapping(read.values, source=str(path), loss=loss)
     return dict(read.values)
+
+
+def shipped_hyp(name: str | Path) -> Path | None:
+    """Return the file of defaults that is shipped for a kind of loss.
+
+    Args:
+        name: Name of the kind. A file or folder of that name goes before.
+
+    Returns:
+        Path of the file; None if there is no such kind.
+    """
+    if str(name) not in LOSS_KINDS or Path(name).exists():
+        return None
+    return Path(__file__).with_name(f"hyp_{str(name).replace('-', '_')}.yaml")
 
 
 def unused_keys(values: Mapping[str, Any]) -> list[str]:

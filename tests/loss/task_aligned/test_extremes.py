@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from exportloss import TaskAlignedConfig, TaskAlignedLoss, pad_targets
+from exportloss.loss.task_aligned.candidates import TargetBoxes
 
 STRIDES, CLASSES, SIZE = (8, 16), 3, 64
 
@@ -85,6 +86,25 @@ def test_capacity_and_rows_that_do_not_exist_change_nothing():
     loss = TaskAlignedLoss(STRIDES, CLASSES, config)
     with_bad = loss(maps, torch.cat((bad, torch.tensor(rows))))
     torch.testing.assert_close(with_bad.terms, small[0].terms, rtol=1e-6, atol=0)
+
+
+def test_padding_costs_nothing_in_torch():
+    """Rows after the last that exists meet no cell, unless a graph is made of the code."""
+    rows = torch.tensor(
+        [[0, 1, 0.5, 0.5, 0.6, 0.4], [0, 1, 0, 0, 0.1, 0.1], [1, 2, 0.2, 0.7, 1, 1]]
+    )
+    padded = torch.cat((rows, torch.zeros(300, 6)))
+    sizes = {"batch_size": 2, "num_classes": CLASSES, "image_size": (SIZE, SIZE)}
+    for given, left in (
+        (padded, [True, False, True]),
+        (rows[:2], [True]),
+        (torch.zeros(300, 6), [False]),
+    ):
+        found = TargetBoxes.of(given, **sizes).without_padding()
+        assert found.exists.tolist() == left
+        assert len(found.image) == len(found.boxes.area) == len(left)
+    somewhere = TargetBoxes.of(padded.to("meta"), **sizes).without_padding()
+    assert len(somewhere.exists) == len(padded)
 
 
 def test_half_precision_maps_are_computed_in_float32():

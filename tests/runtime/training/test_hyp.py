@@ -9,8 +9,9 @@ import yaml
 from exportloss import ConfigError, TaskAlignedConfig
 from exportloss.config import LossConfig
 from exportloss.hyp_keys import TRAINING_KEYS, UNUSED_KEYS
+from exportloss.loss_kinds import LOSS_KINDS
 from exportloss.runtime.data.augment import Augmentation
-from exportloss.runtime.training.hyp import TrainingConfig, every_key
+from exportloss.runtime.training.hyp import TrainingConfig, read_hyp
 from tests.support.messages import mentions
 
 
@@ -33,11 +34,27 @@ def test_no_key_is_both_the_loss_and_the_training():
     assert not names(LossConfig) & TRAINING_KEYS
 
 
-def test_the_page_of_other_detectors_has_the_defaults_of_their_recipe():
+@pytest.mark.parametrize("kind", LOSS_KINDS)
+def test_the_file_of_a_kind_of_loss_has_its_defaults(kind, tmp_path, monkeypatch):
+    settings = LOSS_KINDS[kind].settings
+    read = read_hyp(kind, loss=settings)
+    assert settings.from_mapping(read) == settings()
+    assert TrainingConfig.from_mapping(read, loss=settings) == TrainingConfig()
+    assert names(TrainingConfig) < read.keys()
+    assert set(LOSS_KINDS[kind].terms) < read.keys()
+    monkeypatch.chdir(tmp_path)
+    Path(kind).write_text("lr0: 0.5\n")  # a file of the user's goes before
+    assert read_hyp(kind, loss=settings) == {"lr0": 0.5}
+
+
+def test_the_page_of_other_detectors_shows_the_file():
     page = (Path(__file__).parents[3] / "docs" / "own-detector.md").read_text(encoding="utf-8")
     shown = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
-    assert shown == every_key(TrainingConfig(), TaskAlignedConfig(), {})
-    read = TrainingConfig.from_mapping(shown, loss=TaskAlignedConfig)
-    assert (read, TaskAlignedConfig.from_mapping(shown)) == (TrainingConfig(), TaskAlignedConfig())
+    assert shown == read_hyp("task-aligned", loss=TaskAlignedConfig)
     with pytest.raises(ConfigError, match=mentions("'dfl'")):  # no key of YOLOv5's
-        TrainingConfig.from_mapping(shown)
+        read_hyp("task-aligned")
+
+
+def test_a_file_that_is_missing_is_told_with_the_names():
+    with pytest.raises(ConfigError, match=mentions("nothing.yaml", "task-aligned", "yolov5")):
+        read_hyp("nothing.yaml")
