@@ -228,6 +228,7 @@ def compare_more(comparison: Comparison) -> None:
     comparison.add(dataclasses.replace(row, name=shown, own=own))
     row, _ = comparison.fleet("FedBN", share="without-norms", calibrate=True)
     comparison.add(dataclasses.replace(row, name="FedBN, calibrated", union=None))
+    del comparison.curves["FedBN"]  # of the factory's norms, as the server has no others
     row, _ = comparison.fleet("FedProx 0.01", proximal=0.01)
     own = comparison.calibrated(comparison.best(row.name))
     comparison.add(dataclasses.replace(row, name="FedProx 0.01, pooled, calibrated", own=own))
