@@ -21,6 +21,7 @@ from exportloss.runtime.sessions.devices import Device, describe_engine, import_
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import open_graph
 from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.sessions.step_checks import uint8_images
 from exportloss.runtime.sessions.step_results import Evaluation, Images, StepResult
 from exportloss.runtime.storage.files import new_file
 
@@ -126,7 +127,7 @@ class EvaluationOnlySession(TrainSession):
             temporary.write_bytes(add_model_checksum(model))
 
     def _images(self, images: Images) -> Images:
-        return self._uint8(images)
+        return uint8_images(images, self.manifest)
 
     def _evaluate(self, images: Images, targets: Array, *, ema: bool) -> Evaluation:
         inputs = {"images": images, "targets": targets} | dict(self._state.loss)

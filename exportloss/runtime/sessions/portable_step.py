@@ -22,6 +22,7 @@ from exportloss.runtime.sessions.devices import Device, describe_engine, import_
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import node_counts, open_graph
 from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.sessions.step_checks import uint8_images
 from exportloss.runtime.sessions.step_loop import StepLoop
 from exportloss.runtime.sessions.step_results import (
     Evaluation,
@@ -173,7 +174,7 @@ class PortableTrainSession(TrainSession):
 
     def _images(self, images: Images) -> Images:
         """Check images; the graph itself divides them by 255."""
-        return self._uint8(images)
+        return uint8_images(images, self.manifest)
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
         settings = hyper or Hyperparameters(lr=(0.0, 0.0, 0.0))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError, DataError, TrainingError, excerpt
+from exportloss.errors import ArtifactError, ConfigError, TrainingError
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.state import (
     TrainState,
@@ -28,7 +28,12 @@ from exportloss.runtime.optimizers.ema import decay_after
 from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.shared_weights import SharedWeights
-from exportloss.runtime.sessions.step_checks import check_gradients, check_hyperparameters
+from exportloss.runtime.sessions.step_checks import (
+    Rates,
+    check_gradients,
+    checked_hyperparameters,
+    scaled_images,
+)
 from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.targets import pad_targets
 
@@ -36,8 +41,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Evaluation", "Images", "LossTerms", "StepResult", "TrainSession"]
-
-Rates = float | tuple[float, float, float]
 
 
 class OpenSession(Protocol):
@@ -119,15 +122,14 @@ class TrainSession(SharedWeights):
             ConfigError: a rate is out of range, or `ema_decay` is given and the artifacts keep no
                 moving average.
         """
-        hyper = Hyperparameters(
-            lr=_rates(lr),
+        hyper = checked_hyperparameters(
+            lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,
             max_norm=max_norm,
             ema_decay=self._ema_decay(ema_decay),
             loss_scale=loss_scale,
         )
-        check_hyperparameters(hyper)
         result = self._step(self._images(images), self._targets(targets), hyper if update else None)
         self._due += update
         return result
@@ -167,14 +169,13 @@ class TrainSession(SharedWeights):
                 moving average, or the gradients are not those of the trained parameters.
             ArtifactError: the artifacts were exported by a version without `apply_step.onnx`.
         """
-        hyper = Hyperparameters(
-            lr=_rates(lr),
+        hyper = checked_hyperparameters(
+            lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,
             max_norm=max_norm,
             ema_decay=self._ema_decay(ema_decay),
         )
-        check_hyperparameters(hyper)
         if gradients is not None:
             gradients = check_gradients(gradients, self.weights_layout().parameters.by_name)
         is_updated = self._apply(gradients, hyper)
@@ -352,29 +353,8 @@ class TrainSession(SharedWeights):
             )
 
     def _images(self, images: Images) -> Images:
-        """Check images and return them as the graph takes them: float32 in [0, 1]."""
-        self._check_image_shape(images)
-        if images.dtype == np.uint8:
-            scaled: Images = images.astype(np.float32) / np.float32(255)
-            return scaled
-        if images.dtype == np.float32:
-            return np.ascontiguousarray(images)
-        raise DataError(f"images are {images.dtype}; expected uint8 (0 to 255) or float32 (0 to 1)")
-
-    def _uint8(self, images: Images) -> Images:
-        """Check images for a graph that divides them by 255 itself."""
-        self._check_image_shape(images)
-        if images.dtype != np.uint8:
-            raise DataError(f"images are {images.dtype}; the portable step takes uint8 (0 to 255)")
-        return np.ascontiguousarray(images)
-
-    def _check_image_shape(self, images: Images) -> None:
-        expected = (self.manifest.batch_size, 3, *self.manifest.image_size)
-        if not isinstance(images, np.ndarray) or images.shape != expected:
-            raise DataError(
-                f"images have shape {getattr(images, 'shape', None)}; the graph was exported for "
-                f"{expected}: letterbox and batch them to that shape, or export again"
-            )
+        """Check images and return them as the graph takes them."""
+        return scaled_images(images, self.manifest)
 
     @property
     def _terms(self) -> tuple[str, ...]:
@@ -396,15 +376,3 @@ class TrainSession(SharedWeights):
             batch_size=self.manifest.batch_size,
             num_classes=self.manifest.num_classes,
         )
-
-
-def _rates(lr: Rates) -> tuple[float, float, float]:
-    """Return the learning rates of weights, norms and biases."""
-    try:
-        weights, norms, biases = np.broadcast_to(np.asarray(lr, np.float64), 3).tolist()
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"lr is {excerpt(repr(lr))}; expected a number, or three: of weights, norms and biases",
-            argument="lr",
-        ) from error
-    return weights, norms, biases
