@@ -15,7 +15,9 @@ from flwr.serverapp import Grid, ServerApp  # isort: skip
 __all__ = ["FlowerNetwork", "app"]
 
 app = ServerApp()
-_PAUSE = 1.0  # seconds between looks for answers
+# Between looks for answers, each of which asks for every one that is missing: seconds, and a
+# fraction of the time waited so far.
+_PAUSE, _PATIENCE = 1.0, 0.05
 _TYPES = {"train": "train", "finish": "evaluate"}
 
 
@@ -44,8 +46,8 @@ class FlowerNetwork:
         for node in nodes:
             if node not in waiting.values():
                 yield Answer(node=node, result="Flower could not send the task; see its log")
-        until = time.monotonic() + seconds
-        while waiting and time.monotonic() < until:
+        started = time.monotonic()
+        while waiting and time.monotonic() < started + seconds:
             for reply in self._grid.pull_messages(list(waiting)):
                 node = waiting.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error():
@@ -54,7 +56,7 @@ class FlowerNetwork:
                 else:
                     yield Answer(node=node, result=unpack_result(reply.content))
             if waiting:
-                time.sleep(_PAUSE)
+                time.sleep(max(_PAUSE, _PATIENCE * (time.monotonic() - started)))
 
 
 @app.main()
