@@ -23,8 +23,9 @@ def add_device_arguments(parser: argparse._ActionsContainer, *, unsaid: bool = F
         default=None if unsaid else device,
         metavar="NAME",
         help="cpu, cuda, tensorrt, nv-tensorrt-rtx, webgpu, coreml, qnn or directml, another "
-        "provider of ONNX Runtime by its own name, or openvino (openvino:GPU, openvino:NPU); one "
-        f"of several GPUs as cuda:1 (default {device})",
+        "provider of ONNX Runtime by its own name, or openvino (openvino:GPU, openvino:NPU; "
+        "openvino:bf16 for its CPU in bfloat16, which rounds gradients); one of several GPUs as "
+        f"cuda:1 (default {device})",
     )
     parser.add_argument(
         "--no-self-check",

@@ -20,6 +20,7 @@ from exportloss.cli.export.writing import export_artifacts
 from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_folders, dataset_trees
 from exportloss.cli.terminal import say
 from exportloss.cli.train.distributed import Ready, train_on_ranks
+from exportloss.cli.train.engine_notes import engine_notes, openvino_version
 from exportloss.cli.train.flags import add_train_arguments
 from exportloss.cli.train.images import draw_data, draw_results, has_results
 from exportloss.cli.train.options import TrainOptions, fill_options, write_options
@@ -343,9 +344,13 @@ def _export(
 
 
 def _open_artifacts(artifacts: Path, options: TrainOptions) -> TrainSession:
-    return TrainSession.open(
+    session = TrainSession.open(
         artifacts, device=options.device, threads=options.threads, self_check=options.self_check
     )
+    manifest, device = session.manifest, Device.parse(options.device)
+    for note in engine_notes(manifest.kind, manifest.provider, device, openvino=openvino_version()):
+        say(f"note: {note}")
+    return session
 
 
 def _train(

@@ -76,7 +76,9 @@ def open_graph(
     if content is None:
         content = read_onnx(path)
     if device.kind == "openvino":
-        return ort.open_session(path, device.unit, threads=threads, content=content)
+        return ort.open_session(
+            path, device.unit, threads=threads, content=content, bfloat16=device.bfloat16
+        )
     options = ort.SessionOptions()
     # The file was checked as ONNX, but could be read as ONNX Runtime's own format as well.
     options.add_session_config_entry("session.load_model_format", "ONNX")

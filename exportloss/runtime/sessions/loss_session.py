@@ -241,7 +241,7 @@ class LossSession:
                 {name: _on_host(value) for name, value in inputs.items()},
                 {name: _on_host(value) for name, value in self._outputs.items()},
                 what="a loss",
-                device=str(self._device),
+                device=self._device,
                 engine=describe_engine(self._engine, self._device),
             )
         self._sessions[rows] = session

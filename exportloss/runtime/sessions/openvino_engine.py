@@ -101,11 +101,11 @@ class OpenvinoEngine:
         self.__version__: str = openvino.__version__.partition("-")[0]
         self._core = openvino.Core()
 
-    def check(self, unit: str) -> None:
-        """Check that a processor is available.
+    def check(self, unit: str, *, bfloat16: bool = False) -> None:
+        """Check that a processor is available, and computes in bfloat16 if that is wanted.
 
         Raises:
-            InstallationError: OpenVINO does not find it.
+            InstallationError: OpenVINO does not find it, or it has no bfloat16.
         """
         found = list(self._core.available_devices)
         if unit not in found and f"{unit}.0" not in found:
@@ -115,23 +115,33 @@ class OpenvinoEngine:
                 f"the driver of {unit}, or pass device='cpu'",
                 argument="device",
             )
+        if bfloat16 and "BF16" not in self._core.get_property(unit, "OPTIMIZATION_CAPABILITIES"):
+            raise InstallationError(
+                f"device is openvino:bf16, but OpenVINO {self.__version__} finds no bfloat16 on "
+                "this processor (x86-64 has it as avx512_bf16 or amx_bf16); pass device='openvino' "
+                "for float32",
+                argument="device",
+            )
 
-    def open_session(self, path: Path, unit: str, *, content: bytes, threads: int = 0) -> _Session:
-        """Compile a graph for a processor, which computes in float32.
+    def open_session(
+        self, path: Path, unit: str, *, content: bytes, threads: int = 0, bfloat16: bool = False
+    ) -> _Session:
+        """Compile a graph for a processor, which computes in float32 unless bfloat16 is wanted.
 
         Args:
             path: ONNX file, for messages.
             unit: OpenVINO's name of the processor.
             content: Content of the file.
             threads: Threads on the CPU; 0 for every core.
+            bfloat16: Whether the processor may compute in bfloat16.
 
         Raises:
             ArtifactError: OpenVINO does not take the graph.
             InstallationError: the processor is not available.
         """
-        self.check(unit)
+        self.check(unit, bfloat16=bfloat16)
         # Where the processor has bfloat16, OpenVINO computes in it by default.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32"}
         if threads and unit == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
         try:

@@ -83,7 +83,8 @@ def open_session(
             (PyTorch does the same with `torch.backends.cudnn.allow_tf32`, its default).
         self_check: Whether to first compare a step with that of ONNX Runtime's CPU provider, on
             any other device: some engines train wrongly without an error. Half precision and
-            `tf32` are not compared, since the CPU computes in float32.
+            `tf32` are not compared, since the CPU computes in float32; `openvino:bf16` is, within
+            bounds that tell gross errors only.
         evaluation_only: Whether to open the portable step without the graph that trains, which
             saves memory: for servers, which evaluate and export what devices train.
 
@@ -109,7 +110,7 @@ def open_session(
     session = _open(folder, artifact, engine)
     if self_check and where.kind != "cpu" and manifest.precision == "float32" and not tf32:
         reference = _open(folder, artifact, _Engine(device=CPU, threads=cores))
-        check_training(session, reference, device=str(where))
+        check_training(session, reference, device=where)
     return session
 
 

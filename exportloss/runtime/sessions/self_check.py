@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from exportloss.errors import DeviceError
 from exportloss.random_batches import draw_images
-from exportloss.runtime.sessions.devices import CPU
+from exportloss.runtime.sessions.devices import CPU, Device
 from exportloss.runtime.sessions.graph_session import open_graph
 from exportloss.runtime.sessions.installation import import_onnxruntime
 
@@ -30,9 +30,29 @@ __all__ = ["check_outputs", "check_training"]
 AnyArray = npt.NDArray[Any]
 Tensors = Mapping[str, AnyArray]
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Bounds:
+    """Largest relative differences of a step.
+
+    Attributes:
+        loss: Of the loss, its terms, and the statistics.
+        gradients: Of the optimizer state, which after one step is the gradient; L2.
+        update: Of the change of the parameters, L2.
+        outputs: Of an output of another graph, L2.
+    """
+
+    loss: float
+    gradients: float
+    update: float
+    outputs: float
+
+
 # Engines sum in different orders: relative differences of 1e-6 of the loss and 1e-4 of all
 # gradients were measured. Wrong engines differed by 1e-3 of the loss and 0.1 of the gradients.
-_LOSS, _GRADIENTS, _UPDATE = 1e-5, 1e-3, 5e-2
+_FLOAT32 = _Bounds(loss=1e-5, gradients=1e-3, update=5e-2, outputs=1e-4)
+# Rounding alone makes 4e-4 of the loss and half of the gradients: only gross errors can be told.
+_BFLOAT16 = _Bounds(loss=2e-2, gradients=1.0, update=np.inf, outputs=5e-2)
 _RATE = 1e-3
 _CELLS = 4  # sides of the target boxes of a loss without anchors
 
@@ -46,25 +66,27 @@ class _Quantity:
     bound: float
 
 
-def check_training(session: TrainSession, reference: TrainSession, *, device: str) -> None:
+def check_training(session: TrainSession, reference: TrainSession, *, device: Device) -> None:
     """Compare one step from a session's state, which is restored afterwards.
 
     Args:
         session: Session on the device.
         reference: Session of the same artifact on the CPU; its state is changed.
-        device: Name of the device.
+        device: The device; in bfloat16 the bounds are wide.
 
     Raises:
         DeviceError: the loss, its terms, the statistics, the optimizer state (for the gradients)
             or the update of the parameters differ by more than rounding.
     """
-    what, engine = "a training step", session.engine
+    what, engine, bounds = "a training step", session.engine, _bounds(device)
     start, batch = session.state(), _batch(session.manifest)
     reference.load_state(start)
     results = [one.step(*batch, lr=_RATE, weight_decay=0.0) for one in (session, reference)]
-    _compare(what, [*_of_results(*results)], device=device, engine=engine)
+    compared = [*_of_results(*results, bounds=bounds)]
+    _compare(what, compared, device=str(device), engine=engine)
     states = [one.state() for one in (session, reference)]
-    _compare(what, [*_of_states(session.manifest, start, *states)], device=device, engine=engine)
+    compared = [*_of_states(session.manifest, start, *states, bounds=bounds)]
+    _compare(what, compared, device=str(device), engine=engine)
     session.load_state(start)
 
 
@@ -75,9 +97,9 @@ def check_outputs(
     outputs: Tensors,
     *,
     what: str,
-    device: str,
+    device: Device,
     engine: str,
-    bound: float = 1e-4,
+    bound: float = 0.0,
 ) -> None:
     """Compare a device's outputs of a graph with the CPU's outputs for the same inputs.
 
@@ -87,46 +109,56 @@ def check_outputs(
         inputs: Inputs by name.
         outputs: Outputs by name; some or all of the graph's.
         what: What was computed, for the message.
-        device: Name of the device.
+        device: The device; in bfloat16 the bound is wide.
         engine: Name and version of the engine that drives it.
-        bound: Largest relative L2 difference per output.
+        bound: Largest relative L2 difference per output, if it is above the device's own.
 
     Raises:
         DeviceError: an output differs by more.
     """
     session = open_graph(import_onnxruntime(), path, CPU, content=content)
     expected = session.run(list(outputs), dict(inputs))
+    bound = max(bound, _bounds(device).outputs)
     quantities = [
         _Quantity(name, _relative_l2([got], [want]), bound)
         for (name, got), want in zip(outputs.items(), expected, strict=True)
     ]
-    _compare(what, quantities, device=device, engine=engine)
+    _compare(what, quantities, device=str(device), engine=engine)
 
 
-def _of_results(got: StepResult, expected: StepResult) -> Iterator[_Quantity]:
-    yield _Quantity("loss", abs(got.loss - expected.loss) / abs(expected.loss), _LOSS)
+def _bounds(device: Device) -> _Bounds:
+    return _BFLOAT16 if device.bfloat16 else _FLOAT32
+
+
+def _of_results(got: StepResult, expected: StepResult, *, bounds: _Bounds) -> Iterator[_Quantity]:
+    yield _Quantity("loss", abs(got.loss - expected.loss) / abs(expected.loss), bounds.loss)
     items = [np.array(list(one.items.values())) for one in (got, expected)]
-    yield _Quantity("loss terms", _relative_l2(items[:1], items[1:]), _LOSS)
+    yield _Quantity("loss terms", _relative_l2(items[:1], items[1:]), bounds.loss)
     yield _Quantity("skipped", float(got.skipped != expected.skipped), 0.0)
 
 
 def _of_states(
-    manifest: Manifest, start: TrainState, got: TrainState, expected: TrainState
+    manifest: Manifest,
+    start: TrainState,
+    got: TrainState,
+    expected: TrainState,
+    *,
+    bounds: _Bounds,
 ) -> Iterator[_Quantity]:
     def change(state: TrainState, names: Sequence[str]) -> list[AnyArray]:
         return [np.float64(state.model[name]) - start.model[name] for name in names]
 
     statistics = [name for norm in manifest.statistics for name in (norm.mean, norm.var)]
     values = ([state.model[name] for name in statistics] for state in (got, expected))
-    yield _Quantity("statistics", _relative_l2(*values), _LOSS)
+    yield _Quantity("statistics", _relative_l2(*values), bounds.loss)
     for kept, tensors in expected.optimizer.items():
         difference = _relative_l2(
             [got.optimizer[kept][name] for name in tensors], list(tensors.values())
         )
-        yield _Quantity(f"gradients ({kept})", difference, _GRADIENTS)
+        yield _Quantity(f"gradients ({kept})", difference, bounds.gradients)
     trained = manifest.groups.all
     yield _Quantity(
-        "update", _relative_l2(change(got, trained), change(expected, trained)), _UPDATE
+        "update", _relative_l2(change(got, trained), change(expected, trained)), bounds.update
     )
 
 

@@ -9,7 +9,11 @@ from safetensors.numpy import load_file
 from exportloss import DeviceError, InstallationError
 from exportloss.cli import main
 from exportloss.runtime import LossSession, TrainSession
+from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.evaluation.inference import Detector
+from exportloss.runtime.training import trainer
+from exportloss.runtime.training.results import read_results
+from exportloss.runtime.training.run_folder import RunFolder
 from tests.device.engines.steps import (
     CASES,
     assert_golden,
@@ -32,6 +36,23 @@ def test_steps_from_the_same_states(device, batches, expected, case):
     for found in differences_by_step(session, folder, batches, expected["settings"]):
         for name, bound in bounds(case).items():
             assert found[name] <= bound, name
+
+
+@pytest.mark.parametrize("case", ["sgd", "adamw"])
+def test_steps_of_eager_torch(device, batches, expected, case):
+    """Loss and parameters are those of eager torch, each step from its state."""
+    session = TrainSession.open(device / case, **OPENVINO, self_check=False)
+    states = device / f"{case}-expected"
+    for step, batch in enumerate(batches):
+        if step:
+            session.resume(states / f"eager-{step - 1}.safetensors")
+        loss = session.step(*batch, **expected["settings"]).loss
+        most = bounds(case)
+        assert loss == pytest.approx(expected["losses"][case]["eager"][step], rel=most["loss"])
+        got, want = session.state(), load_state(states / f"eager-{step}.safetensors")
+        names = session.manifest.groups.all
+        off = relative_l2([got.model[n] for n in names], [want.model[n] for n in names])
+        assert off <= most["parameters"]
 
 
 def test_a_run_of_its_own(device, batches, expected, tmp_path):
@@ -126,6 +147,61 @@ def test_a_graph_that_it_computes_wrongly_is_refused(device, batches):
 def test_a_processor_that_is_not_there(device):
     with pytest.raises(InstallationError, match=r"(?s)(?=.*openvino:CPU)(?=.*GPU\.7)"):
         TrainSession.open(device / "sgd", device="openvino:GPU.7")
+
+
+def bfloat16_is_here() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.mark.skipif(not bfloat16_is_here(), reason="this processor has no bfloat16")
+def test_bfloat16_has_other_numbers_and_is_checked_for_gross_errors(device, batches, expected):
+    session = TrainSession.open(device / "small-sgd", device="openvino:bf16", threads=1)
+    assert session.engine.endswith("in bfloat16")
+    size = session.manifest.image_size[0]
+    small = [(batches[0][0][..., :size, :size].copy(), batches[0][1])]
+    folder = device / "small-sgd"
+    (found,) = differences_by_step(session, folder, small, expected["settings"])
+    assert 1e-5 < found["loss"] < 1e-2
+    assert 1e-2 < found["momentum"] < 1  # half of a gradient is rounding
+    with pytest.raises(DeviceError, match=r"openvino:bf16 \(OpenVINO .* in bfloat16\).*loss"):
+        TrainSession.open(device / "with-abs", device="openvino:bf16", threads=1)
+
+
+@pytest.mark.skipif(bfloat16_is_here(), reason="this processor has bfloat16")
+def test_bfloat16_that_is_not_there(device):
+    with pytest.raises(InstallationError, match=r"openvino:bf16.*avx512_bf16.*'openvino'"):
+        TrainSession.open(device / "sgd", device="openvino:bf16", threads=1)
+
+
+def test_a_run_that_was_interrupted_resumes_to_the_same_bits(device, data, tmp_path, monkeypatch):
+    options = ["train", "--weights", str(device / "anchor-free"), "--data", str(data)]
+    options += ["--epochs", "3", "--overflow", "keep-largest", "--device", "openvino"]
+    options += ["--threads", "1", "--noplots", "--project", str(tmp_path)]
+    assert main([*options, "--name", "whole"]) == 0
+    real, calls = trainer.write_results, []
+
+    def interrupt(*written: object) -> None:
+        calls.append(written)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*written)
+
+    monkeypatch.setattr(trainer, "write_results", interrupt)
+    assert main([*options, "--name", "cut"]) == 130
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(tmp_path / "cut"), "--no-self-check"]) == 0
+    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
+    assert read_results(cut.results) == read_results(whole.results)
+    one, two = load_state(whole.last), load_state(cut.last)
+    assert one.updates == two.updates > 0
+    for name, tensor in one.model.items():
+        np.testing.assert_array_equal(tensor, two.model[name], err_msg=name)
+    # What it trained detects in OpenVINO and in ONNX Runtime.
+    val = ["val", "--weights", str(whole.best_onnx), "--data", str(data), "--project"]
+    for where in ("openvino", "cpu"):
+        assert main([*val, str(tmp_path / where), "--device", where]) == 0
 
 
 def test_the_commands(device, tmp_path, monkeypatch):

@@ -93,11 +93,25 @@ def test_processors_of_openvino(unit):
     assert Device.parse("openvino") == Device.parse("openvino:CPU")
 
 
+def test_bfloat16_only_by_name():
+    device = Device.parse("openvino:bf16")
+    assert device == Device(kind="openvino", unit="CPU", bfloat16=True)
+    assert Device.parse(str(device)) == device
+    assert not any(Device.parse(name).bfloat16 for name in ("cpu", "openvino", "openvino:CPU"))
+
+
 @pytest.mark.parametrize(
     "name",
     [
         *("", "tpu", "cpu:0", "cuda:", "cuda:-1", "CUDA", "0,1", "²", "coreml:0", "openvino:"),
-        *("openvino:gpu", "openvino:0", "ExecutionProvider", "Xnnpack ExecutionProvider"),
+        *(
+            "openvino:gpu",
+            "openvino:0",
+            "openvino:GPU:bf16",
+            "cpu:bf16",
+            "ExecutionProvider",
+            "Xnnpack ExecutionProvider",
+        ),
     ],
 )
 def test_other_names_are_refused(name):

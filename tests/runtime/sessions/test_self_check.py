@@ -13,7 +13,9 @@ from exportloss.runtime import LossSession, TrainSession
 from exportloss.runtime.evaluation import inference as detectors
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.sessions import loss_session, portable_step
+from exportloss.runtime.sessions.devices import Device
 from exportloss.runtime.sessions.self_check import check_training
+from exportloss.runtime.sessions.step_results import StepResult
 from tests.support import tiny_detector as tiny
 from tests.support.messages import mentions
 from tests.support.pretended_gpu import CUDA, PretendedGpu
@@ -108,11 +110,22 @@ def test_a_lying_device_finds_nothing(gpu, tiny_artifact, tmp_path):
 def test_training_artifacts_are_compared_too(tmp_path, monkeypatch):
     folder = export(export_training_artifacts, tmp_path / "ort", optimizer="sgd")
     one, other = (TrainSession.open(folder, threads=1) for _ in range(2))
-    check_training(one, other, device="cuda")
+    cuda, bfloat16 = map(Device.parse, ("cuda", "openvino:bf16"))
+    check_training(one, other, device=cuda)
     step = one.step
     monkeypatch.setattr(one, "step", lambda *batch, lr, **more: step(*batch, lr=1.1 * lr, **more))
     with pytest.raises(DeviceError, match=mentions("onnxruntime 1.19.2", "update 1.0e-01")):
-        check_training(one, other, device="cuda")
+        check_training(one, other, device=cuda)
+    # Rounding to bfloat16 changes updates more than this, and the loss less.
+    check_training(one, other, device=bfloat16)
+
+    def off(*batch, **more):
+        result = step(*batch, **more)
+        return StepResult(loss=1.03 * result.loss, items=result.items, skipped=result.skipped)
+
+    monkeypatch.setattr(one, "step", off)
+    with pytest.raises(DeviceError, match=mentions("openvino:bf16", "loss 3.0e-02", "2e-02")):
+        check_training(one, other, device=bfloat16)
 
 
 def export(function, folder, **options):
