@@ -79,7 +79,11 @@ def load_own_weights(
                     break
         if wrong:
             raise ArtifactError(f"its tensors are not those of {type(model).__name__}: {wrong}")
-    taken = {name: tensor for name, tensor in given.items() if own[name].shape == tensor.shape}
+    taken = {
+        name: given[name]
+        for name, tensor in own.items()
+        if name in given and given[name].shape == tensor.shape
+    }
     model.load_state_dict({**own, **taken})
     counted = [name for name in own if not name.endswith(_COUNTER)]
     return LoadedWeights(

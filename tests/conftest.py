@@ -68,9 +68,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="random cases in which the two implementations of the anchor-free loss are compared",
     )
     parser.addoption(
-        "--full-width",
+        "--anchor-free-long",
         action="store_true",
-        help="train a detector of YOLOv8's width without anchors as well; it takes minutes",
+        help="test what takes minutes of the anchor-free loss: a detector of YOLOv8's width, and "
+        "training artifacts in all golden cases",
     )
     parser.addoption(
         "--compile-backend",

@@ -113,9 +113,10 @@ def test_other_tensors_are_told_and_nothing_is_loaded(change, told, tmp_path):
     assert equal(model, make())
 
 
-def test_batch_counters_may_be_absent(tmp_path):
+def test_batch_counters_may_be_absent_or_more(tmp_path):
     tensors = make(seed=1).state_dict()
     few = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+    few["other.num_batches_tracked"] = torch.tensor(1)
     torch.save(few, tmp_path / "few.pt")
     model = make()
     load_own_weights(model, tmp_path / "few.pt")

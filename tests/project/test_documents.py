@@ -54,6 +54,7 @@ FOREIGN = {
         "--compile-backend",
         "--golden",
         "--golden-anchor-free",
+        "--anchor-free-long",
         "--task-aligned-cases",
     },
     "python -m tests.support.kills.commands": {"--kills"},

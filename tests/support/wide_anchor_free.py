@@ -26,8 +26,8 @@ from tests.support.manifests import edit_manifest
 from tests.support.tiny_detector import block
 
 _EXPORTS = {"step": export_train_step, "ort": export_training_artifacts}
-# With larger updates the free runs, in which each engine goes on from its own state, drift apart
-# once rounding has assigned a cell otherwise.
+# At verify's default rate the free runs, in which each engine goes on from its own state, drift
+# apart by more than its bound; single steps do not.
 RATE = 1e-4
 _NANO = 16  # channels of the stem of the smallest of the family
 

@@ -86,7 +86,8 @@ def run(options: argparse.Namespace) -> int:
     if options.int8:
         check_int8(options, files)
     detector = load_detector(settings)
-    settings = suit_loss(detector, settings, given=hyp)
+    if folders:  # a file of the detector has no loss
+        settings = suit_loss(detector, settings, given=hyp)
     # An inference file keeps the detector's anchors: with others its boxes would be wrong.
     suits = None if files else training_images(options.data, settings)
     suit_anchors(detector, settings, suits)

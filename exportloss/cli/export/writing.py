@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exportloss.cli.arguments import ExportSettings
 from exportloss.cli.export.formats import FILES, FOLDERS
@@ -15,6 +15,9 @@ from exportloss.errors import ConfigError
 from exportloss.export.detector.nms_settings import NmsSettings
 from exportloss.runtime.artifact.kinds import formats_taking
 from exportloss.runtime.artifact.manifest import Manifest
+
+if TYPE_CHECKING:
+    from exportloss.loss.protocol import DetectionLoss
 
 __all__ = ["export_artifacts"]
 
@@ -36,14 +39,39 @@ def export_artifacts(
     Raises:
         ExportLossError: a setting is wrong, or the export was refused.
     """
-    from exportloss.export.detector.losses import make_loss
-
     if settings.precision != "float32" and (others := folders.keys() - formats_taking("precision")):
         raise ConfigError(
             f"--precision {settings.precision} is of --format step, not of {', '.join(others)}; "
             "leave one of them out"
         )
     model = detector.model
+    height, width = settings.image_size
+    name = getattr(model, "name", type(model).__name__)
+    about = f"{name}: {model.num_classes} classes, images of {height} x {width}"
+    if folders:
+        about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
+    say(f"{about}\nweights: {detector.about}")
+    if detector.warning:
+        say(f"warning: {detector.warning}")
+    loss = _make_loss(settings, model) if folders else None  # a file of the detector has none
+    for name, path in (files or {}).items():
+        started = time.monotonic()
+        FILES[name].write(settings, detector, nms, path)
+        say(f"{path} ({time.monotonic() - started:.1f} s)")
+    manifests = {}
+    for name, folder in folders.items():
+        assert loss is not None
+        started = time.monotonic()
+        manifest = FOLDERS[name].write(settings, detector, loss, folder, exist_ok)
+        _print_folder(folder, manifest, model, time.monotonic() - started)
+        manifests[name] = manifest
+    return manifests
+
+
+def _make_loss(settings: ExportSettings, model: Any) -> DetectionLoss:
+    """Make the loss of a detector, and print its gains."""
+    from exportloss.export.detector.losses import make_loss
+
     config = settings.loss
     if settings.scale_gains:
         config = config.scaled(
@@ -57,29 +85,10 @@ def export_artifacts(
         num_classes=model.num_classes,
         anchors=getattr(model, "anchors_px", ()),
     )
-    height, width = settings.image_size
-    name = getattr(model, "name", type(model).__name__)
-    about = f"{name}: {model.num_classes} classes, images of {height} x {width}"
-    if folders:
-        about += f", batches of {settings.batch_size}, up to {settings.max_targets} targets"
-    say(f"{about}\nweights: {detector.about}")
-    if detector.warning:
-        say(f"warning: {detector.warning}")
-    if folders:
-        scaled = "" if config is settings.loss else ", scaled to model and image size"
-        gains = ", ".join(f"{name} {getattr(config, name):.4g}" for name in loss.terms)
-        say(f"gains: {gains}{scaled}")
-    for name, path in (files or {}).items():
-        started = time.monotonic()
-        FILES[name].write(settings, detector, nms, path)
-        say(f"{path} ({time.monotonic() - started:.1f} s)")
-    manifests = {}
-    for name, folder in folders.items():
-        started = time.monotonic()
-        manifest = FOLDERS[name].write(settings, detector, loss, folder, exist_ok)
-        _print_folder(folder, manifest, model, time.monotonic() - started)
-        manifests[name] = manifest
-    return manifests
+    scaled = "" if config is settings.loss else ", scaled to model and image size"
+    gains = ", ".join(f"{name} {getattr(config, name):.4g}" for name in loss.terms)
+    say(f"gains: {gains}{scaled}")
+    return loss
 
 
 def _print_folder(folder: Path, manifest: Manifest, model: Any, seconds: float) -> None:

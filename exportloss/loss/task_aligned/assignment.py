@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exportloss.loss.task_aligned.boxes import Boxes, ciou
-from exportloss.loss.task_aligned.candidates import TargetBoxes, find_candidates
+from exportloss.loss.task_aligned.candidates import TargetBoxes, find_candidates, runs_here
 from exportloss.loss.task_aligned.grid import Grid
 from exportloss.loss.task_aligned.largest import largest_places
 from exportloss.task_aligned_config import TaskAlignedConfig
@@ -17,6 +17,7 @@ from exportloss.task_aligned_config import TaskAlignedConfig
 __all__ = ["Assignment", "assign"]
 
 _EPS = 1e-9
+_ROWS = 16  # whose metrics are computed at once on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +59,8 @@ def assign(
     candidate = find_candidates(
         targets, grid, profile=config.profile, reg_max=config.reg_max
     )  # (M, A)
-    mine = boxes.map(lambda values: values.index_select(0, targets.image))  # (M, A)
-    overlap = ciou(mine, targets.boxes, inside_out=config.reg_max == 1).clamp(min=0.0)
-    overlap = torch.where(targets.exists[:, None] if is_yolov9 else candidate, overlap, 0.0)
-    metric = _metric(overlap, _class_logits(maps, targets, bins=4 * config.reg_max))
+    learnable = targets.exists[:, None] if is_yolov9 else candidate
+    overlap, metric = _fit(maps, boxes, targets, learnable, config)
 
     ranked = torch.where(candidate, metric, 0.0) if is_yolov9 else metric
     cell = _places(ranked, min(config.topk, grid.cells))  # (M, topk)
@@ -81,6 +80,46 @@ def assign(
         selected=selected,
         picked=picked,
     )
+
+
+def _fit(
+    maps: Sequence[Tensor],
+    boxes: Boxes,
+    targets: TargetBoxes,
+    learnable: Tensor,
+    config: TaskAlignedConfig,
+) -> tuple[Tensor, Tensor]:
+    """Compute how well each cell's prediction fits each target row.
+
+    Args:
+        maps, boxes, targets, config: As for `assign`.
+        learnable: (M, A) or (M, 1) bool; overlap and metric are 0 where it is false.
+
+    Returns:
+        Overlap and metric, (M, A) each.
+    """
+    if not runs_here(learnable):
+        return _fit_rows(maps, boxes, targets, learnable, config)
+    # A few rows at once, so that a CPU's caches hold the intermediate results.
+    parts = [
+        _fit_rows(maps, boxes, targets.rows(start, _ROWS), learnable[start : start + _ROWS], config)
+        for start in range(0, len(learnable), _ROWS)
+    ]
+    overlaps, metrics = zip(*parts, strict=True)
+    return torch.cat(overlaps), torch.cat(metrics)
+
+
+def _fit_rows(
+    maps: Sequence[Tensor],
+    boxes: Boxes,
+    targets: TargetBoxes,
+    learnable: Tensor,
+    config: TaskAlignedConfig,
+) -> tuple[Tensor, Tensor]:
+    mine = boxes.map(lambda values: values.index_select(0, targets.image))  # (M, A)
+    overlap = ciou(mine, targets.boxes, inside_out=config.reg_max == 1).clamp(min=0.0)
+    overlap = torch.where(learnable, overlap, 0.0)
+    return overlap, _metric(overlap, _class_logits(maps, targets, bins=4 * config.reg_max))
 
 
 def _places(values: Tensor, count: int) -> Tensor:

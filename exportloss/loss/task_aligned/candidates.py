@@ -11,7 +11,7 @@ from exportloss.loss.task_aligned.boxes import Boxes
 from exportloss.loss.task_aligned.grid import Grid
 from exportloss.task_aligned_config import AssignmentProfile
 
-__all__ = ["TargetBoxes", "find_candidates"]
+__all__ = ["TargetBoxes", "find_candidates", "runs_here"]
 
 _SMALLEST_DISTANCE = 1e-9  # of a cell's centre from the sides of a box that contains it
 _BELOW_LAST_BIN = 1.01  # the largest distance that two bins can express, below their number
@@ -59,19 +59,26 @@ class TargetBoxes:
         Each row costs as much as a used one, since it meets all cells. Where shapes must not depend
         on data, and where looking at data would wait for a device, all rows are kept.
         """
-        if not _may_look(self.exists):
+        if not runs_here(self.exists):
             return self
-        used = int(self.exists.nonzero()[-1:].sum()) + 1
+        return self.rows(0, int(self.exists.nonzero()[-1:].sum()) + 1)
+
+    def rows(self, start: int, count: int) -> TargetBoxes:
+        """Return up to `count` rows from `start` on."""
+        stop = start + count
+        image, category, exists = (
+            values[start:stop] for values in (self.image, self.category, self.exists)
+        )
         return TargetBoxes(
-            image=self.image[:used],
-            category=self.category[:used],
-            exists=self.exists[:used],
-            boxes=self.boxes.map(lambda values: values[:used]),
+            image, category, exists, self.boxes.map(lambda values: values[start:stop])
         )
 
 
-def _may_look(values: Tensor) -> bool:
-    """Return whether a tensor's values are in memory, and no graph is being made of the code."""
+def runs_here(values: Tensor) -> bool:
+    """Return whether torch computes with a tensor now, on a CPU, and makes no graph of the code.
+
+    Then shapes may depend on data, and values are in memory.
+    """
     is_plain = type(values) is Tensor and values.device.type == "cpu"
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return is_plain and not traced

@@ -11,8 +11,10 @@ from onnxruntime.training.api import CheckpointState, Module
 from torch import nn
 
 from exportloss.export.torch_export import Signature, trace_to_onnx
-from tests.conftest import DEFAULT_ANCHOR_FREE
-from tests.support.task_aligned_cases import TaskAlignedGolden, load
+from tests.support.task_aligned_cases import TaskAlignedGolden
+
+# Of equal maps all boxes are squares, at which maxima have no derivative.
+_USUAL = ("ties_zero_maps",)
 
 
 class MapsAsParameters(nn.Module):
@@ -28,9 +30,10 @@ class MapsAsParameters(nn.Module):
         return result.loss, result.terms
 
 
-def test_gradients_are_those_of_the_original(tmp_path):
-    # Of equal maps all boxes are squares, at which maxima have no derivative.
-    case = load(DEFAULT_ANCHOR_FREE / "ties_zero_maps.npz")
+def test_gradients_are_those_of_the_original(anchor_free_case, tmp_path, request):
+    case = anchor_free_case
+    if case.name not in _USUAL and not request.config.getoption("anchor_free_long"):
+        pytest.skip("ten seconds a case; pass --anchor-free-long")
     names = [f"levels.{i}" for i in range(len(case.maps))]
     graph = trace_to_onnx(
         MapsAsParameters(case),

@@ -21,8 +21,8 @@ def test_it_has_the_size_of_the_smallest_of_the_family():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_both_artifacts_train_as_eager_torch_does(optimizer, tmp_path, request):
-    if not request.config.getoption("full_width"):
-        pytest.skip("a minute; pass --full-width")
+    if not request.config.getoption("anchor_free_long"):
+        pytest.skip("a minute; pass --anchor-free-long")
     for found in verify_wide(
         tmp_path, make_wide(), optimizer=optimizer, image=160, batch=4, steps=5, lr=RATE
     ):
