@@ -23,6 +23,11 @@ _FEW_COLUMNS = 144
 _MOST_PARTS = 7
 
 
+def kept_shape(x: ir.Value, axes: Sequence[int]) -> list[int]:
+    """Return the shape of x reduced over axes, which remain with size 1."""
+    return [1 if axis in axes else size for axis, size in enumerate(shape_of(x))]
+
+
 class Builder(NodeWriter):
     """A writer of nodes that also reshapes, joins, cuts, reduces and multiplies."""
 
@@ -144,6 +149,10 @@ class Builder(NodeWriter):
             if self.for_gpu:
                 return gpu_layout.reduce(self, op_type, x, axes, keep=keep)
             last = len(shape_of(x)) - 1
+            if self.forms.sums_by_map and last > 1 and list(axes) == [0, *range(2, last + 1)]:
+                by_image = self.reduce_at_once(op_type, x, axes[1:], keep=False)  # (B, C)
+                total = self.reduce_at_once(op_type, by_image, [0], keep=False)
+                return self.reshape(total, kept_shape(x, axes)) if keep else total
             if last in axes and len(axes) > 1:
                 # A CPU sums one element after the other; by rows, less precision is lost.
                 x = self.reduce_at_once(op_type, x, [last], keep=True)
@@ -153,11 +162,8 @@ class Builder(NodeWriter):
         self, op_type: str, x: ir.Value, axes: Sequence[int], *, keep: bool
     ) -> ir.Value:
         """Return x reduced by a single node."""
-        shape = [
-            1 if axis in axes else size
-            for axis, size in enumerate(shape_of(x))
-            if keep or axis not in axes
-        ]
+        shape = [size for i, size in enumerate(shape_of(x)) if i not in axes]
+        shape = kept_shape(x, axes) if keep else shape
         return self.op(op_type, x, self.integers(axes), shape=shape, keepdims=int(keep))
 
     def depends_on_threads(self, terms: int, columns: int) -> bool:

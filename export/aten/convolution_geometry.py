@@ -23,6 +23,12 @@ class Geometry:
         """Whether the convolution is a matrix product over channels."""
         return (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
+    def keeps_size(self, kernel: int) -> bool:
+        """Whether this is a dense convolution of that kernel whose output has the size of x."""
+        pad = kernel // 2
+        settings = (self.kernel, self.stride, self.padding, self.dilation, self.groups)
+        return settings == ((kernel, kernel), (1, 1), (pad, pad), (1, 1), 1)
+
     @property
     def has_phases(self) -> bool:
         """Whether the kernel can be split into phases without a gain in size.

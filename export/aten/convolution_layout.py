@@ -17,7 +17,7 @@ from exportloss.export.aten.gpu_convolution import columns_by_windows
 from exportloss.export.aten.nodes import dtype_of, shape_of
 from exportloss.export.aten.registry import Translator
 
-__all__ = ["columns_of", "phases_of"]
+__all__ = ["column_parts", "columns_of", "phases_of"]
 
 
 def phases_of(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]) -> ir.Value:
@@ -71,10 +71,31 @@ def columns_of(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[in
     shape = (batch, geometry.groups, channels // geometry.groups * places, math.prod(size))
     if geometry.is_pointwise:
         return t.reshape(x, shape)
+    return t.reshape(t.concat(column_parts(t, x, geometry, size), 2), shape)
+
+
+def column_parts(
+    t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[int]
+) -> list[ir.Value]:
+    """Lay out the elements of x that each window covers, by convolutions with one-hot kernels.
+
+    Args:
+        t: Builder of the graph.
+        x: Input of the convolution, (B, C, H, W).
+        geometry: Settings of the convolution.
+        size: Height and width of its output.
+
+    Returns:
+        Parts of the kh * kw elements of a window, (B, C, part, Ho, Wo).
+    """
+    batch, channels = shape_of(x)[:2]
+    places = math.prod(geometry.kernel)
     one_hot = np.eye(places, dtype=dtype_of(x).numpy()).reshape(places, 1, *geometry.kernel)
     attributes = dataclasses.replace(geometry, groups=channels).attributes()
     parts = []
-    for some in np.split(one_hot, _whole_fours(places)):
+    # A graph for one engine on a CPU takes no account of WebGPU.
+    cuts = _whole_fours(places) if t.provider == "any" else []
+    for some in np.split(one_hot, cuts):
         count = len(some)
         kernels = t.op(
             "Tile",
@@ -84,7 +105,7 @@ def columns_of(t: Translator, x: ir.Value, geometry: Geometry, size: Sequence[in
         )
         part = t.op("Conv", x, kernels, shape=(batch, channels * count, *size), **attributes)
         parts.append(t.reshape(part, (batch, channels, count, *size)))
-    return t.reshape(t.concat(parts, 2), shape)
+    return parts
 
 
 def _whole_fours(places: int) -> list[int]:

@@ -141,7 +141,6 @@ _unary("Tanh", aten.tanh.default)
 _unary("Sin", aten.sin.default)
 _unary("Cos", aten.cos.default)
 _unary("Erf", aten.erf.default)
-_unary("Sigmoid", aten.sigmoid.default)
 _unary("Relu", aten.relu.default)
 
 
@@ -223,15 +222,26 @@ def _leaky_relu(t: Translator, x: ir.Value, negative_slope: float = 0.01) -> ir.
     return t.op("LeakyRelu", x, alpha=float(negative_slope))
 
 
+@translates(aten.sigmoid.default)
+def _sigmoid(t: Translator, x: ir.Value) -> ir.Value:
+    return _logistic(t, t.typed(x))
+
+
+def _logistic(t: Translator, x: ir.Value) -> ir.Value:
+    if not t.forms.tanh:
+        return t.op("Sigmoid", x)
+    return t.add(t.mul(t.op("Tanh", t.mul(x, 0.5)), 0.5), 0.5)
+
+
 @translates(aten.silu.default)
 def _silu(t: Translator, x: ir.Value) -> ir.Value:
-    return t.mul(x, t.op("Sigmoid", x))
+    return t.mul(x, _logistic(t, x))
 
 
 @translates(aten.silu_backward.default)
 def _silu_backward(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
     # d (x s) / dx = s + x s (1 - s), from s and x s of the forward pass
-    s = t.op("Sigmoid", x)
+    s = _logistic(t, x)
     out = t.mul(x, s)
     return t.mul(gradient, t.add(t.mul(s, t.sub(1.0, out)), out))
 

@@ -10,8 +10,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 
 from exportloss.export.aten.nodes import dtype_of, shape_of
 from exportloss.export.aten.registry import Translator, translates
@@ -36,6 +38,17 @@ class _Windows:
     def reach(self) -> int:
         """Distance from the start of the first window to the end of the last one."""
         return (self.steps - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
+
+    def covers_edges(self, size: int) -> bool:
+        """Whether a window that reaches beyond an end of the axis has the element at that end."""
+        starts_inside = (self.steps - 1) * self.stride - self.padding < size
+        return self.dilation == 1 and self.padding < self.kernel and starts_inside
+
+    def places(self, size: int) -> NDArray[np.int64]:
+        """Index of each element of each window, (steps, kernel), ends repeated beyond an end."""
+        starts = np.arange(self.steps)[:, None] * self.stride - self.padding
+        found = starts + np.arange(self.kernel) * self.dilation
+        return np.asarray(np.clip(found, 0, size - 1), np.int64)
 
 
 @translates(aten.max_pool2d_with_indices.default)
@@ -71,6 +84,8 @@ def _max_pool_backward(
     windows = _windows(shape_of(gradient), kernel, stride, padding, dilation)
     vertical, horizontal = windows
     of_rows = _pool(t, x, [horizontal])  # (B, C, H, Wo)
+    if t.forms.pool_by_place and all(w.covers_edges(shape_of(x)[w.axis]) for w in windows):
+        return _to_places(t, _to_places(t, gradient, of_rows, vertical), x, horizontal)
     to_rows = _first_hits(t, gradient, of_rows, _pool(t, x, windows), vertical)
     return _first_hits(t, to_rows, x, of_rows, horizontal)
 
@@ -148,3 +163,27 @@ def _first_hits(
     for part in parts[1:]:
         total = t.add(total, part)
     return total
+
+
+def _to_places(t: Translator, gradient: ir.Value, x: ir.Value, windows: _Windows) -> ir.Value:
+    """Return what `_first_hits` does, in a few nodes, for windows that cover the axis's ends.
+
+    A window that repeats the element at an end still gives it the gradient if it is the first
+    maximum. The sum over windows is a product with a matrix of zeros and ones.
+    """
+    axis, size = windows.axis, shape_of(x)[windows.axis]
+    places = windows.places(size)  # (steps, kernel)
+    shape = list(shape_of(x))
+    shape[axis : axis + 1] = places.shape
+    seen = t.op("Gather", x, t.constant(places), shape=shape, axis=axis)
+    shape[axis + 1] = 1
+    first = t.op("ArgMax", seen, shape=shape, dtype=ir.DataType.INT64, axis=axis + 1, keepdims=1)
+    order = np.arange(windows.kernel).reshape(-1, *(1 for _ in shape[axis + 2 :]))
+    hit = t.op("Equal", first, t.constant(order), dtype=ir.DataType.BOOL)
+    spread = t.where(hit, t.reshape(gradient, shape), 0.0)
+    shape[axis : axis + 2] = [places.size]
+    spread = t.reshape(spread, shape)
+    matrix = np.eye(size, dtype=dtype_of(gradient).numpy())[places.reshape(-1)]  # (places, size)
+    if axis == len(shape) - 1:
+        return t.matmul(spread, t.constant(matrix))
+    return t.matmul(t.constant(matrix.T), spread)

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from exportloss.runtime.artifact.manifest import LossProvider
+from exportloss.export.aten.forms import Forms
+from exportloss.runtime.artifact.manifest import StepProvider
 
 __all__ = ["NodeWriter", "Operand", "Scalar", "dtype_of", "shape_of"]
 
@@ -49,13 +50,21 @@ class NodeWriter:
         constants: Tensors known at export time; they become initializers.
         repeatable: Whether the graph must give the same bits with one thread and with two, at some
             cost in speed.
-        provider: Target of the graph: any runtime, ONNX Runtime on the CPU only, or a GPU.
+        provider: Target of the graph: any runtime, ONNX Runtime on the CPU only, OpenVINO or a GPU.
+        forms: Forms of operators to write, where several compute the same.
     """
 
-    def __init__(self, *, repeatable: bool = True, provider: LossProvider = "any") -> None:
+    def __init__(
+        self,
+        *,
+        repeatable: bool = True,
+        provider: StepProvider = "any",
+        forms: Forms | None = None,
+    ) -> None:
         self.scope = ""
         self.repeatable = repeatable
         self.provider = provider
+        self.forms = forms or Forms()
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self._written: dict[object, tuple[ir.Value, ...]] = {}

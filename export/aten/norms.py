@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
+from exportloss.export.aten.batch_norm_forms import normalize, normalize_backward
 from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.reductions import variance
 from exportloss.export.aten.registry import Translator, translates
@@ -43,6 +44,8 @@ def _batch_norm(
         shift = t.mul(t.op("Neg", running_mean), scale)
         shift = shift if bias is None else t.add(shift, bias)
         return scale_and_shift(t, x, scale, shift), None, None
+    if t.forms.folded_scale:
+        return normalize(t, x, weight, bias, eps), None, None
     var, mean, deviation = variance(t, x, _batch_axes(x))
     inverse = _inverse_deviation(t, var, eps)
     out = t.mul(deviation, inverse if weight is None else t.mul(inverse, _channels(t, x, weight)))
@@ -66,6 +69,8 @@ def _batch_norm_backward(
     mask: Sequence[bool],
 ) -> tuple[ir.Value | None, ir.Value, ir.Value]:
     """Compute the gradients of Ioffe and Szegedy, arXiv 1502.03167, section 3."""
+    if training and t.forms.folded_scale:
+        return normalize_backward(t, gradient, x, weight, eps, with_x=mask[0])
     axes, flat = _batch_axes(x), (shape_of(x)[1],)
     if training:
         var, _, deviation = variance(t, x, axes)

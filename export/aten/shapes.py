@@ -13,6 +13,7 @@ import torch
 from exportloss.errors import ExportError
 from exportloss.export.aten.nodes import Operand, Scalar, shape_of
 from exportloss.export.aten.registry import Translator, translates
+from exportloss.export.aten.shortcuts import joined_vectors
 
 __all__: list[str] = []
 
@@ -117,6 +118,8 @@ def _slice_backward(
 @translates(aten.cat.default)
 def _cat(t: Translator, values: Sequence[ir.Value], dim: int = 0) -> ir.Value:
     parts = [t.typed(value) for value in values if shape_of(value) != (0,)]
+    if t.forms.joined_factors and len(t.shape) == 1 and t.dtype == ir.DataType.FLOAT:
+        return joined_vectors(t, parts)
     return t.concat(parts, dim % len(t.shape))
 
 

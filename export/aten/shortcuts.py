@@ -7,15 +7,26 @@ translation.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from exportloss.export.aten.builder import Builder
-from exportloss.export.aten.nodes import shape_of
+from exportloss.export.aten.nodes import dtype_of, shape_of
 
-__all__ = ["fold_into_convolution", "merge_into_scatter", "scale_and_shift"]
+__all__ = [
+    "fold_into_convolution",
+    "joined_vectors",
+    "merge_into_scatter",
+    "scale_and_shift",
+    "without_scale",
+]
+
+# Elements of a vector whose constant factor may be stored for each of them, and the fewest vectors
+# for which that is done.
+_SHORT, _FEW_FACTORS = 4096, 4
 
 
 def fold_into_convolution(
@@ -55,6 +66,61 @@ def scale_and_shift(t: Builder, x: ir.Value, scale: ir.Value, shift: ir.Value) -
     kernel = t.mul(weight, t.reshape(scale, (channels[0], *(1 for _ in shape_of(weight)[1:]))))
     offset = shift if bias is None else t.add(t.mul(bias, scale), shift)
     return _convolution(t, source, x, kernel, offset)
+
+
+def joined_vectors(t: Builder, parts: Sequence[ir.Value]) -> ir.Value:
+    """Join vectors, with those that are products by constants multiplied after they are joined.
+
+    The rounding is the same. Running statistics and gradients of BatchNorms are such products,
+    one node for each of which would take longer than its arithmetic.
+    """
+    runs: list[tuple[bool, list[ir.Value]]] = []
+    for part in parts:
+        is_short = shape_of(part)[0] <= _SHORT
+        if not runs or runs[-1][0] != is_short:
+            runs.append((is_short, []))
+        runs[-1][1].append(part)
+    return t.concat([_joined(t, run) if short else t.concat(run, 0) for short, run in runs], 0)
+
+
+def _joined(t: Builder, vectors: Sequence[ir.Value]) -> ir.Value:
+    factored = [_factored(t, vector) for vector in vectors]
+    if sum(factor != 1 for _, factor in factored) < _FEW_FACTORS:
+        return t.concat(vectors, 0)
+    joined = t.concat([value for value, _ in factored], 0)
+    sizes = [shape_of(vector)[0] for vector in vectors]
+    factors = np.repeat(np.asarray([f for _, f in factored], dtype_of(joined).numpy()), sizes)
+    return t.mul(joined, t.constant(factors))
+
+
+def _factored(t: Builder, vector: ir.Value) -> tuple[ir.Value, float]:
+    """Return a vector without its constant factor, and the factor, 1 if it has none."""
+    source = vector.producer()
+    if source is not None and source.op_type == "Reshape":
+        source = _producer(source.inputs[0])
+    if source is not None and source.op_type == "Mul":
+        for value, factor in (source.inputs, source.inputs[::-1]):
+            assert value is not None and factor is not None
+            constant = t.array_of(factor)
+            if constant is not None and constant.size == 1:
+                return t.reshape(value, shape_of(vector)), float(constant.reshape(()))
+    return vector, 1.0
+
+
+def without_scale(gradient: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+    """Return a map without its last factor per channel, and the factor.
+
+    Returns:
+        The map as it is, and None, unless it was computed by such a product.
+    """
+    source = gradient.producer()
+    if source is None or source.op_type != "Mul":
+        return gradient, None
+    for kept, factor in (source.inputs, source.inputs[::-1]):
+        assert kept is not None and factor is not None
+        if shape_of(kept) == shape_of(gradient) and _is_by_channel(gradient, factor):
+            return kept, factor
+    return gradient, None
 
 
 def merge_into_scatter(t: Builder, scattered: ir.Value, x: ir.Value) -> ir.Value | None:

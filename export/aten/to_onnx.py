@@ -24,10 +24,12 @@ from exportloss.export.aten import reductions as aten_reductions
 from exportloss.export.aten import resampling as aten_resampling
 from exportloss.export.aten import shapes as aten_shapes
 from exportloss.export.aten import task_aligned as task_aligned_graph
+from exportloss.export.aten.branches import branch_on_conditions
+from exportloss.export.aten.forms import Forms
 from exportloss.export.aten.registry import TRANSLATIONS, Translator, onnx_dtype
 from exportloss.export.aten.tracing import MODULE, trace
 from exportloss.export.torch_export import OPSET
-from exportloss.runtime.artifact.manifest import LossProvider
+from exportloss.runtime.artifact.manifest import StepProvider
 
 __all__ = ["IR_VERSION", "to_onnx", "translate"]
 
@@ -61,7 +63,8 @@ def to_onnx(
     name: str,
     modules: Mapping[str, nn.Module] | None = None,
     repeatable: bool = True,
-    provider: LossProvider = "any",
+    provider: StepProvider = "any",
+    forms: Forms | None = None,
 ) -> ir.Model:
     """Export a function of named tensors, including the gradients it computes, as an ONNX graph.
 
@@ -74,7 +77,8 @@ def to_onnx(
         repeatable: Whether the graph must give the same bits with one thread and with two in ONNX
             Runtime, which is slightly slower.
         provider: Target of the graph: "any" runtime; ONNX Runtime's "cpu" provider only, which has
-            operators of its own; or a "gpu", which is faster with other operators.
+            operators of its own; "openvino"; or a "gpu", which is faster with other operators.
+        forms: Forms of operators to write, where several compute the same; default the plain ones.
 
     Raises:
         ExportError: The function cannot be traced, or an operator has no translation.
@@ -100,6 +104,7 @@ def to_onnx(
         name=name,
         repeatable=repeatable,
         provider=provider,
+        forms=forms,
     )
 
 
@@ -111,7 +116,8 @@ def translate(
     constants: Mapping[int, str] | None = None,
     name: str,
     repeatable: bool = True,
-    provider: LossProvider = "any",
+    provider: StepProvider = "any",
+    forms: Forms | None = None,
 ) -> ir.Model:
     """Translate a traced graph to `ai.onnx` operators with static shapes.
 
@@ -123,11 +129,12 @@ def translate(
         name: Name of the graph.
         repeatable: See `to_onnx`.
         provider: See `to_onnx`.
+        forms: See `to_onnx`.
 
     Raises:
         ExportError: An operator has no translation. The message names the operator and its module.
     """
-    t = Translator(repeatable=repeatable, provider=provider)
+    t = Translator(repeatable=repeatable, provider=provider, forms=forms)
     values = _Values(t, traced, constants or {})
     live = _live_nodes(traced.graph)
     graph_inputs: list[ir.Value] = []
@@ -145,6 +152,8 @@ def translate(
         # A value can be neither an input and an output nor two outputs.
         results.append(t.op("Identity", values.get(node)))
         results[-1].name = output_name
+    if t.forms.branch:
+        branch_on_conditions(t)
     has_bfloat16 = any(ir.DataType.BFLOAT16 in (v.dtype for v in n.outputs) for n in t.nodes)
     opset, ir_version = BFLOAT16_VERSIONS if has_bfloat16 else (OPSET, IR_VERSION)
     graph = ir.Graph(
@@ -155,6 +164,7 @@ def translate(
         opset_imports={"": opset},
         name=name,
     )
+    graph.sort()  # stable: only nodes out of order move
     model = ir.Model(graph, ir_version=ir_version, producer_name="exportloss")
     passes.RemoveUnusedNodesPass()(model)
     return model

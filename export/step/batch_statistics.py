@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from exportloss.export.step.flat_state import flatten, unflatten
+from exportloss.runtime.artifact.flat_layout import FlatLayout
+
 __all__ = ["BatchStatistics"]
 
 
@@ -21,15 +24,15 @@ class BatchStatistics(TorchFunctionMode):
 
     Args:
         running: Running means and variances by name. A batch normalisation in training mode that
-            is called with one of these tensor objects updates its entry in `updated`.
+            is called with one of these tensor objects adds to `batches`.
 
     Attributes:
-        updated: Statistics after the normalisations so far, by the same names.
+        batches: Name, momentum and batch statistic of each update so far, in order.
     """
 
     def __init__(self, running: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.updated = dict(running)
+        self.batches: list[tuple[str, float, Tensor]] = []
         self._names = {id(tensor): name for name, tensor in running.items()}
 
     def __torch_function__(
@@ -65,6 +68,23 @@ class BatchStatistics(TorchFunctionMode):
         )  # torch's running variance is unbiased
         for running, batch in ((running_mean, mean), (running_var, var)):
             if (name := self._names.get(id(running))) is not None:
-                self.updated[name] = self.updated[name] * (1 - momentum) + batch * momentum
+                self.batches.append((name, momentum, batch))
         out: Tensor = torch.native_batch_norm(x, weight, bias, None, None, True, momentum, eps)[0]
         return out
+
+    def updated(self, layout: FlatLayout, statistics: Tensor) -> Tensor:
+        """Return the running statistics after all updates, as the flat vector of their layout.
+
+        Args:
+            layout: Names and shapes of the running statistics.
+            statistics: Their values before the updates, (S,).
+        """
+        momenta = {momentum for _, momentum, _ in self.batches}
+        batch = {name: tensor for name, _, tensor in self.batches}
+        if len(self.batches) == len(layout.names) == len(batch) and len(momenta) == 1:
+            (momentum,) = momenta  # all at once, rather than a few nodes a layer
+            return statistics * (1 - momentum) + flatten(layout, batch) * momentum
+        values = unflatten(layout, statistics)
+        for name, momentum, tensor in self.batches:
+            values[name] = values[name] * (1 - momentum) + tensor * momentum
+        return flatten(layout, values)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 from torch import nn
 
+from exportloss.export.aten.forms import FORMS, Forms
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.describe import describe, graph_metadata
 from exportloss.export.detector.head_choice import HeadChoice
@@ -20,7 +20,7 @@ from exportloss.export.step.functions import Step
 from exportloss.loss.protocol import DetectionLoss
 from exportloss.runtime.artifact.flat_layout import StateLayout
 from exportloss.runtime.artifact.folder import new_folder, write_artifact
-from exportloss.runtime.artifact.manifest import Manifest, OptimizerName, Precision
+from exportloss.runtime.artifact.manifest import Manifest, OptimizerName, Precision, StepProvider
 from exportloss.runtime.artifact.state import TrainState, save_state
 from exportloss.runtime.optimizers.table import OPTIMIZERS
 
@@ -40,7 +40,7 @@ def export_train_step(
     ema: bool = False,
     precision: Precision = "float32",
     head: HeadChoice = "auto",
-    provider: Literal["any", "gpu"] = "any",
+    provider: StepProvider = "any",
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -108,9 +108,10 @@ def export_train_step(
         head: Form of evaluating the head in training: in all cells ("dense"), only in those the
             loss needs ("sparse"), with equal results, or the faster for these sizes ("auto").
             `eval_step.onnx` is always dense.
-        provider: Target of the graphs: "gpu" for graphs without a reducing scatter, as in
-            `export_loss`, which TensorRT accepts and which give the same bits in every run; "any"
-            is faster on a CPU.
+        provider: Target of the graphs, see docs/benchmarks.md for how fast each is: "any" runtime;
+            "cpu" for ONNX Runtime's CPU provider alone; "openvino", for graphs that others run as
+            well; or "gpu" for graphs without a reducing scatter, as in `export_loss`, which
+            TensorRT accepts and which give the same bits in every run.
         names: Class names, nc of them; default the class numbers.
         exist_ok: Whether to replace an existing artifacts folder.
 
@@ -161,6 +162,7 @@ def export_train_step(
                 name=name,
                 repeatable=provider != "gpu",  # thread counts matter on a CPU only
                 provider=provider,
+                forms=Forms() if name == "eval_step" else FORMS[provider],
             )
             for name, (function, example) in graphs.items()
         }

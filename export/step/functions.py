@@ -128,7 +128,7 @@ class Step:
             norm = l2_norm(total)
             moved = dict(output.state)
             if running:
-                moved["statistics"] = flatten(self.statistics, statistics.updated)
+                moved["statistics"] = statistics.updated(self.statistics, inputs["statistics"])
             is_finite = _is_finite(inputs, loss.detach(), norm, *moved.values())
             new = {k: torch.where(is_finite, value, inputs[k]) for k, value in moved.items()}
             new |= self._updated(inputs, total, norm, is_finite)
@@ -259,7 +259,7 @@ class Step:
             "parameters": torch.where(update, new_parameters, parameters),
             "updates": torch.where(update, updates, inputs["updates"]),
             "gradients": torch.where(
-                is_finite, torch.where(update, 0.0, total), inputs["gradients"]
+                update, 0.0, torch.where(is_finite, total, inputs["gradients"])
             ),
             **{
                 name: torch.where(update, new, inputs[name])

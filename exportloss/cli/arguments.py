@@ -17,9 +17,9 @@ from exportloss.errors import ConfigError
 from exportloss.loss_kinds import LossSettings
 from exportloss.runtime.artifact.manifest import (
     Layout,
-    LossProvider,
     OptimizerName,
     Precision,
+    StepProvider,
     check_tiers,
 )
 from exportloss.runtime.data.anchors import Anchors, read_anchors
@@ -79,7 +79,7 @@ class ExportSettings:
     freeze: tuple[int, ...] = (0,)
     gradients: bool = False
     layout: Layout | None = None
-    provider: LossProvider = "any"
+    provider: StepProvider = "any"
     seed: int = 0
     scale_gains: bool = True
     ema: bool = False

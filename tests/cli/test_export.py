@@ -262,11 +262,10 @@ def words(files, shapes, tmp_path, monkeypatch):
                 ("--gradients", "--gradients"),
                 ("--layout permuted", "--layout"),
                 ("--tiers none", "--tiers"),
-                ("--for cpu", "--for cpu"),
             )
         ),
         ("--weights yolov5n --nc 4 --for gpu --format ort", ("--for gpu", "--format ort")),
-        ("--weights yolov5n --nc 4 --for cpu --format step,loss", ("--for cpu", "step,loss")),
+        ("--weights yolov5n --nc 4 --for openvino --format loss", ("--for openvino", "step")),
         (
             "--weights yolov5n --nc 4 --format loss --tiers 32,64",
             ("tiers", (32, 64), "max_targets"),

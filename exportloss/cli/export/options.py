@@ -14,7 +14,7 @@ from exportloss.errors import ConfigError
 from exportloss.export.detector.nms_settings import NmsSettings
 from exportloss.loss_kinds import LOSS_KINDS
 from exportloss.runtime.artifact.kinds import KINDS_BY_FORMAT, formats_taking
-from exportloss.runtime.artifact.manifest import Layout, LossProvider
+from exportloss.runtime.artifact.manifest import Layout, StepProvider
 from exportloss.runtime.data.dataset import read_data_yaml
 
 __all__ = ["add_arguments", "check_provider", "class_names", "nms_settings"]
@@ -82,10 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         dest="provider",
-        choices=get_args(LossProvider),
-        help="any runtime (default); gpu, whose writes have no order: TensorRT takes the graphs, "
-        "and every run gives the same bits (step and loss); or cpu, ONNX Runtime on a CPU only, "
-        "which then writes the gradients of maps in one pass (loss)",
+        choices=get_args(StepProvider),
+        help="engine to write the graphs for: any runtime (default); cpu, ONNX Runtime on a CPU "
+        "only, which then takes less time; openvino, likewise, but others run the graphs as well "
+        "(step); or gpu, whose writes have no order: TensorRT takes the graphs, and every run "
+        "gives the same bits",
     )
     parser.add_argument(
         "--output",
@@ -143,14 +144,14 @@ def nms_settings(options: argparse.Namespace) -> NmsSettings | None:
     return NmsSettings(**said) if options.nms else None
 
 
-def check_provider(provider: LossProvider | None, formats: tuple[str, ...]) -> None:
+def check_provider(provider: StepProvider | None, formats: tuple[str, ...]) -> None:
     """Check that `--for` applies to all chosen formats.
 
     Raises:
         ConfigError: It does not; the message names the formats that it applies to.
     """
     taking = formats_taking("provider")
-    able = {name for name in taking if not (provider == "cpu" and KINDS_BY_FORMAT[name].trains)}
+    able = {n for n in taking if provider != "openvino" or KINDS_BY_FORMAT[n].trains}
     chosen = taking & set(formats)
     if provider is not None and not (chosen and chosen <= able):
         raise ConfigError(

@@ -57,6 +57,7 @@ __all__ = [
     "OptimizerName",
     "ParameterGroupNames",
     "Precision",
+    "StepProvider",
     "check_tiers",
     "describe_file",
 ]
@@ -64,6 +65,7 @@ __all__ = [
 Precision = Literal["float32", "float16", "bfloat16"]
 Head = Literal["dense", "sparse"]
 LossProvider = Literal["any", "cpu", "gpu"]
+StepProvider = Literal["any", "cpu", "openvino", "gpu"]
 
 # Allowed values of the fields that hold one of several words.
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -72,7 +74,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "head": get_args(Head),
     "loss_layout": get_args(Layout),
-    "provider": get_args(LossProvider),
+    "provider": get_args(StepProvider),
 }
 
 
@@ -95,7 +97,8 @@ class Manifest:
         gradients: Whether the graphs of a loss alone compute gradients.
         loss_layout: Inputs of the graphs of a loss alone; see `export_loss`.
         provider: Target of the graphs: "any" runtime; ONNX Runtime's "cpu" provider, the only one
-            that can run them; or a "gpu", whose writes have no order.
+            that can run them; "openvino", the fastest with them, which others run as well; or a
+            "gpu", whose writes have no order.
         optimizer: Optimizer that the artifact is made for; None for a loss alone.
         ema: Whether a moving average of the weights is kept.
         precision: Element type of the network in training; weights, statistics, loss and
@@ -122,7 +125,7 @@ class Manifest:
     loss: LossSettings = dataclasses.field(default_factory=LossConfig)
     gradients: bool = False
     loss_layout: Layout = "permuted"
-    provider: LossProvider = "any"
+    provider: StepProvider = "any"
     optimizer: OptimizerName | None = None
     ema: bool = False
     precision: Precision = "float32"

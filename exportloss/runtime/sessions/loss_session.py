@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError, DataError
+from exportloss.errors import ArtifactError, DataError
 from exportloss.runtime.artifact.check import Artifact, open_artifact
 from exportloss.runtime.artifact.kinds import KINDS
 from exportloss.runtime.artifact.limits import check_threads
@@ -28,6 +28,7 @@ from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options, open_graph
 from exportloss.runtime.sessions.self_check import check_outputs
 from exportloss.runtime.sessions.step_results import LossTerms
+from exportloss.runtime.sessions.target_check import check_target
 from exportloss.targets import pad_targets
 
 __all__ = ["LossResult", "LossSession"]
@@ -144,12 +145,7 @@ class LossSession:
                 f"{folder} holds a {kind.name!r} artifact, not a loss alone; open it with "
                 f"{kind.opener}, or export in format 'loss'"
             )
-        if manifest.provider == "cpu" and where.kind != "cpu":
-            raise ConfigError(
-                f"device is {device}, but {folder} was exported for the CPU alone; export it with "
-                "provider='any', or pass device='cpu'",
-                argument="device",
-            )
+        check_target(folder, manifest, where)
         return cls(
             folder,
             artifact,

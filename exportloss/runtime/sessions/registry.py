@@ -18,6 +18,7 @@ from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from exportloss.runtime.sessions.portable_step import PortableTrainSession
 from exportloss.runtime.sessions.self_check import check_training
 from exportloss.runtime.sessions.session import TrainSession
+from exportloss.runtime.sessions.target_check import check_target
 
 __all__ = ["open_session"]
 
@@ -90,7 +91,8 @@ def open_session(
 
     Raises:
         ArtifactError: the folder is not an artifact, is damaged, or does not train.
-        ConfigError: the device is unknown, or does not support an option.
+        ConfigError: the device is unknown, does not support an option, or is not the CPU for
+            artifacts exported for the CPU.
         DeviceError: the device's step differs from the CPU's.
         InstallationError: the installed engine cannot run the artifact, or not on that device.
             Nothing ever falls back to the CPU.
@@ -102,6 +104,7 @@ def open_session(
     artifact = open_artifact(folder)
     manifest = artifact.manifest
     _check_precision(manifest, where)
+    check_target(folder, manifest, where)
     cores = threads or os.cpu_count() or 1
     if evaluation_only:
         return _open_evaluation(folder, artifact, where, cores)

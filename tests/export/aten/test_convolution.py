@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from exportloss.export.aten import convolution as aten_convolution
+from exportloss.export.aten import convolution_gradients
 from exportloss.export.aten.to_onnx import to_onnx
 from tests.support.graphs.portable_loss import open_session
 from tests.support.graphs.translations import check_translation, randn
@@ -45,8 +45,8 @@ def test_convolution(*, form, size, kernel, stride, padding, dilation, groups, b
             x, weight, *(rest or [None]), stride, padding, dilation, group_count
         )
 
-    many = 1 if form == "gpu-large" else aten_convolution._MANY_CELLS
-    with mock.patch.object(aten_convolution, "_MANY_CELLS", many):
+    many = 1 if form == "gpu-large" else convolution_gradients._MANY_CELLS
+    with mock.patch.object(convolution_gradients, "_MANY_CELLS", many):
         biases = [randn(group_count * outputs)] if bias else []
         check_translation(convolve, x, weight, *biases, provider="any" if form == "any" else "gpu")
 

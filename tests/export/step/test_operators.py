@@ -11,6 +11,7 @@ import torch
 
 from exportloss import YoloLoss
 from exportloss.export import check, export_loss
+from exportloss.export.aten.forms import FORMS
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
@@ -65,7 +66,13 @@ def check_graph(model: ir.Model) -> None:
 def train_step(model: torch.nn.Module, loss: YoloLoss, size: int, optimizer: str) -> ir.Model:
     detector = prepare(model, loss, image_size=(size, size), batch_size=1, max_targets=4)
     step = Step(detector, optimizer)  # type: ignore[arg-type]
-    return to_onnx(step.train, step.train_example(), modules=step.modules, name="train_step")
+    return to_onnx(
+        step.train,
+        step.train_example(),
+        modules=step.modules,
+        name="train_step",
+        forms=FORMS["any"],
+    )
 
 
 def test_step_of_a_small_detector():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from exportloss import YoloLoss
 from exportloss.errors import ExportError
+from exportloss.export.aten.forms import FORMS
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.flat_state import flatten
@@ -69,7 +70,13 @@ class Runner:
 
 
 def make_graph(step: Step) -> ir.Model:
-    graph = to_onnx(step.train, step.train_example(), modules=step.modules, name="train_step")
+    graph = to_onnx(
+        step.train,
+        step.train_example(),
+        modules=step.modules,
+        name="train_step",
+        forms=FORMS["any"],
+    )
     assert_runs_on_gpus(graph)
     return graph
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from exportloss.export.aten.forms import Forms
 from exportloss.export.aten.to_onnx import to_onnx
-from exportloss.runtime.artifact.manifest import LossProvider
+from exportloss.runtime.artifact.manifest import StepProvider
 from tests.support.graphs.portable_loss import open_session
 
 __all__ = ["check_translation", "randn"]
@@ -19,7 +20,8 @@ def check_translation(
     function: Callable[..., Tensor],
     *inputs: Tensor,
     modules: nn.Module | None = None,
-    provider: LossProvider = "any",
+    provider: StepProvider = "any",
+    forms: Forms | None = None,
     rtol: float = 1e-5,
 ) -> None:
     """Assert that value and gradients of a function of float tensors equal those of its graph."""
@@ -42,6 +44,7 @@ def check_translation(
             name="test",
             modules={"": modules} if modules else None,
             provider=provider,
+            forms=forms,
         )
     )
     got = session.run(None, {name: tensor.numpy() for name, tensor in named.items()})
