@@ -89,6 +89,11 @@ class Goal:
     against: str
     most: float
 
+    @property
+    def pair(self) -> str:
+        """Both names, as in `portable / eager`."""
+        return " / ".join((self.rival, self.against))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgement:

@@ -136,8 +136,7 @@ def _print_goals(console: Terminal, result: BenchResult, *, at: str = "") -> Non
         goal, ratio = judgement.goal, judgement.ratio
         measured = "not measured" if ratio is None else f"{ratio:.2f}"
         console.print(
-            f"{at}{goal.rival} / {goal.against}: {measured}, goal {goal.most:g}: "
-            f"{judgement.verdict or 'no verdict'}"
+            f"{at}{goal.pair}: {measured}, goal {goal.most:g}: {judgement.verdict or 'no verdict'}"
         )
 
 
