@@ -6,7 +6,7 @@ Imports neither torch nor onnx; the processes that need them load them.
 from exportloss.bench.growth import AXES, Growth, measure_growth
 from exportloss.bench.implementations.implementation import Bench, Implementation, Prepared
 from exportloss.bench.implementations.registry import BENCHES, LOSS_BENCHES
-from exportloss.bench.results import BenchResult, Row
+from exportloss.bench.results import BenchResult, Goal, Row
 from exportloss.bench.running import measure_memory, run_bench
 from exportloss.bench.scenario import Scenario
 from exportloss.bench.starting import Setting
@@ -17,6 +17,7 @@ __all__ = [
     "LOSS_BENCHES",
     "Bench",
     "BenchResult",
+    "Goal",
     "Growth",
     "Implementation",
     "Prepared",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exportloss.bench.results import BenchResult, finite
+from exportloss.bench.results import BenchResult, Goal, finite
 from exportloss.bench.scenario import Scenario
 from exportloss.bench.starting import Setting
 from exportloss.bench.statistics import fitted_exponent, fitted_slope
@@ -124,8 +124,8 @@ class Growth:
         names = (row.rival for point in self.points for row in point.result.rows)
         return tuple(dict.fromkeys(names))
 
-    def judged(self, goals: Mapping[str, float]) -> Growth:
-        """Return this result with goals and verdicts, as `BenchResult.judged`, at every size."""
+    def judged(self, goals: Sequence[Goal]) -> Growth:
+        """Return this result with a judgement of each goal at every size."""
         points = (
             dataclasses.replace(point, result=point.result.judged(goals)) for point in self.points
         )
@@ -162,7 +162,7 @@ class Growth:
                 for point, part in parts
                 for entry in part[name]
             ]
-            for name in ("rows", "limits", "unavailable")
+            for name in ("rows", "goals", "limits", "unavailable")
         }
         fits = {"exponents": self.exponents(), "slopes": self.slopes()}
         about = {"growth": self.over, "failed": dict(self.failed)}

@@ -113,17 +113,17 @@ def judge(
     )
 
 
-def verdict(ratio: float | None, goal: float | None, *, quiet: bool) -> Verdict | None:
-    """Return whether a ratio meets its goal; None without either, or if the machine was not quiet.
+def verdict(ratio: float | None, most: float, *, quiet: bool) -> Verdict | None:
+    """Return whether a ratio meets its goal; None if it or the quiet machine is missing.
 
     Args:
-        ratio: What was measured.
-        goal: Largest ratio that meets the goal.
+        ratio: What was measured; None if it was not.
+        most: Largest ratio that meets the goal.
         quiet: Whether the machine was quiet.
     """
-    if ratio is None or goal is None or not quiet:
+    if ratio is None or not quiet:
         return None
-    return "met" if ratio <= goal else "not met"
+    return "met" if ratio <= most else "not met"
 
 
 def _is_near(pace: float, usual: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import exportloss
@@ -13,7 +13,7 @@ from exportloss.bench.scenario import Scenario
 from exportloss.bench.statistics import Timing
 from exportloss.config import LossConfig
 
-__all__ = ["BenchResult", "Limit", "Row", "finite"]
+__all__ = ["BenchResult", "Goal", "Judgement", "Limit", "Row", "finite"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,6 @@ class Row:
         peak_mb: Largest resident size, MB.
         peak_device_mb: Largest memory on a GPU, MB; None without one.
         facts: Other figures that the implementation reports.
-        goal: Largest ratio that meets the user's goal; None without one.
-        verdict: Whether the ratio meets it; None without a goal, or if the machine was not quiet.
     """
 
     rival: str
@@ -46,8 +44,6 @@ class Row:
     peak_mb: float
     peak_device_mb: float | None = None
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    goal: float | None = None
-    verdict: Verdict | None = None
 
     @property
     def measured(self) -> float:
@@ -81,6 +77,46 @@ class Limit:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Goal:
+    """A ratio of two implementations that is wanted.
+
+    Attributes:
+        rival: Name of the implementation.
+        against: Name of the one that it is compared with.
+        most: Largest ratio of their times, or peaks, that meets the goal.
+    """
+
+    rival: str
+    against: str
+    most: float
+
+    @property
+    def pair(self) -> str:
+        """Both names, as in `portable / eager`."""
+        return " / ".join((self.rival, self.against))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Whether a goal was met.
+
+    Attributes:
+        goal: The goal.
+        ratio: What was measured; None if one of the two was not.
+        verdict: None if nothing was measured, or the machine was not quiet.
+    """
+
+    goal: Goal
+    ratio: float | None
+    verdict: Verdict | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a flat object."""
+        about = dataclasses.asdict(self.goal)
+        return {**about, "ratio": self.ratio, "verdict": self.verdict}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchResult:
     """Result of one run of a benchmark.
 
@@ -92,6 +128,7 @@ class BenchResult:
         limits: Lower limits of the time.
         unavailable: Reasons by name, for implementations that could not take part.
         condition: State of the machine meanwhile; None where no time was measured.
+        judgements: Of the user's goals.
     """
 
     bench: str
@@ -101,27 +138,23 @@ class BenchResult:
     limits: tuple[Limit, ...] = ()
     unavailable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     condition: Condition | None = None
+    judgements: tuple[Judgement, ...] = ()
 
     @property
     def quiet(self) -> bool:
         """Whether the figures can be relied on; those of memory always can."""
         return self.condition is None or self.condition.quiet
 
-    def judged(self, goals: Mapping[str, float]) -> BenchResult:
-        """Return this result with goals and verdicts in its rows.
+    def judged(self, goals: Sequence[Goal]) -> BenchResult:
+        """Return this result with a judgement of each goal."""
+        return dataclasses.replace(self, judgements=tuple(map(self._judge, goals)))
 
-        Args:
-            goals: Largest ratio by implementation.
-        """
-        rows = (
-            dataclasses.replace(
-                row,
-                goal=(goal := goals.get(row.rival)),
-                verdict=verdict(row.ratio_to_eager, goal, quiet=self.quiet),
-            )
-            for row in self.rows
+    def _judge(self, goal: Goal) -> Judgement:
+        row, other = self.row(goal.rival), self.row(goal.against)
+        ratio = row.measured / other.measured if row and other else None
+        return Judgement(
+            goal=goal, ratio=ratio, verdict=verdict(ratio, goal.most, quiet=self.quiet)
         )
-        return dataclasses.replace(self, rows=tuple(rows))
 
     def row(self, implementation: str) -> Row | None:
         """Return the row of an implementation, if it took part."""
@@ -162,6 +195,7 @@ class BenchResult:
             "scenario": dataclasses.asdict(self.scenario),
             "condition": None if self.condition is None else self.condition.to_json(),
             "rows": [row.to_json() for row in self.rows],
+            "goals": [judgement.to_json() for judgement in self.judgements],
             "limits": [limit.to_json() for limit in self.limits],
             "unavailable": [
                 {"rival": implementation, "reason": reason}

@@ -157,19 +157,24 @@ def test_goals_have_a_verdict_on_a_quiet_machine_alone(capsys, monkeypatch, goal
     arguments = ["bench", "step", "--goal", f"portable={goal}"]
     assert main(arguments) == status
     out = capsys.readouterr().out
-    assert f"0.50 (goal {goal}: {said or 'no verdict'})" in out
+    assert f"portable / eager: 0.50, goal {goal}: {said or 'no verdict'}" in out
     assert ("NOT QUIET" in out) == (condition is LOUD)
     assert ("up to 90% of the processor" in " ".join(out.split())) == (condition is LOUD)
     for more in ([], ["--growth", "batch", "--at", "1,2"]):
         assert main([*arguments, *more, "--json"]) == status
         found = json.loads(capsys.readouterr().out)
-        rows = [row for row in found["rows"] if row["rival"] == "portable"]
-        assert {row["verdict"] for row in rows} == {said}
-        assert {row["goal"] for row in rows} == {goal}
+        rows = found["goals"]
+        assert len(rows) == (2 if more else 1)
+        for row in rows:
+            assert (row["rival"], row["against"], row["most"]) == ("portable", "eager", goal)
+            assert (row["ratio"], row["verdict"]) == (0.5, said)
         conditions = found["condition"] if more else [found["condition"]]
         assert [one["quiet"] for one in conditions] == [condition is QUIET] * len(rows)
     # What was not measured has not met its goal.
-    assert main(["bench", "step", "--goal", f"openvino={goal}"]) == 1
+    assert main(["bench", "step", "--goal", f"portable/eager-channels-last={goal}"]) == 1
+    assert "portable / eager-channels-last: not measured" in capsys.readouterr().out
+    swapped = main(["bench", "step", "--goal", "eager/portable=2"])
+    assert swapped == (0 if condition is QUIET else 1)
 
 
 def test_growth(capsys, monkeypatch, tmp_path):
@@ -262,6 +267,7 @@ def test_a_table_of_memory(capsys, monkeypatch):
         (["memory", "--of", "loss", "--freeze", "10"], ("--freeze", "loss")),
         (["loss", "--rounds", "0"], ("rounds", 0, 1)),
         (["loss", "--goal", "portible=0.9"], ("'portible'", "portable")),
+        (["loss", "--goal", "portable/eagre=0.9"], ("'eagre'", "eager")),
         (["loss", "--rivals", "cuda-graph"], ("cuda-graph", "--device cuda")),
     ],
 )

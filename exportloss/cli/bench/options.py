@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import get_args
 
-from exportloss.bench import AXES, LOSS_BENCHES, Bench, Scenario, Setting
+from exportloss.bench import AXES, LOSS_BENCHES, Bench, Goal, Scenario, Setting
 from exportloss.bench.scenario import Arithmetic
 from exportloss.cli.arguments import image_size
 from exportloss.cli.terminal import say
@@ -134,10 +134,10 @@ def add_measuring_arguments(
         "--goal",
         dest="goals",
         type=_goals,
-        default={},
-        metavar="A=RATIO,B=RATIO",
-        help="largest ratio to eager per implementation; the exit status is 1 unless all are met, "
-        "on a quiet machine",
+        default=(),
+        metavar="A=RATIO,A/B=RATIO",
+        help="largest accepted ratio of an implementation to eager, or to another one; the exit "
+        "status is 1 unless all are met, on a quiet machine",
     )
     add(
         "--device-python",
@@ -220,20 +220,23 @@ def make_setting(bench: Bench, options: argparse.Namespace) -> Setting:
     )
 
 
-def _goals(text: str) -> dict[str, float]:
-    """Parse `portable=0.9,openvino=0.75`."""
-    goals = {}
+def _goals(text: str) -> tuple[Goal, ...]:
+    """Parse `portable=0.9,openvino/eager-channels-last=0.75`."""
+    goals = []
     for part in text.split(","):
-        name, equals, ratio = part.partition("=")
+        names, _, ratio = part.partition("=")
+        rival, _, against = names.partition("/")
         try:
-            goals[name] = float(ratio)
+            most = float(ratio)
         except ValueError:
-            goals[name] = math.nan
-        if not name or not equals or not goals[name] > 0:
+            most = math.nan
+        if not rival or not 0 < most < math.inf:
             raise argparse.ArgumentTypeError(
-                f"expected NAME=RATIO with a ratio above 0, such as portable=0.9, got {part!r}"
+                f"expected NAME=RATIO or NAME/NAME=RATIO with a ratio above 0, such as "
+                f"portable=0.9, got {part!r}"
             )
-    return goals
+        goals.append(Goal(rival=rival, against=against or "eager", most=most))
+    return tuple(goals)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ def print_result(result: BenchResult) -> None:
     console.print(_about(result))
     console.print(_times(result) if any(row.timing for row in result.rows) else _memory(result))
     _print_condition(console, result)
+    _print_goals(console, result)
     for limit in result.limits:
         facts = ", ".join(f"{name} {value:.4g}" for name, value in limit.facts.items())
         console.print(f"{limit.name}: {limit.timing.median_ms:.2f} ms ({facts})")
@@ -53,6 +54,7 @@ def print_growth(growth: Growth) -> None:
     for point in growth.points:
         if not point.result.quiet:
             _print_condition(console, point.result, at=f"{growth.over} {point.at}: ")
+        _print_goals(console, point.result, at=f"{growth.over} {point.at}: ")
     unavailable = {
         implementation: reason
         for point in growth.points
@@ -113,12 +115,7 @@ def _cell(row: Row | None) -> str:
 
 
 def _ratio(row: Row) -> str:
-    if row.ratio_to_eager is None:
-        return ""
-    ratio = f"{row.ratio_to_eager:.2f}"
-    if row.goal is None:
-        return ratio
-    return f"{ratio} (goal {row.goal:g}: {row.verdict or 'no verdict'})"
+    return "" if row.ratio_to_eager is None else f"{row.ratio_to_eager:.2f}"
 
 
 def _short(value: float) -> str:
@@ -132,6 +129,15 @@ def _print_condition(console: Terminal, result: BenchResult, *, at: str = "") ->
     console.print(at + _figures(condition), style="" if condition.quiet else "yellow")
     for reason in condition.reasons:
         console.print(f"  {reason}", style="" if condition.quiet else "yellow")
+
+
+def _print_goals(console: Terminal, result: BenchResult, *, at: str = "") -> None:
+    for judgement in result.judgements:
+        goal, ratio = judgement.goal, judgement.ratio
+        measured = "not measured" if ratio is None else f"{ratio:.2f}"
+        console.print(
+            f"{at}{goal.pair}: {measured}, goal {goal.most:g}: {judgement.verdict or 'no verdict'}"
+        )
 
 
 def _figures(condition: Condition) -> str:
