@@ -159,13 +159,14 @@ def _named_objects(path: Path, content: bytes, packages: Sequence[str]) -> froze
     """
 
     seen: list[str] = []
+    kind = "" if packages else "YOLOv5 "
 
     def check(name: str) -> None:
         seen.append(name)
         if not (_is_replaced(name, packages) or _TORCH.fullmatch(name)):
             raise ArtifactError(
                 f"{path} is refused: {_other_kind(seen)}it names {excerpt(repr(name), 200)}, which "
-                "no YOLOv5 detector's checkpoint needs and which could run code; nothing in the "
+                f"no {kind}detector's checkpoint needs and which could run code; nothing in the "
                 "file was executed"
             )
 
