@@ -14,10 +14,11 @@ All but maps are vectors (C,), for a node that only reshapes costs as much as on
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from exportloss.export.aten.nodes import dtype_of, shape_of
+from exportloss.export.aten.nodes import Normalization, dtype_of, shape_of
 from exportloss.export.aten.reductions import variance
 from exportloss.export.aten.registry import Translator
 
@@ -30,9 +31,10 @@ def normalize(
     """Return the normalization of x (B, C, ...) by its own mean and variance."""
     weight = t.filled(1, (shape_of(x)[1],), dtype_of(x)) if weight is None else weight
     bias = t.filled(0, (shape_of(x)[1],), dtype_of(x)) if bias is None else bias
+    var, _, deviation = _statistics(t, x)
     if t.forms.normalization:
+        t.normalizations.append(Normalization(x=x, weight=weight, var=var, eps=eps))
         return _by_operator(t, x, weight, bias, eps)
-    _, _, deviation = _statistics(t, x)
     scale = t.div(weight, _root(t, x, eps))
     return t.add(t.mul(deviation, _channels(t, x, scale)), _channels(t, x, bias))
 
@@ -50,7 +52,7 @@ def normalize_backward(
     axes = [0, *range(2, len(shape_of(x)))]
     count = math.prod(shape_of(x)[axis] for axis in axes)
     _, _, deviation = _statistics(t, x)
-    root = _root(t, x, eps)
+    root, scale = _joined_factors(t, x, weight, eps) or _factors(t, x, weight, eps)
     shift = t.reduce("ReduceMean", gradient, axes)
     slope = t.div(t.reduce("ReduceMean", t.mul(gradient, deviation), axes), root)
     d_x = None
@@ -60,7 +62,6 @@ def normalize_backward(
         else:
             by_deviation = t.mul(deviation, _channels(t, x, t.div(slope, root)))
             centred = t.sub(t.sub(gradient, _channels(t, x, shift)), by_deviation)
-        scale = t.op("Reciprocal", root) if weight is None else t.div(weight, root)
         d_x = t.mul(centred, _channels(t, x, scale))
     return d_x, t.mul(slope, count), t.mul(shift, count)
 
@@ -70,6 +71,50 @@ def _statistics(t: Translator, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Valu
     var, mean, deviation = variance(t, x, [0, *range(2, len(shape_of(x)))])
     channels = (shape_of(x)[1],)
     return t.reshape(var, channels), t.reshape(mean, channels), deviation
+
+
+def _factors(
+    t: Translator, x: ir.Value, weight: ir.Value | None, eps: float
+) -> tuple[ir.Value, ir.Value]:
+    """Return s and weight / s."""
+    root = _root(t, x, eps)
+    return root, t.op("Reciprocal", root) if weight is None else t.div(weight, root)
+
+
+def _joined_factors(
+    t: Translator, x: ir.Value, weight: ir.Value | None, eps: float
+) -> tuple[ir.Value, ir.Value] | None:
+    """Return what `_factors` does, computed for all normalizations so far at once.
+
+    The backward pass begins when they are all written, so that this is done once.
+
+    Returns:
+        s and weight / s; None if no such normalization was written.
+    """
+    same = (n for n in t.normalizations if n.x is x and n.eps == eps and n.weight is weight)
+    wanted = next(same, None)
+    if wanted is None:
+        return None
+    if wanted.root is None:
+        waiting = [n for n in t.normalizations if n.root is None and n.eps == eps]
+        sizes = [shape_of(n.var)[0] for n in waiting]
+        roots = t.op("Sqrt", t.add(t.concat([n.var for n in waiting], 0), eps))
+        scales = t.div(t.concat([n.weight for n in waiting], 0), roots)
+        by_output = t.reshape(scales, (sum(sizes), 1, 1, 1))
+        for n, root, scale in zip(
+            waiting, _cut(t, roots, sizes), _cut(t, by_output, sizes), strict=True
+        ):
+            n.root, n.scale = root, scale
+    assert wanted.root is not None and wanted.scale is not None
+    return wanted.root, wanted.scale
+
+
+def _cut(t: Translator, x: ir.Value, sizes: Sequence[int]) -> Sequence[ir.Value]:
+    """Cut x along its first axis in a single node."""
+    if len(sizes) == 1:
+        return (x,)
+    shapes = [(size, *shape_of(x)[1:]) for size in sizes]
+    return t.ops("Split", (x, t.integers(sizes)), shapes, dtype_of(x), axis=0)
 
 
 def _root(t: Translator, x: ir.Value, eps: float) -> ir.Value:

@@ -104,6 +104,11 @@ def _as_product(
     """Write a convolution as a matrix product, whose order of summation we control."""
     outputs, *kernel = shape_of(weight)
     groups = geometry.groups
+    if geometry.is_pointwise:
+        batch, channels, *sizes = shape_of(x)
+        cells = t.reshape(x, (batch, channels, math.prod(sizes)))
+        out = t.reshape(t.matmul(t.reshape(weight, (outputs, channels)), cells), t.shape)
+        return out if bias is None else t.add(out, t.reshape(bias, (outputs, 1, 1)))
     kernels = t.reshape(weight, (groups, outputs // groups, math.prod(kernel)))
     out = t.reshape(t.matmul(kernels, columns_of(t, x, geometry, t.shape[2:])), t.shape)
     return out if bias is None else t.add(out, t.reshape(bias, (outputs, 1, 1)))

@@ -58,9 +58,7 @@ class Forms:
 
 FORMS: Mapping[StepProvider, Forms] = {
     "any": Forms(
-        columns=True,
         pointwise_gradient=True,
-        flipped_rows=20,
         folded_scale=True,
         sums_by_map=True,
         pool_by_place=True,
@@ -69,7 +67,6 @@ FORMS: Mapping[StepProvider, Forms] = {
     "cpu": Forms(
         columns=True,
         pointwise_gradient=True,
-        flipped_rows=20,
         folded_scale=True,
         normalization=True,
         sums_by_map=True,
@@ -80,7 +77,6 @@ FORMS: Mapping[StepProvider, Forms] = {
     "openvino": Forms(
         stacked_channels=64,
         pointwise_product=True,
-        folded_scale=True,
         pool_by_place=True,
         joined_factors=True,
         tanh=True,

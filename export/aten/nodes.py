@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from exportloss.export.aten.forms import Forms
 from exportloss.runtime.artifact.manifest import StepProvider
 
-__all__ = ["NodeWriter", "Operand", "Scalar", "dtype_of", "shape_of"]
+__all__ = ["NodeWriter", "Normalization", "Operand", "Scalar", "dtype_of", "shape_of"]
 
 Scalar = bool | int | float
 Operand = ir.Value | Scalar
@@ -38,6 +39,27 @@ def _wide(dtype: ir.DataType) -> ir.DataType:
     return ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
 
 
+@dataclasses.dataclass(kw_only=True)
+class Normalization:
+    """A normalization of a batch, and what its backward pass takes from it once it is written.
+
+    Attributes:
+        x: Its input, (B, C, ...).
+        weight: Its factor, (C,).
+        var: Variance of x, (C,).
+        eps: What is added to the variance.
+        root: Square root of both, (C,).
+        scale: The weight over the root, (C, 1, 1, 1).
+    """
+
+    x: ir.Value
+    weight: ir.Value
+    var: ir.Value
+    eps: float
+    root: ir.Value | None = None
+    scale: ir.Value | None = None
+
+
 class NodeWriter:
     """Appends nodes to a graph under construction.
 
@@ -50,6 +72,7 @@ class NodeWriter:
         constants: Tensors known at export time; they become initializers.
         repeatable: Whether the graph must give the same bits with one thread and with two, at some
             cost in speed.
+        normalizations: Normalizations of batches written so far.
         provider: Target of the graph: any runtime, ONNX Runtime on the CPU only, OpenVINO or a GPU.
         forms: Forms of operators to write, where several compute the same.
     """
@@ -67,6 +90,7 @@ class NodeWriter:
         self.forms = forms or Forms()
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
+        self.normalizations: list[Normalization] = []
         self._written: dict[object, tuple[ir.Value, ...]] = {}
         self._pooled: dict[object, ir.Value] = {}
 

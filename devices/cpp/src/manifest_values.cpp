@@ -60,7 +60,7 @@ void check_unused(const Json& values, const std::string& path) {
   check_loss(values.at("loss"), path);
   word(values, "head", {"dense", "sparse"}, path);
   word(values, "loss_layout", {"permuted", "head-output", "head-input"}, path);
-  word(values, "provider", {"any", "cpu", "gpu"}, path);
+  word(values, "provider", {"any", "cpu", "openvino", "gpu"}, path);
   flag(values, "gradients");
   values.at("versions").object();
   const Json* tiers = values.find("tiers");

@@ -19,7 +19,7 @@ const WORDS = {
   precision: ['float32', 'float16', 'bfloat16'],
   head: ['dense', 'sparse'],
   loss_layout: ['permuted', 'head-output', 'head-input'],
-  provider: ['any', 'cpu', 'gpu'],
+  provider: ['any', 'cpu', 'openvino', 'gpu'],
 } as const;
 const GROUPS = ['weights', 'norms', 'biases'] as const;
 
