@@ -37,6 +37,7 @@ def export_train_step(
     max_targets: int,
     optimizer: OptimizerName = "sgd",
     freeze: int | Sequence[int] = 0,
+    update: str | Sequence[str] = "all",
     ema: bool = False,
     precision: Precision = "float32",
     head: HeadChoice = "auto",
@@ -101,6 +102,10 @@ def export_train_step(
         optimizer: Update rule in the graph, with torch's arithmetic.
         freeze: Layers whose weights and BatchNorm statistics stay unchanged, as with YOLOv5's
             `--freeze`: a number of layers from the first, or their indices.
+        update: Parameters to train of the layers that are not frozen: "all"; "bias" for biases;
+            "norm" for biases and the scales of normalisation layers; "last-K" for the last K
+            layers; or patterns of names, such as `model.24.*`. No gradients of the others are
+            computed. See `exportloss.models.train_only`, also on BatchNorm's statistics.
         ema: Whether to keep a moving average of parameters and statistics, which starts as a copy.
         precision: Element type of the network in training, forward and backward. Parameters,
             optimizer, BatchNorm and loss stay float32, as does evaluation. Half precision is meant
@@ -130,6 +135,7 @@ def export_train_step(
             batch_size=batch_size,
             max_targets=max_targets,
             frozen=freeze,
+            update=update,
             head=head,
         )
         step = Step(detector, optimizer, ema=ema, precision=precision)

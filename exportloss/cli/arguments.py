@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from exportloss.bounds import at_least
 from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
+from exportloss.cli.update_choice import update_choice
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.loss_kinds import LossSettings
@@ -49,6 +50,7 @@ class ExportSettings:
         tiers: Size buckets of a loss alone, in target rows below `max_targets`; None chooses.
         optimizer: Optimizer whose state a session keeps.
         freeze: Number of frozen layers, or several layer indices.
+        update: Parameters to train of the other layers: a name, or patterns of parameter names.
         gradients: Whether a loss alone outputs gradients, too.
         layout: Input of a loss alone; None for the default of its kind.
         provider: Engine that the portable step or the loss alone is optimized for.
@@ -77,6 +79,7 @@ class ExportSettings:
     tiers: tuple[int, ...] | None = None
     optimizer: OptimizerName = "sgd"
     freeze: tuple[int, ...] = (0,)
+    update: str | tuple[str, ...] = "all"
     gradients: bool = False
     layout: Layout | None = None
     provider: LossProvider = "any"
@@ -108,7 +111,8 @@ class ExportSettings:
             more: Fields that no option sets.
 
         Raises:
-            ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
+            ConfigError: `--imgsz` has more than two numbers, or `--anchors` or `--update` names a
+                file that is none of theirs.
         """
         given = {
             field.name: getattr(options, field.name, None) for field in dataclasses.fields(cls)
@@ -116,6 +120,7 @@ class ExportSettings:
         given |= {
             "image_size": image_size(options.imgsz, stride=_stride(options.weights)),
             "freeze": None if options.freeze is None else tuple(options.freeze),
+            "update": None if options.update is None else update_choice(options.update),
             "anchors": None if options.anchors is None else read_anchors(options.anchors),
             "autoanchor": not options.noautoanchor,
         }
@@ -219,6 +224,13 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="layers not to train: 10 means the first ten, the backbone; several numbers are "
         f"layer indices (default {freeze}: none)",
+    )
+    parser.add_argument(
+        "--update",
+        metavar="WHAT|FILE",
+        help="parameters to train of the layers that are not frozen: bias, all biases; norm, these "
+        "and the scales of BatchNorm; last-K, the last K layers; or a file with a pattern of "
+        f"parameter names per line, such as model.24.* (default {default('update')})",
     )
 
 

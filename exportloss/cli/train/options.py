@@ -68,6 +68,7 @@ class TrainOptions:
     max_targets: int | None = None
     optimizer: OptimizerName | None = None
     freeze: list[int] | None = None
+    update: str | None = None
     precision: Precision | None = None
     head: HeadChoice | None = None
     anchors: str | None = None
@@ -87,7 +88,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Behaviour of earlier versions, whose `opt.yaml` does not have these keys.
 _EARLIER = {"drop_last": True}
-_PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
+_PATHS = ("data", "hyp", "weights", "artifacts", "anchors", "update")
 # A finished run can go on for more epochs, and data can have been moved.
 CHANGED_ON_RESUME = ("epochs", "patience", "data")
 _FREE_ON_RESUME = (
@@ -128,7 +129,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> Trai
     saved["hyp"] = str(resumed.hyp)
     saved["distributed"] = None  # whatever it was: it changes no bit
     # The artifacts have these built in.
-    saved["model"] = saved["freeze"] = saved["anchors"] = None
+    saved["model"] = saved["freeze"] = saved["update"] = saved["anchors"] = None
     saved["weights"] = str(artifacts_to_resume(resumed, saved["weights"], artifacts))
     return _complete({**saved, **said, "weights": saved["weights"]})
 

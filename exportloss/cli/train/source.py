@@ -128,6 +128,7 @@ def _reused(
         ("precision", manifest.precision),
         ("model", manifest.model),
         ("freeze", "some layers or none"),
+        ("update", "some parameters or all"),
         ("anchors", "anchors of their own"),
     ):
         said = getattr(options, name)
