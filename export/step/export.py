@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from exportloss.export.detector.inference_graph import inference_graph
 from exportloss.export.detector.wrapper import TrainableDetector, prepare
 from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
+from exportloss.export.step.recompute import recompute
 from exportloss.loss.protocol import DetectionLoss
 from exportloss.runtime.artifact.flat_layout import StateLayout
 from exportloss.runtime.artifact.folder import new_folder, write_artifact
@@ -42,6 +43,8 @@ def export_train_step(
     precision: Precision = "float32",
     head: HeadChoice = "auto",
     provider: Literal["any", "gpu"] = "any",
+    memory: float | None = None,
+    tell: Callable[[str], object] | None = None,
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -116,6 +119,10 @@ def export_train_step(
         provider: Target of the graphs: "gpu" for graphs without a reducing scatter, as in
             `export_loss`, which TensorRT accepts and which give the same bits in every run; "any"
             is faster on a CPU.
+        memory: Megabytes (10^6 bytes) of activations that a step may keep from the forward for the
+            backward pass; what does not fit and is cheap (BatchNorm, activations, joins) is
+            computed again. None keeps everything. Weights and state come on top.
+        tell: Function called with the plan of `memory` as text.
         names: Class names, nc of them; default the class numbers.
         exist_ok: Whether to replace an existing artifacts folder.
 
@@ -123,8 +130,8 @@ def export_train_step(
         The manifest as written to `manifest.json`.
 
     Raises:
-        ExportError: the step would not train as torch does, or the model has an ATen operator
-            without a translation; the message names it and its module.
+        ExportError: the step would not train as torch does, it cannot do with `memory`, or the
+            model has an ATen operator without a translation; the message names it and its module.
         ArtifactError: the folder is in use or cannot be written.
     """
     with new_folder(folder, exist_ok=exist_ok) as temporary:
@@ -170,6 +177,9 @@ def export_train_step(
             )
             for name, (function, example) in graphs.items()
         }
+        if memory is not None:
+            plan = recompute(written["train_step"], int(memory * 1e6))
+            (tell or str)(plan.about)
         if hasattr(detector.model, "decode"):
             written["inference"] = inference_graph(
                 step.infer, step.inference_example(), modules=step.modules

@@ -32,6 +32,8 @@ __all__ = ["ExportSettings", "HeadChoice", "add_export_arguments", "image_size",
 
 HeadChoice = Literal["auto", "dense", "sparse"]
 
+_MOST_MEGABYTES = 1e9
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSettings:
@@ -58,6 +60,7 @@ class ExportSettings:
         scale_gains: Whether to scale the loss's gains to model and image size, as YOLOv5 does.
         ema: Whether to keep a moving average of weights and statistics.
         precision: Precision of the network in a portable step.
+        memory: Megabytes of activations that a portable step may keep; None for all of them.
         head: Where to evaluate the head in training.
         anchors: (nl, na, 2) anchors in pixels that replace the detector's; None keeps those.
         autoanchor: Whether to fit anchors to the training images if the detector's fit too few
@@ -87,6 +90,7 @@ class ExportSettings:
     scale_gains: bool = True
     ema: bool = False
     precision: Precision = "float32"
+    memory: float | None = None
     head: HeadChoice = "auto"
     anchors: Anchors | None = None
     autoanchor: bool = True
@@ -95,6 +99,10 @@ class ExportSettings:
         if self.batch_size == -1:
             raise ConfigError(
                 "--batch-size -1: not here; no batch size is tried out: give the one of the graph"
+            )
+        if self.memory is not None and not 0 < self.memory <= _MOST_MEGABYTES:
+            raise ConfigError(
+                f"--memory {self.memory:g}; expected megabytes above 0, {_MOST_MEGABYTES:g} at most"
             )
         at_least(1, **{"image size": min(self.image_size)})
         at_least(1, **{"batch size": self.batch_size, "max targets": self.max_targets})
@@ -178,6 +186,13 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         help="precision of the network in a portable step on a GPU, forward and backward; "
         "weights, BatchNorm, loss and optimizer are float32 "
         f"(default {default('precision')})",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="MB",
+        help="activations that a portable step may keep from the forward for the backward pass; "
+        "what is beyond, and cheap, is computed again (default: all are kept)",
     )
     parser.add_argument(
         "--head",

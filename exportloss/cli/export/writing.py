@@ -38,11 +38,15 @@ def export_artifacts(
     """
     from exportloss.export.detector.losses import make_loss
 
-    if settings.precision != "float32" and (others := folders.keys() - formats_taking("precision")):
-        raise ConfigError(
-            f"--precision {settings.precision} is of --format step, not of {', '.join(others)}; "
-            "leave one of them out"
-        )
+    for option, is_given in (
+        ("precision", settings.precision != "float32"),
+        ("memory", settings.memory is not None),
+    ):
+        if is_given and (others := folders.keys() - formats_taking(option)):
+            raise ConfigError(
+                f"--{option} {getattr(settings, option)} is of --format step, not of "
+                f"{', '.join(others)}; leave one of them out"
+            )
     model = detector.model
     config = settings.loss
     if settings.scale_gains:

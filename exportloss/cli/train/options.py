@@ -70,6 +70,7 @@ class TrainOptions:
     freeze: list[int] | None = None
     update: str | None = None
     precision: Precision | None = None
+    memory: float | None = None
     head: HeadChoice | None = None
     anchors: str | None = None
     label_smoothing: float | None = None
@@ -129,7 +130,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> Trai
     saved["hyp"] = str(resumed.hyp)
     saved["distributed"] = None  # whatever it was: it changes no bit
     # The artifacts have these built in.
-    saved["model"] = saved["freeze"] = saved["update"] = saved["anchors"] = None
+    saved["model"] = saved["freeze"] = saved["update"] = saved["memory"] = saved["anchors"] = None
     saved["weights"] = str(artifacts_to_resume(resumed, saved["weights"], artifacts))
     return _complete({**saved, **said, "weights": saved["weights"]})
 

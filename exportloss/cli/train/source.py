@@ -129,6 +129,7 @@ def _reused(
         ("model", manifest.model),
         ("freeze", "some layers or none"),
         ("update", "some parameters or all"),
+        ("memory", "a memory plan or none"),
         ("anchors", "anchors of their own"),
     ):
         said = getattr(options, name)

@@ -118,6 +118,10 @@ class PortableTrainSession(TrainSession):
     @exclusive
     def state(self) -> TrainState:
         """Return a copy of the state."""
+        self._loop.check_whole()
+        return self._any_state()
+
+    def _any_state(self) -> TrainState:
         read = self._loop.read
 
         def tensors(flat: FlatLayout, vector: str) -> dict[str, Array]:
@@ -155,8 +159,7 @@ class PortableTrainSession(TrainSession):
         self._due = state.updates + state.skipped
         trained = {name for flat in self._flat.values() for name in flat.names}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
-        for name, vector in vectors.items():
-            self._loop.write(name, vector)
+        self._loop.replace(vectors)
 
     @exclusive
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
