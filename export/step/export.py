@@ -15,6 +15,7 @@ from exportloss.export.detector.describe import describe, graph_metadata
 from exportloss.export.detector.head_choice import HeadChoice
 from exportloss.export.detector.inference_graph import inference_graph
 from exportloss.export.detector.wrapper import TrainableDetector, prepare
+from exportloss.export.step.features import cut_features
 from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
 from exportloss.export.step.recompute import recompute
@@ -45,6 +46,7 @@ def export_train_step(
     provider: Literal["any", "gpu"] = "any",
     memory: float | None = None,
     tell: Callable[[str], object] | None = None,
+    features: bool = False,
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -123,6 +125,8 @@ def export_train_step(
             backward pass; what does not fit and is cheap (BatchNorm, activations, joins) is
             computed again. None keeps everything. Weights and state come on top.
         tell: Function called with the plan of `memory` as text.
+        features: Whether to write the frozen layers as a graph of their own, `features.onnx`, and
+            `train_features.onnx`, a step from what they compute: for `TrainSession.features`.
         names: Class names, nc of them; default the class numbers.
         exist_ok: Whether to replace an existing artifacts folder.
 
@@ -177,6 +181,8 @@ def export_train_step(
             )
             for name, (function, example) in graphs.items()
         }
+        if features:
+            written["features"], written["train_features"] = cut_features(written["train_step"])
         if memory is not None:
             plan = recompute(written["train_step"], int(memory * 1e6))
             (tell or str)(plan.about)

@@ -141,7 +141,7 @@ class _Copies:
         self._read = set(read)
         self._made: dict[ir.Value, ir.Value] = {}
         axis = ir.tensor(np.array([-1], np.int64))
-        self.last_axis = ir.Value(name="last_axis", shape=axis.shape, const_value=axis)
+        self.last_axis = ir.Value(name="last_axis", shape=ir.Shape([1]), const_value=axis)
         self.last_axis.dtype = axis.dtype
 
     def is_cheap(self, value: ir.Value) -> bool:

@@ -61,6 +61,7 @@ class ExportSettings:
         ema: Whether to keep a moving average of weights and statistics.
         precision: Precision of the network in a portable step.
         memory: Megabytes of activations that a portable step may keep; None for all of them.
+        features: Whether a portable step has its frozen layers as a graph of their own, too.
         head: Where to evaluate the head in training.
         anchors: (nl, na, 2) anchors in pixels that replace the detector's; None keeps those.
         autoanchor: Whether to fit anchors to the training images if the detector's fit too few
@@ -91,6 +92,7 @@ class ExportSettings:
     ema: bool = False
     precision: Precision = "float32"
     memory: float | None = None
+    features: bool = False
     head: HeadChoice = "auto"
     anchors: Anchors | None = None
     autoanchor: bool = True

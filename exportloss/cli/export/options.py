@@ -84,6 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "which then writes the gradients of maps in one pass (loss)",
     )
     parser.add_argument(
+        "--features",
+        action="store_const",
+        const=True,
+        help="portable step with --freeze: write the frozen layers as a graph of their own, too, "
+        "for `exportloss train --cache features`",
+    )
+    parser.add_argument(
         "--output",
         default="artifacts",
         metavar="FOLDER",

@@ -55,7 +55,7 @@ class TrainOptions:
     threads: int | None = None
     distributed: Distributed | None = None
     workers: int = default_of(Batches, "workers")
-    cache: Cache = default_of(Batches, "cache")  # noqa: RUF009 - a string
+    cache: Cache | Literal["features"] = default_of(Batches, "cache")  # noqa: RUF009 - a string
     noval: bool = False
     nosave: bool = False
     save_period: int = -1

@@ -75,7 +75,7 @@ _ROWS = (
         extras=_ANY_ENGINE,
         detector_file=True,
         exporter="exportloss.export.step.export:export_train_step",
-        options=_TRAINING_OPTIONS | {"precision", "provider", "memory"},
+        options=_TRAINING_OPTIONS | {"precision", "provider", "memory", "features"},
     ),
     ArtifactKind(
         name="ort-training",
