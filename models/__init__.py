@@ -6,6 +6,7 @@ from exportloss.models.groups import ParameterGroups, parameter_groups
 from exportloss.models.layers import Detect
 from exportloss.models.own_weights import LoadedWeights, load_own_weights
 from exportloss.models.protocol import DetectorModel
+from exportloss.models.sparse_update import train_only
 from exportloss.models.state_dict import save_state_dict
 from exportloss.models.transfer import Transferred, transfer
 from exportloss.models.yolov5 import YoloV5, yolov5
@@ -24,6 +25,7 @@ __all__ = [
     "parameter_groups",
     "read_checkpoint",
     "save_state_dict",
+    "train_only",
     "transfer",
     "yolov5",
 ]

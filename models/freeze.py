@@ -22,6 +22,7 @@ class FrozenBatchNorm2d(nn.Module):
     Args:
         norm: Layer to replace, with an affine part and running statistics; its tensors are shared,
             not copied.
+        train_bias: Whether the shift stays as it is, trained or not; everything else is frozen.
 
     Raises:
         ConfigError: `norm` lacks the affine part or the running statistics.
@@ -30,14 +31,14 @@ class FrozenBatchNorm2d(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, norm: nn.BatchNorm2d, *, train_bias: bool = False) -> None:
         super().__init__()
         if not norm.affine or norm.running_mean is None or norm.running_var is None:
             raise ConfigError(
                 f"cannot freeze {norm}; expected affine=True and track_running_stats=True"
             )
         self.weight = norm.weight.requires_grad_(False)
-        self.bias = norm.bias.requires_grad_(False)
+        self.bias = norm.bias if train_bias else norm.bias.requires_grad_(False)
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)
         self.register_buffer("num_batches_tracked", norm.num_batches_tracked)

@@ -18,7 +18,13 @@ from exportloss.loss.output import LossOutput
 from exportloss.loss.protocol import DetectionLoss
 from exportloss.loss.sparse_head import SparseHeadLoss
 from exportloss.loss.yolo_loss import YoloLoss
-from exportloss.models import DetectorModel, ParameterGroups, freeze, parameter_groups
+from exportloss.models import (
+    DetectorModel,
+    ParameterGroups,
+    freeze,
+    parameter_groups,
+    train_only,
+)
 from exportloss.runtime.artifact.manifest import BatchNormStatistics, Head
 
 __all__ = ["DetectorGraph", "ImageLoss", "TrainableDetector", "prepare"]
@@ -127,6 +133,7 @@ def prepare(
     batch_size: int,
     max_targets: int,
     frozen: int | Sequence[int] = 0,
+    update: str | Sequence[str] = "all",
     head: HeadChoice = "auto",
 ) -> TrainableDetector:
     """Copy a model, freeze layers, and run it once to check that model and loss fit together.
@@ -138,11 +145,13 @@ def prepare(
         batch_size: Images per batch, >= 1.
         max_targets: Target rows per batch, >= 1.
         frozen: Layers to freeze, as for `exportloss.models.freeze`.
+        update: Parameters to train of the others, as for `exportloss.models.train_only`.
         head: Form of evaluating the head in training, as for `choose_head`.
 
     Raises:
         ExportError: model and loss do not fit together, or a batch is too small to normalise.
-        ConfigError: the layers to freeze do not exist, or the image size does not suit the model.
+        ConfigError: the layers to freeze or the parameters to train do not exist, or the image size
+            does not suit the model.
     """
     at_least(1, ExportError, batch_size=batch_size, max_targets=max_targets)
     model = copy.deepcopy(model).cpu().float().eval()
@@ -153,6 +162,7 @@ def prepare(
                 "requires_grad=False on its parameters instead"
             )
         freeze(cast("DetectorModel", model), frozen)
+    train_only(model, update)
     images = torch.zeros(batch_size, 3, *image_size)
     statistics = _run_once(model, loss, images)
     chosen = choose_head(model, loss, head, images=images, max_targets=max_targets)

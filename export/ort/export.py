@@ -44,6 +44,7 @@ def export_training_artifacts(
     max_targets: int,
     optimizer: OptimizerName = "sgd",
     freeze: int | Sequence[int] = 0,
+    update: str | Sequence[str] = "all",
     ema: bool = False,
     head: HeadChoice = "auto",
     names: Sequence[str] | None = None,
@@ -70,6 +71,10 @@ def export_training_artifacts(
         optimizer: Update rule of `TrainSession`, which determines the optimizer state.
         freeze: Layers whose weights and BatchNorm statistics stay unchanged, as with YOLOv5's
             `--freeze`: a number of layers from the first, or their indices.
+        update: Parameters to train of the layers that are not frozen: "all"; "bias" for biases;
+            "norm" for biases and the scales of normalisation layers; "last-K" for the last K
+            layers; or patterns of names, such as `model.24.*`. No gradients of the others are
+            computed. See `exportloss.models.train_only`, also on BatchNorm's statistics.
         ema: Whether `TrainSession` keeps a moving average of parameters and statistics.
         head: Form of evaluating the head in training: in all cells ("dense"), only in those the
             loss needs ("sparse"), with equal results, or the faster for these sizes ("auto").
@@ -94,6 +99,7 @@ def export_training_artifacts(
             batch_size=batch_size,
             max_targets=max_targets,
             frozen=freeze,
+            update=update,
             head=head,
         )
         manifest = describe(

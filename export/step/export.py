@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,8 +15,10 @@ from exportloss.export.detector.describe import describe, graph_metadata
 from exportloss.export.detector.head_choice import HeadChoice
 from exportloss.export.detector.inference_graph import inference_graph
 from exportloss.export.detector.wrapper import TrainableDetector, prepare
+from exportloss.export.step.features import cut_features
 from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
+from exportloss.export.step.recompute import recompute
 from exportloss.loss.protocol import DetectionLoss
 from exportloss.runtime.artifact.flat_layout import StateLayout
 from exportloss.runtime.artifact.folder import new_folder, write_artifact
@@ -37,10 +39,14 @@ def export_train_step(
     max_targets: int,
     optimizer: OptimizerName = "sgd",
     freeze: int | Sequence[int] = 0,
+    update: str | Sequence[str] = "all",
     ema: bool = False,
     precision: Precision = "float32",
     head: HeadChoice = "auto",
     provider: StepProvider = "any",
+    memory: float | None = None,
+    tell: Callable[[str], object] | None = None,
+    features: bool = False,
     names: Sequence[str] | None = None,
     exist_ok: bool = False,
 ) -> Manifest:
@@ -101,6 +107,10 @@ def export_train_step(
         optimizer: Update rule in the graph, with torch's arithmetic.
         freeze: Layers whose weights and BatchNorm statistics stay unchanged, as with YOLOv5's
             `--freeze`: a number of layers from the first, or their indices.
+        update: Parameters to train of the layers that are not frozen: "all"; "bias" for biases;
+            "norm" for biases and the scales of normalisation layers; "last-K" for the last K
+            layers; or patterns of names, such as `model.24.*`. No gradients of the others are
+            computed. See `exportloss.models.train_only`, also on BatchNorm's statistics.
         ema: Whether to keep a moving average of parameters and statistics, which starts as a copy.
         precision: Element type of the network in training, forward and backward. Parameters,
             optimizer, BatchNorm and loss stay float32, as does evaluation. Half precision is meant
@@ -112,6 +122,12 @@ def export_train_step(
             "cpu" for ONNX Runtime's CPU provider alone; "openvino", for graphs that others run as
             well; or "gpu" for graphs without a reducing scatter, as in `export_loss`, which
             TensorRT accepts and which give the same bits in every run.
+        memory: Megabytes (10^6 bytes) of activations that a step may keep from the forward for the
+            backward pass; what does not fit and is cheap (BatchNorm, activations, joins) is
+            computed again. None keeps everything. Weights and state come on top.
+        tell: Function called with the plan of `memory` as text.
+        features: Whether to write the frozen layers as a graph of their own, `features.onnx`, and
+            `train_features.onnx`, a step from what they compute: for `TrainSession.features`.
         names: Class names, nc of them; default the class numbers.
         exist_ok: Whether to replace an existing artifacts folder.
 
@@ -119,8 +135,8 @@ def export_train_step(
         The manifest as written to `manifest.json`.
 
     Raises:
-        ExportError: the step would not train as torch does, or the model has an ATen operator
-            without a translation; the message names it and its module.
+        ExportError: the step would not train as torch does, it cannot do with `memory`, or the
+            model has an ATen operator without a translation; the message names it and its module.
         ArtifactError: the folder is in use or cannot be written.
     """
     with new_folder(folder, exist_ok=exist_ok) as temporary:
@@ -131,6 +147,7 @@ def export_train_step(
             batch_size=batch_size,
             max_targets=max_targets,
             frozen=freeze,
+            update=update,
             head=head,
         )
         step = Step(detector, optimizer, ema=ema, precision=precision)
@@ -166,6 +183,11 @@ def export_train_step(
             )
             for name, (function, example) in graphs.items()
         }
+        if features:
+            written["features"], written["train_features"] = cut_features(written["train_step"])
+        if memory is not None:
+            plan = recompute(written["train_step"], int(memory * 1e6))
+            (tell or str)(plan.about)
         if hasattr(detector.model, "decode"):
             written["inference"] = inference_graph(
                 step.infer, step.inference_example(), modules=step.modules

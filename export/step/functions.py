@@ -13,6 +13,7 @@ from exportloss.errors import ExportError
 from exportloss.export.aten.tracing import region
 from exportloss.export.detector.wrapper import TrainableDetector
 from exportloss.export.step.batch_statistics import BatchStatistics
+from exportloss.export.step.chunks import after, chunks
 from exportloss.export.step.flat_state import flatten, lay_out, unflatten
 from exportloss.export.step.half_precision import HalfPrecision
 from exportloss.export.step.optimizers import UPDATES, Update, clip, l2_norm, spread
@@ -240,31 +241,42 @@ class Step:
         self, inputs: dict[str, Tensor], total: Tensor, norm: Tensor, is_finite: Tensor
     ) -> dict[str, Tensor]:
         kept = [f"optimizer_{name}" for name in OPTIMIZERS[self.optimizer].state_names]
-        parameters, update = inputs["parameters"], inputs["update"] & is_finite
-        updates = inputs["updates"] + 1
-        new_parameters, new_state = UPDATES[self.optimizer](
-            Update(
-                parameters=parameters,
-                gradient=clip(total, norm, inputs["max_norm"]),
-                rate=spread(inputs["learning_rates"].unbind(), self._group_sizes()),
-                decay=spread(
-                    [inputs["weight_decay"], *torch.zeros(2).unbind()], self._group_sizes()
+        update, updates = inputs["update"] & is_finite, inputs["updates"] + 1
+        changed = ("parameters", *kept)
+        new: dict[str, list[Tensor]] = {name: [] for name in (*changed, "gradients")}
+        go = is_finite
+        for part, sizes in chunks(self._group_sizes()):
+            # Runtimes start what they can: nothing of an update may be computed, and wait in
+            # memory, before the gradients and the previous part are there. An update of numbers
+            # that are not finite is not taken anyway.
+            rates, momentum, decay, max_norm = (
+                torch.where(go, inputs[name], 0.0)
+                for name in ("learning_rates", "momentum", "weight_decay", "max_norm")
+            )
+            old = {name: inputs[name][part] for name in changed}
+            new_parameters, new_state = UPDATES[self.optimizer](
+                Update(
+                    parameters=old["parameters"],
+                    gradient=clip(total[part], norm, max_norm),
+                    rate=spread(rates.unbind(), sizes),
+                    decay=spread([decay, *torch.zeros(2).unbind()], sizes),
+                    momentum=momentum,
+                    updates=updates,
                 ),
-                momentum=inputs["momentum"],
-                updates=updates,
-            ),
-            [inputs[name] for name in kept],
-        )
+                [old[name] for name in kept],
+            )
+            moved = dict(zip(changed, (new_parameters, *new_state), strict=True))
+            for name, tensor in moved.items():
+                new[name].append(torch.where(update, tensor, old[name]))
+            go = after(go, [new[name][-1] for name in changed])
+            gradients = torch.where(is_finite, total[part], inputs["gradients"][part])
+            new["gradients"].append(torch.where(update, 0.0, gradients))
         return {
-            "parameters": torch.where(update, new_parameters, parameters),
-            "updates": torch.where(update, updates, inputs["updates"]),
-            "gradients": torch.where(
-                update, 0.0, torch.where(is_finite, total, inputs["gradients"])
-            ),
             **{
-                name: torch.where(update, new, inputs[name])
-                for name, new in zip(kept, new_state, strict=True)
+                name: parts[0] if len(parts) == 1 else torch.cat(parts)
+                for name, parts in new.items()
             },
+            "updates": torch.where(update, updates, inputs["updates"]),
         }
 
     def _group_sizes(self) -> list[int]:

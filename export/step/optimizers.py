@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from exportloss.export.step.chunks import chunks
 from exportloss.runtime.optimizers.table import (
     ADAM_BETA2,
     ADAM_EPS,
@@ -99,7 +100,8 @@ UPDATES: Mapping[OptimizerName, Callable[[Update, Sequence[Tensor]], Updated]] =
 
 def l2_norm(vector: Tensor) -> Tensor:
     """Compute the L2 norm, a scalar; infinite above 1.8e19, where its square overflows."""
-    return torch.sqrt(_sum(vector * vector))
+    parts = [vector[part] for part, _ in chunks([len(vector)])]
+    return torch.sqrt(_sum([part * part for part in parts]))
 
 
 def clip(gradient: Tensor, norm: Tensor, max_norm: Tensor) -> Tensor:
@@ -107,11 +109,15 @@ def clip(gradient: Tensor, norm: Tensor, max_norm: Tensor) -> Tensor:
     return gradient * torch.clamp(max_norm / (norm + _CLIP_EPS), max=1.0)
 
 
-def _sum(values: Tensor) -> Tensor:
-    """Sum a vector by rows: runtimes add sequentially, which loses digits over a million terms."""
-    whole = len(values) // _ROW * _ROW
-    rows = values[:whole].view(-1, _ROW).sum(dim=1)
-    return rows.sum() + values[whole:].sum()
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    """Sum vectors by rows: runtimes add sequentially, which loses digits over a million terms.
+
+    All but the last consist of whole rows, so that the cut changes no bit.
+    """
+    whole = len(parts[-1]) // _ROW * _ROW
+    matrices = [part.view(-1, _ROW) for part in (*parts[:-1], parts[-1][:whole])]
+    rows = [matrix.sum(dim=1) for matrix in matrices]
+    return (torch.cat(rows) if len(rows) > 1 else rows[0]).sum() + parts[-1][whole:].sum()
 
 
 def spread(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from exportloss.bounds import at_least
 from exportloss.cli.defaults import default_of
 from exportloss.cli.terminal import say
+from exportloss.cli.update_choice import update_choice
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.loss_kinds import LossSettings
@@ -31,6 +32,8 @@ __all__ = ["ExportSettings", "HeadChoice", "add_export_arguments", "image_size",
 
 HeadChoice = Literal["auto", "dense", "sparse"]
 
+_MOST_MEGABYTES = 1e9
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSettings:
@@ -49,6 +52,7 @@ class ExportSettings:
         tiers: Size buckets of a loss alone, in target rows below `max_targets`; None chooses.
         optimizer: Optimizer whose state a session keeps.
         freeze: Number of frozen layers, or several layer indices.
+        update: Parameters to train of the other layers: a name, or patterns of parameter names.
         gradients: Whether a loss alone outputs gradients, too.
         layout: Input of a loss alone; None for the default of its kind.
         provider: Engine that the portable step or the loss alone is optimized for.
@@ -56,6 +60,8 @@ class ExportSettings:
         scale_gains: Whether to scale the loss's gains to model and image size, as YOLOv5 does.
         ema: Whether to keep a moving average of weights and statistics.
         precision: Precision of the network in a portable step.
+        memory: Megabytes of activations that a portable step may keep; None for all of them.
+        features: Whether a portable step has its frozen layers as a graph of their own, too.
         head: Where to evaluate the head in training.
         anchors: (nl, na, 2) anchors in pixels that replace the detector's; None keeps those.
         autoanchor: Whether to fit anchors to the training images if the detector's fit too few
@@ -77,6 +83,7 @@ class ExportSettings:
     tiers: tuple[int, ...] | None = None
     optimizer: OptimizerName = "sgd"
     freeze: tuple[int, ...] = (0,)
+    update: str | tuple[str, ...] = "all"
     gradients: bool = False
     layout: Layout | None = None
     provider: StepProvider = "any"
@@ -84,6 +91,8 @@ class ExportSettings:
     scale_gains: bool = True
     ema: bool = False
     precision: Precision = "float32"
+    memory: float | None = None
+    features: bool = False
     head: HeadChoice = "auto"
     anchors: Anchors | None = None
     autoanchor: bool = True
@@ -92,6 +101,10 @@ class ExportSettings:
         if self.batch_size == -1:
             raise ConfigError(
                 "--batch-size -1: not here; no batch size is tried out: give the one of the graph"
+            )
+        if self.memory is not None and not 0 < self.memory <= _MOST_MEGABYTES:
+            raise ConfigError(
+                f"--memory {self.memory:g}; expected megabytes above 0, {_MOST_MEGABYTES:g} at most"
             )
         at_least(1, **{"image size": min(self.image_size)})
         at_least(1, **{"batch size": self.batch_size, "max targets": self.max_targets})
@@ -108,7 +121,8 @@ class ExportSettings:
             more: Fields that no option sets.
 
         Raises:
-            ConfigError: `--imgsz` has more than two numbers, or `--anchors` names no anchors.
+            ConfigError: `--imgsz` has more than two numbers, or `--anchors` or `--update` names a
+                file that is none of theirs.
         """
         given = {
             field.name: getattr(options, field.name, None) for field in dataclasses.fields(cls)
@@ -116,6 +130,7 @@ class ExportSettings:
         given |= {
             "image_size": image_size(options.imgsz, stride=_stride(options.weights)),
             "freeze": None if options.freeze is None else tuple(options.freeze),
+            "update": None if options.update is None else update_choice(options.update),
             "anchors": None if options.anchors is None else read_anchors(options.anchors),
             "autoanchor": not options.noautoanchor,
         }
@@ -174,6 +189,13 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         f"(default {default('precision')})",
     )
     parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="MB",
+        help="activations that a portable step may keep from the forward for the backward pass; "
+        "what is beyond, and cheap, is computed again (default: all are kept)",
+    )
+    parser.add_argument(
         "--head",
         choices=get_args(HeadChoice),
         help="evaluate the detection layer in training everywhere (dense) or where the loss looks "
@@ -218,6 +240,13 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="layers not to train: 10 means the first ten, the backbone; several numbers are "
         f"layer indices (default {freeze}: none)",
+    )
+    parser.add_argument(
+        "--update",
+        metavar="WHAT|FILE",
+        help="parameters to train of the layers that are not frozen: bias, all biases; norm, these "
+        "and the scales of BatchNorm; last-K, the last K layers; or a file with a pattern of "
+        f"parameter names per line, such as model.24.* (default {default('update')})",
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exportloss.cli.arguments import ExportSettings
+from exportloss.cli.terminal import say
 from exportloss.errors import ConfigError
 from exportloss.export.detector.nms_settings import NmsSettings
 from exportloss.runtime.artifact.kinds import KINDS, ArtifactKind
@@ -64,6 +65,8 @@ def _writer(kind: ArtifactKind) -> Callable[..., Manifest]:
         exist_ok: bool,
     ) -> Manifest:
         options: dict[str, Any] = {name: getattr(settings, name) for name in kind.options}
+        if "memory" in options:
+            options["tell"] = say
         if not kind.trains:
             options["head"] = getattr(detector.model, "detect", None)
         manifest: Manifest = kind.load_exporter()(

@@ -89,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "gives the same bits",
     )
     parser.add_argument(
+        "--features",
+        action="store_const",
+        const=True,
+        help="portable step with --freeze: write the frozen layers as a graph of their own, too, "
+        "for `exportloss train --cache features`",
+    )
+    parser.add_argument(
         "--output",
         default="artifacts",
         metavar="FOLDER",

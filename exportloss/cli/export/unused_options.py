@@ -16,8 +16,8 @@ _GRAPHS = (*_TRAINING, "loss")
 USED_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("batch_size", "max_targets", "hyp", "label_smoothing"), _GRAPHS),
     "scale_gains": _GRAPHS,
-    **dict.fromkeys(("optimizer", "freeze", "ema", "head"), _TRAINING),
-    "precision": ("step",),
+    **dict.fromkeys(("optimizer", "freeze", "update", "ema", "head"), _TRAINING),
+    **dict.fromkeys(("precision", "memory", "features"), ("step",)),
     **dict.fromkeys(("gradients", "layout", "tiers"), ("loss",)),
     "nms": ("onnx",),
 }

@@ -39,11 +39,15 @@ def export_artifacts(
     Raises:
         ExportLossError: a setting is wrong, or the export was refused.
     """
-    if settings.precision != "float32" and (others := folders.keys() - formats_taking("precision")):
-        raise ConfigError(
-            f"--precision {settings.precision} is of --format step, not of {', '.join(others)}; "
-            "leave one of them out"
-        )
+    for option, is_given in (
+        ("precision", settings.precision != "float32"),
+        ("memory", settings.memory is not None),
+    ):
+        if is_given and (others := folders.keys() - formats_taking(option)):
+            raise ConfigError(
+                f"--{option} {getattr(settings, option)} is of --format step, not of "
+                f"{', '.join(others)}; leave one of them out"
+            )
     model = detector.model
     height, width = settings.image_size
     name = getattr(model, "name", type(model).__name__)

@@ -21,6 +21,7 @@ from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_fold
 from exportloss.cli.terminal import say
 from exportloss.cli.train.distributed import Ready, train_on_ranks
 from exportloss.cli.train.engine_notes import engine_notes, openvino_version
+from exportloss.cli.train.features import augmentation_for, check_features, steps_for
 from exportloss.cli.train.flags import add_train_arguments
 from exportloss.cli.train.images import draw_data, draw_results, has_results
 from exportloss.cli.train.options import TrainOptions, fill_options, write_options
@@ -51,7 +52,7 @@ from exportloss.runtime.training.origin import Origin, data_digest, write_origin
 from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder
 from exportloss.runtime.training.schedule import Schedule
-from exportloss.runtime.training.steps import EpochSteps, run_steps
+from exportloss.runtime.training.steps import EpochSteps
 from exportloss.runtime.training.trainer import RunCompleteError, TrainResult, train
 
 __all__ = ["add_parser", "run"]
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         return _run_on_ranks(options)
     resumed = run_to_resume(options)
     filled = fill_options(options, resumed)
-    return _carry_out(_prepare(filled, resumed), filled, resumed, run_steps)
+    return _carry_out(_prepare(filled, resumed), filled, resumed, steps_for(filled))
 
 
 def _run_on_ranks(options: argparse.Namespace) -> int:
@@ -141,6 +142,7 @@ def _prepare(options: TrainOptions, resumed: RunFolder | None) -> _Prepared:
     loss = loss_settings_of(options)
     hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
     source = find_source(options, data, hyp)
+    check_features(options, source.what)
     _check_outputs(options, data, source.what, resumed)
     plan = _plan(options, data, hyp, source.what)
     refuse_nothing_to_learn(plan.train, summarize(plan.train))
@@ -301,7 +303,7 @@ def _plan(
             source.batch_size,
             source.image_size,
             workers=options.workers,
-            cache=options.cache,
+            cache="none" if options.cache == "features" else options.cache,
             tell=tell,
             on_bad="skip" if options.skip_bad else "raise",
             **how,
@@ -313,7 +315,7 @@ def _plan(
         "train",
         shuffle=True,
         seed=options.seed,
-        augment=config.augmentation,
+        augment=augmentation_for(options, config.augmentation),
         drop_last=options.drop_last,
         image_weights=options.image_weights,
     )

@@ -168,7 +168,8 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         "--cache",
         nargs="?",
         const="ram",
-        choices=get_args(Cache),
+        choices=(*get_args(Cache), "features"),
         help="keep decoded images in memory (ram, also for --cache alone), or as files in the "
-        "user's cache folder (disk)",
+        "user's cache folder (disk); or, of artifacts with --freeze and --features and without "
+        "augmentation, keep what the frozen layers compute of them in memory (features)",
     )

@@ -55,7 +55,7 @@ class TrainOptions:
     threads: int | None = None
     distributed: Distributed | None = None
     workers: int = default_of(Batches, "workers")
-    cache: Cache = default_of(Batches, "cache")  # noqa: RUF009 - a string
+    cache: Cache | Literal["features"] = default_of(Batches, "cache")  # noqa: RUF009 - a string
     noval: bool = False
     nosave: bool = False
     save_period: int = -1
@@ -68,7 +68,9 @@ class TrainOptions:
     max_targets: int | None = None
     optimizer: OptimizerName | None = None
     freeze: list[int] | None = None
+    update: str | None = None
     precision: Precision | None = None
+    memory: float | None = None
     head: HeadChoice | None = None
     anchors: str | None = None
     label_smoothing: float | None = None
@@ -87,7 +89,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Behaviour of earlier versions, whose `opt.yaml` does not have these keys.
 _EARLIER = {"drop_last": True}
-_PATHS = ("data", "hyp", "weights", "artifacts", "anchors")
+_PATHS = ("data", "hyp", "weights", "artifacts", "anchors", "update")
 # A finished run can go on for more epochs, and data can have been moved.
 CHANGED_ON_RESUME = ("epochs", "patience", "data")
 _FREE_ON_RESUME = (
@@ -128,7 +130,7 @@ def fill_options(options: argparse.Namespace, resumed: RunFolder | None) -> Trai
     saved["hyp"] = str(resumed.hyp)
     saved["distributed"] = None  # whatever it was: it changes no bit
     # The artifacts have these built in.
-    saved["model"] = saved["freeze"] = saved["anchors"] = None
+    saved["model"] = saved["freeze"] = saved["update"] = saved["memory"] = saved["anchors"] = None
     saved["weights"] = str(artifacts_to_resume(resumed, saved["weights"], artifacts))
     return _complete({**saved, **said, "weights": saved["weights"]})
 

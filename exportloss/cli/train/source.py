@@ -93,7 +93,11 @@ def find_source(options: TrainOptions, data: DataConfig, hyp: dict[str, Any]) ->
             f"the artifacts that {weights} was trained with are gone; name them with --artifacts"
         )
     settings = ExportSettings.from_options(
-        options, names=data.names, num_classes=data.num_classes, loss=loss
+        options,
+        names=data.names,
+        num_classes=data.num_classes,
+        loss=loss,
+        features=options.cache == "features",
     )
     return Source(what=settings)
 
@@ -128,6 +132,8 @@ def _reused(
         ("precision", manifest.precision),
         ("model", manifest.model),
         ("freeze", "some layers or none"),
+        ("update", "some parameters or all"),
+        ("memory", "a memory plan or none"),
         ("anchors", "anchors of their own"),
     ):
         said = getattr(options, name)

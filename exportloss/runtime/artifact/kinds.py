@@ -16,7 +16,7 @@ __all__ = ["KINDS", "KINDS_BY_FORMAT", "ArtifactKind", "Kind", "formats_taking"]
 Kind = Literal["ort-training", "train-step", "loss"]
 Opener = Literal["TrainSession", "LossSession"]
 
-_TRAINING_OPTIONS = frozenset({"optimizer", "freeze", "ema", "head"})
+_TRAINING_OPTIONS = frozenset({"optimizer", "freeze", "update", "ema", "head"})
 _ANY_ENGINE = ("cpu", "gpu", "openvino")
 
 
@@ -75,7 +75,7 @@ _ROWS = (
         extras=_ANY_ENGINE,
         detector_file=True,
         exporter="exportloss.export.step.export:export_train_step",
-        options=_TRAINING_OPTIONS | {"precision", "provider"},
+        options=_TRAINING_OPTIONS | {"precision", "provider", "memory", "features"},
     ),
     ArtifactKind(
         name="ort-training",

@@ -215,6 +215,20 @@ class Batches:
                 self._tell_problem()
                 yield dataclasses.replace(batch, waited=time.perf_counter() - started)
 
+    def order(self, epoch: int, *, class_map: Sequence[float] | None = None) -> list[int]:
+        """Return the image of each place of an epoch's batches, (len * batch_size,)."""
+        return [one.index for one in self._plan(epoch, class_map)]
+
+    def without_images(self, images: Sequence[int]) -> Batch:
+        """Return a batch of these images, not augmented, with targets but without their pixels."""
+        none = np.empty((3, 0, 0), np.uint8)
+        found = []
+        for index in images:
+            box = self.place(index)
+            labels = box.map_labels(self.labels[index])
+            found.append(_Image(none, labels, self.dataset.images[index], box))
+        return _collate(found, len(images))
+
     def _tell_problem(self) -> None:
         if self._images.problem and self._tell is not None:
             tell, self._tell = self._tell, None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import ArtifactError, ConfigError
+from exportloss.errors import ArtifactError, ConfigError, DataError
 from exportloss.runtime.artifact.baked_model import with_initializers
 from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.flat_layout import FlatLayout
@@ -75,6 +75,10 @@ class PortableTrainSession(TrainSession):
         self._loop = StepLoop(self._engine, self._train, device, capture=capture)
         self._evaluation: Any = None  # opened when first needed: not every device evaluates
         self._update: Any = None  # opened when first needed
+        self._frozen: Any = None  # opened when first needed
+        self._from_features: Any = None  # opened when first needed
+        self._given: Mapping[str, Array] | None = None  # features of the step in progress
+        self._no_images = np.zeros((manifest.batch_size, 3, *manifest.image_size), np.uint8)
         layout = manifest.layout
         assert layout is not None  # checked with the folder
         self._parameters = layout.parameters
@@ -119,6 +123,10 @@ class PortableTrainSession(TrainSession):
     @exclusive
     def state(self) -> TrainState:
         """Return a copy of the state."""
+        self._loop.check_whole()
+        return self._any_state()
+
+    def _any_state(self) -> TrainState:
         read = self._loop.read
 
         def tensors(flat: FlatLayout, vector: str) -> dict[str, Array]:
@@ -156,8 +164,7 @@ class PortableTrainSession(TrainSession):
         self._due = state.updates + state.skipped
         trained = {name for flat in self._flat.values() for name in flat.names}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
-        for name, vector in vectors.items():
-            self._loop.write(name, vector)
+        self._loop.replace(vectors)
 
     @exclusive
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
@@ -172,6 +179,68 @@ class PortableTrainSession(TrainSession):
             model = with_initializers(self._graphs["inference.onnx"], weights)
             temporary.write_bytes(add_model_checksum(model))
 
+    @exclusive
+    def features(self, images: Images) -> dict[str, Array]:
+        """Compute what the frozen layers make of a batch, which no training changes.
+
+        The features of a picture can be kept, and put together to batches anew: `step_features`
+        trains on them without its frozen layers.
+
+        Args:
+            images: (B, 3, H, W) uint8, as for `step`.
+
+        Returns:
+            (B, ...) float32 by name.
+
+        Raises:
+            ArtifactError: the artifacts were exported without features.
+        """
+        if self._frozen is None:
+            self._frozen = self._open_features("features.onnx")
+        names = [output.name for output in self._frozen.get_outputs()]
+        found = self._frozen.run(names, {"images": uint8_images(images, self.manifest)})
+        return dict(zip(names, found, strict=True))
+
+    @property
+    def feature_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the features of a batch, (B, ...), by name; errors as for `features`."""
+        if self._from_features is None:
+            self._from_features = self._open_features("train_features.onnx")
+        inputs = self._from_features.get_inputs()
+        return {v.name: tuple(v.shape) for v in inputs if v.name.startswith("feature_")}
+
+    @exclusive  # type: ignore[arg-type]  # it takes any keyword
+    def step_features(
+        self, features: Mapping[str, Array], targets: npt.ArrayLike, **settings: Any
+    ) -> StepResult:
+        """Train on the features of a batch; the result is that of `step` on its images.
+
+        Args:
+            features: (B, ...) float32 by name, as from `features`.
+            targets: (n, 6) target rows, as for `step`.
+            settings: Those of `step`, such as `lr`.
+
+        Raises:
+            DataError: the features are not those of these artifacts.
+            ArtifactError: the artifacts were exported without features.
+        """
+        expected = dict(self.feature_shapes)
+        got = {name: np.shape(array) for name, array in features.items()}
+        if got != expected or any(array.dtype != np.float32 for array in features.values()):
+            raise DataError(f"features are {got}; expected float32 {expected}, as from `features`")
+        self._given = features
+        try:
+            return self.step(self._no_images, targets, **settings)
+        finally:
+            self._given = None
+
+    def _open_features(self, name: str) -> Any:
+        if name not in self._graphs:
+            raise ArtifactError(
+                f"{self.folder} has no {name}; freeze layers and export with features=True"
+            )
+        return self._open(name)
+
     def _images(self, images: Images) -> Images:
         """Check images; the graph itself divides them by 255."""
         return uint8_images(images, self.manifest)
@@ -183,8 +252,14 @@ class PortableTrainSession(TrainSession):
             "targets": targets,
             "update": np.array(hyper is not None),
         }
+        if self._given is not None:
+            del inputs["images"]
+            inputs |= self._given
         if self.manifest.precision == "float16":
             inputs["loss_scale"] = np.array(settings.loss_scale, np.float32)
+        if self._given is not None:
+            found = self._loop.run_other(self._from_features, inputs)
+            return PendingStepResult(lambda: found, terms=self._terms)
         return PendingStepResult(self._loop.run(inputs).read, terms=self._terms)
 
     def _settings(self, hyper: Hyperparameters) -> dict[str, npt.NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exportloss.errors import TrainingError
 from exportloss.runtime.sessions.devices import Device
 from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options
 
-__all__ = ["Outputs", "StepLoop"]
+__all__ = ["LARGE", "Outputs", "StepLoop"]
+
+LARGE = 1 << 28  # bytes of a state
 
 _NEW = "new_"
 # ONNX Runtime frees its copies of pinned memory only in runs that it waits for, so one run in this
@@ -46,6 +50,10 @@ class StepLoop:
     (onnxruntime issue 32243). All other tensors have one buffer. So every address is fixed, and one
     CUDA graph is captured per direction.
 
+    A state of more than `LARGE` bytes has one buffer on a CPU, or the second would be the larger
+    part of what a step needs. Its graph writes a tensor once all that read it are done. A run that
+    fails may then have changed a part of the state, which has to be loaded again.
+
     On a GPU a run returns once the work is queued, and the first reader of a tensor waits for it:
     meanwhile the host prepares the next batch.
 
@@ -77,7 +85,10 @@ class StepLoop:
         self._inputs = buffers([name for name in inputs if name not in state], inputs)
         self._outputs = buffers([name for name in outputs if not name.startswith(_NEW)], outputs)
         self._state = buffers(state, inputs)
-        self._spare = buffers(state, inputs)
+        size = sum(4 * math.prod(inputs[name].shape) for name in state)
+        self._once = device.kind == "cpu" and size > LARGE
+        self._spare = self._state if self._once else buffers(state, inputs)
+        self._is_torn = False
         self._ort = ort
         self._directions = [
             (self._bind(self._state, self._spare), 1 if capture else None),
@@ -95,6 +106,7 @@ class StepLoop:
 
     def _run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         self._settle()
+        self.check_whole()
         for name, array in inputs.items():
             self._inputs[name].update_inplace(array)
         binding, graph = self._directions[0]
@@ -109,7 +121,9 @@ class StepLoop:
         may_return_early = not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE)
         if self._in_place and may_return_early:
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._is_torn = self._once  # until the run is complete
         self._session.run_with_iobinding(binding, options)
+        self._is_torn = False
         self._exchange()
         self._running = binding
         outputs = Outputs(self)
@@ -131,6 +145,7 @@ class StepLoop:
         """
         with self.lock:
             self._settle()
+            self.check_whole()
             binding, kept = session.io_binding(), dict(self._state)
             for value in session.get_inputs():
                 if value.name in self._state:
@@ -145,12 +160,27 @@ class StepLoop:
                 else:
                     outputs[name] = self._device.empty(self._ort, value.shape, _DTYPES[value.type])
                     binding.bind_ortvalue_output(name, outputs[name])
+            self._is_torn = self._once
             session.run_with_iobinding(binding)
+            self._is_torn = False
             binding.synchronize_outputs()
-            for name, tensor in kept.items():
-                self._spare[name].update_inplace(tensor.numpy())
+            if not self._once:
+                for name, tensor in kept.items():
+                    self._spare[name].update_inplace(tensor.numpy())
             self._exchange()
             return {name: np.array(output.numpy()) for name, output in outputs.items()}
+
+    def check_whole(self) -> None:
+        """Check that no step has failed while it changed a state of one buffer.
+
+        Raises:
+            TrainingError: one has.
+        """
+        if self._is_torn:
+            raise TrainingError(
+                "a step failed while it changed the state, of which only a part is new now; load "
+                "the state that was saved last"
+            )
 
     def _exchange(self) -> None:
         self._directions.reverse()
@@ -167,7 +197,14 @@ class StepLoop:
 
     def write(self, name: str, array: npt.NDArray[Any]) -> None:
         """Set a tensor of the state."""
-        self.value(name).update_inplace(array)
+        self._wait()
+        self._state[name].update_inplace(array)
+
+    def replace(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Set all tensors of the state."""
+        for name, array in arrays.items():
+            self.write(name, array)
+        self._is_torn = False
 
     def fetch_outputs(self) -> dict[str, npt.NDArray[Any]]:
         """Copy the outputs of the last run, without the state, to the host."""

@@ -1,0 +1,79 @@
+"""A step that computes activations again: the same bits, and less that is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from exportloss.errors import ExportError
+from exportloss.export.aten.to_onnx import to_onnx
+from exportloss.export.detector.wrapper import prepare
+from exportloss.export.step.functions import Step
+from exportloss.export.step.recompute import recompute
+from tests.support.messages import mentions
+from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss
+
+EVERYTHING = 10**12
+
+
+@pytest.fixture(scope="module")
+def step() -> Step:
+    size = {"image_size": (2 * IMAGE, 2 * IMAGE), "batch_size": 2, "max_targets": 8}
+    return Step(prepare(make_detector(), make_loss(), **size), "sgd")
+
+
+@pytest.fixture(scope="module")
+def traced(step: Step) -> onnx.ModelProto:
+    example = step.train_example()
+    return ir.to_proto(to_onnx(step.train, example, modules=step.modules, name="train_step"))
+
+
+def outputs(step: Step, model: ir.Model) -> list[np.ndarray]:
+    """Results of a step whose nodes run one by one, as they are in the file."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = ir.to_proto(model).SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    images, targets = make_batch(0)
+    feed = {name: np.asarray(value) for name, value in step.train_example().items()}
+    feed["images"], feed["targets"] = np.tile(images.numpy(), (1, 1, 2, 2)), targets.numpy()
+    feed["learning_rates"] = np.full(3, 0.1, np.float32)
+    return session.run(None, feed)
+
+
+def test_the_budget_is_kept_and_no_bit_changes(step: Step, traced: onnx.ModelProto):
+    model = ir.from_proto(traced)
+    wanted = outputs(step, model)
+    whole = recompute(model, EVERYTHING)
+    assert (whole.recomputed, whole.nodes, whole.kept) == (0, 0, whole.kept_before)
+    kept = [whole.kept_before]
+    for share in (0.8, 0.7, 0.6):
+        model = ir.from_proto(traced)
+        plan = recompute(model, int(share * whole.kept_before))
+        assert plan.kept <= share * plan.kept_before < plan.kept_before == whole.kept_before
+        assert plan.recomputed < plan.nodes
+        kept.append(plan.kept)
+        for got, value in zip(outputs(step, model), wanted, strict=True):
+            np.testing.assert_array_equal(got, value)
+    assert kept == sorted(kept, reverse=True)
+
+
+def test_the_file_stays_sorted_and_copies_stand_before_the_gradients(traced: onnx.ModelProto):
+    model = ir.from_proto(traced)
+    plan = recompute(model, int(0.6 * recompute(ir.from_proto(traced), EVERYTHING).kept_before))
+    place = {node: index for index, node in enumerate(model.graph)}
+    for node, index in place.items():
+        sources = (value.producer() for value in node.inputs if value is not None)
+        assert all(place[source] < index for source in sources if source is not None)
+    copies = [place[node] for node in place if "/again/" in node.name]
+    gradients = [place[node] for node in place if node.name.startswith("loss/backward")]
+    assert len(copies) == plan.nodes
+    assert max(copies) < min(gradients)
+
+
+def test_a_budget_that_cannot_be_kept_is_refused(traced: onnx.ModelProto):
+    with pytest.raises(ExportError, match=mentions("keeps at least", "MB", "0.001 MB", "smaller")):
+        recompute(ir.from_proto(traced), 1000)

@@ -1,0 +1,76 @@
+"""Features of pictures, computed once: steps on them have the bits of steps on the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from exportloss import ArtifactError, DataError, ExportError
+from exportloss.export import export_train_step
+from exportloss.runtime import TrainSession
+from tests.support.messages import mentions
+from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss
+
+SIZE = {"image_size": (IMAGE, IMAGE), "batch_size": 2, "max_targets": 8}
+
+
+def frozen_detector() -> nn.Module:
+    """A detector whose first layers, without BatchNorm in training mode, are not trained."""
+    model = make_detector()
+    model.stem[0][1] = nn.Identity()
+    model.stem.requires_grad_(False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("features") / "artifact"
+    export_train_step(frozen_detector(), make_loss(), folder, features=True, **SIZE)
+    return folder
+
+
+def test_steps_on_features_have_the_bits_of_steps_on_pictures(artifact: Path):
+    pictures, kept = (TrainSession.open(artifact, threads=1) for _ in range(2))
+    batches = [tuple(tensor.numpy() for tensor in make_batch(seed)) for seed in range(2)]
+    store = [kept.features(images) for images, _ in batches]
+    for number, update in enumerate((True, False, True, True)):
+        images, targets = batches[number % 2]
+        settings = {"lr": 0.01, "update": update}
+        wanted = pictures.step(images, targets, **settings)
+        got = kept.step_features(store[number % 2], targets, **settings)
+        assert (got.loss, got.items) == (wanted.loss, wanted.items)
+    for name in ("parameters", "statistics", "gradients", "optimizer_momentum"):
+        np.testing.assert_array_equal(kept.read_vector(name), pictures.read_vector(name))
+    assert kept.updates == 3
+
+
+def test_features_of_a_picture_do_not_depend_on_its_batch(artifact: Path):
+    session = TrainSession.open(artifact, threads=1)
+    (first, _), (second, _) = ((x.numpy(), y) for x, y in (make_batch(0), make_batch(1)))
+    mixed = session.features(np.stack([first[1], second[0]]))
+    for name, array in mixed.items():
+        assert array.shape[0] == 2
+        np.testing.assert_array_equal(array[0], session.features(first)[name][1])
+        np.testing.assert_array_equal(array[1], session.features(second)[name][0])
+
+
+def test_other_features_are_refused(artifact: Path):
+    session = TrainSession.open(artifact, threads=1)
+    images, targets = (tensor.numpy() for tensor in make_batch(0))
+    features = session.features(images)
+    for bad in ({}, {name: array[:1] for name, array in features.items()}):
+        with pytest.raises(DataError, match=mentions("features", "feature_0", "float32")):
+            session.step_features(bad, targets, lr=0.01)
+    assert not session.step_features(features, targets, lr=0.01).skipped
+
+
+def test_trained_first_layers_have_no_features(tmp_path: Path):
+    with pytest.raises(ExportError, match=mentions("first layers are trained", "freeze=10")):
+        export_train_step(make_detector(), make_loss(), tmp_path / "a", features=True, **SIZE)
+    export_train_step(frozen_detector(), make_loss(), tmp_path / "b", **SIZE)
+    session = TrainSession.open(tmp_path / "b", threads=1)
+    with pytest.raises(ArtifactError, match=mentions("features.onnx", "features=True")):
+        session.features(make_batch(0)[0].numpy())
