@@ -77,8 +77,6 @@ FORMS: Mapping[StepProvider, Forms] = {
     "openvino": Forms(
         stacked_channels=64,
         pointwise_product=True,
-        pool_by_place=True,
-        joined_factors=True,
         tanh=True,
     ),
     "gpu": Forms(),

@@ -166,6 +166,8 @@ def export_train_step(
                 optimizer_state=OPTIMIZERS[step.optimizer].state_names,
             ),
         )
+        # Half precision is for GPUs.
+        forms = FORMS[provider] if precision == "float32" else Forms()
         graphs = {
             "train_step": (step.train, step.train_example()),
             "apply_step": (step.apply, step.apply_example()),
@@ -179,7 +181,7 @@ def export_train_step(
                 name=name,
                 repeatable=provider != "gpu",  # thread counts matter on a CPU only
                 provider=provider,
-                forms=Forms() if name == "eval_step" else FORMS[provider],
+                forms=Forms() if name == "eval_step" else forms,
             )
             for name, (function, example) in graphs.items()
         }
