@@ -1,4 +1,4 @@
-"""A training step cut where its frozen layers end: what they compute of a picture is kept.
+"""A training step cut where its frozen layers end: what they compute of an image is kept.
 
 The cut is made in the finished graph, so that both parts together are the whole step, node by node.
 """
@@ -53,7 +53,7 @@ def cut_features(model: ir.Model) -> tuple[ir.Model, ir.Model]:
         _dims(kind)[:1] == [batch] for kind in kinds
     ):
         raise ExportError(
-            "the trained layers read the pictures themselves, or mixtures of several; leave "
+            "the trained layers read the images themselves, or mixtures of several; leave "
             "features out"
         )
     names = {name: f"feature_{index}" for index, name in enumerate(crossing)}

@@ -39,7 +39,7 @@ def arguments(made: tuple[Path, Path, Path], project: Path, name: str, *more: st
     return ["train", *given, "--project", str(project), "--name", name, *more]
 
 
-def test_a_run_has_the_same_bits_and_decodes_each_picture_once(made, tmp_path, monkeypatch, capsys):
+def test_a_run_has_the_same_bits_and_decodes_each_image_once(made, tmp_path, monkeypatch, capsys):
     decoded: list[int] = []
     load = DecodedImages.load
     monkeypatch.setattr(
@@ -57,7 +57,7 @@ def test_a_run_has_the_same_bits_and_decodes_each_picture_once(made, tmp_path, m
     assert counts["ram"] - counts["features"] == 8  # the second epoch's
 
 
-def test_pictures_that_change_are_refused(made, tmp_path, capsys):
+def test_images_that_change_are_refused(made, tmp_path, capsys):
     changed = tmp_path / "flips.yaml"
     changed.write_text(made[2].read_text().replace("fliplr: 0.0", "fliplr: 0.5"))
     given = arguments((made[0], made[1], changed), tmp_path, "exp", "--cache", "features")

@@ -255,6 +255,12 @@ def words(files, shapes, tmp_path, monkeypatch):
         ("--weights yolov5n --nc 4 --batch-size 0", ("batch size", 0, 1)),
         ("--weights yolov5n --nc 4 --max-targets 0", ("max targets", 0, 1)),
         ("--weights yolov5n --nc 4 --freeze 99", ("freeze", 99, "0..25")),
+        ("--weights yolov5n --nc 4 --update biases", ("biases", "no such file", "last-K")),
+        ("--weights yolov5n --nc 4 --update last-26", ("last-26", "last-25")),
+        ("--weights yolov5n --nc 4 --memory 0", ("--memory", 0, "above 0")),
+        ("--weights yolov5n --nc 4 --memory 9 --format ort", ("--memory", "--format ort")),
+        ("--weights FILE --format onnx --update bias", ("--update", "ort", "--format onnx")),
+        ("--weights FILE --format ort --features", ("--features", "step", "--format ort")),
         ("--weights yolov5n --nc 4 --freeze 25", ("freeze", 25, "yolov5n", "no parameter")),
         *(
             (f"--weights yolov5n --nc 4 {given}", (flag, "--format loss", "--format step"))

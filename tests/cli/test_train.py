@@ -121,6 +121,8 @@ def words(ort_artifact, shapes, tmp_path, monkeypatch):
         ("--weights ART --data DATA --batch-size 4", ("batch-size", 4, 2)),
         ("--weights ART --data DATA --optimizer adamw", ("optimizer", "adamw", "sgd")),
         ("--weights ART --data DATA --freeze 10", ("freeze", 10)),
+        ("--weights ART --data DATA --update bias", ("update", "bias")),
+        ("--weights ART --data DATA --memory 64", ("memory", 64.0)),
         ("--weights ART --data DATA --epochs 0", ("epochs", 0, 1)),
         ("--weights ART --data DATA --workers 0", ("workers", 0)),
         ("--weights ART --data DATA --seed -1", ("seed", -1)),

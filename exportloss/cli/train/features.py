@@ -40,10 +40,10 @@ def check_features(options: TrainOptions, source: Manifest | ExportSettings) -> 
 
 
 def augmentation_for(options: TrainOptions, wanted: Augmentation) -> Augmentation | None:
-    """Return the augmentation of the training images; None for pictures that do not change.
+    """Return the augmentation of the training images; None for images that do not change.
 
     Raises:
-        ConfigError: features are kept, and the pictures would change.
+        ConfigError: features are kept, and the images would change.
     """
     if options.cache != "features":
         return wanted
@@ -51,7 +51,7 @@ def augmentation_for(options: TrainOptions, wanted: Augmentation) -> Augmentatio
     none = [f"{f.name} {getattr(Augmentation(), f.name):g}" for f in dataclasses.fields(wanted)]
     if changing := [one for one in given if one not in none]:
         raise ConfigError(
-            f"--cache features keeps what frozen layers compute of pictures that do not change; "
+            f"--cache features keeps what frozen layers compute of images that do not change; "
             f"{options.hyp or 'the default hyperparameters'} have {', '.join(changing)}: give a "
             "--hyp with all of these at 0, or leave --cache features out"
         )

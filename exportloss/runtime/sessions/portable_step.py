@@ -183,7 +183,7 @@ class PortableTrainSession(TrainSession):
     def features(self, images: Images) -> dict[str, Array]:
         """Compute what the frozen layers make of a batch, which no training changes.
 
-        The features of a picture can be kept, and put together to batches anew: `step_features`
+        The features of an image can be kept, and put together to batches anew: `step_features`
         trains on them without its frozen layers.
 
         Args:

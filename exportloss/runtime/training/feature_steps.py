@@ -1,4 +1,4 @@
-"""Training on the features of pictures that do not change, which are computed once."""
+"""Training on the features of images that do not change, which are computed once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_OF_MEMORY = 0.8  # fraction of the free memory that features may take
 class FeatureSteps:
     """The steps of an epoch, as `run_steps`, with what frozen layers compute kept in memory.
 
-    A picture is decoded, and passes through the frozen layers, once; the results are, bit for bit,
+    An image is decoded, and passes through the frozen layers, once; the results are, bit for bit,
     those of `run_steps`.
 
     Args:
@@ -55,15 +55,15 @@ class FeatureSteps:
 
         Raises:
             ConfigError: the batches are augmented, the session has no features, or those of all
-                pictures do not fit into memory.
+                images do not fit into memory.
             DataError: an image cannot be decoded.
         """
         if batches.augment is not None:
-            raise ConfigError("features are of pictures that do not change; pass augment=None")
+            raise ConfigError("features are of images that do not change; pass augment=None")
         if not isinstance(session, PortableTrainSession):
             raise ConfigError("only a portable step has features; export one with features=True")
         if not self._kept:
-            self._make_room(session, len(batches.dataset))
+            self._allocate(session, len(batches.dataset))
         size = batches.batch_size
         order = np.array(batches.order(epoch, class_map=class_map)).reshape(-1, size)
         unknown = np.flatnonzero(~self._known[order].all(axis=1)).tolist()
@@ -88,14 +88,14 @@ class FeatureSteps:
                 )
                 yield DoneStep(plan=plan, batch=batch, dropped=dropped, result=result)
 
-    def _make_room(self, session: PortableTrainSession, images: int) -> None:
+    def _allocate(self, session: PortableTrainSession, images: int) -> None:
         shapes = session.feature_shapes
         needed = 4 * images * sum(math.prod(shape[1:]) for shape in shapes.values())
         free = available_bytes()
         if free is not None and needed > _MOST_OF_MEMORY * free:
             raise ConfigError(
                 f"the features of {images} images need {needed / _MEGABYTE:,.0f} MB, "
-                f"{free / _MEGABYTE:,.0f} MB of memory are free; train on the pictures themselves, "
+                f"{free / _MEGABYTE:,.0f} MB of memory are free; train on the images themselves, "
                 "or freeze more layers, whose features are smaller"
             )
         if self._tell is not None:

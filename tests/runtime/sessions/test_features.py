@@ -1,4 +1,4 @@
-"""Features of pictures, computed once: steps on them have the bits of steps on the pictures."""
+"""Features of images, computed once: steps on them have the bits of steps on the images."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_steps_on_features_have_the_bits_of_steps_on_pictures(artifact: Path):
-    pictures, kept = (TrainSession.open(artifact, threads=1) for _ in range(2))
+def test_steps_on_features_have_the_bits_of_steps_on_images(artifact: Path):
+    plain, kept = (TrainSession.open(artifact, threads=1) for _ in range(2))
     batches = [tuple(tensor.numpy() for tensor in make_batch(seed)) for seed in range(2)]
     store = [kept.features(images) for images, _ in batches]
     for number, update in enumerate((True, False, True, True)):
         images, targets = batches[number % 2]
         settings = {"lr": 0.01, "update": update}
-        wanted = pictures.step(images, targets, **settings)
+        wanted = plain.step(images, targets, **settings)
         got = kept.step_features(store[number % 2], targets, **settings)
         assert (got.loss, got.items) == (wanted.loss, wanted.items)
     for name in ("parameters", "statistics", "gradients", "optimizer_momentum"):
-        np.testing.assert_array_equal(kept.read_vector(name), pictures.read_vector(name))
+        np.testing.assert_array_equal(kept.read_vector(name), plain.read_vector(name))
     assert kept.updates == 3
 
 
-def test_features_of_a_picture_do_not_depend_on_its_batch(artifact: Path):
+def test_features_of_a_image_do_not_depend_on_its_batch(artifact: Path):
     session = TrainSession.open(artifact, threads=1)
     (first, _), (second, _) = ((x.numpy(), y) for x, y in (make_batch(0), make_batch(1)))
     mixed = session.features(np.stack([first[1], second[0]]))
