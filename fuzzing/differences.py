@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from torch import _weights_only_unpickler as _unpickler
 
 from exportloss.models import torch_file
-from exportloss.runtime.artifact.onnx_file import OnnxValue, parse_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import OnnxValue, parse_onnx
 from exportloss.runtime.artifact.tensor_file import read_tensor_file
 
 __all__ = ["differences", "load_watched", "read_tensors_twice", "read_twice"]

@@ -19,7 +19,7 @@ from exportloss.export import check
 from exportloss.models import read_checkpoint, transfer
 from exportloss.runtime.artifact import manifest_file, state
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME, Manifest
-from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.data.coco import file as coco_file
 from exportloss.runtime.data.coco.split import coco_names, coco_rows
 from exportloss.runtime.data.dataset import DataConfig, Dataset, read_data_yaml

@@ -13,19 +13,19 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from exportloss.errors import ExportError
-from exportloss.export.aten import convolution as aten_convolution
 from exportloss.export.aten import elementwise as aten_elementwise
 from exportloss.export.aten import indexing as aten_indexing
-from exportloss.export.aten import map_gradient as map_gradient_graph
 from exportloss.export.aten import max_pool as aten_max_pool
 from exportloss.export.aten import norms as aten_norms
 from exportloss.export.aten import ordering as aten_ordering
 from exportloss.export.aten import reductions as aten_reductions
 from exportloss.export.aten import resampling as aten_resampling
 from exportloss.export.aten import shapes as aten_shapes
-from exportloss.export.aten import task_aligned as task_aligned_graph
 from exportloss.export.aten.branches import branch_on_conditions
+from exportloss.export.aten.convolutions import convolution as aten_convolution
 from exportloss.export.aten.forms import Forms
+from exportloss.export.aten.losses import map_gradient as map_gradient_graph
+from exportloss.export.aten.losses import task_aligned as task_aligned_graph
 from exportloss.export.aten.registry import TRANSLATIONS, Translator, onnx_dtype
 from exportloss.export.aten.tracing import MODULE, trace
 from exportloss.export.torch_export import OPSET

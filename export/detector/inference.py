@@ -16,7 +16,7 @@ from exportloss.export.detector.nms import NmsSettings, append_nms
 from exportloss.export.detector.wrapper import STATISTICS
 from exportloss.export.torch_export import Signature, trace_to_onnx
 from exportloss.models import YoloV5
-from exportloss.runtime.artifact.checksum import add_model_checksum
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum
 from exportloss.runtime.storage.files import new_file
 
 __all__ = ["export_inference"]

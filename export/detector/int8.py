@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from exportloss.errors import ConfigError
-from exportloss.runtime.artifact.checksum import add_model_checksum
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.storage.files import new_file
 

@@ -11,9 +11,9 @@ from onnx_ir.passes import common as passes
 
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
-from exportloss.runtime.artifact.checksum import model_is_whole
 from exportloss.runtime.artifact.limits import MAX_MODEL_BYTES
-from exportloss.runtime.artifact.onnx_file import parse_onnx
+from exportloss.runtime.artifact.onnx_files.model_checksum import model_is_whole
+from exportloss.runtime.artifact.onnx_files.onnx_file import parse_onnx
 
 __all__ = ["completed", "load", "refuse_invalid", "untyped_nodes"]
 

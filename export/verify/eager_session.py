@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.export.verify.references import finite_loss, reference_loss
 from exportloss.models import yolov5
-from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.manifest import Manifest, ParameterGroupNames
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.optimizers.spec import OptimizerSpec, StateTensor
 from exportloss.runtime.optimizers.table import OPTIMIZERS, Hyperparameters

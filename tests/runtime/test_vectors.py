@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from exportloss.errors import ArtifactError, TargetError, TooManyTargetsError
-from exportloss.runtime.artifact.baked_model import with_initializers
-from exportloss.runtime.artifact.checksum import add_model_checksum, model_is_whole
 from exportloss.runtime.artifact.flat_layout import FlatLayout
 from exportloss.runtime.artifact.listed_files import FileEntry, read_listed_files
+from exportloss.runtime.artifact.onnx_files.baked_model import with_initializers
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum, model_is_whole
 from exportloss.runtime.artifact.state import TrainState, load_state, save_state
 from exportloss.runtime.artifact.state_checks import check_values
 from exportloss.runtime.artifact.state_digest import state_digest, state_digest_1

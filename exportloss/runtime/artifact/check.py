@@ -16,7 +16,7 @@ from exportloss.runtime.artifact.loss_signature import (
     loss_values,
 )
 from exportloss.runtime.artifact.manifest import STATE_NAME, Manifest
-from exportloss.runtime.artifact.onnx_file import (
+from exportloss.runtime.artifact.onnx_files.onnx_file import (
     BOOL,
     FLOAT,
     UINT8,

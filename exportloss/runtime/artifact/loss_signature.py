@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exportloss.runtime.artifact.manifest import Manifest
-from exportloss.runtime.artifact.onnx_file import FLOAT, OnnxValue
+from exportloss.runtime.artifact.onnx_files.onnx_file import FLOAT, OnnxValue
 
 __all__ = ["gradient_name", "loss_inputs", "loss_outputs", "loss_state", "loss_values"]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from exportloss.bounds import at_least
 from exportloss.errors import ArtifactError, ConfigError
 from exportloss.runtime.artifact.limits import check_threads
-from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.evaluation.contained import TIME_LIMIT, ContainedDetector
 from exportloss.runtime.evaluation.detector_file import INPUT_TYPES, PredictRows, read_detector
 from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.reading import read_bounded
-from exportloss.runtime.artifact.onnx_file import OnnxFile, OnnxValue, parse_onnx, read_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import (
+    OnnxFile,
+    OnnxValue,
+    parse_onnx,
+    read_onnx,
+)
 from exportloss.runtime.evaluation.scores import Scores
 from exportloss.runtime.serving.repository import (
     CONFIG,

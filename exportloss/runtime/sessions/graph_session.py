@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exportloss.errors import ArtifactError, ExportLossError, InstallationError
-from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.sessions.devices import CPU, Device, cannot_drive, check_device
 from exportloss.runtime.sessions.providers import PROVIDERS
 from exportloss.runtime.storage.cache import cache_folder

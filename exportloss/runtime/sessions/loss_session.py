@@ -17,7 +17,7 @@ from exportloss.runtime.artifact.check import Artifact, open_artifact
 from exportloss.runtime.artifact.kinds import KINDS
 from exportloss.runtime.artifact.limits import check_threads
 from exportloss.runtime.artifact.loss_signature import gradient_name, loss_inputs, loss_outputs
-from exportloss.runtime.artifact.onnx_file import OnnxValue, parse_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import OnnxValue, parse_onnx
 from exportloss.runtime.sessions.devices import (
     Device,
     describe_engine,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, InstallationError
-from exportloss.runtime.artifact.onnx_file import OnnxFile, parse_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import OnnxFile, parse_onnx
 from exportloss.runtime.sessions.installation import how_to_install
 
 __all__ = ["OpenvinoEngine", "OpenvinoValue"]

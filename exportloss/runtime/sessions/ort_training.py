@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError
-from exportloss.runtime.artifact.baked_model import with_initializers
-from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.manifest import BatchNormStatistics, Manifest
-from exportloss.runtime.artifact.onnx_file import parse_onnx
+from exportloss.runtime.artifact.onnx_files.baked_model import with_initializers
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum
+from exportloss.runtime.artifact.onnx_files.onnx_file import parse_onnx
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.artifact.state_checks import check_values
 from exportloss.runtime.optimizers.ema import move_average

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ArtifactError, ConfigError, DataError
-from exportloss.runtime.artifact.baked_model import with_initializers
-from exportloss.runtime.artifact.checksum import add_model_checksum
 from exportloss.runtime.artifact.flat_layout import FlatLayout
 from exportloss.runtime.artifact.manifest import STATE_NAME, Manifest
+from exportloss.runtime.artifact.onnx_files.baked_model import with_initializers
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum
 from exportloss.runtime.artifact.state import TrainState, take_state
 from exportloss.runtime.artifact.state_checks import check_values
 from exportloss.runtime.artifact.tensor_file import parse_tensor_file

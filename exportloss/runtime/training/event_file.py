@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exportloss.errors import ArtifactError
-from exportloss.runtime.artifact.protobuf import embedded, number
+from exportloss.runtime.artifact.onnx_files.protobuf import embedded, number
 from exportloss.runtime.storage.files import new_file
 from exportloss.runtime.storage.locks import open_in_place
 from exportloss.runtime.training.results import EpochResult, as_row

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from exportloss.errors import ArtifactError, ExportLossError, excerpt
-from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.training.origin import Origin, read_origin
 from exportloss.runtime.training.results import EpochResult, best_epoch, read_results

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from exportloss.export.aten import convolution_gradients
+from exportloss.export.aten.convolutions import gradients as convolution_gradients
 from exportloss.export.aten.to_onnx import to_onnx
 from tests.support.graphs.portable_loss import open_session
 from tests.support.graphs.translations import check_translation, randn

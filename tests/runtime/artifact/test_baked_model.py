@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from exportloss.runtime.artifact.baked_model import with_initializers
+from exportloss.runtime.artifact.onnx_files.baked_model import with_initializers
 
 
 def make_model() -> onnx.ModelProto:

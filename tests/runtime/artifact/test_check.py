@@ -18,8 +18,8 @@ from exportloss import ArtifactError
 from exportloss.runtime.artifact import limits
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.manifest import Manifest, describe_file
-from exportloss.runtime.artifact.onnx_file import parse_onnx
-from exportloss.runtime.artifact.protobuf import embedded
+from exportloss.runtime.artifact.onnx_files.onnx_file import parse_onnx
+from exportloss.runtime.artifact.onnx_files.protobuf import embedded
 from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.evaluation.inference import Detector
 from tests.support.manifests import edit_manifest, read_values

@@ -11,8 +11,8 @@ import pytest
 
 from exportloss import ArtifactError
 from exportloss.runtime.artifact.check import read_artifact
-from exportloss.runtime.artifact.checksum import add_model_checksum
-from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum
+from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import load_state
 from tests.support.manifests import edit_manifest
 from tests.support.messages import mentions

@@ -38,7 +38,7 @@ def folder(tmp_path) -> Path:
         ({"optimizer": "lion"}, "optimizer 'lion'", "sgd"),
         ({"precision": "float8"}, "precision 'float8'", "float32"),
         ({"head": "shared"}, "head 'shared'", "dense, sparse"),
-        ({"provider": "npu"}, "provider 'npu'", "any, cpu, gpu"),
+        ({"provider": "npu"}, "provider 'npu'", "any, cpu, openvino, gpu"),
         ({"loss_layout": "flat"}, "loss_layout 'flat'", "head-input"),
         ({"loss": {"huber": 1.0}}, "loss key 'huber'", "anchor_t"),
         ({"loss": {"kind": "yolov99", "focus": 2}}, "loss kind 'yolov99'", "yolov5"),

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from exportloss.errors import ArtifactError
-from exportloss.runtime.artifact.onnx_file import OnnxFile, OnnxValue, parse_onnx
-from exportloss.runtime.artifact.protobuf import embedded, fields, number
+from exportloss.runtime.artifact.onnx_files.onnx_file import OnnxFile, OnnxValue, parse_onnx
+from exportloss.runtime.artifact.onnx_files.protobuf import embedded, fields, number
 from exportloss.runtime.evaluation.inference import Detector
 from fuzzing.differences import differences
 from fuzzing.mutations import mutated

@@ -9,7 +9,7 @@ import pytest
 from exportloss.cli.train.tensorboard import WithEvents
 from exportloss.errors import ArtifactError
 from exportloss.runtime import TrainSession
-from exportloss.runtime.artifact.protobuf import fields
+from exportloss.runtime.artifact.onnx_files.protobuf import fields
 from exportloss.runtime.sessions.session import LossTerms
 from exportloss.runtime.training.event_file import EventFile, crc32c
 from exportloss.runtime.training.results import EpochResult, as_row

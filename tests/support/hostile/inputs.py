@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from exportloss.runtime.artifact.protobuf import embedded, number
+from exportloss.runtime.artifact.onnx_files.protobuf import embedded, number
 from fuzzing.targets import SEEDS
 from tests.runtime.artifact.test_onnx_encoding import external, model_of, tensor_type, varint
 from tests.runtime.artifact.test_tensor_file import entry, made_of

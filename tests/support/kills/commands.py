@@ -25,7 +25,7 @@ from pathlib import Path
 from exportloss.errors import ExportLossError
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
-from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import load_state
 from exportloss.runtime.artifact.tensor_file import read_tensor_file
 from exportloss.runtime.data.labels import read_labels

@@ -31,7 +31,7 @@ from exportloss.runtime import TrainSession
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.manifest import Manifest
-from exportloss.runtime.artifact.onnx_file import read_onnx
+from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import TrainState, load_state, save_state
 from exportloss.runtime.storage import replacing
 from exportloss.runtime.training.results import EpochResult, read_results

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from exportloss.runtime.artifact.baked_model import with_initializers
-from exportloss.runtime.artifact.checksum import add_model_checksum
-from exportloss.runtime.artifact.protobuf import embedded, number
+from exportloss.runtime.artifact.onnx_files.baked_model import with_initializers
+from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_checksum
+from exportloss.runtime.artifact.onnx_files.protobuf import embedded, number
 
 _FLOAT = 1
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from exportloss.export.aten.convolution_geometry import Geometry
-from exportloss.export.aten.gpu_convolution import columns_by_windows
+from exportloss.export.aten.convolutions.geometry import Geometry
+from exportloss.export.aten.convolutions.gpu import columns_by_windows
 from exportloss.export.aten.nodes import dtype_of, shape_of
 from exportloss.export.aten.registry import Translator
 

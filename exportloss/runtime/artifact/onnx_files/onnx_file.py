@@ -11,9 +11,9 @@ from pathlib import Path
 
 from exportloss.errors import ArtifactError, excerpt
 from exportloss.reading import read_bounded
-from exportloss.runtime.artifact.checksum import model_is_whole
 from exportloss.runtime.artifact.limits import MAX_MODEL_BYTES
-from exportloss.runtime.artifact.protobuf import fields
+from exportloss.runtime.artifact.onnx_files.model_checksum import model_is_whole
+from exportloss.runtime.artifact.onnx_files.protobuf import fields
 
 __all__ = ["BOOL", "FLOAT", "UINT8", "OnnxFile", "OnnxValue", "parse_onnx", "read_onnx"]
 

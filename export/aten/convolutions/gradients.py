@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from exportloss.export.aten.convolution_geometry import Geometry
-from exportloss.export.aten.convolution_layout import column_parts, columns_of, phases_of
-from exportloss.export.aten.gpu_convolution import (
+from exportloss.export.aten.convolutions.geometry import Geometry
+from exportloss.export.aten.convolutions.gpu import (
     input_gradient_by_phases,
     weight_gradient_by_rows,
 )
+from exportloss.export.aten.convolutions.layout import column_parts, columns_of, phases_of
 from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.registry import Translator
 

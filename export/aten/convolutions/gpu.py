@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from exportloss.export.aten.convolution_geometry import Geometry
+from exportloss.export.aten.convolutions.geometry import Geometry
 from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.registry import Translator
 

@@ -13,13 +13,13 @@ import onnx_ir as ir
 import torch
 
 from exportloss.errors import ExportError
-from exportloss.export.aten.convolution_geometry import Geometry
-from exportloss.export.aten.convolution_gradients import (
+from exportloss.export.aten.convolutions.geometry import Geometry
+from exportloss.export.aten.convolutions.gradients import (
     input_gradient,
     suits_product,
     weight_gradient,
 )
-from exportloss.export.aten.convolution_layout import columns_of, phases_of
+from exportloss.export.aten.convolutions.layout import columns_of, phases_of
 from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.registry import Translator, translates
 from exportloss.export.aten.shortcuts import without_scale

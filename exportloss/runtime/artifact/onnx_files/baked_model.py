@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.runtime.artifact.protobuf import embedded, fields, number
+from exportloss.runtime.artifact.onnx_files.protobuf import embedded, fields, number
 
 __all__ = ["with_initializers"]
 

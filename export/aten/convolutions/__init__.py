@@ -1,0 +1,1 @@
+"""Convolutions and their gradients, in the forms that suit each engine."""
