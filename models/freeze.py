@@ -83,7 +83,7 @@ def freeze(model: DetectorModel, layers: int | Sequence[int]) -> None:
         )
     for layer in frozen:
         layer.requires_grad_(False)
-        _replace_norms(layer)
+    _replace_norms(model, {module for layer in frozen for module in layer.modules()})
 
 
 def _indices(layers: int | Sequence[int], count: int) -> list[int]:
@@ -100,9 +100,9 @@ def _indices(layers: int | Sequence[int], count: int) -> list[int]:
     return list(range(given[0])) if len(given) == 1 else given
 
 
-def _replace_norms(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child))
-        else:
-            _replace_norms(child)
+def _replace_norms(model: DetectorModel, frozen: set[nn.Module]) -> None:
+    """Replace each BatchNorm among the frozen modules, wherever it stands; it may be a layer."""
+    for owner in list(model.modules()):
+        for name, child in owner.named_children():
+            if isinstance(child, nn.BatchNorm2d) and child in frozen:
+                setattr(owner, name, FrozenBatchNorm2d(child))

@@ -48,3 +48,6 @@ class DetectorModel(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return all parameters, as `nn.Module` does."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return all modules, as `nn.Module` does."""

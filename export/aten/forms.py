@@ -57,20 +57,13 @@ class Forms:
 
 
 FORMS: Mapping[StepProvider, Forms] = {
-    "any": Forms(
-        pointwise_gradient=True,
-        folded_scale=True,
-        sums_by_map=True,
-        pool_by_place=True,
-        joined_factors=True,
-    ),
+    "any": Forms(folded_scale=True, sums_by_map=True, joined_factors=True),
     "cpu": Forms(
         columns=True,
         pointwise_gradient=True,
         folded_scale=True,
         normalization=True,
         sums_by_map=True,
-        pool_by_place=True,
         joined_factors=True,
         branch=True,
     ),

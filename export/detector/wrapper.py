@@ -155,7 +155,7 @@ def prepare(
     """
     at_least(1, ExportError, batch_size=batch_size, max_targets=max_targets)
     model = copy.deepcopy(model).cpu().float().eval()
-    if frozen not in (0, [], ()):
+    if frozen not in (0, [], (), [0], (0,)):
         if not callable(getattr(type(model), "layers", None)):
             raise ExportError(
                 f"freeze needs a model with a method `layers`, got a {type(model).__name__}; set "

@@ -34,6 +34,14 @@ def fixed():
 def broken():
     raise RuntimeError("no such block")
 
+def leaves():
+    raise SystemExit("usage: mine [-h]")
+
+def bad_strides():
+    model = AnchorFree(3, width=8)
+    model.strides = None
+    return model
+
 constant = 5
 """
 
@@ -135,6 +143,8 @@ def test_weights_of_a_run_or_a_file_go_into_the_function_s_detector(trained, pla
         (["--model", "mine_for_export:"], ["detectors.mine:build"]),
         (["--model", "no_such_module:build"], ["no_such_module", "ModuleNotFoundError"]),
         (["--model", "mine_for_export:broken"], ["RuntimeError", "no such block"]),
+        (["--model", "mine_for_export:leaves"], ["SystemExit", "usage: mine"]),
+        (["--model", "mine_for_export:bad_strides"], ["strides are None", "(8, 16, 32)"]),
         (["--model", "mine_for_export:number"], ["int", "torch module"]),
         (["--model", "mine_for_export:without_strides"], ["Linear", "strides", "num_classes"]),
         (["--model", "mine_for_export:fixed", "--nc", "5"], [3, 5, "num_classes"]),
@@ -164,3 +174,9 @@ def test_train_wants_it_exported(tiny_shapes, tmp_path, capsys):
 def test_a_function_gets_the_number_of_classes(place):
     assert load_own_model("mine_for_export:build", 7).num_classes == 7
     assert load_own_model("mine_for_export:build", None).num_classes == CLASSES
+
+
+def test_a_detector_without_layers_is_exported(place, tmp_path, monkeypatch):
+    monkeypatch.delattr(AnchorFree, "layers")
+    arguments = ("--model", "mine_for_export:build", "--loss", "task-aligned", "--img", "64")
+    assert main(["export", *arguments, "--output", str(tmp_path / "out")]) == 0

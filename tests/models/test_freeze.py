@@ -112,6 +112,15 @@ class TestFreeze:
         }
         assert kinds == {(True, FrozenBatchNorm2d), (False, nn.BatchNorm2d)}
 
+    def test_a_norm_that_is_a_layer_is_replaced(self) -> None:
+        class Flat(nn.Sequential):
+            def layers(self) -> list[nn.Module]:
+                return list(self)
+
+        model = Flat(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        freeze(model, 2)  # type: ignore[arg-type]
+        assert [type(layer) for layer in model][1::2] == [FrozenBatchNorm2d, nn.BatchNorm2d]
+
     @pytest.mark.parametrize("layers", [26, -1, [0, 25], [3, -1], [1, 1.5], [0, True], True, "10"])
     def test_an_index_outside_the_model_is_refused(self, layers: object) -> None:
         with pytest.raises(ConfigError, match=mentions("freeze", repr(layers), "0..25", "0..24")):

@@ -67,9 +67,9 @@ def export_tiny_ort(folder: Path) -> None:
     )
 
 
-def make_tiny_shapes(folder: Path, *, seed: int = 0) -> Path:
+def make_tiny_shapes(folder: Path, *, seed: int = 0, size: int = IMAGE) -> Path:
     """Draw 8 images for training and 3 for validation; leave out what the detector lacks."""
-    recipe = make_shapes(folder, train=8, val=3, size=IMAGE, seed=seed)
+    recipe = make_shapes(folder, train=8, val=3, size=size, seed=seed)
     for label in folder.glob("labels/*/*.txt"):
         rows = [row for row in label.read_text().splitlines() if int(row.split()[0]) < CLASSES]
         label.write_text("".join(f"{row}\n" for row in rows))

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def load_own_model(name: str, num_classes: int | None) -> Any:
     arguments: dict[str, Any] = {}
     if num_classes is not None and _takes_classes(function):
         arguments["num_classes"] = num_classes
-    with _named(name):
+    with _working_directory(), _named(name):
         model = function(**arguments)
     _check(name, model, num_classes)
     return model
@@ -87,7 +87,7 @@ def _named(name: str) -> Iterator[None]:
         yield
     except ExportLossError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without `if __name__ == "__main__"`
         raise ConfigError(
             f"--model {name} fails: {type(error).__name__}: {excerpt(str(error), 200)}"
         ) from error
@@ -117,8 +117,19 @@ def _check(name: str, model: Any, num_classes: int | None) -> None:
             f"--model {name}: its {type(model).__name__} has no {' and no '.join(missing)}; "
             "exportloss.models.DetectorModel lists what a detector has"
         )
+    if not _are_strides(model.strides):
+        raise ConfigError(
+            f"--model {name}: its strides are {excerpt(repr(model.strides), 100)}; expected input "
+            "pixels per cell of each level, such as (8, 16, 32)"
+        )
     if num_classes not in (None, model.num_classes):
         raise ConfigError(
             f"--model {name} has {model.num_classes} classes, expected {num_classes}, those of "
             "--data or --nc; give the function a parameter num_classes"
         )
+
+
+def _are_strides(strides: Any) -> bool:
+    if not isinstance(strides, Sequence) or isinstance(strides, str) or not strides:
+        return False
+    return all(isinstance(stride, int) and stride > 0 for stride in strides)

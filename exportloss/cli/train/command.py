@@ -21,7 +21,7 @@ from exportloss.cli.outputs import check_run_folder, dataset_files, dataset_fold
 from exportloss.cli.terminal import say
 from exportloss.cli.train.distributed import Ready, train_on_ranks
 from exportloss.cli.train.engine_notes import engine_notes, openvino_version
-from exportloss.cli.train.features import augmentation_for, check_features, steps_for
+from exportloss.cli.train.features import check_features, check_images, steps_for
 from exportloss.cli.train.flags import add_train_arguments
 from exportloss.cli.train.images import draw_data, draw_results, has_results
 from exportloss.cli.train.options import TrainOptions, fill_options, write_options
@@ -295,6 +295,7 @@ def _plan(
 ) -> Plan:
     """Read all labels, and check that the batches fit the graph."""
     config = TrainingConfig.from_mapping(hyp, loss=type(source.loss))
+    check_images(options, config.augmentation)
     tell = functools.cache(lambda text: say(f"note: {text}"))  # once for both splits
 
     def batches(split: Split, **how: Any) -> Batches:
@@ -315,7 +316,7 @@ def _plan(
         "train",
         shuffle=True,
         seed=options.seed,
-        augment=augmentation_for(options, config.augmentation),
+        augment=config.augmentation,
         drop_last=options.drop_last,
         image_weights=options.image_weights,
     )

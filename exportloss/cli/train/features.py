@@ -13,7 +13,7 @@ from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.training.feature_steps import FeatureSteps
 from exportloss.runtime.training.steps import EpochSteps, run_steps
 
-__all__ = ["augmentation_for", "check_features", "steps_for"]
+__all__ = ["check_features", "check_images", "steps_for"]
 
 
 def check_features(options: TrainOptions, source: Manifest | ExportSettings) -> None:
@@ -39,14 +39,14 @@ def check_features(options: TrainOptions, source: Manifest | ExportSettings) -> 
         )
 
 
-def augmentation_for(options: TrainOptions, wanted: Augmentation) -> Augmentation | None:
-    """Return the augmentation of the training images; None for images that do not change.
+def check_images(options: TrainOptions, wanted: Augmentation) -> None:
+    """Check that images do not change where their features are kept.
 
     Raises:
         ConfigError: features are kept, and the images would change.
     """
     if options.cache != "features":
-        return wanted
+        return
     given = [f"{f.name} {getattr(wanted, f.name):g}" for f in dataclasses.fields(wanted)]
     none = [f"{f.name} {getattr(Augmentation(), f.name):g}" for f in dataclasses.fields(wanted)]
     if changing := [one for one in given if one not in none]:
@@ -55,7 +55,6 @@ def augmentation_for(options: TrainOptions, wanted: Augmentation) -> Augmentatio
             f"{options.hyp or 'the default hyperparameters'} have {', '.join(changing)}: give a "
             "--hyp with all of these at 0, or leave --cache features out"
         )
-    return None
 
 
 def steps_for(options: TrainOptions) -> EpochSteps:

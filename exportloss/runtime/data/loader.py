@@ -220,12 +220,20 @@ class Batches:
         return [one.index for one in self._plan(epoch, class_map)]
 
     def without_images(self, images: Sequence[int]) -> Batch:
-        """Return a batch of these images, not augmented, with targets but without their pixels."""
+        """Return a batch of these images with their targets, without their pixels.
+
+        Only for batches without augmentation, or whose augmentation changes nothing.
+        """
         none = np.empty((3, 0, 0), np.uint8)
         found = []
         for index in images:
-            box = self.place(index)
-            labels = box.map_labels(self.labels[index])
+            box = None
+            if self.augment is None:
+                box = self.place(index)
+                labels = box.map_labels(self.labels[index])
+            else:
+                planned = _PlannedImage(index, epoch=0, place=0, pool=[index])
+                labels = make_labels(self._recipe(planned, self.augment), self.labels)
             found.append(_Image(none, labels, self.dataset.images[index], box))
         return _collate(found, len(images))
 

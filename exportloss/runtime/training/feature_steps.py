@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exportloss.errors import ConfigError
+from exportloss.runtime.data.augment import Augmentation
 from exportloss.runtime.data.capacity import Overflow, fit_targets
 from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.sessions.portable_step import PortableTrainSession
@@ -30,16 +31,17 @@ class FeatureSteps:
     """The steps of an epoch, as `run_steps`, with what frozen layers compute kept in memory.
 
     An image is decoded, and passes through the frozen layers, once; the results are, bit for bit,
-    those of `run_steps`.
+    those of `run_steps`. Another session or other batches begin anew.
 
     Args:
-        tell: Function called once, before the first step, with the memory that the features take.
+        tell: Function called before the first step with the memory that the features take.
     """
 
     def __init__(self, tell: Callable[[str], object] | None = None) -> None:
         self._tell = tell
         self._kept: dict[str, Array] = {}
         self._known = np.zeros(0, bool)
+        self._of: tuple[TrainSession, Batches] | None = None  # whose features are kept
 
     def __call__(
         self,
@@ -58,12 +60,16 @@ class FeatureSteps:
                 images do not fit into memory.
             DataError: an image cannot be decoded.
         """
-        if batches.augment is not None:
-            raise ConfigError("features are of images that do not change; pass augment=None")
+        if batches.augment not in (None, Augmentation()):
+            raise ConfigError(
+                f"features are of images that do not change, got {batches.augment}; pass "
+                "augment=None or Augmentation()"
+            )
         if not isinstance(session, PortableTrainSession):
             raise ConfigError("only a portable step has features; export one with features=True")
-        if not self._kept:
-            self._allocate(session, len(batches.dataset))
+        if self._of != (session, batches):
+            self._make_room(session, len(batches.dataset))
+            self._of = (session, batches)
         size = batches.batch_size
         order = np.array(batches.order(epoch, class_map=class_map)).reshape(-1, size)
         unknown = np.flatnonzero(~self._known[order].all(axis=1)).tolist()

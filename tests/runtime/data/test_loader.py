@@ -222,6 +222,16 @@ def test_an_augmented_epoch_can_be_counted_without_decoding(tmp_path, monkeypatc
     assert batches.target_counts(2, batches=2) == expected[:2]
 
 
+@pytest.mark.parametrize("augment", [None, Augmentation()])
+def test_a_batch_without_images_has_the_targets_of_the_images(tmp_path, augment):
+    batches = Batches(make(tmp_path, 9, (37, 53)), 3, (32, 48), shuffle=True, augment=augment)
+    order = np.reshape(batches.order(1), (-1, 3)).tolist()
+    for images, expected in zip(order, batches.epoch(1), strict=True):
+        batch = batches.without_images(images)
+        assert (batch.paths, batch.letterboxes) == (expected.paths, expected.letterboxes)
+        np.testing.assert_array_equal(batch.targets, expected.targets)
+
+
 def test_augmented_batches_have_the_one_shape_and_good_targets(tmp_path):
     batches = Batches(make(tmp_path, 9), 3, (32, 48), shuffle=True, augment=ALL)
     assert batches.most_images == 8
