@@ -68,7 +68,7 @@ class FeatureSteps:
         if not isinstance(session, PortableTrainSession):
             raise ConfigError("only a portable step has features; export one with features=True")
         if self._of != (session, batches):
-            self._make_room(session, len(batches.dataset))
+            self._allocate(session, len(batches.dataset))
             self._of = (session, batches)
         size = batches.batch_size
         order = np.array(batches.order(epoch, class_map=class_map)).reshape(-1, size)
