@@ -32,12 +32,13 @@ _AUGMENTATION = (
 TRAINING_KEYS = frozenset({*_SCHEDULE, *_AUGMENTATION, *UNUSED_KEYS})
 
 
-def unknown_keys(unknown: Sequence[str], known: Sequence[str]) -> str:
+def unknown_keys(unknown: Sequence[str], known: Sequence[str], *, kind: str) -> str:
     """Name keys that a loss does not know, each with the nearest one that it knows.
 
     Args:
         unknown: Keys, one or more.
         known: Keys of the loss.
+        kind: Kind of the loss.
     """
     parts = []
     for key in unknown[:_NAMED_KEYS]:  # a hostile file may have millions
@@ -45,4 +46,4 @@ def unknown_keys(unknown: Sequence[str], known: Sequence[str]) -> str:
         shown = repr(excerpt(key, _LONGEST_KEY))
         parts.append(f"{shown} (did you mean {near[0]!r}?)" if near else shown)
     parts += unknown[_NAMED_KEYS:]
-    return f"{listed(parts, _NAMED_KEYS)}; the loss knows {', '.join(known)}"
+    return f"{listed(parts, _NAMED_KEYS)}; the loss {kind} knows {', '.join(known)}"

@@ -19,6 +19,7 @@ __all__ = ["HypSettings"]
 class HypSettings:
     """Base of the frozen dataclasses whose fields are the keys of a loss."""
 
+    kind: ClassVar[str]
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @classmethod
@@ -35,7 +36,8 @@ class HypSettings:
         """
         own = {field.name for field in dataclasses.fields(cls)}
         if unknown := [str(key) for key in values if key not in own | TRAINING_KEYS]:
-            raise ConfigError(f"{source}: unknown key {unknown_keys(unknown, sorted(own))}")
+            named = unknown_keys(unknown, sorted(own), kind=cls.kind)
+            raise ConfigError(f"{source}: unknown key {named}")
         make: Callable[..., Self] = cls
         try:
             return make(**{key: value for key, value in values.items() if key in own})

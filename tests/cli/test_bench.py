@@ -268,6 +268,11 @@ def test_a_table_of_memory(capsys, monkeypatch):
         (["loss", "--rounds", "0"], ("rounds", 0, 1)),
         (["loss", "--goal", "portible=0.9"], ("'portible'", "portable")),
         (["loss", "--goal", "portable/eagre=0.9"], ("'eagre'", "eager")),
+        (
+            ["loss", "--rivals", "portable", "--goal", "portable=0.9"],
+            ("portable", "eager", "--rivals"),
+        ),
+        (["loss", "--goal", "eager=0.9"], ("eager", "itself")),
         (["loss", "--rivals", "cuda-graph"], ("cuda-graph", "--device cuda")),
     ],
 )

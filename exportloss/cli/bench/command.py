@@ -127,6 +127,22 @@ def _remember(options: argparse.Namespace) -> int:
     return _measure(bench, options, run)
 
 
+def _check_goals(bench: Bench, options: argparse.Namespace) -> None:
+    chosen = [implementation.name for implementation in bench.choose(options.rivals)]
+    for goal in options.goals:
+        names = (goal.rival, goal.against)
+        bench.choose(names)  # refuses names that it does not have
+        if lacking := [name for name in names if name not in chosen]:
+            raise ConfigError(
+                f"--goal compares {goal.rival} with {goal.against}, and --rivals lacks "
+                f"{lacking[0]}; add it there"
+            )
+        if goal.rival == goal.against:
+            raise ConfigError(
+                f"--goal compares {goal.rival} with itself; name another implementation"
+            )
+
+
 def _of_loss(bench: Bench, options: argparse.Namespace) -> Bench:
     """Return the benchmark of the loss that `--loss` names."""
     loss = getattr(options, "loss", None)
@@ -144,8 +160,7 @@ def _measure(
     setting = make_setting(bench, options)
     if options.at is not None and options.growth is None:
         raise ConfigError("--at names the sizes of --growth; pass --growth as well")
-    for goal in options.goals:
-        bench.choose((goal.rival, goal.against))  # refuses names that it does not have
+    _check_goals(bench, options)
     if options.plot is not None and (missing := matplotlib_missing()) is not None:
         raise InstallationError(missing)  # before minutes of measuring
     result: BenchResult | Growth
