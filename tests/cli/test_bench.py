@@ -70,7 +70,7 @@ def test_bench_of_the_anchor_free_loss(capsys, tmp_path):
     manifests = [Manifest.read(tmp_path / kind) for kind in kinds]
     assert [one.provider for one in manifests] == ["any", "cpu"]
     assert {one.loss.kind for one in manifests} == {"task-aligned"}
-    for refused in (["--layout", "permuted"], ["--weights", "yolov5s"]):
+    for refused in (["--layout", "permuted"], ["--weights", "yolov5s"], ["--growth", "model"]):
         assert main(["bench", *arguments, *refused]) == 2
         assert not missing(error_of(capsys.readouterr().err), refused[0], "task-aligned")
     assert main(["bench", "memory", "--of", "step", "--loss", "task-aligned"]) == 2

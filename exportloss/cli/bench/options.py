@@ -195,10 +195,11 @@ def make_setting(bench: Bench, options: argparse.Namespace) -> Setting:
         raise ConfigError(
             "--precision does not apply to bench loss, which is float32; leave it out"
         )
-    if usual.loss != Scenario().loss and (layout, options.model) != (None, None):
+    is_of_maps = usual.loss != Scenario().loss
+    if is_of_maps and ((layout, options.model) != (None, None) or options.growth == "model"):
         raise ConfigError(
-            f"--layout and --weights do not apply to the loss {usual.loss}, which reads a "
-            "detector's maps as they are; leave them out"
+            f"--layout, --weights and --growth model do not apply to the loss {usual.loss}, which "
+            "reads a detector's maps as they are; leave them out"
         )
     given = {
         "image_size": image_size(options.imgsz),
