@@ -147,24 +147,30 @@ class StepLoop:
             self._settle()
             self.check_whole()
             binding, kept = session.io_binding(), dict(self._state)
+            new: dict[str, Any] = {}
             for value in session.get_inputs():
                 if value.name in self._state:
                     binding.bind_ortvalue_input(value.name, self._state[value.name])
                 else:
                     binding.bind_cpu_input(value.name, inputs[value.name])
-            outputs = {}
+            outputs: dict[str, Any] = {}
             for value in session.get_outputs():
-                if (name := value.name.removeprefix(_NEW)) != value.name:
+                name = value.name.removeprefix(_NEW)
+                is_state = name != value.name
+                if is_state and not self._once:
                     binding.bind_ortvalue_output(value.name, self._spare[name])
                     del kept[name]
-                else:
-                    outputs[name] = self._device.empty(self._ort, value.shape, _DTYPES[value.type])
-                    binding.bind_ortvalue_output(name, outputs[name])
-            self._is_torn = self._once
+                    continue
+                # In place it could overwrite what it has still to read, such as the gradients.
+                array = self._device.empty(self._ort, value.shape, _DTYPES[value.type])
+                (new if is_state else outputs)[name] = array
+                binding.bind_ortvalue_output(value.name, array)
             session.run_with_iobinding(binding)
-            self._is_torn = False
             binding.synchronize_outputs()
-            if not self._once:
+            if self._once:
+                for name, tensor in new.items():
+                    self._state[name].update_inplace(tensor.numpy())
+            else:
                 for name, tensor in kept.items():
                     self._spare[name].update_inplace(tensor.numpy())
             self._exchange()

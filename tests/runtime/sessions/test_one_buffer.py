@@ -16,12 +16,18 @@ from tests.support.messages import mentions
 from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["any", "cpu"])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one-buffer") / "artifact"
     size = {"image_size": (IMAGE, IMAGE), "batch_size": 2, "max_targets": 8}
     export_train_step(
-        make_detector(), make_loss(autobalance=True), folder, optimizer="adamw", ema=True, **size
+        make_detector(),
+        make_loss(autobalance=True),
+        folder,
+        optimizer="adamw",
+        ema=True,
+        provider=request.param,
+        **size,
     )
     return folder
 
