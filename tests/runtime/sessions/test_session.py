@@ -109,7 +109,8 @@ def test_both_kinds_train_the_same(ort_artifact, step_artifact):
     assert_same_state(ort.state(), portable.state())
     for seed in range(3):
         losses = [session.step(*make_batch(seed), lr=RATE).loss for session in (ort, portable)]
-        np.testing.assert_allclose(losses[0], losses[1], rtol=2e-6)
+        # Sums in another order: either is up to 2e-6 from the loss in float64.
+        np.testing.assert_allclose(losses[0], losses[1], rtol=5e-6)
         expected, state = ort.state(), portable.state()
         assert state.updates == expected.updates
         for name, tensor in expected.model.items():
