@@ -270,7 +270,7 @@ def test_a_table_of_memory(capsys, monkeypatch):
         (["loss", "--goal", "portable/eagre=0.9"], ("'eagre'", "eager")),
         (
             ["loss", "--rivals", "portable", "--goal", "portable=0.9"],
-            ("portable", "eager", "--rivals"),
+            ("portable", "eager", "not measured"),
         ),
         (["loss", "--goal", "eager=0.9"], ("eager", "itself")),
         (["loss", "--rivals", "cuda-graph"], ("cuda-graph", "--device cuda")),

@@ -130,17 +130,14 @@ def _remember(options: argparse.Namespace) -> int:
 def _check_goals(bench: Bench, options: argparse.Namespace) -> None:
     chosen = [implementation.name for implementation in bench.choose(options.rivals)]
     for goal in options.goals:
-        names = (goal.rival, goal.against)
+        names = one, other = goal.rival, goal.against
         bench.choose(names)  # refuses names that it does not have
         if lacking := [name for name in names if name not in chosen]:
             raise ConfigError(
-                f"--goal compares {goal.rival} with {goal.against}, and --rivals lacks "
-                f"{lacking[0]}; add it there"
+                f"--goal compares {one} with {other}, and {lacking[0]} is not measured; name it, too"
             )
-        if goal.rival == goal.against:
-            raise ConfigError(
-                f"--goal compares {goal.rival} with itself; name another implementation"
-            )
+        if one == other:
+            raise ConfigError(f"--goal compares {one} with itself; name another implementation")
 
 
 def _of_loss(bench: Bench, options: argparse.Namespace) -> Bench:
