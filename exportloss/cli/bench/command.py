@@ -134,7 +134,7 @@ def _check_goals(bench: Bench, options: argparse.Namespace) -> None:
         bench.choose(names)  # refuses names that it does not have
         if lacking := [name for name in names if name not in chosen]:
             raise ConfigError(
-                f"--goal compares {one} with {other}, and {lacking[0]} is not measured; name it, too"
+                f"--goal compares {one} with {other}, and {lacking[0]} is not measured; add it"
             )
         if one == other:
             raise ConfigError(f"--goal compares {one} with itself; name another implementation")
