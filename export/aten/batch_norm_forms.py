@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from exportloss.export.aten.builder import kept_shape
 from exportloss.export.aten.nodes import Normalization, dtype_of, shape_of
 from exportloss.export.aten.reductions import variance
 from exportloss.export.aten.registry import Translator
 
-__all__ = ["normalize", "normalize_backward"]
+__all__ = ["batch_axes", "channels", "normalize", "normalize_backward"]
 
 
 def normalize(
@@ -36,7 +37,7 @@ def normalize(
         t.normalizations.append(Normalization(x=x, weight=weight, var=var, eps=eps))
         return _by_operator(t, x, weight, bias, eps)
     scale = t.div(weight, _root(t, x, eps))
-    return t.add(t.mul(deviation, _channels(t, x, scale)), _channels(t, x, bias))
+    return t.add(t.mul(deviation, channels(t, x, scale)), channels(t, x, bias))
 
 
 def normalize_backward(
@@ -49,7 +50,7 @@ def normalize_backward(
     with_x: bool,
 ) -> tuple[ir.Value | None, ir.Value, ir.Value]:
     """Return the gradients of x, unless not wanted, of the weight and of the bias."""
-    axes = [0, *range(2, len(shape_of(x)))]
+    axes = batch_axes(x)
     count = math.prod(shape_of(x)[axis] for axis in axes)
     _, _, deviation = _statistics(t, x)
     root, scale = _joined_factors(t, x, weight, eps) or _factors(t, x, weight, eps)
@@ -60,17 +61,17 @@ def normalize_backward(
         if t.forms.normalization:
             centred = t.sub(gradient, _by_operator(t, x, slope, shift, eps))
         else:
-            by_deviation = t.mul(deviation, _channels(t, x, t.div(slope, root)))
-            centred = t.sub(t.sub(gradient, _channels(t, x, shift)), by_deviation)
-        d_x = t.mul(centred, _channels(t, x, scale))
+            by_deviation = t.mul(deviation, channels(t, x, t.div(slope, root)))
+            centred = t.sub(t.sub(gradient, channels(t, x, shift)), by_deviation)
+        d_x = t.mul(centred, channels(t, x, scale))
     return d_x, t.mul(slope, count), t.mul(shift, count)
 
 
 def _statistics(t: Translator, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Return variance and mean as vectors, and the deviations; the same nodes at every call."""
-    var, mean, deviation = variance(t, x, [0, *range(2, len(shape_of(x)))])
-    channels = (shape_of(x)[1],)
-    return t.reshape(var, channels), t.reshape(mean, channels), deviation
+    var, mean, deviation = variance(t, x, batch_axes(x))
+    flat = (shape_of(x)[1],)
+    return t.reshape(var, flat), t.reshape(mean, flat), deviation
 
 
 def _factors(
@@ -130,6 +131,11 @@ def _by_operator(
     )
 
 
-def _channels(t: Translator, x: ir.Value, vector: ir.Value) -> ir.Value:
+def batch_axes(x: ir.Value) -> list[int]:
+    """Return the axes of x (B, C, ...) over which BatchNorm takes its statistics."""
+    return [0, *range(2, len(shape_of(x)))]
+
+
+def channels(t: Translator, x: ir.Value, vector: ir.Value) -> ir.Value:
     """Reshape a vector of one element per channel to broadcast against x."""
-    return t.reshape(vector, [1 if axis != 1 else size for axis, size in enumerate(shape_of(x))])
+    return t.reshape(vector, kept_shape(x, batch_axes(x)))

@@ -13,7 +13,12 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from exportloss.export.aten.batch_norm_forms import normalize, normalize_backward
+from exportloss.export.aten.batch_norm_forms import (
+    batch_axes,
+    channels,
+    normalize,
+    normalize_backward,
+)
 from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.reductions import variance
 from exportloss.export.aten.registry import Translator, translates
@@ -46,10 +51,10 @@ def _batch_norm(
         return scale_and_shift(t, x, scale, shift), None, None
     if t.forms.folded_scale:
         return normalize(t, x, weight, bias, eps), None, None
-    var, mean, deviation = variance(t, x, _batch_axes(x))
+    var, mean, deviation = variance(t, x, batch_axes(x))
     inverse = _inverse_deviation(t, var, eps)
-    out = t.mul(deviation, inverse if weight is None else t.mul(inverse, _channels(t, x, weight)))
-    out = out if bias is None else t.add(out, _channels(t, x, bias))
+    out = t.mul(deviation, inverse if weight is None else t.mul(inverse, channels(t, x, weight)))
+    out = out if bias is None else t.add(out, channels(t, x, bias))
     flat = (shape_of(x)[1],)
     return out, t.reshape(mean, flat), t.reshape(inverse, flat)
 
@@ -71,14 +76,14 @@ def _batch_norm_backward(
     """Compute the gradients of Ioffe and Szegedy, arXiv 1502.03167, section 3."""
     if training and t.forms.folded_scale:
         return normalize_backward(t, gradient, x, weight, eps, with_x=mask[0])
-    axes, flat = _batch_axes(x), (shape_of(x)[1],)
+    axes, flat = batch_axes(x), (shape_of(x)[1],)
     if training:
         var, _, deviation = variance(t, x, axes)
     else:
         assert running_mean is not None and running_var is not None
-        var, deviation = _channels(t, x, running_var), t.sub(x, _channels(t, x, running_mean))
+        var, deviation = channels(t, x, running_var), t.sub(x, channels(t, x, running_mean))
     inverse = _inverse_deviation(t, var, eps)
-    scale = inverse if weight is None else t.mul(inverse, _channels(t, x, weight))
+    scale = inverse if weight is None else t.mul(inverse, channels(t, x, weight))
     d_bias = t.reduce("ReduceSum", gradient, axes, keep=True)
     d_weight = t.mul(t.reduce("ReduceSum", t.mul(gradient, deviation), axes, keep=True), inverse)
     d_x = None
@@ -95,12 +100,3 @@ def _batch_norm_backward(
 
 def _inverse_deviation(t: Translator, var: ir.Value, eps: float) -> ir.Value:
     return t.op("Reciprocal", t.op("Sqrt", t.add(var, eps)))
-
-
-def _batch_axes(x: ir.Value) -> list[int]:
-    return [axis for axis in range(len(shape_of(x))) if axis != 1]
-
-
-def _channels(t: Translator, x: ir.Value, vector: ir.Value) -> ir.Value:
-    """Reshape a vector of one element per channel to broadcast against x."""
-    return t.reshape(vector, [1 if axis != 1 else size for axis, size in enumerate(shape_of(x))])

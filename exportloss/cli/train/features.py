@@ -47,9 +47,8 @@ def check_images(options: TrainOptions, wanted: Augmentation) -> None:
     """
     if options.cache != "features":
         return
-    given = [f"{f.name} {getattr(wanted, f.name):g}" for f in dataclasses.fields(wanted)]
-    none = [f"{f.name} {getattr(Augmentation(), f.name):g}" for f in dataclasses.fields(wanted)]
-    if changing := [one for one in given if one not in none]:
+    given, none = dataclasses.asdict(wanted), dataclasses.asdict(Augmentation())
+    if changing := [f"{name} {value:g}" for name, value in given.items() if value != none[name]]:
         raise ConfigError(
             f"--cache features keeps what frozen layers compute of images that do not change; "
             f"{options.hyp or 'the default hyperparameters'} have {', '.join(changing)}: give a "
