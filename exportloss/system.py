@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["available_bytes", "peak_bytes", "processor_name", "resident_bytes"]
+__all__ = [
+    "MOST_OF_MEMORY",
+    "available_bytes",
+    "peak_bytes",
+    "processor_name",
+    "resident_bytes",
+]
+
+MOST_OF_MEMORY = 0.8  # fraction of the available memory that a cache may take
 
 
 def resident_bytes() -> int | None:

@@ -14,14 +14,13 @@ from exportloss.runtime.data.image_cache import ImageCache
 from exportloss.runtime.images.letterbox import Letterbox
 from exportloss.runtime.images.load import load_scaled
 from exportloss.runtime.images.resize import ImageArray
-from exportloss.system import available_bytes
+from exportloss.system import MOST_OF_MEMORY, available_bytes
 
 __all__ = ["Cache", "DecodedImages"]
 
 Cache = Literal["none", "ram", "disk"]
 
 _GIBIBYTE = 1 << 30
-_MOST_OF_MEMORY = 0.8  # fraction of the free memory that images may take
 
 
 class DecodedImages:
@@ -95,7 +94,7 @@ class DecodedImages:
 def _check_memory(sizes: Iterable[tuple[int, int]]) -> None:
     needed = 3 * sum(height * width for height, width in sizes)
     free = available_bytes()
-    if free is not None and needed > _MOST_OF_MEMORY * free:
+    if free is not None and needed > MOST_OF_MEMORY * free:
         raise ConfigError(
             f'cache "ram" needs {needed / _GIBIBYTE:.1f} GiB for the decoded images, '
             f"{free / _GIBIBYTE:.1f} GiB of memory are free; choose another cache"

@@ -17,14 +17,13 @@ from exportloss.runtime.sessions.portable_step import PortableTrainSession
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.training.schedule import Schedule
 from exportloss.runtime.training.steps import MAX_NORM, DoneStep
-from exportloss.system import available_bytes
+from exportloss.system import MOST_OF_MEMORY, available_bytes
 
 __all__ = ["FeatureSteps"]
 
 Array = npt.NDArray[np.float32]
 
 _MEGABYTE = 1_000_000
-_MOST_OF_MEMORY = 0.8  # fraction of the free memory that features may take
 
 
 class FeatureSteps:
@@ -98,7 +97,7 @@ class FeatureSteps:
         shapes = session.feature_shapes
         needed = 4 * images * sum(math.prod(shape[1:]) for shape in shapes.values())
         free = available_bytes()
-        if free is not None and needed > _MOST_OF_MEMORY * free:
+        if free is not None and needed > MOST_OF_MEMORY * free:
             raise ConfigError(
                 f"the features of {images} images need {needed / _MEGABYTE:,.0f} MB, "
                 f"{free / _MEGABYTE:,.0f} MB of memory are free; train on the images themselves, "
