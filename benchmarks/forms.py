@@ -46,7 +46,7 @@ def export(folder: Path, size: int, batch: int) -> None:
     loss = YoloLoss(model.anchors_px, model.strides, 80)
     sizes = {"image_size": (size, size), "batch_size": batch, "max_targets": 64}
     step = Step(prepare(model, loss, **sizes), "sgd")
-    changed = {"few_cells": 100, "stacked_channels": 64, "flipped_rows": 20}
+    changed = {"stacked_channels": 64, "sums": "whole"}
     folder.mkdir(parents=True, exist_ok=True)
     example = step.train_example()
     np.savez(folder / "inputs.npz", **{k: v.detach().numpy() for k, v in example.items()})
@@ -54,9 +54,10 @@ def export(folder: Path, size: int, batch: int) -> None:
         graphs = {target: FORMS[target], f"{target}--plain": Forms()}
         for field in dataclasses.fields(Forms):
             old = getattr(FORMS[target], field.name)
-            new = type(old)(0) if old else changed.get(field.name, True)
+            is_plain = old == field.default
+            new = changed.get(field.name, True) if is_plain else field.default
             one = dataclasses.replace(FORMS[target], **{field.name: new})
-            graphs[f"{target}--{'without' if old else 'with'}-{field.name}"] = one
+            graphs[f"{target}--{'with' if is_plain else 'without'}-{field.name}"] = one
         for name, forms in graphs.items():
             graph = to_onnx(
                 step.train,

@@ -93,17 +93,20 @@ def _graph(
     t: NodeWriter, selections: Sequence[ir.Node], operand: int, nodes: Sequence[ir.Node]
 ) -> ir.Graph:
     """Return the branch that computes an operand of each selection, in its full shape."""
+    results: list[ir.Value] = []
     ends = []
     for selection in selections:
         value, out = selection.inputs[operand], selection.outputs[0]
         assert value is not None
-        # An output of a branch has to be computed in it.
-        same = shape_of(value) == shape_of(out)
-        inputs = [value] if same else [value, t.integers(shape_of(out))]
-        output = _like(out, str(operand))
-        ends.append(ir.node("Identity" if same else "Expand", inputs, outputs=[output]))
         selection.replace_input_with(operand, None)
-    results = [end.outputs[0] for end in ends]
+        same = shape_of(value) == shape_of(out)
+        # An output of a branch has to be computed in it, and no value can be two outputs.
+        if same and value.producer() in nodes and value not in results:
+            results.append(value)
+            continue
+        inputs = [value] if same else [value, t.integers(shape_of(out))]
+        results.append(_like(out, str(operand)))
+        ends.append(ir.node("Identity" if same else "Expand", inputs, outputs=results[-1:]))
     return ir.Graph([], results, nodes=[*nodes, *ends], name=f"branch_{operand}")
 
 

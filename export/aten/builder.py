@@ -149,7 +149,10 @@ class Builder(NodeWriter):
             if self.for_gpu:
                 return gpu_layout.reduce(self, op_type, x, axes, keep=keep)
             last = len(shape_of(x)) - 1
-            if self.forms.sums_by_map and last > 1 and list(axes) == [0, *range(2, last + 1)]:
+            is_over_maps = last > 1 and list(axes) == [0, *range(2, last + 1)]
+            if is_over_maps and self.forms.sums == "whole":
+                return self.reduce_at_once(op_type, x, axes, keep=keep)
+            if is_over_maps and self.forms.sums == "maps":
                 by_image = self.reduce_at_once(op_type, x, axes[1:], keep=False)  # (B, C)
                 total = self.reduce_at_once(op_type, by_image, [0], keep=False)
                 return self.reshape(total, kept_shape(x, axes)) if keep else total

@@ -243,6 +243,9 @@ def _silu_backward(t: Translator, gradient: ir.Value, x: ir.Value) -> ir.Value:
     # d (x s) / dx = s + x s (1 - s), from s and x s of the forward pass
     s = _logistic(t, x)
     out = t.mul(x, s)
+    if t.forms.late_derivatives:
+        part = t.mul(gradient, out)
+        return t.add(t.mul(s, t.sub(gradient, part)), part)
     return t.mul(gradient, t.add(t.mul(s, t.sub(1.0, out)), out))
 
 

@@ -1,6 +1,6 @@
-"""ATen's max-pooling in ONNX, forward and backward, without indices.
+"""ATen's max-pooling in ONNX, forward and backward, with or without indices.
 
-TensorRT's MaxPool returns none, and a backward pass with indices would need a scatter.
+TensorRT's MaxPool returns none, and a backward pass with indices needs a scatter.
 """
 
 # ruff: noqa: PLR0917 - the signatures are ATen's
@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from exportloss.export.aten.nodes import dtype_of, shape_of
 from exportloss.export.aten.registry import Translator, translates
@@ -21,6 +20,10 @@ from exportloss.export.aten.registry import Translator, translates
 __all__: list[str] = []
 
 aten = torch.ops.aten
+
+
+# Indices of the maxima of columns, and of the rows before.
+_Places = tuple[ir.Value, ir.Value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +42,6 @@ class _Windows:
         """Distance from the start of the first window to the end of the last one."""
         return (self.steps - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
 
-    def covers_edges(self, size: int) -> bool:
-        """Whether a window that reaches beyond an end of the axis has the element at that end."""
-        starts_inside = (self.steps - 1) * self.stride - self.padding < size
-        return self.dilation == 1 and self.padding < self.kernel and starts_inside
-
-    def places(self, size: int) -> NDArray[np.int64]:
-        """Index of each element of each window, (steps, kernel), ends repeated beyond an end."""
-        starts = np.arange(self.steps)[:, None] * self.stride - self.padding
-        found = starts + np.arange(self.kernel) * self.dilation
-        return np.asarray(np.clip(found, 0, size - 1), np.int64)
-
 
 @translates(aten.max_pool2d_with_indices.default)
 def _max_pool(
@@ -60,8 +52,15 @@ def _max_pool(
     padding: Sequence[int] = (0,),
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
-) -> tuple[ir.Value, None]:
-    return _pool(t, x, _windows(t.shape, kernel, stride, padding, dilation)), None
+) -> tuple[ir.Value, _Places | None]:
+    windows = _windows(t.shape, kernel, stride, padding, dilation)
+    is_told = t.forms.pool_indices and dtype_of(x) == ir.DataType.FLOAT
+    if not is_told or any(_pooling(x, [w])[1] is not None for w in windows):
+        return _pool(t, x, windows), None
+    vertical, horizontal = windows
+    of_rows, in_rows = _pool_with_places(t, x, horizontal)
+    out, in_columns = _pool_with_places(t, of_rows, vertical)
+    return out, (in_columns, in_rows)
 
 
 @translates(aten.max_pool2d_with_indices_backward.default)
@@ -74,7 +73,7 @@ def _max_pool_backward(
     padding: Sequence[int],
     dilation: Sequence[int],
     ceil_mode: bool,
-    _indices: None,
+    places: _Places | None,
 ) -> ir.Value:
     """Pass each gradient to the first maximum of its window in row order, as torch does.
 
@@ -83,9 +82,11 @@ def _max_pool_backward(
     """
     windows = _windows(shape_of(gradient), kernel, stride, padding, dilation)
     vertical, horizontal = windows
-    of_rows = _pool(t, x, [horizontal])  # (B, C, H, Wo)
-    if t.forms.pool_by_place and all(w.covers_edges(shape_of(x)[w.axis]) for w in windows):
-        return _to_places(t, _to_places(t, gradient, of_rows, vertical), x, horizontal)
+    rows = (*shape_of(x)[:3], horizontal.steps)  # (B, C, H, Wo)
+    if places is not None:
+        in_columns, in_rows = places
+        return _scattered(t, _scattered(t, gradient, in_columns, rows), in_rows, shape_of(x))
+    of_rows = _pool(t, x, [horizontal])
     to_rows = _first_hits(t, gradient, of_rows, _pool(t, x, windows), vertical)
     return _first_hits(t, to_rows, x, of_rows, horizontal)
 
@@ -108,24 +109,61 @@ def _pool(t: Translator, x: ir.Value, windows: Sequence[_Windows]) -> ir.Value:
         for one in windows:
             x = _maxima(t, x, one)
         return x
+    settings, pads = _pooling(x, windows)
+    if pads is not None:
+        x = t.pad(x, pads, -math.inf)
+    return t.op("MaxPool", x, shape=_pooled(x, windows), **settings)
+
+
+def _pool_with_places(t: Translator, x: ir.Value, windows: _Windows) -> tuple[ir.Value, ir.Value]:
+    """Return maxima along one axis, and the index of each, the first, among all elements of x."""
+    settings, _ = _pooling(x, [windows])
+    shape, kinds = _pooled(x, [windows]), (dtype_of(x), ir.DataType.INT64)
+    out, places = t.ops("MaxPool", (x,), [shape, shape], *kinds, **settings)
+    return out, places
+
+
+def _pooled(x: ir.Value, windows: Sequence[_Windows]) -> list[int]:
+    steps = {window.axis: window.steps for window in windows}
+    return [steps.get(axis, size) for axis, size in enumerate(shape_of(x))]
+
+
+def _pooling(
+    x: ir.Value, windows: Sequence[_Windows]
+) -> tuple[dict[str, Any], dict[int, tuple[int, int]] | None]:
+    """Return attributes of MaxPool, and the padding by axis that has to be a node of its own."""
     still = [_Windows(axis, shape_of(x)[axis], 1, 1, 0, 1) for axis in (2, 3)]
     axes = [next((w for w in windows if w.axis == idle.axis), idle) for idle in still]
     starts = [w.padding for w in axes]
     ends = [max(0, w.reach - w.padding - shape_of(x)[w.axis]) for w in axes]
+    pads = None
     if any(end >= w.kernel for end, w in zip(ends, axes, strict=True)):
         # With dilation and ceil_mode a window may need more padding than ONNX Runtime accepts.
-        pads = list(zip(starts, ends, strict=True))
-        x = t.pad(x, {2: pads[0], 3: pads[1]}, -math.inf)
+        pads = {2: (starts[0], ends[0]), 3: (starts[1], ends[1])}
         starts, ends = [0, 0], [0, 0]
-    return t.op(
-        "MaxPool",
-        x,
-        shape=(*shape_of(x)[:2], *(w.steps for w in axes)),
-        kernel_shape=[w.kernel for w in axes],
-        strides=[w.stride for w in axes],
-        pads=[*starts, *ends],
-        dilations=[w.dilation for w in axes],
+    return {
+        "kernel_shape": [w.kernel for w in axes],
+        "strides": [w.stride for w in axes],
+        "pads": [*starts, *ends],
+        "dilations": [w.dilation for w in axes],
+    }, pads
+
+
+def _scattered(
+    t: Translator, gradient: ir.Value, places: ir.Value, shape: Sequence[int]
+) -> ir.Value:
+    """Add each gradient to the element of that index in a map of the given shape."""
+    size = math.prod(shape)
+    flat = t.op(
+        "ScatterElements",
+        t.filled(0, (size,), dtype_of(gradient)),
+        t.reshape(places, (-1,)),
+        t.reshape(gradient, (-1,)),
+        shape=(size,),
+        axis=0,
+        reduction="add",
     )
+    return t.reshape(flat, shape)
 
 
 def _maxima(t: Translator, x: ir.Value, windows: _Windows) -> ir.Value:
@@ -163,27 +201,3 @@ def _first_hits(
     for part in parts[1:]:
         total = t.add(total, part)
     return total
-
-
-def _to_places(t: Translator, gradient: ir.Value, x: ir.Value, windows: _Windows) -> ir.Value:
-    """Return what `_first_hits` does, in a few nodes, for windows that cover the axis's ends.
-
-    A window that repeats the element at an end still gives it the gradient if it is the first
-    maximum. The sum over windows is a product with a matrix of zeros and ones.
-    """
-    axis, size = windows.axis, shape_of(x)[windows.axis]
-    places = windows.places(size)  # (steps, kernel)
-    shape = list(shape_of(x))
-    shape[axis : axis + 1] = places.shape
-    seen = t.op("Gather", x, t.constant(places), shape=shape, axis=axis)
-    shape[axis + 1] = 1
-    first = t.op("ArgMax", seen, shape=shape, dtype=ir.DataType.INT64, axis=axis + 1, keepdims=1)
-    order = np.arange(windows.kernel).reshape(-1, *(1 for _ in shape[axis + 2 :]))
-    hit = t.op("Equal", first, t.constant(order), dtype=ir.DataType.BOOL)
-    spread = t.where(hit, t.reshape(gradient, shape), 0.0)
-    shape[axis : axis + 2] = [places.size]
-    spread = t.reshape(spread, shape)
-    matrix = np.eye(size, dtype=dtype_of(gradient).numpy())[places.reshape(-1)]  # (places, size)
-    if axis == len(shape) - 1:
-        return t.matmul(spread, t.constant(matrix))
-    return t.matmul(t.constant(matrix.T), spread)

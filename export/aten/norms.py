@@ -86,15 +86,15 @@ def _batch_norm_backward(
     scale = inverse if weight is None else t.mul(inverse, channels(t, x, weight))
     d_bias = t.reduce("ReduceSum", gradient, axes, keep=True)
     d_weight = t.mul(t.reduce("ReduceSum", t.mul(gradient, deviation), axes, keep=True), inverse)
-    d_x = None
-    if mask[0]:
-        d_x = t.mul(gradient, scale)
-    if d_x is not None and training:
-        # scale * (gradient - mean(gradient) - normalised * mean(gradient * normalised))
+    centred = gradient
+    if training and mask[0]:
+        # scale * (gradient - mean(gradient) - normalised * mean(gradient * normalised)); with the
+        # scale last, an engine that fuses operators does not keep a scaled gradient as well.
         count = math.prod(shape_of(x)[axis] for axis in axes)
-        slope = t.mul(t.mul(t.mul(scale, inverse), d_weight), -1 / count)
-        shift = t.mul(t.mul(scale, d_bias), -1 / count)
-        d_x = t.add(t.add(d_x, t.mul(deviation, slope)), shift)
+        slope = t.mul(t.mul(inverse, d_weight), -1 / count)
+        shift = t.mul(d_bias, -1 / count)
+        centred = t.add(t.add(gradient, t.mul(deviation, slope)), shift)
+    d_x = t.mul(centred, scale) if mask[0] else None
     return d_x, t.reshape(d_weight, flat), t.reshape(d_bias, flat)
 
 

@@ -61,8 +61,12 @@ def variance(
     """Return variance and mean, both with the axes kept, and the deviations from the mean."""
     mean = t.reduce("ReduceMean", x, axes, keep=True)
     deviation = t.sub(x, mean)
-    biased = t.reduce("ReduceMean", t.mul(deviation, deviation), axes, keep=True)
     count = math.prod(shape_of(x)[axis] for axis in axes)
+    if t.forms.norms:
+        norm = t.reduce("ReduceL2", deviation, axes, keep=True)
+        biased = t.mul(t.mul(norm, norm), 1 / count)
+    else:
+        biased = t.reduce("ReduceMean", t.mul(deviation, deviation), axes, keep=True)
     if correction:
         biased = t.mul(biased, count / (count - correction))
     return biased, mean, deviation

@@ -58,6 +58,11 @@ def _nearest_backward(
     rows, columns = _repeats(size, shape_of(gradient))
     if not rows:
         return _undo(t, gradient, _nearest_matrices(size, shape_of(gradient), scales))
+    if dtype_of(gradient) == ir.DataType.FLOAT and not t.for_gpu:
+        # Several times as fast as a sum over two axes of a reshaped map.
+        factors = [rows, columns]
+        mean = t.op("AveragePool", gradient, shape=size, kernel_shape=factors, strides=factors)
+        return t.mul(mean, float(rows * columns))
     batch, channels, height, width = size
     apart = t.reshape(gradient, (batch, channels, height, rows, width, columns))
     return t.reduce("ReduceSum", apart, [3, 5])

@@ -16,7 +16,6 @@ from exportloss.errors import ExportError
 from exportloss.export.aten.convolutions.geometry import Geometry
 from exportloss.export.aten.convolutions.gradients import (
     input_gradient,
-    suits_product,
     weight_gradient,
 )
 from exportloss.export.aten.convolutions.layout import columns_of, phases_of
@@ -74,7 +73,7 @@ def _convolution(
     is_trained = t.array_of(weight) is None
     if outputs // groups <= cells and t.depends_on_threads(terms, cells):
         return _as_product(t, x, weight, bias, geometry)
-    if is_trained and suits_product(t, geometry, cells):
+    if is_trained and geometry.is_pointwise and t.forms.pointwise_product:
         return _as_product(t, x, weight, bias, geometry)
     if t.repeatable and is_trained and geometry.has_phases and shape_of(x)[1] <= _FEW_CHANNELS:
         return _over_phases(t, x, weight, bias, geometry)

@@ -7,9 +7,7 @@ gradient (B, O, Ho, Wo).
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -22,36 +20,20 @@ from exportloss.export.aten.convolutions.layout import column_parts, columns_of,
 from exportloss.export.aten.nodes import shape_of
 from exportloss.export.aten.registry import Translator
 
-__all__ = ["input_gradient", "suits_product", "weight_gradient"]
+__all__ = ["input_gradient", "weight_gradient"]
 
 _MANY_CELLS = 6400  # at least, for a GPU to compute the weight gradient faster row by row
-
-
-def suits_product(t: Translator, geometry: Geometry, cells: int) -> bool:
-    """Return whether a trained convolution is faster as a product."""
-    if geometry.is_pointwise:
-        return t.forms.pointwise_product
-    return geometry.groups == 1 and cells <= t.forms.few_cells
 
 
 def input_gradient(
     t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: Geometry
 ) -> ir.Value:
     """Return the gradient of x, of which only the shape is used."""
-    if geometry.is_pointwise and t.forms.pointwise_gradient:
-        outputs, cells = shape_of(weight)[0], math.prod(shape_of(x)[2:])
-        if not t.depends_on_threads(outputs, cells):
-            channels = t.transpose(weight, [1, 0, 2, 3])
-            return t.op("Conv", gradient, channels, shape=shape_of(x), kernel_shape=(1, 1))
     if geometry.is_pointwise:
         channels = t.transpose(t.reshape(weight, shape_of(weight)[:2]), [1, 0])  # (C, O)
         return t.reshape(t.matmul(channels, _flat(t, gradient)), shape_of(x))
     if t.for_gpu:
         found = input_gradient_by_phases(t, gradient, weight, geometry, shape_of(x)[2:])
-        if found is not None:
-            return found
-    if 0 < t.forms.flipped_rows <= shape_of(x)[2]:
-        found = _by_flipped_weights(t, gradient, weight, geometry, shape_of(x))
         if found is not None:
             return found
     # Rows and columns of x that no window reaches, by which ConvTranspose has to extend its output.
@@ -73,28 +55,6 @@ def input_gradient(
     return t.op("ConvTranspose", gradient, weight, shape=shape_of(x), **attributes)
 
 
-def _by_flipped_weights(
-    t: Translator, gradient: ir.Value, weight: ir.Value, geometry: Geometry, shape: Sequence[int]
-) -> ir.Value | None:
-    """Write a transposed convolution of stride 1 as a convolution; None for another one."""
-    outputs, channels, *kernel = shape_of(weight)
-    pads = [
-        d * (k - 1) - p for d, k, p in zip(geometry.dilation, kernel, geometry.padding, strict=True)
-    ]
-    if geometry.stride != (1, 1) or geometry.groups != 1 or min(pads) < 0:
-        return None
-    places = math.prod(kernel)
-    if t.depends_on_threads(outputs * places, math.prod(shape[2:])):
-        return None
-    flat = t.reshape(weight, (outputs, channels, places))
-    flipped = t.op(
-        "Gather", flat, t.integers(range(places - 1, -1, -1)), shape=shape_of(flat), axis=2
-    )
-    turned = t.reshape(t.transpose(flipped, [1, 0, 2]), (channels, outputs, *kernel))
-    attributes = dataclasses.replace(geometry, padding=(pads[0], pads[1])).attributes()
-    return t.op("Conv", gradient, turned, shape=shape, **attributes)
-
-
 def weight_gradient(
     t: Translator, gradient: ir.Value, x: ir.Value, weight: ir.Value, geometry: Geometry
 ) -> ir.Value:
@@ -103,14 +63,12 @@ def weight_gradient(
         return _weight_gradient_on_gpu(t, gradient, x, weight, geometry)
     if geometry.is_pointwise:
         return t.reshape(_products(t, _flat(t, gradient), _flat(t, x)), shape_of(weight))
-    is_plain = geometry.stride == (1, 1) and geometry.groups == 1
-    shares_columns = suits_product(t, geometry, math.prod(shape_of(gradient)[2:]))
-    if is_plain and not shares_columns:
+    if geometry.stride == (1, 1) and geometry.groups == 1:
         if 0 < t.forms.stacked_channels <= shape_of(x)[1] and geometry.keeps_size(3):
             return _by_stacked_shifts(t, gradient, x, geometry)
         if not t.forms.columns:
             return _by_shifts(t, gradient, x, geometry)
-    if geometry.has_phases and not shares_columns:
+    if geometry.has_phases:
         return _by_phases(t, gradient, x, weight, geometry)
     return _by_columns(t, gradient, x, weight, geometry)
 

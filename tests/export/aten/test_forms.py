@@ -20,11 +20,8 @@ from tests.support.graphs.translations import check_translation, randn
 
 CONVOLUTIONS = {
     "columns": Forms(columns=True),
-    "columns of small maps": Forms(few_cells=64),
     "stacked shifts": Forms(stacked_channels=1),
-    "1x1 gradient": Forms(pointwise_gradient=True),
     "1x1 product": Forms(pointwise_product=True),
-    "flipped": Forms(flipped_rows=1),
 }
 SETTINGS = st.tuples(
     st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2), st.integers(1, 2)
@@ -65,10 +62,31 @@ def test_each_form_of_a_convolution_is_written():
     assert operators(Forms(columns=True), convolve, *wide).count("MatMul") == 2
     assert operators(Forms(stacked_channels=2), convolve, *wide).count("MatMul") == 1
     assert operators(Forms(stacked_channels=3), convolve, *wide).count("MatMul") == 9
-    assert "ConvTranspose" not in operators(Forms(flipped_rows=8), convolve, *wide)
-    assert "ConvTranspose" in operators(Forms(flipped_rows=9), convolve, *wide)
-    assert operators(Forms(pointwise_gradient=True), convolve, *narrow).count("MatMul") == 1
     assert operators(Forms(), convolve, *narrow).count("MatMul") == 2
+
+
+def test_max_pooling_scatters_by_axis_where_it_has_indices():
+    def pool(x: Tensor) -> Tensor:
+        return functional.max_pool2d(x, 5, 1, 2)
+
+    x = randn(2, 3, 9, 9)
+    told = operators(Forms(pool_indices=True), pool, x)
+    assert (told.count("MaxPool"), told.count("ScatterElements")) == (2, 2)
+    assert len(told) < len(operators(Forms(), pool, x)) / 4
+    assert "ScatterElements" not in operators(Forms(), pool, x)
+
+
+def test_max_pooling_of_what_is_not_a_number_gives_a_gradient():
+    # A step that diverges is skipped, so it has to come to its end.
+    def compute(named: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = named["x"].detach().requires_grad_()
+        total = functional.max_pool2d(x, 3, 1, 1).sum()
+        return {"gradient": torch.autograd.grad(total, x)[0]}
+
+    x = torch.full((2, 3, 4, 4), torch.nan)
+    model = to_onnx(compute, {"x": x}, name="pool", forms=Forms(pool_indices=True))
+    (gradient,) = open_session(model).run(None, {"x": x.numpy()})
+    assert gradient.shape == x.shape
 
 
 class Normalized(nn.Module):
@@ -91,10 +109,11 @@ class Normalized(nn.Module):
     [
         Forms(folded_scale=True),
         Forms(folded_scale=True, normalization=True),
-        Forms(sums_by_map=True, tanh=True),
+        Forms(sums="maps", tanh=True),
+        Forms(sums="whole", late_derivatives=True, norms=True),
         *FORMS.values(),
     ],
-    ids=["folded", "operator", "sums", *FORMS],
+    ids=["folded", "operator", "sums", "fused", *FORMS],
 )
 def test_normalization(forms: Forms, affine: bool):
     inputs = (randn(2, 3, 6, 5), randn(4, 3, 3, 3), randn(4) + 2, randn(4))
@@ -120,7 +139,7 @@ def test_max_pool_gives_the_first_of_equal_maxima_the_gradient(
     def pool(x: Tensor) -> Tensor:
         return functional.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode=ceil_mode)
 
-    check_translation(pool, x, forms=Forms(pool_by_place=True))
+    check_translation(pool, x, forms=Forms(pool_indices=True))
 
 
 def test_factors_of_joined_vectors_give_the_same_bits():
