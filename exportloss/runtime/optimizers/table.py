@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "Optimizer",
     "OptimizerName",
     "make_optimizer",
+    "sum_of_squares",
 ]
 
 Array = npt.NDArray[np.float32]
@@ -50,6 +51,8 @@ ADAM_BETA2 = 0.999
 ADAM_EPS = 1e-8
 RMSPROP_ALPHA = 0.99
 RMSPROP_EPS = 1e-8
+
+_ROW = 1024  # elements summed in float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +107,18 @@ class Optimizer:
         parameters: Mapping[str, Array],
         gradients: Mapping[str, Array],
         hyper: Hyperparameters,
+        *,
+        squares: float,
     ) -> None:
-        """Update the parameters in place; the gradients are overwritten."""
-        clip_gradients(gradients, hyper.max_norm)
+        """Update the parameters in place; the gradients are overwritten.
+
+        Args:
+            parameters: Parameters by name.
+            gradients: Their gradients.
+            hyper: Settings of the update.
+            squares: What `sum_of_squares` returns for the gradients.
+        """
+        _clip(gradients, hyper.max_norm, squares)
         self.updates += 1
         groups = (self._groups.weights, self._groups.norms, self._groups.biases)
         for names, rate, decay in zip(
@@ -133,12 +145,24 @@ def make_optimizer(
     return Optimizer(OPTIMIZERS[name], groups, parameters)
 
 
-def clip_gradients(gradients: Mapping[str, Array], max_norm: float) -> None:
+def sum_of_squares(gradients: Iterable[Array]) -> float:
+    """Return the square of the L2 norm over all gradients; infinite or NaN if one of them is."""
+    total = 0.0
+    with np.errstate(over="ignore"):
+        for gradient in gradients:
+            vector = gradient.reshape(-1)
+            whole = len(vector) // _ROW * _ROW
+            rows = vector[:whole].reshape(-1, _ROW)
+            # By rows and then in float64: a float32 sum over a long vector loses digits.
+            total += float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64))
+            total += float(np.dot(vector[whole:], vector[whole:]))
+    return total
+
+
+def _clip(gradients: Mapping[str, Array], max_norm: float, squares: float) -> None:
     """Scale gradients in place to an L2 norm of at most `max_norm`, as `clip_grad_norm_` does."""
     if math.isinf(max_norm):
         return
-    # Sums in float64: numpy's float32 dot of a long vector is less exact than torch's.
-    squares = sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values())
     factor = max_norm / (math.sqrt(squares) + 1e-6)
     if factor < 1:
         for gradient in gradients.values():

@@ -21,7 +21,11 @@ from exportloss.runtime.artifact.onnx_files.onnx_file import parse_onnx
 from exportloss.runtime.artifact.state import TrainState
 from exportloss.runtime.artifact.state_checks import check_values
 from exportloss.runtime.optimizers.ema import move_average
-from exportloss.runtime.optimizers.table import Hyperparameters, make_optimizer
+from exportloss.runtime.optimizers.table import (
+    Hyperparameters,
+    make_optimizer,
+    sum_of_squares,
+)
 from exportloss.runtime.sessions.devices import CPU, Device
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.installation import (
@@ -214,7 +218,8 @@ class OrtTrainSession(TrainSession):
             _unbias(self._tensors[norm.var], statistics[norm.var], norm)
         gradients = self._sum(self._gradients()) if self._added else self._gradients()
         results = [loss, *(self._tensors[name] for name in names)]
-        skipped = not (_all_finite(results) and _has_norm(gradients.values()))
+        squares = sum_of_squares(gradients.values())
+        skipped = not (_all_finite(results) and squares <= _LARGEST)  # false for NaN
         if skipped:
             self._write(statistics)
             self._put_gradients(accumulated)
@@ -223,7 +228,7 @@ class OrtTrainSession(TrainSession):
             self._loss_state = dict(zip(self._loss_state, state, strict=True))
             self._accumulates = True
             if hyper is not None:
-                self._optimizer.step(self._tensors, gradients, hyper)
+                self._optimizer.step(self._tensors, gradients, hyper, squares=squares)
                 self._push(self.manifest.groups.all)
                 move_average(self._average, self._tensors, hyper.ema_decay)
                 self._drop_gradients()
@@ -232,9 +237,10 @@ class OrtTrainSession(TrainSession):
     def _apply(self, gradients: Mapping[str, Array] | None, hyper: Hyperparameters) -> bool:
         if gradients is None:
             gradients = self.gradients()
-        if not _has_norm(gradients.values()):
+        squares = sum_of_squares(gradients.values())
+        if not squares <= _LARGEST:  # true for NaN
             return False
-        self._optimizer.step(self._tensors, _copies(gradients), hyper)
+        self._optimizer.step(self._tensors, _copies(gradients), hyper, squares=squares)
         self._push(self.manifest.groups.all)
         move_average(self._average, self._tensors, hyper.ema_decay)
         self._drop_gradients()
@@ -302,12 +308,6 @@ def _copies(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 def _all_finite(tensors: Iterable[Array]) -> bool:
     return all(np.isfinite(tensor).all() for tensor in tensors)
-
-
-def _has_norm(gradients: Iterable[Array]) -> bool:
-    """Return whether the square of the L2 norm over all gradients is finite in float32."""
-    squares = sum(float(np.vdot(gradient, gradient)) for gradient in gradients)
-    return squares <= _LARGEST  # false for NaN
 
 
 def _unbias(var: Array, old: Array, norm: BatchNormStatistics) -> None:

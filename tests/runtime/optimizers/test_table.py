@@ -23,6 +23,7 @@ from exportloss.runtime.optimizers.table import (
     OptimizerName,
     ParameterGroupNames,
     make_optimizer,
+    sum_of_squares,
 )
 from tests.support.tiny_detector import IMAGE, DecodingDetector, make_batch, make_loss
 
@@ -105,7 +106,7 @@ def test_updates_are_torchs(name):
             ),
             state,
         )
-        host.step(host_parameters, gradients, HYPER)
+        host.step(host_parameters, gradients, HYPER, squares=sum_of_squares(gradients.values()))
         expected = torch.cat(parameters)
         on_host = np.concatenate([host_parameters[key] for key in GROUPS.all])
         for got in (flat, torch.tensor(on_host)):
@@ -117,6 +118,16 @@ def test_updates_are_torchs(name):
                 assert_rounding(got, kept)
     changed = np.abs(flat.numpy() - np.concatenate([start[key] for key in GROUPS.all]))
     assert changed.max() > 1e-3  # or bounds hold for anything
+
+
+def test_sum_of_squares():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape, np.float32) for shape in ((7, 3000), (1024,), (5,), (0,))]
+    exact = sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)
+    assert sum_of_squares(arrays) == pytest.approx(exact, rel=1e-7)
+    for last in (np.inf, np.nan, np.float32(1e20)):
+        arrays[2][-1] = last
+        assert not sum_of_squares(arrays) <= float(np.finfo(np.float32).max)
 
 
 @pytest.fixture(scope="module")
