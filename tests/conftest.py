@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Which match wins a shared cell is defined for the original on one thread only.
 torch.set_num_threads(1)
+# Of every tensor traced, which pytest would keep and show for a test that fails.
+logging.getLogger("torch.__trace").propagate = False
 # A busy machine is no fault of a test.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
