@@ -63,12 +63,12 @@ class StateBuffers(ABC):
         """Return the context of a run that replaces every tensor, in the direction of `side`."""
 
     @abstractmethod
-    def room(self, names: Collection[str]) -> Tensors:
+    def scratch(self, names: Collection[str]) -> Tensors:
         """Return tensors that a run may write while it reads the state, for `adopt`."""
 
     @abstractmethod
     def adopt(self, written: Tensors) -> None:
-        """Make what a run has written to `room` a part of the state; the rest stays as it is."""
+        """Make what a run has written to `scratch` a part of the state; the rest stays as it is."""
 
 
 class TwoBuffers(StateBuffers):
@@ -90,7 +90,7 @@ class TwoBuffers(StateBuffers):
         yield
         self.side = 1 - self.side
 
-    def room(self, names: Collection[str]) -> Tensors:
+    def scratch(self, names: Collection[str]) -> Tensors:
         """Return tensors of the other set."""
         spare = self.directions[self.side][1]
         return {name: spare[name] for name in names}
@@ -124,7 +124,7 @@ class OneBuffer(StateBuffers):
         yield
         self.is_whole = True
 
-    def room(self, names: Collection[str]) -> Tensors:
+    def scratch(self, names: Collection[str]) -> Tensors:
         """Return new tensors."""
         return self._make(names)
 

@@ -155,13 +155,13 @@ class StepLoop:
                     binding.bind_cpu_input(value.name, inputs[value.name])
             found = session.get_outputs()
             written = [v.name.removeprefix(_NEW) for v in found if v.name.startswith(_NEW)]
-            room = self._state.room(written)
+            scratch = self._state.scratch(written)
             outputs = self._buffers(v for v in found if not v.name.startswith(_NEW))
-            for name, tensor in (outputs | {f"{_NEW}{n}": t for n, t in room.items()}).items():
+            for name, tensor in (outputs | {f"{_NEW}{n}": t for n, t in scratch.items()}).items():
                 binding.bind_ortvalue_output(name, tensor)
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
-            self._state.adopt(room)
+            self._state.adopt(scratch)
             return {name: np.array(output.numpy()) for name, output in outputs.items()}
 
     def check_whole(self) -> None:
