@@ -28,10 +28,11 @@ SOURCES := $(shell find export models exportloss/loss exportloss/runtime exportl
 # Of fuzzing, a target.
 TARGET_SECONDS ?= 60
 
-# Parts of `make test` with an environment of their own, each in one process: two at a time.
-PARTS := test-device test-py310 engines mpi tensorrt fleet-test cpp web
-# The output of a part in one piece, which GNU Make 3 cannot do.
-SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# Parts of `make test` with an environment of their own, each in one process: two at a time, the
+# longest first, so that none is left alone at the end.
+PARTS := engines fleet-test test-device tensorrt cpp test-py310 mpi web
+# The output of a part in one piece, with that of the makes that it starts; GNU Make 3 cannot do so.
+SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=recurse)
 
 # Of each reader of the C++ runtime, `make cpp-fuzz`.
 CPP_SECONDS ?= 60

@@ -25,8 +25,9 @@ class TaskAlignedConfig(HypSettings):
         reg_max: Bins per distance, >= 1. With 1 a distance is predicted directly, and the distance
             term is L1 instead of the distribution focal loss.
         topk: Cells that each target row selects, >= 1.
-        topk2: Cells that each target row keeps at most after shared cells are settled, >= 1.
-            1 is one-to-one assignment, for detectors that need no non-maximum suppression.
+        topk2: Cells that each target row keeps at most after shared cells are settled, >= 1 and at
+            most `topk`. The default keeps all cells of a row, whatever `topk` is; 1 is one-to-one
+            assignment, for detectors that need no non-maximum suppression.
         profile: Edges of the assignment: those of release 8.4 or 8.3 of YOLOv8's original, or
             those of YOLOv9's MIT-licensed implementation. See `docs/task-aligned-loss.md`.
 
@@ -53,6 +54,11 @@ class TaskAlignedConfig(HypSettings):
         for name in ("reg_max", "topk", "topk2"):
             if type(value := getattr(self, name)) is not int or value < 1:
                 raise ConfigError(f"{name} is {excerpt(repr(value))}; expected a whole number >= 1")
+        if self.topk < self.topk2 != TaskAlignedConfig.topk2:
+            raise ConfigError(
+                f"topk2 is {self.topk2}, above topk, {self.topk}, where it limits nothing; "
+                "expected topk2 <= topk"
+            )
         if self.profile not in (known := get_args(AssignmentProfile)):
             raise ConfigError(f"profile is {excerpt(repr(self.profile))}; expected one of {known}")
 

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from exportloss.errors import ArtifactError
-from exportloss.models.weights_file import SUFFIXES, class_names, read_weights_file, with_path
+from exportloss.models.weights_file import (
+    SUFFIXES,
+    class_names,
+    read_weights_file,
+    refuse_integers,
+    with_path,
+)
 
 __all__ = ["LoadedWeights", "load_own_weights"]
 
@@ -64,7 +70,7 @@ def load_own_weights(
     Raises:
         ArtifactError: the file is missing, unreadable or refused, or its tensors are not those of
             the detector; the message names those missing, those unexpected and those of another
-            shape.
+            shape. Or tensors hold integers where the detector has floating point.
     """
     path = Path(path)
     file = read_weights_file(path, packages=_FAMILY, expected=f"weights ({', '.join(SUFFIXES)})")
@@ -79,6 +85,7 @@ def load_own_weights(
                     break
         if wrong:
             raise ArtifactError(f"its tensors are not those of {type(model).__name__}: {wrong}")
+        refuse_integers(given, own)
     taken = {
         name: given[name]
         for name, tensor in own.items()

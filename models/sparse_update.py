@@ -65,6 +65,11 @@ def _train_last(model: nn.Module, count: int) -> None:
             f"{type(model).__name__}; give patterns of parameter names instead"
         )
     layers = cast("DetectorModel", model).layers()
+    if not layers:
+        raise ConfigError(
+            f"update last-{count} needs layers to count, but `layers` of this "
+            f"{type(model).__name__} returns none; give patterns of parameter names instead"
+        )
     if not 1 <= count <= len(layers):
         raise ConfigError(
             f"update got last-{count}; expected last-1 to last-{len(layers)}, as the model has "

@@ -11,6 +11,7 @@ from torch import nn
 from exportloss.errors import ArtifactError, ConfigError, excerpt
 from exportloss.models.checkpoint import Checkpoint
 from exportloss.models.layers import C3, SPP, SPPF
+from exportloss.models.weights_file import refuse_integers, with_path
 from exportloss.models.yolov5 import YoloV5, yolov5
 
 __all__ = ["Transferred", "transfer"]
@@ -49,7 +50,8 @@ def transfer(checkpoint: Checkpoint, num_classes: int | None = None) -> Transfer
         num_classes: Number of classes, >= 1; default the checkpoint's.
 
     Raises:
-        ArtifactError: the checkpoint's architecture is not that of the detector it names.
+        ArtifactError: the checkpoint's architecture is not that of the detector it names, or its
+            weights are integers.
         ConfigError: `num_classes` is below 1.
     """
     try:
@@ -89,6 +91,9 @@ def _check(checkpoint: Checkpoint, model: YoloV5) -> None:
     for name in (*own, *given):
         if name in given or not name.endswith(_OPTIONAL):
             compare(repr(name), given.get(name, "missing"), own.get(name, "nothing"))
+    weights = {name: t for name, t in model.state_dict().items() if not name.endswith(_OPTIONAL)}
+    with with_path(checkpoint.path):
+        refuse_integers(checkpoint.tensors, weights)
     for path, module in model.named_modules():
         if path and path in checkpoint.classes:
             compare(repr(path), checkpoint.classes[path], type(module).__name__)

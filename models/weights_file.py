@@ -20,7 +20,14 @@ from exportloss.models.torch_file import StandIn, load_torch_file
 from exportloss.runtime.artifact.state import take_state
 from exportloss.runtime.artifact.tensor_file import StoredTensor, read_tensor_file
 
-__all__ = ["SUFFIXES", "WeightsFile", "class_names", "read_weights_file", "with_path"]
+__all__ = [
+    "SUFFIXES",
+    "WeightsFile",
+    "class_names",
+    "read_weights_file",
+    "refuse_integers",
+    "with_path",
+]
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -102,6 +109,31 @@ def class_names(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, (list, tuple)) or not all(isinstance(n, (str, int)) for n in value):
         raise ArtifactError("its class names are neither a list of text nor numbered from 0")
     return tidy_names(value)
+
+
+def refuse_integers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Check that a file has no integers where a detector computes in floating point.
+
+    Those of a quantised file mean nothing without its scales and zero points, which are not read.
+
+    Args:
+        tensors: Tensors of a file by name.
+        own: Tensors of the detector by name.
+
+    Raises:
+        ArtifactError: it has.
+    """
+    wrong = [
+        name
+        for name, tensor in own.items()
+        if tensor.is_floating_point() and name in tensors and not tensors[name].is_floating_point()
+    ]
+    if wrong:
+        raise ArtifactError(
+            f"{wrong[0]!r}{f' and {len(wrong) - 1} others' * (len(wrong) > 1)} hold integers; "
+            "expected floating point. Integers of a quantised file mean nothing without its "
+            "scales: give the weights as they were before, or convert them"
+        )
 
 
 @contextmanager

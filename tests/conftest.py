@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +26,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Which match wins a shared cell is defined for the original on one thread only.
 torch.set_num_threads(1)
+# Of every tensor traced, which pytest would keep and show for a test that fails.
+logging.getLogger("torch.__trace").propagate = False
 # A busy machine is no fault of a test.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
@@ -123,6 +127,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _order(node: str) -> int:
     """Return the place of a test's folder among the slow ones."""
     return next((at for at, folder in enumerate(_SLOW) if node.startswith(folder)), len(_SLOW))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often: a look goes over all that is loaded, and tracing makes many.
+
+    That was a seventh of the time of an export.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)

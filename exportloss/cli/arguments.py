@@ -250,9 +250,22 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
     )
 
 
-def smooth_labels(hyp: Mapping[str, Any], epsilon: float | None) -> dict[str, Any]:
-    """Return hyperparameters with the value of `--label-smoothing`; None keeps theirs."""
-    return dict(hyp) if epsilon is None else {**hyp, "label_smoothing": epsilon}
+def smooth_labels(
+    hyp: Mapping[str, Any], epsilon: float | None, *, loss: type[LossSettings]
+) -> dict[str, Any]:
+    """Return hyperparameters with the value of `--label-smoothing`; None keeps theirs.
+
+    Raises:
+        ConfigError: a value is given, and the settings of the loss have none.
+    """
+    if epsilon is None:
+        return dict(hyp)
+    if "label_smoothing" not in loss.__dataclass_fields__:
+        raise ConfigError(
+            f"--label-smoothing {epsilon:g}: the loss {loss.kind} does not smooth class targets, "
+            f"as {LossConfig.kind} does; leave it out"
+        )
+    return {**hyp, "label_smoothing": epsilon}
 
 
 def image_size(

@@ -10,6 +10,9 @@ from exportloss.reading import MAX_YAML_BYTES, read_bounded
 
 __all__ = ["update_choice"]
 
+_EXPECTED = (
+    "all, bias, norm, last-K such as last-3, or a file with a pattern of parameter names per line"
+)
 _NAMED = re.compile(r"all|bias|norm|last-\d{1,6}")
 
 
@@ -23,14 +26,13 @@ def update_choice(given: str) -> str | tuple[str, ...]:
     """
     if _NAMED.fullmatch(given):
         return given
+    if not given.strip():
+        raise ConfigError(f"--update got {given!r}; expected {_EXPECTED}")
     try:
         content = read_bounded(Path(given), MAX_YAML_BYTES, error=ConfigError)
         lines = content.decode("utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"--update {given}: no such file; expected all, bias, norm, last-K such as last-3, or "
-            "a file with a pattern of parameter names per line"
-        ) from error
+        raise ConfigError(f"--update {given}: no such file; expected {_EXPECTED}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{given} is not text: {error.reason}") from error
     patterns = tuple(filter(None, (line.partition("#")[0].strip() for line in lines)))

@@ -142,6 +142,16 @@ def test_weights_of_a_run_or_a_file_go_into_the_function_s_detector(trained, pla
         (["--model", "mine_for_export:constant"], ["mine_for_export.py", "constant"]),
         (["--model", "mine_for_export:"], ["detectors.mine:build"]),
         (["--model", "no_such_module:build"], ["no_such_module", "ModuleNotFoundError"]),
+        (["--model", "../x:build"], ["'../x'", "detectors.mine:build", "PYTHONPATH", "x:build"]),
+        (["--model", "a/b.py:build"], ["'a/b.py'", "write a.b:build"]),
+        (["--model", "mine_for_export.py:build"], ["write mine_for_export:build"]),
+        (
+            [
+                *("--model", "mine_for_export:build", "--loss", "task-aligned"),
+                *("--label-smoothing", "0.1"),
+            ],
+            ["--label-smoothing 0.1", "task-aligned", "yolov5", "leave it out"],
+        ),
         (["--model", "mine_for_export:broken"], ["RuntimeError", "no such block"]),
         (["--model", "mine_for_export:leaves"], ["SystemExit", "usage: mine"]),
         (["--model", "mine_for_export:bad_strides"], ["strides are None", "(8, 16, 32)"]),

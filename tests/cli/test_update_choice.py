@@ -22,6 +22,12 @@ def test_a_file_has_a_pattern_per_line(tmp_path: Path):
     assert update_choice(str(path)) == ("model.24.*", "model.2[0-3].*.bias")
 
 
+@pytest.mark.parametrize("given", ["", " "])
+def test_nothing_is_no_choice(given: str):
+    with pytest.raises(ConfigError, match=mentions("--update", repr(given), "last-K", "a file")):
+        update_choice(given)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

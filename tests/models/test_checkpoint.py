@@ -159,6 +159,13 @@ class TestOtherArchitectures:
 
 
 class TestOtherFiles:
+    def test_integers_are_no_weights(self, model, tmp_path):
+        torch.save({name: t.int() for name, t in model.state_dict().items()}, tmp_path / "a.pt")
+        with pytest.raises(
+            ArtifactError, match=mentions("a.pt", "model.0.conv.weight", "others hold integers")
+        ):
+            transfer(read_checkpoint(tmp_path / "a.pt"))
+
     def test_a_half_precision_state_dict_is_widened(self, model, tmp_path):
         torch.save({name: t.half() for name, t in model.state_dict().items()}, tmp_path / "a.pt")
         state = transfer(read_checkpoint(tmp_path / "a.pt")).model.state_dict()

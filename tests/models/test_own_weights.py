@@ -100,6 +100,10 @@ def test_what_could_run_code_is_refused(tmp_path, capsys):
             ("1 of another shape", "stem.0.0.weight", (4, 3, 5, 5), (4, 3, 3, 3)),
         ),
         (lambda t: t.update({"stem.0.0.weight": torch.full((4, 3, 3, 3), torch.inf)}), ("finite",)),
+        (
+            lambda t: t.update({"stem.0.0.weight": t["stem.0.0.weight"].char()}),
+            ("'stem.0.0.weight' hold integers", "floating point", "quantised", "scales"),
+        ),
         (lambda t: [t.pop(name) for name in list(t)], ("missing", "...")),
     ],
 )

@@ -93,3 +93,11 @@ def test_nothing_left_is_refused():
     freeze(model, 24)
     with pytest.raises(ConfigError, match=mentions("leaves no parameter", "freeze less")):
         train_only(model, ["model.0.*"])
+
+
+def test_layers_may_be_none_to_count(monkeypatch):
+    model = make_detector()
+    monkeypatch.setattr(type(model), "layers", lambda self: [], raising=False)
+    told = mentions("last-1", "`layers`", "TinyDetector", "returns none", "patterns")
+    with pytest.raises(ConfigError, match=told):
+        train_only(model, "last-1")

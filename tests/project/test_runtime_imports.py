@@ -24,6 +24,16 @@ unused = {"exportloss.runtime.data.loader", "onnxruntime", "openvino", "av", "ri
 assert not unused & sys.modules.keys(), unused & sys.modules.keys()
 """
 
+# The training build of ONNX Runtime imports torch where it is installed, and no session needs it.
+ENGINE = """
+import sys
+from importlib.util import find_spec
+from exportloss.runtime.sessions.installation import import_onnxruntime_training
+import_onnxruntime_training()
+assert "torch" not in sys.modules
+assert find_spec("torch") and find_spec("onnxruntime.training"), "an export can still import them"
+"""
+
 
 def test_the_runtime_alone_loads_no_engine_and_no_data_set():
     _run(UNUSED)
@@ -32,6 +42,10 @@ def test_the_runtime_alone_loads_no_engine_and_no_data_set():
 def test_the_runtime_imports_neither_torch_nor_onnx():
     names = _run(CODE).split()
     assert {"exportloss.runtime.data.loader", "exportloss.runtime.evaluation.nms"} <= set(names)
+
+
+def test_the_training_build_imports_no_torch():
+    _run(ENGINE)
 
 
 def _run(code):

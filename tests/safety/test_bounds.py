@@ -92,14 +92,21 @@ def test_patterns_match_as_elsewhere(tmp_path, monkeypatch, pattern, names, is_a
     assert found == {root / name for name in names}
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_artifact, tiny_shapes) -> Path:
+    """A run of one epoch, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ("--weights", tiny_artifact, "--data", tiny_shapes, "--epochs", 1, "--name", "exp")
+    done = command("train", *arguments, "--project", folder, "--threads", 1, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "exp"
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "large", "link"])
 @pytest.mark.parametrize("name", ["results.csv", "opt.yaml", "weights/last.safetensors"])
-def test_a_resumed_run_is_read_within_bounds(tmp_path, tiny_artifact, tiny_shapes, kind, name):
+def test_a_resumed_run_is_read_within_bounds(tmp_path, trained, kind, name):
     """In a process of its own, which would be waited for no longer than the tests allow."""
-    run = RunFolder(tmp_path / "exp")
-    arguments = ("--weights", tiny_artifact, "--data", tiny_shapes, "--epochs", 1, "--name", "exp")
-    done = command("train", *arguments, "--project", tmp_path, "--threads", 1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run = RunFolder(shutil.copytree(trained, tmp_path / "exp"))
     run.best_onnx.unlink()
     path = run.path / name
     path.unlink()
@@ -208,13 +215,8 @@ def test_images_with_long_names_are_detected_in(tmp_path, monkeypatch, capsys):
     assert all(len(line) < 1000 for line in capsys.readouterr().out.splitlines())
 
 
-def test_drawings_that_are_missing_are_drawn_when_a_run_is_resumed(
-    tmp_path, tiny_artifact, tiny_shapes
-):
-    arguments = ("--weights", tiny_artifact, "--data", tiny_shapes, "--epochs", 1, "--name", "exp")
-    done = command("train", *arguments, "--project", tmp_path, "--threads", 1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "exp"
+def test_drawings_that_are_missing_are_drawn_when_a_run_is_resumed(tmp_path, trained):
+    folder = shutil.copytree(trained, tmp_path / "exp")
     drawn = sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".jpg"))
     data = {"labels.jpg", "labels_correlogram.jpg", "train_batch0.jpg"}
     assert {*data, "results.png", "confusion_matrix.png"} <= {*drawn}

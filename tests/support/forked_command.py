@@ -21,14 +21,11 @@ __all__ = ["ForkedCommands"]
 
 _ROOT = Path(__file__).parents[2]
 _SERVER = """
-import importlib, json, os, pkgutil, sys
-import onnxruntime, torch
-import exportloss.cli, exportloss.export, exportloss.runtime
+import json, os, sys
 from exportloss.__main__ import main
+from tests.support.preload import preload
 
-for package in (exportloss.cli, exportloss.export, exportloss.runtime):
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+preload()
 
 def become(job):
     os.setsid()  # with the processes that it starts, it can be given up

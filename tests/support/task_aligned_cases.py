@@ -207,7 +207,7 @@ def draw_case(seed: int) -> TaskAlignedCase:
         profile=str(rng.choice(["8.4", "8.3", "yolov9"])),  # type: ignore[arg-type]
         reg_max=int(rng.choice([16, 16, 8, 1])),
         topk=topk,
-        topk2=int(rng.choice([10, topk, 2, 1])),
+        topk2=int(rng.choice([10, topk, min(2, topk), 1])),
     )
     channels = 4 * config.reg_max + classes
     count = int(rng.choice([0, 1, 5, 20, 60]))

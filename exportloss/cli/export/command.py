@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         options = argparse.Namespace(**{**vars(options), "weights": ""})
     names, num_classes = class_names(options)
     loss = LOSS_KINDS[options.loss or LossConfig.kind].settings
-    hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
+    hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing, loss=loss)
     settings = ExportSettings.from_options(
         options,
         names=names,

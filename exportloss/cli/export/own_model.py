@@ -64,11 +64,12 @@ def _takes_classes(function: Callable[..., Any]) -> bool:
 
 
 def _find(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
+    module_name, _, function_name = name.rpartition(":")
     if not module_name or not function_name:
         raise ConfigError(
             f"--model {name}: expected a module and a function in it, such as detectors.mine:build"
         )
+    _refuse_path(name, module_name, function_name)
     with _working_directory(), _named(name):
         module = import_module(module_name)
     function: Callable[..., Any] | None = getattr(module, function_name, None)
@@ -78,6 +79,26 @@ def _find(name: str) -> Callable[..., Any]:
             f"--model {name}: {module.__file__ or module_name} {found} function {function_name!r}"
         )
     return function
+
+
+def _refuse_path(name: str, module_name: str, function_name: str) -> None:
+    """Check that a module is named as Python names it, and say how if it is a path."""
+    is_module = all(part.isidentifier() for part in module_name.split("."))
+    if is_module and not Path(module_name).is_file():
+        return
+    *folders, stem = Path(module_name.replace("\\", "/")).with_suffix("").parts or ("",)
+    parts = [*folders, stem]
+    if all(part.isidentifier() for part in parts):
+        advice = f"write {'.'.join(parts)}:{function_name}"
+    else:
+        advice = (
+            "go to the folder that holds it, or add that to PYTHONPATH, and write "
+            f"{stem.lstrip('.')}:{function_name}"
+        )
+    raise ConfigError(
+        f"--model {name}: expected the name of a module, as Python imports it, and a function in "
+        f"it, such as detectors.mine:build, got {module_name!r}; {advice}"
+    )
 
 
 @contextlib.contextmanager

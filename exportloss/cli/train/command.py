@@ -140,7 +140,7 @@ def _prepare(options: TrainOptions, resumed: RunFolder | None) -> _Prepared:
         )
     data = read_data_yaml(options.data, single_class=options.single_cls)
     loss = loss_settings_of(options)
-    hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing)
+    hyp = smooth_labels(read_hyp(options.hyp, loss=loss), options.label_smoothing, loss=loss)
     source = find_source(options, data, hyp)
     check_features(options, source.what)
     _check_outputs(options, data, source.what, resumed)

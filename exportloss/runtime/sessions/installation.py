@@ -5,10 +5,13 @@ Several distributions of ONNX Runtime install the same import package.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +94,9 @@ def _is_checkout(root: Path) -> bool:
 def import_onnxruntime() -> ModuleType:
     """Return the `onnxruntime` package, with its telemetry disabled.
 
+    Where torch is installed, the training build would import it, only to learn the version that it
+    was built as: seconds, and memory that no session needs.
+
     Raises:
         InstallationError: none of its distributions is installed, or several are.
     """
@@ -102,10 +108,26 @@ def import_onnxruntime() -> ModuleType:
             "you need"
         )
     os.environ.setdefault(*_SILENCE)
+    # Of a build for CUDA torch loads the libraries, so it may be needed there.
+    is_light = installed == ["onnxruntime-training-cpu"]
     try:
-        return import_module("onnxruntime")
+        with _absent("onnxruntime.training") if is_light else contextlib.nullcontext():
+            return import_module("onnxruntime")
     except ImportError as error:
         raise InstallationError(f"onnxruntime is not installed; {_list_extras()}") from error
+
+
+@contextlib.contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Let imports of a module fail, unless it is imported already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say so
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def import_onnxruntime_training() -> ModuleType:

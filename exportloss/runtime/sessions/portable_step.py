@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ from exportloss.runtime.artifact.onnx_files.model_checksum import add_model_chec
 from exportloss.runtime.artifact.state import TrainState, take_state
 from exportloss.runtime.artifact.state_checks import check_values
 from exportloss.runtime.artifact.tensor_file import parse_tensor_file
-from exportloss.runtime.optimizers.table import Hyperparameters
+from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
 from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import node_counts, open_graph
 from exportloss.runtime.sessions.session import TrainSession
-from exportloss.runtime.sessions.step_checks import uint8_images
+from exportloss.runtime.sessions.step_checks import (
+    Rates,
+    checked_hyperparameters,
+    uint8_images,
+)
 from exportloss.runtime.sessions.step_loop import StepLoop
 from exportloss.runtime.sessions.step_results import (
     Evaluation,
@@ -77,8 +82,7 @@ class PortableTrainSession(TrainSession):
         self._update: Any = None  # opened when first needed
         self._frozen: Any = None  # opened when first needed
         self._from_features: Any = None  # opened when first needed
-        self._given: Mapping[str, Array] | None = None  # features of the step in progress
-        self._no_images = np.zeros((manifest.batch_size, 3, *manifest.image_size), np.uint8)
+        self._feature_loop: StepLoop | None = None  # opened when first needed
         layout = manifest.layout
         assert layout is not None  # checked with the folder
         self._parameters = layout.parameters
@@ -209,30 +213,59 @@ class PortableTrainSession(TrainSession):
         inputs = self._from_features.get_inputs()
         return {v.name: tuple(v.shape) for v in inputs if v.name.startswith("feature_")}
 
-    @exclusive  # type: ignore[arg-type]  # it takes any keyword
+    @exclusive
     def step_features(
-        self, features: Mapping[str, Array], targets: npt.ArrayLike, **settings: Any
+        self,
+        features: Mapping[str, Array],
+        targets: npt.ArrayLike,
+        *,
+        lr: Rates,
+        momentum: float = 0.937,
+        weight_decay: float = 5e-4,
+        max_norm: float = math.inf,
+        update: bool = True,
+        ema_decay: float | None = None,
+        loss_scale: float = LOSS_SCALE,
     ) -> StepResult:
         """Train on the features of a batch; the result is that of `step` on its images.
 
         Args:
             features: (B, ...) float32 by name, as from `features`.
             targets: (n, 6) target rows, as for `step`.
-            settings: Those of `step`, such as `lr`.
+            lr: As for `step`.
+            momentum: As for `step`.
+            weight_decay: As for `step`.
+            max_norm: As for `step`.
+            update: As for `step`.
+            ema_decay: As for `step`.
+            loss_scale: As for `step`.
 
         Raises:
             DataError: the features are not those of these artifacts.
             ArtifactError: the artifacts were exported without features.
+            ExportLossError: as for `step`.
         """
         expected = dict(self.feature_shapes)
         got = {name: np.shape(array) for name, array in features.items()}
         if got != expected or any(array.dtype != np.float32 for array in features.values()):
             raise DataError(f"features are {got}; expected float32 {expected}, as from `features`")
-        self._given = features
-        try:
-            return self.step(self._no_images, targets, **settings)
-        finally:
-            self._given = None
+        hyper = checked_hyperparameters(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            max_norm=max_norm,
+            ema_decay=self._ema_decay(ema_decay),
+            loss_scale=loss_scale,
+        )
+        if self._feature_loop is None:
+            self._feature_loop = StepLoop(
+                self._engine, self._from_features, self._device, beside=self._loop
+            )
+        batch = {name: np.ascontiguousarray(array) for name, array in features.items()}
+        batch["targets"] = self._targets(targets)
+        result = self._run(self._feature_loop, batch, hyper if update else None)
+        self._due += update
+        return result
 
     def _open_features(self, name: str) -> Any:
         if name not in self._graphs:
@@ -246,21 +279,16 @@ class PortableTrainSession(TrainSession):
         return uint8_images(images, self.manifest)
 
     def _step(self, images: Images, targets: Array, hyper: Hyperparameters | None) -> StepResult:
+        return self._run(self._loop, {"images": images, "targets": targets}, hyper)
+
+    def _run(
+        self, loop: StepLoop, batch: Mapping[str, npt.NDArray[Any]], hyper: Hyperparameters | None
+    ) -> StepResult:
         settings = hyper or Hyperparameters(lr=(0.0, 0.0, 0.0))
-        inputs = self._settings(settings) | {
-            "images": images,
-            "targets": targets,
-            "update": np.array(hyper is not None),
-        }
-        if self._given is not None:
-            del inputs["images"]
-            inputs |= self._given
+        inputs = {**batch, **self._settings(settings), "update": np.array(hyper is not None)}
         if self.manifest.precision == "float16":
             inputs["loss_scale"] = np.array(settings.loss_scale, np.float32)
-        if self._given is not None:
-            found = self._loop.run_other(self._from_features, inputs)
-            return PendingStepResult(lambda: found, terms=self._terms)
-        return PendingStepResult(self._loop.run(inputs).read, terms=self._terms)
+        return PendingStepResult(loop.run(inputs).read, terms=self._terms)
 
     def _settings(self, hyper: Hyperparameters) -> dict[str, npt.NDArray[Any]]:
         """Return the settings of an update by their names in the graphs."""

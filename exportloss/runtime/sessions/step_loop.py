@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from exportloss.errors import TrainingError
 from exportloss.runtime.sessions.devices import Device
 from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options
+from exportloss.runtime.sessions.state_buffers import (
+    OneBuffer,
+    StateBuffers,
+    Tensors,
+    TwoBuffers,
+)
 
 __all__ = ["LARGE", "Outputs", "StepLoop"]
 
@@ -44,15 +48,10 @@ class Outputs:
 class StepLoop:
     """Runs a session whose outputs `new_...` are inputs of its next run.
 
-    Each tensor of the state has two buffers. A run reads one set and writes the other, so nothing
-    is copied, and a run that fails changes nothing. Updating in place would also be wrong: before
-    ONNX Runtime captures a CUDA graph it runs it a few times, and each run would advance the state
-    (onnxruntime issue 32243). All other tensors have one buffer. So every address is fixed, and one
-    CUDA graph is captured per direction.
-
-    A state of more than `LARGE` bytes has one buffer on a CPU, or the second would be the larger
-    part of what a step needs. Its graph writes a tensor once all that read it are done. A run that
-    fails may then have changed a part of the state, which has to be loaded again.
+    The state has two buffers a tensor (`TwoBuffers`), or on a CPU, where it takes more than `LARGE`
+    bytes, one (`OneBuffer`): a second would be the larger part of what a step needs. All other
+    tensors have one buffer. So every address is fixed, and one CUDA graph is captured per
+    direction.
 
     On a GPU a run returns once the work is queued, and the first reader of a tensor waits for it:
     meanwhile the host prepares the next batch.
@@ -62,41 +61,44 @@ class StepLoop:
         session: Session of a graph with static shapes.
         device: Device of the session.
         capture: Whether the session was opened to capture CUDA graphs.
+        beside: Loop of another graph whose state this one replaces too; by default the state is
+            this loop's own.
 
     Attributes:
         lock: Lock held while outputs are read or buffers exchanged.
     """
 
-    def __init__(self, ort: Any, session: Any, device: Device, *, capture: bool) -> None:
-        self.lock = threading.RLock()
+    def __init__(
+        self,
+        ort: Any,
+        session: Any,
+        device: Device,
+        *,
+        capture: bool = False,
+        beside: StepLoop | None = None,
+    ) -> None:
         self._session = session
         self._device = device
         self._in_place = device.in_place
+        self._ort = ort
         inputs = {value.name: value for value in session.get_inputs()}
         outputs = {value.name: value for value in session.get_outputs()}
-        state = [name for name in inputs if f"{_NEW}{name}" in outputs]
-
-        def buffers(names: Sequence[str], tensors: Mapping[str, Any]) -> dict[str, Any]:
-            return {
-                name: device.empty(ort, tensors[name].shape, _DTYPES[tensors[name].type])
-                for name in names
-            }
-
-        self._inputs = buffers([name for name in inputs if name not in state], inputs)
-        self._outputs = buffers([name for name in outputs if not name.startswith(_NEW)], outputs)
-        self._state = buffers(state, inputs)
-        size = sum(4 * math.prod(inputs[name].shape) for name in state)
-        self._once = device.kind == "cpu" and size > LARGE
-        self._spare = self._state if self._once else buffers(state, inputs)
-        self._is_torn = False
-        self._ort = ort
-        self._directions = [
-            (self._bind(self._state, self._spare), 1 if capture else None),
-            (self._bind(self._spare, self._state), 2 if capture else None),
-        ]
+        names = [name for name in inputs if f"{_NEW}{name}" in outputs]
+        self._inputs = self._buffers(value for name, value in inputs.items() if name not in names)
+        self._outputs = self._buffers(v for n, v in outputs.items() if not n.startswith(_NEW))
+        if beside is None:
+            size = sum(4 * math.prod(inputs[name].shape) for name in names)
+            is_large = device.kind == "cpu" and size > LARGE
+            self._state: StateBuffers = (OneBuffer if is_large else TwoBuffers)(
+                names, lambda some: self._buffers(inputs[name] for name in some)
+            )
+        else:
+            self._state = beside._state
+        self.lock = self._state.lock
+        self._bindings = [self._bind(*direction) for direction in self._state.directions]
+        self._graphs = [side + 1 if capture else None for side in range(len(self._bindings))]
         self._runs = 0
-        self._uncaptured: set[int | None] = {graph for _, graph in self._directions} - {None}
-        self._running: Any = None  # binding of a run that has not been waited for
+        self._uncaptured: set[int | None] = {*self._graphs} - {None}
         self._last: weakref.ref[Outputs] | None = None
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
@@ -106,12 +108,13 @@ class StepLoop:
 
     def _run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         self._settle()
-        self.check_whole()
+        state = self._state
+        state.check_whole()
         for name, array in inputs.items():
             self._inputs[name].update_inplace(array)
-        binding, graph = self._directions[0]
+        binding, graph = self._bindings[state.side], self._graphs[state.side]
         if not self._in_place:
-            self._bind_inputs(binding, self._state)
+            self._bind_inputs(binding, state.now)
         is_first = graph in self._uncaptured
         if is_first:  # allocates memory, which a capture must not do
             self._session.run_with_iobinding(binding, graph_options(self._ort, UNCAPTURED))
@@ -121,11 +124,9 @@ class StepLoop:
         may_return_early = not is_first and (graph is not None or self._runs % _RUNS_AT_ONCE)
         if self._in_place and may_return_early:
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self._is_torn = self._once  # until the run is complete
-        self._session.run_with_iobinding(binding, options)
-        self._is_torn = False
-        self._exchange()
-        self._running = binding
+        with state.replacing():
+            self._session.run_with_iobinding(binding, options)
+        state.running = binding
         outputs = Outputs(self)
         self._last = weakref.ref(outputs)
         return outputs
@@ -145,35 +146,22 @@ class StepLoop:
         """
         with self.lock:
             self._settle()
-            self.check_whole()
-            binding, kept = session.io_binding(), dict(self._state)
-            new: dict[str, Any] = {}
+            self._state.check_whole()
+            binding, now = session.io_binding(), self._state.now
             for value in session.get_inputs():
-                if value.name in self._state:
-                    binding.bind_ortvalue_input(value.name, self._state[value.name])
+                if value.name in now:
+                    binding.bind_ortvalue_input(value.name, now[value.name])
                 else:
                     binding.bind_cpu_input(value.name, inputs[value.name])
-            outputs: dict[str, Any] = {}
-            for value in session.get_outputs():
-                name = value.name.removeprefix(_NEW)
-                is_state = name != value.name
-                if is_state and not self._once:
-                    binding.bind_ortvalue_output(value.name, self._spare[name])
-                    del kept[name]
-                    continue
-                # In place it could overwrite what it has still to read, such as the gradients.
-                array = self._device.empty(self._ort, value.shape, _DTYPES[value.type])
-                (new if is_state else outputs)[name] = array
-                binding.bind_ortvalue_output(value.name, array)
+            found = session.get_outputs()
+            written = [v.name.removeprefix(_NEW) for v in found if v.name.startswith(_NEW)]
+            scratch = self._state.scratch(written)
+            outputs = self._buffers(v for v in found if not v.name.startswith(_NEW))
+            for name, tensor in (outputs | {f"{_NEW}{n}": t for n, t in scratch.items()}).items():
+                binding.bind_ortvalue_output(name, tensor)
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
-            if self._once:
-                for name, tensor in new.items():
-                    self._state[name].update_inplace(tensor.numpy())
-            else:
-                for name, tensor in kept.items():
-                    self._spare[name].update_inplace(tensor.numpy())
-            self._exchange()
+            self._state.adopt(scratch)
             return {name: np.array(output.numpy()) for name, output in outputs.items()}
 
     def check_whole(self) -> None:
@@ -182,20 +170,12 @@ class StepLoop:
         Raises:
             TrainingError: one has.
         """
-        if self._is_torn:
-            raise TrainingError(
-                "a step failed while it changed the state, of which only a part is new now; load "
-                "the state that was saved last"
-            )
-
-    def _exchange(self) -> None:
-        self._directions.reverse()
-        self._state, self._spare = self._spare, self._state
+        self._state.check_whole()
 
     def value(self, name: str) -> Any:
         """Return a tensor of the state as an `OrtValue`, not copied; valid until the next run."""
-        self._wait()
-        return self._state[name]
+        self._state.wait()
+        return self._state.now[name]
 
     def read(self, name: str) -> npt.NDArray[Any]:
         """Copy a tensor of the state to the host."""
@@ -203,18 +183,17 @@ class StepLoop:
 
     def write(self, name: str, array: npt.NDArray[Any]) -> None:
         """Set a tensor of the state."""
-        self._wait()
-        self._state[name].update_inplace(array)
+        self.value(name).update_inplace(array)
 
     def replace(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Set all tensors of the state."""
         for name, array in arrays.items():
             self.write(name, array)
-        self._is_torn = False
+        self._state.is_whole = True
 
     def fetch_outputs(self) -> dict[str, npt.NDArray[Any]]:
         """Copy the outputs of the last run, without the state, to the host."""
-        self._wait()
+        self._state.wait()
         return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
     def _settle(self) -> None:
@@ -222,22 +201,22 @@ class StepLoop:
         outputs = None if self._last is None else self._last()
         if outputs is not None:
             outputs.read()
-        self._wait()
+        self._state.wait()
 
-    def _wait(self) -> None:
-        if self._running is not None:
-            self._running.synchronize_outputs()
-            self._running = None
+    def _buffers(self, tensors: Iterable[Any]) -> Tensors:
+        """Return a buffer for each input or output of a session."""
+        return {
+            tensor.name: self._device.empty(self._ort, tensor.shape, _DTYPES[tensor.type])
+            for tensor in tensors
+        }
 
-    def _bind(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
+    def _bind(self, old: Tensors, new: Tensors) -> Any:
         binding = self._session.io_binding()
         self._bind_inputs(binding, old)
-        for name, value in self._outputs.items():
+        for name, value in (self._outputs | {f"{_NEW}{n}": t for n, t in new.items()}).items():
             binding.bind_ortvalue_output(name, value)
-        for name, value in new.items():
-            binding.bind_ortvalue_output(f"{_NEW}{name}", value)
         return binding
 
-    def _bind_inputs(self, binding: Any, old: Mapping[str, Any]) -> None:
-        for name, value in (self._inputs | dict(old)).items():
+    def _bind_inputs(self, binding: Any, old: Tensors) -> None:
+        for name, value in (self._inputs | old).items():
             binding.bind_ortvalue_input(name, value)

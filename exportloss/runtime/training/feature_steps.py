@@ -16,7 +16,7 @@ from exportloss.runtime.data.loader import Batches
 from exportloss.runtime.sessions.portable_step import PortableTrainSession
 from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.training.schedule import Schedule
-from exportloss.runtime.training.steps import MAX_NORM, DoneStep
+from exportloss.runtime.training.steps import DoneStep, settings_of
 from exportloss.system import MOST_OF_MEMORY, available_bytes
 
 __all__ = ["FeatureSteps"]
@@ -82,15 +82,9 @@ class FeatureSteps:
                 else:
                     batch = batches.without_images(images.tolist())
                 targets, dropped = fit_targets(batch, session.manifest, overflow)
-                result = session.step_features(
-                    {name: kept[images] for name, kept in self._kept.items()},
-                    targets,
-                    lr=plan.lr,
-                    momentum=plan.momentum,
-                    weight_decay=schedule.weight_decay,
-                    max_norm=MAX_NORM,
-                    update=plan.update,
-                )
+                features = {name: kept[images] for name, kept in self._kept.items()}
+                settings = settings_of(plan, schedule)
+                result = session.step_features(features, targets, **settings)
                 yield DoneStep(plan=plan, batch=batch, dropped=dropped, result=result)
 
     def _allocate(self, session: PortableTrainSession, images: int) -> None:

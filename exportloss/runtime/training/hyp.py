@@ -141,7 +141,7 @@ def read_hyp(path: str | Path | None, *, loss: type[LossSettings] = LossConfig) 
         error=ConfigError,
     )
     for key, value in read.values.items():
-        if key != "criterion":  # valid only together with other keys
+        if key not in ("criterion", "topk2"):  # valid only together with other keys
             TrainingConfig.from_mapping({key: value}, source=read.where(key), loss=loss)
     TrainingConfig.from_mapping(read.values, source=str(path), loss=loss)
     return dict(read.values)

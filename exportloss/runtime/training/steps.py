@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from exportloss.runtime.data.capacity import Overflow, fit_targets
 from exportloss.runtime.data.loader import Batch, Batches
 from exportloss.runtime.sessions.session import StepResult, TrainSession
 from exportloss.runtime.training.schedule import PlannedStep, Schedule
 
-__all__ = ["MAX_NORM", "DoneStep", "EpochSteps", "run_steps"]
+__all__ = ["MAX_NORM", "DoneStep", "EpochSteps", "StepSettings", "run_steps", "settings_of"]
 
 MAX_NORM = 10.0  # clipping norm of the gradient, as in YOLOv5
 
@@ -33,6 +33,27 @@ class DoneStep:
     batch: Batch
     dropped: int
     result: StepResult
+
+
+class StepSettings(TypedDict):
+    """Settings of a step as `TrainSession.step` takes them."""
+
+    lr: tuple[float, float, float]
+    momentum: float
+    weight_decay: float
+    max_norm: float
+    update: bool
+
+
+def settings_of(plan: PlannedStep, schedule: Schedule) -> StepSettings:
+    """Return the settings of a planned step."""
+    return {
+        "lr": plan.lr,
+        "momentum": plan.momentum,
+        "weight_decay": schedule.weight_decay,
+        "max_norm": MAX_NORM,
+        "update": plan.update,
+    }
 
 
 class EpochSteps(Protocol):
@@ -76,13 +97,5 @@ def run_steps(
     with contextlib.closing(batches.epoch(epoch, class_map=class_map)) as stream:
         for plan, batch in zip(schedule.steps(epoch), stream, strict=True):
             targets, dropped = fit_targets(batch, session.manifest, overflow)
-            result = session.step(
-                batch.images,
-                targets,
-                lr=plan.lr,
-                momentum=plan.momentum,
-                weight_decay=schedule.weight_decay,
-                max_norm=MAX_NORM,
-                update=plan.update,
-            )
+            result = session.step(batch.images, targets, **settings_of(plan, schedule))
             yield DoneStep(plan=plan, batch=batch, dropped=dropped, result=result)

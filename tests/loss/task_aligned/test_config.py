@@ -7,6 +7,7 @@ import torch
 
 import exportloss
 from exportloss import ConfigError, TaskAlignedConfig, TaskAlignedLoss
+from exportloss.runtime.training.hyp import read_hyp
 from tests.support.messages import mentions
 
 
@@ -35,6 +36,8 @@ def test_unknown_key_suggests_the_near_one(tmp_path):
         ({"reg_max": 0}, ("reg_max", 0, "whole number >= 1")),
         ({"topk": 1.5}, ("topk", 1.5, "whole number >= 1")),
         ({"topk2": True}, ("topk2", True, "whole number >= 1")),
+        ({"topk2": 11}, ("topk2 is 11", "topk, 10", "topk2 <= topk")),
+        ({"topk": 3, "topk2": 4}, ("topk2 is 4", "topk, 3", "topk2 <= topk")),
         ({"profile": "8.5"}, ("profile", "'8.5'", "8.4", "8.3", "yolov9")),
     ],
 )
@@ -43,6 +46,13 @@ def test_values_out_of_range_are_refused(values, told):
         TaskAlignedConfig(**values)
     with pytest.raises(ConfigError, match=mentions("settings", *told)):
         TaskAlignedConfig.from_mapping(values, source="settings")
+
+
+def test_without_topk2_every_selected_cell_is_kept(tmp_path):
+    assert TaskAlignedConfig(topk=3).topk2 == 10
+    path = tmp_path / "hyp.yaml"
+    path.write_text("topk2: 20\ntopk: 30\n")
+    assert read_hyp(path, loss=TaskAlignedConfig) == {"topk2": 20, "topk": 30}
 
 
 @pytest.mark.parametrize(

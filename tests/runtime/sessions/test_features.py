@@ -11,6 +11,7 @@ from torch import nn
 from exportloss import ArtifactError, DataError, ExportError
 from exportloss.export import export_train_step
 from exportloss.runtime import TrainSession
+from exportloss.runtime.sessions import step_loop
 from tests.support.messages import mentions
 from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss
 
@@ -32,15 +33,24 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_steps_on_features_have_the_bits_of_steps_on_images(artifact: Path):
-    plain, kept = (TrainSession.open(artifact, threads=1) for _ in range(2))
+@pytest.mark.parametrize("large", [step_loop.LARGE, 0])  # a state of two buffers, and of one
+def test_steps_on_features_have_the_bits_of_steps_on_images(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, large: int
+):
+    plain = TrainSession.open(artifact, threads=1)
+    monkeypatch.setattr(step_loop, "LARGE", large)
+    kept = TrainSession.open(artifact, threads=1)
     batches = [tuple(tensor.numpy() for tensor in make_batch(seed)) for seed in range(2)]
     store = [kept.features(images) for images, _ in batches]
     for number, update in enumerate((True, False, True, True)):
         images, targets = batches[number % 2]
         settings = {"lr": 0.01, "update": update}
         wanted = plain.step(images, targets, **settings)
-        got = kept.step_features(store[number % 2], targets, **settings)
+        # Steps on images go between those on features.
+        train, batch = (
+            (kept.step, images) if number == 2 else (kept.step_features, store[number % 2])
+        )
+        got = train(batch, targets, **settings)
         assert (got.loss, got.items) == (wanted.loss, wanted.items)
     for name in ("parameters", "statistics", "gradients", "optimizer_momentum"):
         np.testing.assert_array_equal(kept.read_vector(name), plain.read_vector(name))

@@ -2,8 +2,9 @@
 
     python -m tests.support.kills.commands --kills 100
 
-Half of the kills come at any moment, half after the first file was begun. What is left is read:
-every file under its own name is whole, and what the command reads is as it was.
+The processes are forked from one that has imported all they need, or many kills would come before
+a command has begun. Half of the kills come at any moment, half after the first file was begun. What
+is left is read: every file under its own name is whole, and what the command reads is as it was.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from exportloss.__main__ import main as run
 from exportloss.errors import ExportLossError
 from exportloss.runtime.artifact.check import read_artifact
 from exportloss.runtime.artifact.manifest import MANIFEST_NAME
@@ -34,6 +37,7 @@ from exportloss.runtime.training.results import read_results
 from exportloss.runtime.training.run_folder import RunFolder, read_yaml
 from exportloss.runtime.training.run_log import read_log
 from tests.support.kills.inputs import add_input_arguments, find_inputs
+from tests.support.preload import preload
 from tests.support.training_runs import assert_same_run
 
 TICK, FOREVER = 0.001, 600.0  # seconds
@@ -166,11 +170,11 @@ def _time(job: Job) -> tuple[float, float]:
     """Run a command to its end; return how long it took, and how long until it began to write."""
     started, first = time.monotonic(), 0.0
     with _started(job) as process:
-        while process.poll() is None:
+        while process.exitcode is None:
             if not first and _writes(job):
                 first = time.monotonic() - started
             time.sleep(TICK)
-    assert process.returncode == 0, process.returncode
+    assert process.exitcode == 0, process.exitcode
     return time.monotonic() - started, first
 
 
@@ -179,7 +183,7 @@ def _run(job: Job, seconds: float, *, after_write: float | None) -> bool:
     started = time.monotonic()
     before = _state(job)
     with _started(job) as process:
-        while process.poll() is None:
+        while process.exitcode is None:
             waited = time.monotonic() - started
             if after_write is not None and _state(job) != before:
                 started, seconds, after_write = time.monotonic(), after_write, None
@@ -187,17 +191,28 @@ def _run(job: Job, seconds: float, *, after_write: float | None) -> bool:
                 process.kill()
             time.sleep(TICK)
     # A training that was killed when all was done says that it is complete.
-    was_done = process.returncode == 2 and RunFolder(job.output).best_onnx.exists()
-    if process.returncode not in (0, -9) and not was_done:
-        raise AssertionError(f"{job.arguments()} ended with {process.returncode}")
-    return process.returncode != -9
+    was_done = process.exitcode == 2 and RunFolder(job.output).best_onnx.exists()
+    if process.exitcode not in (0, -9) and not was_done:
+        raise AssertionError(f"{job.arguments()} ended with {process.exitcode}")
+    return process.exitcode != -9
 
 
 @contextlib.contextmanager
-def _started(job: Job) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "exportloss", *job.arguments()]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+def _started(job: Job) -> Iterator[ForkProcess]:
+    process = multiprocessing.get_context("fork").Process(target=_work, args=(job.arguments(),))
+    process.start()
+    try:
         yield process
+    finally:
+        process.join()
+
+
+def _work(arguments: list[str]) -> None:
+    """Be the command, in a process of its own."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # as a device, not a path
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    sys.argv = ["exportloss", *arguments]
+    sys.exit(run())
 
 
 def _writes(job: Job) -> bool:
@@ -249,6 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commands", nargs="+", default=["export", "train", "detect", "val"])
     add_input_arguments(parser)
     options = parser.parse_args(arguments)
+    preload()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         artifact, data = find_inputs(options, folder)

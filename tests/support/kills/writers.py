@@ -33,6 +33,7 @@ from exportloss.runtime.artifact.folder import new_folder, write_artifact
 from exportloss.runtime.artifact.manifest import Manifest
 from exportloss.runtime.artifact.onnx_files.onnx_file import read_onnx
 from exportloss.runtime.artifact.state import TrainState, load_state, save_state
+from exportloss.runtime.sessions.installation import import_onnxruntime
 from exportloss.runtime.storage import replacing
 from exportloss.runtime.training.results import EpochResult, read_results
 from exportloss.runtime.training.run_folder import RunFolder
@@ -243,6 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_input_arguments(parser)
     options = parser.parse_args(arguments)
     moments = random.Random(options.seed)
+    import_onnxruntime()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         artifact, data = find_inputs(options, folder)
