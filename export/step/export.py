@@ -196,7 +196,8 @@ def export_train_step(
         if memory is not None or saves:
             budget = None if memory is None else int(memory * 1e6)
             plan = recompute(written["train_step"], budget)
-            (tell or str)(plan.about)
+            if memory is not None and tell is not None:
+                tell(plan.about)
         if saves:
             order(written["train_step"])
         if hasattr(detector.model, "decode"):

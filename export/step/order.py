@@ -49,6 +49,10 @@ def order(model: ir.Model) -> None:
     graph.extend(reversed(last_first))
 
 
+def _updates(node: ir.Node) -> bool:
+    return (node.name or "").startswith("optimizer/")
+
+
 def is_late(node: ir.Node) -> bool:
     """Return whether a node belongs to the backward pass or to the update."""
     parts = (node.name or "").split("/")[:-1]
@@ -57,34 +61,42 @@ def is_late(node: ir.Node) -> bool:
 
 def _wanted(nodes: Sequence[ir.Node], sources: Sources) -> Iterator[ir.Node]:
     """Yield the nodes in the order in which they should run."""
-    done: set[ir.Node] = set()
     after_the_loss: set[ir.Node] = set()
     for node in nodes:
         if (node.name or "").startswith("loss/") or not after_the_loss.isdisjoint(sources[node]):
             after_the_loss.add(node)
-        # Derivatives of activations need no gradient; they are computed when it is there.
-        if node in after_the_loss or not is_late(node):
-            yield from _needed(node, sources, done)
+    done: set[ir.Node] = set()
+
+    def is_next(reader: ir.Node) -> bool:
+        """Return whether a node should run as soon as what it waits for is there.
+
+        Another shape of a result costs nothing, and sums of gradients take their place.
+        """
+        if (
+            reader in done
+            or reader not in sources
+            or not (reader.op_type == "Reshape" or _updates(reader))
+        ):
+            return False
+        return all(source in done for source in sources[reader] if source in after_the_loss)
+
     for node in nodes:
-        yield from _needed(node, sources, done)
-
-
-def _needed(node: ir.Node, sources: Sources, done: set[ir.Node]) -> Iterator[ir.Node]:
-    """Yield what a node needs and is not done, each after what it needs itself, and the node."""
-    waiting = [(node, False)]
-    while waiting:
-        current, is_ready = waiting.pop()
-        if current in done:
-            continue
-        if is_ready:
+        # Derivatives of activations need no gradient; they are computed when it is there.
+        waiting = [(node, False)] if node in after_the_loss or not is_late(node) else []
+        while waiting:
+            current, is_ready = waiting.pop()
+            if current in done:
+                continue
+            if not is_ready:
+                waiting.append((current, True))
+                waiting.extend((source, False) for source in sources[current])
+                continue
             done.add(current)
             yield current
-            # Another shape of a result costs nothing; that of a gradient is traced far behind it.
-            uses = [use.node for value in current.outputs for use in value.uses()]
-            waiting.extend((reader, True) for reader in uses if reader.op_type == "Reshape")
-        else:
-            waiting.append((current, True))
-            waiting.extend((source, False) for source in sources[current] if source not in done)
+            if current in after_the_loss:
+                uses = (use.node for value in current.outputs for use in value.uses())
+                waiting.extend((reader, False) for reader in uses if is_next(reader))
+    yield from (node for node in nodes if node not in done)
 
 
 def _sources(node: ir.Node) -> list[ir.Node]:
