@@ -37,6 +37,7 @@ def order(model: ir.Model) -> None:
     for source in (source for node in nodes for source in sources[node]):
         readers[source] += 1
     free = [(place[node], node) for node in nodes if not readers[node]]
+    heapq.heapify(free)
     last_first: list[ir.Node] = []
     while free:
         _, node = heapq.heappop(free)
@@ -70,13 +71,14 @@ def _wanted(nodes: Sequence[ir.Node], sources: Sources) -> Iterator[ir.Node]:
     def is_next(reader: ir.Node) -> bool:
         """Return whether a node should run as soon as what it waits for is there.
 
-        Another shape of a result costs nothing, and sums of gradients take their place.
+        Another shape of a result costs nothing, and sums of gradients take their place. Not so
+        where a result is cut, which the rest of it may still have to wait for.
         """
-        if (
-            reader in done
-            or reader not in sources
-            or not (reader.op_type == "Reshape" or _updates(reader))
-        ):
+        if reader in done or reader not in sources:
+            return False
+        if reader.op_type == "Slice" and sources[reader][0].op_type != "Reshape":
+            return False
+        if reader.op_type != "Reshape" and not _updates(reader):
             return False
         return all(source in done for source in sources[reader] if source in after_the_loss)
 
@@ -94,8 +96,8 @@ def _wanted(nodes: Sequence[ir.Node], sources: Sources) -> Iterator[ir.Node]:
             done.add(current)
             yield current
             if current in after_the_loss:
-                uses = (use.node for value in current.outputs for use in value.uses())
-                waiting.extend((reader, False) for reader in uses if is_next(reader))
+                uses = [use.node for value in current.outputs for use in value.uses()]
+                waiting.extend((reader, False) for reader in reversed(uses) if is_next(reader))
     yield from (node for node in nodes if node not in done)
 
 

@@ -97,7 +97,8 @@ def recompute(model: ir.Model, budget: int | None = None) -> MemoryPlan:
         for use in [use for use in value.uses() if use.node in late]:
             use.node.replace_input_with(use.idx, copy)
     if copies.nodes:
-        graph.register_initializer(copies.last_axis)
+        if copies.last_axis.uses():
+            graph.register_initializer(copies.last_axis)
         graph.insert_before(next(node for node in graph if node in late), copies.nodes)
     return MemoryPlan(
         kept_before=before, kept=kept, recomputed=len(copies.chosen), nodes=len(copies.nodes)

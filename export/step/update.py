@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -64,13 +65,14 @@ def updated(
 
     def parameters(index: int, go: Tensor) -> list[Tensor]:
         # A step that changes the vectors in place has overwritten the old ones of the state.
-        now, part = of_part(index, go), parts[index][0]
+        part = parts[index][0]
+        now = dataclasses.replace(of_part(index, go), parameters=_again(inputs["parameters"], part))
         moments = untaken if len(parts) == 1 else [new[name][part] for name in kept]
         return [torch.where(update, rule.parameters(now, moments), now.parameters)]
 
     def gradients(index: int, go: Tensor) -> list[Tensor]:
-        total = torch.where(go, totals[index], inputs["gradients"][parts[index][0]])
-        return [torch.where(update, 0.0, total)]
+        old = _again(inputs["gradients"], parts[index][0])
+        return [torch.where(update, 0.0, torch.where(go, totals[index], old))]
 
     # One vector after the other, as the parts of each are there until it is complete.
     vectors: list[tuple[Sequence[str], Callable[[int, Tensor], list[Tensor]]]] = [
@@ -87,3 +89,8 @@ def updated(
         for name, tensors in zip(names, zip(*found, strict=True), strict=True):
             new[name] = tensors[0] if len(parts) == 1 else torch.cat(tensors)
     return {**new, "updates": torch.where(update, updates, inputs["updates"])}
+
+
+def _again(vector: Tensor, part: slice) -> Tensor:
+    """Return a part of a vector in nodes of its own, so that it is not kept from its first use."""
+    return vector.view(1, -1)[:, part].view(-1)
