@@ -6,7 +6,7 @@ s = sqrt(var + eps): y = weight d / s + bias, and
     dx = weight / s (dy - mean(dy) - d / s mean(dy d / s)).
 
 The convolution before takes over the factor, see `exportloss.export.aten.shortcuts.without_scale`.
-What is in brackets is dy less another normalization of x, with means in the place of weight and
+What is in brackets is dy less another normalization of d, with means in the place of weight and
 bias, so that one operator, where an engine has it, makes a pass over a map less in both directions.
 All but maps are vectors (C,), for a node that only reshapes costs as much as one that computes.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from exportloss.export.aten.builder import kept_shape
@@ -32,10 +33,10 @@ def normalize(
     """Return the normalization of x (B, C, ...) by its own mean and variance."""
     weight = t.filled(1, (shape_of(x)[1],), dtype_of(x)) if weight is None else weight
     bias = t.filled(0, (shape_of(x)[1],), dtype_of(x)) if bias is None else bias
-    var, _, deviation = _statistics(t, x)
+    var, deviation = _statistics(t, x)
     if t.forms.normalization:
         t.normalizations.append(Normalization(x=x, weight=weight, var=var, eps=eps))
-        return _by_operator(t, x, weight, bias, eps)
+        return _by_operator(t, deviation, weight, bias, var, eps=eps)
     scale = t.div(weight, _root(t, x, eps))
     return t.add(t.mul(deviation, channels(t, x, scale)), channels(t, x, bias))
 
@@ -52,14 +53,14 @@ def normalize_backward(
     """Return the gradients of x, unless not wanted, of the weight and of the bias."""
     axes = batch_axes(x)
     count = math.prod(shape_of(x)[axis] for axis in axes)
-    _, _, deviation = _statistics(t, x)
+    var, deviation = _statistics(t, x)
     root, scale = _joined_factors(t, x, weight, eps) or _factors(t, x, weight, eps)
     shift = t.reduce("ReduceMean", gradient, axes)
     slope = t.div(t.reduce("ReduceMean", t.mul(gradient, deviation), axes), root)
     d_x = None
     if with_x:
         if t.forms.normalization:
-            centred = t.sub(gradient, _by_operator(t, x, slope, shift, eps))
+            centred = t.sub(gradient, _by_operator(t, deviation, slope, shift, var, eps=eps))
         else:
             by_deviation = t.mul(deviation, channels(t, x, t.div(slope, root)))
             centred = t.sub(t.sub(gradient, channels(t, x, shift)), by_deviation)
@@ -67,11 +68,10 @@ def normalize_backward(
     return d_x, t.mul(slope, count), t.mul(shift, count)
 
 
-def _statistics(t: Translator, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Return variance and mean as vectors, and the deviations; the same nodes at every call."""
-    var, mean, deviation = variance(t, x, batch_axes(x))
-    flat = (shape_of(x)[1],)
-    return t.reshape(var, flat), t.reshape(mean, flat), deviation
+def _statistics(t: Translator, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Return the variance (C,) and the deviations; the same nodes at every call."""
+    var, _, deviation = variance(t, x, batch_axes(x))
+    return t.reshape(var, (shape_of(x)[1],)), deviation
 
 
 def _factors(
@@ -123,11 +123,21 @@ def _root(t: Translator, x: ir.Value, eps: float) -> ir.Value:
 
 
 def _by_operator(
-    t: Translator, x: ir.Value, weight: ir.Value, bias: ir.Value, eps: float
+    t: Translator,
+    deviation: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value,
+    var: ir.Value,
+    *,
+    eps: float,
 ) -> ir.Value:
-    var, mean, _ = _statistics(t, x)
+    # Of deviations, whose mean is 0, rather than of x, which then need not be kept as well.
+    mean = t.constant(np.zeros(shape_of(var), dtype_of(var).numpy()))
     return t.op(
-        "BatchNormalization", x, weight, bias, mean, var, shape=shape_of(x), epsilon=float(eps)
+        "BatchNormalization",
+        *(deviation, weight, bias, mean, var),
+        shape=shape_of(deviation),
+        epsilon=float(eps),
     )
 
 

@@ -80,17 +80,19 @@ def joined_vectors(t: Builder, parts: Sequence[ir.Value]) -> ir.Value:
         if not runs or runs[-1][0] != is_short:
             runs.append((is_short, []))
         runs[-1][1].append(part)
-    return t.concat([_joined(t, run) if short else t.concat(run, 0) for short, run in runs], 0)
+    joined = [_multiplied(t, run) if short else run for short, run in runs]
+    return t.concat([vector for run in joined for vector in run], 0)
 
 
-def _joined(t: Builder, vectors: Sequence[ir.Value]) -> ir.Value:
+def _multiplied(t: Builder, vectors: Sequence[ir.Value]) -> Sequence[ir.Value]:
+    """Return vectors that are joined to the same, in one piece if that is less work."""
     factored = [_factored(t, vector) for vector in vectors]
     if sum(factor != 1 for _, factor in factored) < _FEW_FACTORS:
-        return t.concat(vectors, 0)
+        return vectors
     joined = t.concat([value for value, _ in factored], 0)
     sizes = [shape_of(vector)[0] for vector in vectors]
     factors = np.repeat(np.asarray([f for _, f in factored], dtype_of(joined).numpy()), sizes)
-    return t.mul(joined, t.constant(factors))
+    return [t.mul(joined, t.constant(factors))]
 
 
 def _factored(t: Builder, vector: ir.Value) -> tuple[ir.Value, float]:

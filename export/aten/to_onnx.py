@@ -149,8 +149,12 @@ def translate(
     t.scope = ""
     results = []
     for node, output_name in zip(_returned(traced.graph), outputs, strict=True):
-        # A value can be neither an input and an output nor two outputs.
-        results.append(t.op("Identity", values.get(node)))
+        # A value can be neither an input and an output nor two outputs. But a large vector that
+        # the graph itself reads as well should not be there twice.
+        value = values.get(node)
+        producer = value.producer()
+        is_read = producer is not None and producer.op_type == "Concat" and value.uses()
+        results.append(value if is_read else t.op("Identity", value))
         results[-1].name = output_name
     if t.forms.branch:
         branch_on_conditions(t)

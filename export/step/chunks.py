@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["CHUNK", "after", "chunks"]
+__all__ = ["CHUNK", "Part", "after", "chunks"]
 
 # Elements, a multiple of the optimizer's row: 16 MiB. A vector of up to two such parts stays whole.
 CHUNK = 1 << 22
 
+Part = tuple[slice, list[int]]  # of a vector, and how many elements of each group it has
 
-def chunks(sizes: Sequence[int], chunk: int = CHUNK) -> Iterator[tuple[slice, list[int]]]:
+
+def chunks(sizes: Sequence[int], chunk: int = CHUNK) -> Iterator[Part]:
     """Cut a vector of consecutive groups into parts.
 
     An expression over a whole vector of P elements holds a few more vectors of that size.
@@ -23,7 +25,7 @@ def chunks(sizes: Sequence[int], chunk: int = CHUNK) -> Iterator[tuple[slice, li
         chunk: Elements of a part, unless the vector has at most twice as many.
 
     Yields:
-        Each part, and how many elements of each group it has.
+        Each part.
     """
     total = sum(sizes)
     if total <= 2 * chunk:

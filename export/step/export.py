@@ -18,6 +18,7 @@ from exportloss.export.detector.wrapper import TrainableDetector, prepare
 from exportloss.export.step.features import cut_features
 from exportloss.export.step.flat_state import unflatten
 from exportloss.export.step.functions import Step
+from exportloss.export.step.order import order
 from exportloss.export.step.recompute import recompute
 from exportloss.loss.protocol import DetectionLoss
 from exportloss.runtime.artifact.flat_layout import StateLayout
@@ -27,6 +28,9 @@ from exportloss.runtime.artifact.state import TrainState, save_state
 from exportloss.runtime.optimizers.table import OPTIMIZERS
 
 __all__ = ["export_train_step"]
+
+# Targets for which a step computes activations again unasked, which takes them no longer.
+_SAVING: Sequence[StepProvider] = ("any", "cpu")
 
 
 def export_train_step(
@@ -124,7 +128,8 @@ def export_train_step(
             TensorRT accepts and which give the same bits in every run.
         memory: Megabytes (10^6 bytes) of activations that a step may keep from the forward for the
             backward pass; what does not fit and is cheap (BatchNorm, activations, joins) is
-            computed again. None keeps everything. Weights and state come on top.
+            computed again. None keeps as little as possible for "any" and "cpu", where that takes
+            no longer, and everything otherwise. Weights and state come on top.
         tell: Function called with the plan of `memory` as text.
         features: Whether to write the frozen layers as a graph of their own, `features.onnx`, and
             `train_features.onnx`, a step from what they compute: for `TrainSession.features`.
@@ -187,9 +192,14 @@ def export_train_step(
         }
         if features:
             written["features"], written["train_features"] = cut_features(written["train_step"])
-        if memory is not None:
-            plan = recompute(written["train_step"], int(memory * 1e6))
-            (tell or str)(plan.about)
+        saves = provider in _SAVING and precision == "float32"
+        if memory is not None or saves:
+            budget = None if memory is None else int(memory * 1e6)
+            plan = recompute(written["train_step"], budget)
+            if memory is not None and tell is not None:
+                tell(plan.about)
+        if saves:
+            order(written["train_step"])
         if hasattr(detector.model, "decode"):
             written["inference"] = inference_graph(
                 step.infer, step.inference_example(), modules=step.modules

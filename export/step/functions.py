@@ -13,10 +13,11 @@ from exportloss.errors import ExportError
 from exportloss.export.aten.tracing import region
 from exportloss.export.detector.wrapper import TrainableDetector
 from exportloss.export.step.batch_statistics import BatchStatistics
-from exportloss.export.step.chunks import after, chunks
-from exportloss.export.step.flat_state import flatten, lay_out, unflatten
+from exportloss.export.step.chunks import Part, chunks
+from exportloss.export.step.flat_state import flatten, flatten_parts, lay_out, unflatten
 from exportloss.export.step.half_precision import HalfPrecision
-from exportloss.export.step.optimizers import UPDATES, Update, clip, l2_norm, spread
+from exportloss.export.step.optimizers import l2_norm
+from exportloss.export.step.update import updated
 from exportloss.loss.output import LossOutput
 from exportloss.runtime.artifact.flat_layout import FlatLayout
 from exportloss.runtime.artifact.manifest import OptimizerName, Precision
@@ -122,17 +123,22 @@ class Step:
         # Without the scale, small gradients would underflow to 0 in float16.
         scale = inputs.get("loss_scale")
         scaled = loss if scale is None else loss * scale
-        gradient = flatten(self.parameters, _gradients(scaled, parameters))
-        gradient = gradient if scale is None else gradient / scale
+        gradients = _gradients(scaled, parameters)
         with region("optimizer"):
-            total = inputs["gradients"] + gradient
-            norm = l2_norm(total)
+            parts = self._parts()
+            found = flatten_parts(self.parameters, gradients, [part for part, _ in parts])
+            found = found if scale is None else [gradient / scale for gradient in found]
+            totals = [
+                inputs["gradients"][part] + gradient
+                for (part, _), gradient in zip(parts, found, strict=True)
+            ]
+            norm = l2_norm(totals)
             moved = dict(output.state)
             if running:
                 moved["statistics"] = statistics.updated(self.statistics, inputs["statistics"])
             is_finite = _is_finite(inputs, loss.detach(), norm, *moved.values())
             new = {k: torch.where(is_finite, value, inputs[k]) for k, value in moved.items()}
-            new |= self._updated(inputs, total, norm, is_finite)
+            new |= updated(self.optimizer, inputs, totals, parts, norm=norm, is_finite=is_finite)
         if self.ema:
             with region("ema"):
                 new |= _averages(inputs, new, is_finite)
@@ -149,9 +155,11 @@ class Step:
         """Update from accumulated gradients, without a batch, with the arithmetic of `train`."""
         inputs = {**inputs, "update": torch.ones((), dtype=torch.bool)}
         with region("optimizer"):
-            norm = l2_norm(inputs["gradients"])
+            parts = self._parts()
+            totals = [inputs["gradients"][part] for part, _ in parts]
+            norm = l2_norm(totals)
             is_finite = _is_finite(inputs, norm)
-            new = self._updated(inputs, inputs["gradients"], norm, is_finite)
+            new = updated(self.optimizer, inputs, totals, parts, norm=norm, is_finite=is_finite)
         if self.ema:
             with region("ema"):
                 new |= _averages(inputs, {**inputs, **new}, is_finite)
@@ -237,55 +245,12 @@ class Step:
         }
         return {**parameters, **running, **counters}
 
-    def _updated(
-        self, inputs: dict[str, Tensor], total: Tensor, norm: Tensor, is_finite: Tensor
-    ) -> dict[str, Tensor]:
-        kept = [f"optimizer_{name}" for name in OPTIMIZERS[self.optimizer].state_names]
-        update, updates = inputs["update"] & is_finite, inputs["updates"] + 1
-        changed = ("parameters", *kept)
-        new: dict[str, list[Tensor]] = {name: [] for name in (*changed, "gradients")}
-        go = is_finite
-        for part, sizes in chunks(self._group_sizes()):
-            # Runtimes start what they can: nothing of an update may be computed, and wait in
-            # memory, before the gradients and the previous part are there. An update of numbers
-            # that are not finite is not taken anyway.
-            rates, momentum, decay, max_norm = (
-                torch.where(go, inputs[name], 0.0)
-                for name in ("learning_rates", "momentum", "weight_decay", "max_norm")
-            )
-            old = {name: inputs[name][part] for name in changed}
-            new_parameters, new_state = UPDATES[self.optimizer](
-                Update(
-                    parameters=old["parameters"],
-                    gradient=clip(total[part], norm, max_norm),
-                    rate=spread(rates.unbind(), sizes),
-                    decay=spread([decay, *torch.zeros(2).unbind()], sizes),
-                    momentum=momentum,
-                    updates=updates,
-                ),
-                [old[name] for name in kept],
-            )
-            moved = dict(zip(changed, (new_parameters, *new_state), strict=True))
-            for name, tensor in moved.items():
-                new[name].append(torch.where(update, tensor, old[name]))
-            go = after(go, [new[name][-1] for name in changed])
-            gradients = torch.where(is_finite, total[part], inputs["gradients"][part])
-            new["gradients"].append(torch.where(update, 0.0, gradients))
-        return {
-            **{
-                name: parts[0] if len(parts) == 1 else torch.cat(parts)
-                for name, parts in new.items()
-            },
-            "updates": torch.where(update, updates, inputs["updates"]),
-        }
-
-    def _group_sizes(self) -> list[int]:
+    def _parts(self) -> list[Part]:
+        """Parts in which the vectors of parameters are updated."""
         sizes = dict(zip(self.parameters.names, self.parameters.sizes, strict=True))
         groups = self.detector.groups
-        return [
-            sum(sizes[name] for name in names)
-            for names in (groups.weights, groups.norms, groups.biases)
-        ]
+        named = (groups.weights, groups.norms, groups.biases)
+        return list(chunks([sum(sizes[name] for name in names) for names in named]))
 
 
 def _fractions(images: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from exportloss.export.step.chunks import chunks
 from exportloss.runtime.optimizers.table import (
     ADAM_BETA2,
     ADAM_EPS,
@@ -18,7 +17,7 @@ from exportloss.runtime.optimizers.table import (
     OptimizerName,
 )
 
-__all__ = ["UPDATES", "Update", "clip", "l2_norm", "spread"]
+__all__ = ["UPDATES", "Rule", "Update", "clip", "l2_norm", "spread"]
 
 _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _ROW = 1024
@@ -46,61 +45,94 @@ class Update:
     updates: Tensor
 
 
-Updated = tuple[Tensor, list[Tensor]]
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An optimizer's update, in two parts: a large model does not hold all new vectors at a time.
+
+    Attributes:
+        state: From an update and the state tensors, in the order of the table, the new ones.
+        parameters: From an update and the new state tensors, the new parameters.
+    """
+
+    state: Callable[[Update, Sequence[Tensor]], list[Tensor]]
+    parameters: Callable[[Update, Sequence[Tensor]], Tensor]
 
 
-def sgd(update: Update, state: Sequence[Tensor]) -> Updated:
-    """Apply SGD with Nesterov momentum, as `torch.optim.SGD`; the decay adds to the gradient."""
-    gradient = update.gradient + update.decay * update.parameters
-    buffer = state[0] * update.momentum + gradient
-    direction = gradient + update.momentum * buffer
-    return update.parameters - update.rate * direction, [buffer]
+def _decayed(update: Update) -> Tensor:
+    return update.gradient + update.decay * update.parameters
 
 
-def adam(update: Update, state: Sequence[Tensor]) -> Updated:
-    """Apply Adam (arXiv 1412.6980), as `torch.optim.Adam`; the decay adds to the gradient."""
-    gradient = update.gradient + update.decay * update.parameters
-    step, moments = _adam_step(update, gradient, state)
-    return update.parameters - step, moments
+# SGD with Nesterov momentum, as `torch.optim.SGD`; the decay adds to the gradient.
 
 
-def adamw(update: Update, state: Sequence[Tensor]) -> Updated:
-    """Apply AdamW (arXiv 1711.05101), as `torch.optim.AdamW`, with beta1 = momentum."""
-    step, moments = _adam_step(update, update.gradient, state)
-    return update.parameters * (1 - update.rate * update.decay) - step, moments
+def _sgd_state(update: Update, state: Sequence[Tensor]) -> list[Tensor]:
+    return [state[0] * update.momentum + _decayed(update)]
 
 
-def _adam_step(update: Update, gradient: Tensor, state: Sequence[Tensor]) -> Updated:
+def _sgd_parameters(update: Update, state: Sequence[Tensor]) -> Tensor:
+    direction = _decayed(update) + update.momentum * state[0]
+    return update.parameters - update.rate * direction
+
+
+# Adam (arXiv 1412.6980), as `torch.optim.Adam`; the decay adds to the gradient. AdamW (arXiv
+# 1711.05101), as `torch.optim.AdamW`. beta1 is the momentum.
+
+
+def _adam_state(update: Update, state: Sequence[Tensor]) -> list[Tensor]:
+    return _moments(update, _decayed(update), state)
+
+
+def _adamw_state(update: Update, state: Sequence[Tensor]) -> list[Tensor]:
+    return _moments(update, update.gradient, state)
+
+
+def _moments(update: Update, gradient: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
     mean, square = state
     mean = mean + (1 - update.momentum) * (gradient - mean)
-    square = square * ADAM_BETA2 + (1 - ADAM_BETA2) * (gradient * gradient)
+    return [mean, square * ADAM_BETA2 + (1 - ADAM_BETA2) * (gradient * gradient)]
+
+
+def _adam_parameters(update: Update, state: Sequence[Tensor]) -> Tensor:
+    return update.parameters - _adam_step(update, state)
+
+
+def _adamw_parameters(update: Update, state: Sequence[Tensor]) -> Tensor:
+    return update.parameters * (1 - update.rate * update.decay) - _adam_step(update, state)
+
+
+def _adam_step(update: Update, state: Sequence[Tensor]) -> Tensor:
+    mean, square = state
     correction1 = _one_minus_exp(update.updates * torch.log(update.momentum))
     correction2 = _one_minus_exp(update.updates * math.log(ADAM_BETA2))
     root = torch.sqrt(square) / torch.sqrt(correction2) + ADAM_EPS
-    return (update.rate / correction1) * (mean / root), [mean, square]
+    return (update.rate / correction1) * (mean / root)
 
 
-def rmsprop(update: Update, state: Sequence[Tensor]) -> Updated:
-    """Apply RMSProp (Hinton, lecture 6e, 2012) with momentum, as `torch.optim.RMSprop`."""
+# RMSProp (Hinton, lecture 6e, 2012) with momentum, as `torch.optim.RMSprop`.
+
+
+def _rmsprop_state(update: Update, state: Sequence[Tensor]) -> list[Tensor]:
     square, buffer = state
-    gradient = update.gradient + update.decay * update.parameters
+    gradient = _decayed(update)
     square = square * RMSPROP_ALPHA + (1 - RMSPROP_ALPHA) * (gradient * gradient)
     buffer = buffer * update.momentum + gradient / (torch.sqrt(square) + RMSPROP_EPS)
-    return update.parameters - update.rate * buffer, [square, buffer]
+    return [square, buffer]
 
 
-# (update, state tensors in the order of the table) -> new parameters, new state tensors
-UPDATES: Mapping[OptimizerName, Callable[[Update, Sequence[Tensor]], Updated]] = {
-    "sgd": sgd,
-    "adam": adam,
-    "adamw": adamw,
-    "rmsprop": rmsprop,
+def _rmsprop_parameters(update: Update, state: Sequence[Tensor]) -> Tensor:
+    return update.parameters - update.rate * state[1]
+
+
+UPDATES: Mapping[OptimizerName, Rule] = {
+    "sgd": Rule(_sgd_state, _sgd_parameters),
+    "adam": Rule(_adam_state, _adam_parameters),
+    "adamw": Rule(_adamw_state, _adamw_parameters),
+    "rmsprop": Rule(_rmsprop_state, _rmsprop_parameters),
 }
 
 
-def l2_norm(vector: Tensor) -> Tensor:
-    """Compute the L2 norm, a scalar; infinite above 1.8e19, where its square overflows."""
-    parts = [vector[part] for part, _ in chunks([len(vector)])]
+def l2_norm(parts: Sequence[Tensor]) -> Tensor:
+    """Compute the L2 norm of joined vectors; infinite above 1.8e19, where its square overflows."""
     return torch.sqrt(_sum([part * part for part in parts]))
 
 

@@ -3,9 +3,7 @@
 Between the two passes a layer keeps the output of its convolution, its deviation from the mean, and
 what BatchNorm, SiLU and Concat made of it. All but one of these are cheap to compute again.
 
-A runtime decides itself when a node runs. ONNX Runtime goes from the outputs to what they need, of
-several inputs first to the node that comes last in the file: so the copies stand before the
-backward pass, where a file is sorted and still each is computed just before it is read.
+When they are computed depends on the order of the nodes: `exportloss.export.step.order`.
 """
 
 from __future__ import annotations
@@ -20,11 +18,14 @@ import onnx_ir as ir
 
 from exportloss.errors import ExportError
 from exportloss.export.aten.nodes import shape_of
+from exportloss.export.step.order import is_late
 
 __all__ = ["MemoryPlan", "recompute"]
 
-_BACKWARD = ("backward", "optimizer", "ema")
-_CHEAP = frozenset({"Add", "Mul", "Sigmoid", "Slice", "Concat", "Reshape", "Max", "Relu", "Resize"})
+_CHEAP = frozenset(
+    {"Add", "Mul", "Sigmoid", "Slice", "Concat", "Reshape", "Max", "Relu", "Resize"}
+    | {"BatchNormalization"}
+)
 _MEGABYTE = 1_000_000
 _SMALL = 4096  # elements: smaller values are kept, whatever they cost
 _SWAPPED = frozenset({"Add", "Mul", "Max"})
@@ -56,22 +57,23 @@ class MemoryPlan:
         )
 
 
-def recompute(model: ir.Model, budget: int) -> MemoryPlan:
-    """Rewrite a training step, in place, to keep no more than `budget` bytes between the passes.
+def recompute(model: ir.Model, budget: int | None = None) -> MemoryPlan:
+    """Rewrite a training step, in place, to keep less between the passes.
 
     The largest activations are computed again first, and only as many as the budget demands. The
     arithmetic stays the same: on an engine that computes node by node, every bit of the results.
 
     Args:
         model: Graph of a training step, sorted, whose nodes are named after their modules.
-        budget: Bytes to keep; weights, state and what a single node needs come on top.
+        budget: Bytes to keep at most; weights, state and what a single node needs come on top.
+            None computes everything again that is cheap.
 
     Raises:
         ExportError: even with everything cheap computed again, more would be kept.
     """
     graph = model.graph
     nodes = list(graph)
-    late = {node for node in nodes if _is_late(node)}
+    late = {node for node in nodes if is_late(node)}
     read = [
         value
         for node in nodes
@@ -82,10 +84,10 @@ def recompute(model: ir.Model, budget: int) -> MemoryPlan:
     copies = _Copies(read)
     before = kept = sum(map(_bytes, read))
     for value in sorted(filter(copies.is_cheap, read), key=_bytes, reverse=True):
-        if kept > budget:
+        if budget is None or kept > budget:
             copies.chosen.add(value)
             kept = sum(map(_bytes, {*read, *copies.sources()} - copies.chosen))
-    if kept > budget:
+    if budget is not None and kept > budget:
         raise ExportError(
             f"a step keeps at least {kept / _MEGABYTE:.1f} MB of activations, got a budget of "
             f"{budget / _MEGABYTE:g} MB; give more memory, or export for smaller images or batches"
@@ -95,35 +97,17 @@ def recompute(model: ir.Model, budget: int) -> MemoryPlan:
         for use in [use for use in value.uses() if use.node in late]:
             use.node.replace_input_with(use.idx, copy)
     if copies.nodes:
-        graph.register_initializer(copies.last_axis)
-        # Derivatives of activations need no gradient; they too must not be computed before it.
-        after = _after_the_loss(nodes)
-        ready = [node for node in nodes if node in late and node not in after]
-        graph.remove(ready)
-        graph.insert_before(next(node for node in graph if node in late), [*copies.nodes, *ready])
+        if copies.last_axis.uses():
+            graph.register_initializer(copies.last_axis)
+        graph.insert_before(next(node for node in graph if node in late), copies.nodes)
     return MemoryPlan(
         kept_before=before, kept=kept, recomputed=len(copies.chosen), nodes=len(copies.nodes)
     )
 
 
-def _after_the_loss(nodes: Iterable[ir.Node]) -> set[ir.Node]:
-    """Return the nodes of the loss and all that read their results."""
-    found: set[ir.Node] = set()
-    for node in nodes:
-        sources = (value.producer() for value in node.inputs if value is not None)
-        if (node.name or "").startswith("loss/") or any(source in found for source in sources):
-            found.add(node)
-    return found
-
-
 def _bytes(value: ir.Value) -> int:
     assert value.dtype is not None
     return int(math.prod(shape_of(value)) * value.dtype.itemsize)
-
-
-def _is_late(node: ir.Node) -> bool:
-    parts = (node.name or "").split("/")[:-1]
-    return any(part in _BACKWARD for part in parts)
 
 
 class _Copies:
@@ -181,7 +165,9 @@ class _Copies:
         if node is None or self.is_kept(value):
             return value
         inputs = [None if x is None else self.of(x) for x in node.inputs]
-        if inputs == list(node.inputs):  # else a runtime would find out that it is the same
+        if (
+            inputs == list(node.inputs) and node.op_type != "BatchNormalization"
+        ):  # else a runtime would find out that it is the same
             inputs = self._disguised(node, inputs)
         self._made[value] = self._write(node, inputs, value)
         return self._made[value]
@@ -197,6 +183,8 @@ class _Copies:
 
     def _write(self, node: ir.Node, inputs: list[ir.Value | None], value: ir.Value) -> ir.Value:
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        if node.op_type == "BatchNormalization":
+            attributes["momentum"] = 0.0  # of no effect here, and a disguise as well
         return self._write_like(node.op_type, inputs, value, attributes)
 
     def _write_like(

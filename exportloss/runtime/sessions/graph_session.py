@@ -87,6 +87,13 @@ def open_graph(
     # On the CPU, memory patterns use 1.5x the memory and are no faster; DirectML takes none. On
     # CUDA the planned block is allocated in the second run, which a capture does not survive.
     options.enable_mem_pattern = device.kind not in ("cpu", "directml") and not capture
+    # It would turn many slices into a Split, which needs all of them in memory at once, and for
+    # which CUDA copies a table in every run.
+    options.add_session_config_entry(
+        "optimization.disable_specified_optimizers", "GatherSliceToSplitFusion"
+    )
+    # Reuse is planned ahead too: it would hold memory from one pass for the other.
+    options.enable_mem_reuse = device.kind != "cpu"
     if shared and device.kind == "cpu":
         _share_arena(ort)
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -94,10 +101,6 @@ def open_graph(
     strict = strict and not device.provider.leaves_nodes
     if device.kind != "cpu":
         options.use_deterministic_compute = True
-        # It would turn many slices into a Split, for which CUDA copies a table in every run.
-        options.add_session_config_entry(
-            "optimization.disable_specified_optimizers", "GatherSliceToSplitFusion"
-        )
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if strict:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

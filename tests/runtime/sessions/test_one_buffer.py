@@ -10,6 +10,7 @@ import pytest
 
 from exportloss import TrainingError
 from exportloss.export import export_train_step
+from exportloss.export.step import chunks as chunks_module
 from exportloss.runtime import TrainSession
 from exportloss.runtime.sessions import step_loop
 from exportloss.runtime.sessions.state_buffers import OneBuffer, TwoBuffers
@@ -17,19 +18,23 @@ from tests.support.messages import mentions
 from tests.support.tiny_detector import IMAGE, make_batch, make_detector, make_loss
 
 
-@pytest.fixture(scope="module", params=["any", "cpu"])
+@pytest.fixture(scope="module", params=["any", "cpu", "any, in parts", "cpu, in parts"])
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one-buffer") / "artifact"
     size = {"image_size": (IMAGE, IMAGE), "batch_size": 2, "max_targets": 8}
-    export_train_step(
-        make_detector(),
-        make_loss(autobalance=True),
-        folder,
-        optimizer="adamw",
-        ema=True,
-        provider=request.param,
-        **size,
-    )
+    provider, _, parts = request.param.partition(", ")
+    with pytest.MonkeyPatch.context() as patch:
+        if parts:
+            patch.setattr(chunks_module.chunks, "__defaults__", (1024,))
+        export_train_step(
+            make_detector(),
+            make_loss(autobalance=True),
+            folder,
+            optimizer="adamw",
+            ema=True,
+            provider=provider,
+            **size,
+        )
     return folder
 
 
