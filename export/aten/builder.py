@@ -11,11 +11,11 @@ import onnx_ir as ir
 from exportloss.export.aten import gpu_layout
 from exportloss.export.aten.nodes import NodeWriter, Scalar, dtype_of, shape_of
 
-__all__ = ["Builder", "shape_of"]
+__all__ = ["TERMS_AT_A_TIME", "Builder", "shape_of"]
 
 # ONNX Runtime's matrix product sums this many terms at a time, but more if a thread has 64 columns
 # or fewer. With two threads, one of them has that few if the result has at most 144 columns.
-_TERMS_AT_A_TIME = 128
+TERMS_AT_A_TIME = 128
 _FEW_COLUMNS = 144
 
 
@@ -176,7 +176,7 @@ class Builder(NodeWriter):
         changes the rounding; splitting the columns does if there are many terms and few columns.
         Always False unless the graph is to be repeatable.
         """
-        return self.repeatable and terms > _TERMS_AT_A_TIME and columns <= _FEW_COLUMNS
+        return self.repeatable and terms > TERMS_AT_A_TIME and columns <= _FEW_COLUMNS
 
     def swap(self, x: ir.Value) -> ir.Value:
         """Return x with its last two dimensions swapped."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from exportloss.config import LossConfig
-from exportloss.loss.graph_ops import log1p, minus_abs, sigmoid, sigmoid_of_exp
+from exportloss.loss.graph_ops import log1p, minus_abs, sigmoid, sigmoid_of_exp, softplus_sum, total
 
-__all__ = ["ElementwiseCriterion", "make_criterion"]
+__all__ = ["Criterion", "make_criterion"]
 
 # (logits, targets in [0, 1]) -> loss, all of one shape
 ElementwiseCriterion = Callable[[Tensor, Tensor], Tensor]
@@ -20,8 +20,8 @@ ElementwiseCriterion = Callable[[Tensor, Tensor], Tensor]
 _SMALLEST_BASE = 1e-12
 
 
-def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCriterion:
-    """Return the criterion that `config` names, without a reduction: the caller masks and averages.
+def make_criterion(config: LossConfig, *, pos_weight: float) -> Criterion:
+    """Return the criterion that `config` names; the caller masks and averages.
 
     Args:
         config: Options; `criterion`, `fl_gamma`, `focal_alpha` and `blur_alpha` are used.
@@ -49,9 +49,52 @@ def make_criterion(config: LossConfig, *, pos_weight: float) -> ElementwiseCrite
         excess = sigmoid(logits) - targets
         return bce(logits, targets) * (1 - torch.exp((excess - 1) / (config.blur_alpha + 1e-4)))
 
-    return {"bce": bce, "focal": focal, "qfocal": quality_focal, "blur": blur}[
-        config.effective_criterion
-    ]
+    if config.effective_criterion == "bce":
+        return _CrossEntropy(bce, pos_weight)
+    return Criterion(
+        {"focal": focal, "qfocal": quality_focal, "blur": blur}[config.effective_criterion]
+    )
+
+
+class Criterion:
+    """A criterion of each logit, of any shape.
+
+    Args:
+        score: Function from logits and targets of the same shape to losses.
+    """
+
+    def __init__(self, score: ElementwiseCriterion) -> None:
+        self._score = score
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each logit, without a reduction."""
+        return self._score(logits, targets)
+
+    def background(self, logits: Tensor) -> Tensor:
+        """Return the sum of the losses of a vector of logits with targets of 0, (1,)."""
+        return total(self(logits, torch.zeros_like(logits)))
+
+    def excess(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return by how much each loss exceeds that with a target of 0."""
+        return self(logits, targets) - self(logits, torch.zeros_like(logits))
+
+
+class _CrossEntropy(Criterion):
+    """The cross-entropy, whose loss at 0 is log(1 + exp(x)) and which is linear in the target."""
+
+    def __init__(self, score: ElementwiseCriterion, pos_weight: float) -> None:
+        super().__init__(score)
+        self._pos_weight = pos_weight
+
+    def background(self, logits: Tensor) -> Tensor:
+        """Return the sum of the losses of a vector of logits with targets of 0, (1,)."""
+        return softplus_sum(logits)
+
+    def excess(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return by how much each loss exceeds that with a target of 0."""
+        if self._pos_weight == 1.0:
+            return -targets * logits
+        return super().excess(logits, targets)
 
 
 def bce_with_logits(logits: Tensor, targets: Tensor, *, pos_weight: float = 1.0) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["log1p", "minus_abs", "sigmoid", "sigmoid_of_exp"]
+__all__ = ["log1p", "minus_abs", "sigmoid", "sigmoid_of_exp", "softplus", "softplus_sum", "total"]
 
 
 def log1p(x: Tensor) -> Tensor:
@@ -41,7 +41,8 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def sigmoid_of_exp(x: Tensor, e: Tensor) -> Tensor:
     """Compute the sigmoid of x from e = exp(-|x|)."""
-    return torch.where(x > 0, 1.0, e) / (1 + e)
+    # exp(min(x, 0)), which is e or 1; Where is many times slower in ONNX Runtime.
+    return torch.exp(x - torch.relu(x)) / (1 + e)
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -59,3 +60,43 @@ class _Sigmoid(torch.autograd.Function):
         (e,), (gradient,) = ctx.saved_tensors, gradients
         y = 1 + e
         return gradient * (e / (y * y))
+
+
+def total(x: Tensor) -> Tensor:
+    """Compute the sum of a vector, (1,): joined to others without another operator."""
+    return x.sum(dim=0, keepdim=True)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Compute log(1 + exp(x)), accurate also where it is small."""
+    positive = torch.relu(x)
+    return positive + log1p(torch.exp(x - 2 * positive))
+
+
+def softplus_sum(x: Tensor) -> Tensor:
+    """Compute the sum of log(1 + exp(x)) of a vector, (1,), with the derivative sigmoid(x)."""
+    if torch.compiler.is_exporting():  # gradient builders know elementary operators only
+        return total(softplus(x))
+    apply: Callable[[Tensor], Tensor] = _SoftplusSum.apply
+    return apply(x)
+
+
+class _SoftplusSum(torch.autograd.Function):
+    """`softplus_sum` in as few passes as possible."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = torch.relu(x)
+        negative = x - positive
+        e = torch.exp(negative - positive)
+        y = 1 + e
+        ctx.save_for_backward(negative, y)
+        # log(1 + e) in the form of `log1p`; the second term matters only where y is close to 1.
+        return total(torch.log(y)) + total(e - (y - 1)) + total(positive)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        negative: Tensor
+        y: Tensor
+        (negative, y), (gradient,) = ctx.saved_tensors, gradients
+        return torch.exp(negative) / y * gradient

@@ -48,16 +48,14 @@ class Level(abc.ABC):
         return self.source.dtype
 
     @abc.abstractmethod
-    def read(
-        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def read(self, image: Tensor, cell: Tensor, shared: SharedCells) -> tuple[Tensor, Tensor]:
         """Return the logits that the loss needs.
 
         Args:
             image: (M,) int64 index of each target row's image.
             cell: (S, M) int64 index among the H * W cells.
-            shared: Cells that several slots have in common, to sum their gradients pair by pair;
-                None sums with a scatter.
+            shared: Cells of the level that several slots have in common. The gradients of rows must
+                come through `SharedCells.read`.
 
         Returns:
             rows: (na, S, M, 5 + nc) logits of all boxes of those cells.
@@ -69,9 +67,7 @@ class Level(abc.ABC):
 class PermutedMap(Level):
     """The map that YOLOv5's head returns in training: (B, na, H, W, 5 + nc)."""
 
-    def read(
-        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def read(self, image: Tensor, cell: Tensor, shared: SharedCells) -> tuple[Tensor, Tensor]:
         """Return the logits that the loss needs; see `Level.read`."""
         _, na, _, _, outputs = self.source.shape
         return _read_boxes(self, image, cell, shared, na=na, outputs=outputs)
@@ -87,9 +83,7 @@ class HeadOutput(Level):
 
     num_anchors: int
 
-    def read(
-        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def read(self, image: Tensor, cell: Tensor, shared: SharedCells) -> tuple[Tensor, Tensor]:
         """Return the logits that the loss needs; see `Level.read`."""
         na, channels = self.num_anchors, self.source.shape[1]
         return _read_boxes(self, image, cell, shared, na=na, outputs=channels // na)
@@ -110,9 +104,7 @@ class HeadInput(Level):
     bias: Tensor
     num_anchors: int
 
-    def read(
-        self, image: Tensor, cell: Tensor, shared: SharedCells | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def read(self, image: Tensor, cell: Tensor, shared: SharedCells) -> tuple[Tensor, Tensor]:
         """Return the logits that the loss needs; see `Level.read`."""
         na, channels = self.num_anchors, self.source.shape[1]
         weight = self.weight.reshape(na, -1, channels)  # (na, no, C)
@@ -125,16 +117,16 @@ class HeadInput(Level):
         rows = rows.reshape(*cell.shape, na, -1).permute(2, 0, 1, 3)
         return rows, objectness.flatten()
 
-    def _features_at(self, image: Tensor, cell: Tensor, shared: SharedCells | None) -> Tensor:
+    def _features_at(self, image: Tensor, cell: Tensor, shared: SharedCells) -> Tensor:
         _, channels, height, width = self.source.shape
         cells = height * width
-        if shared is None and self.source.is_contiguous(memory_format=torch.channels_last):
+        if shared.same is None and self.source.is_contiguous(memory_format=torch.channels_last):
             by_cell = self.source.permute(0, 2, 3, 1).reshape(-1, channels)
             return by_cell[(image * cells + cell).flatten()]
         channel = image[:, None] * channels + torch.arange(channels, device=image.device)
         index = channel * cells + cell[..., None]  # (S, M, C)
         flat, index = self.source.flatten(), index.flatten()
-        if shared is not None:
+        if shared.same is not None:
             read: Callable[..., Tensor] = _ReadFeatures.apply
             return read(flat, index.reshape(-1, channels), shared.same, shared.last)
         # The gradient of index_select sums in no fixed order on CUDA; that of [] is slow on a CPU.
@@ -152,7 +144,7 @@ def _read_boxes(
     level: Level,
     image: Tensor,
     cell: Tensor,
-    shared: SharedCells | None,
+    shared: SharedCells,
     *,
     na: int,
     outputs: int,
@@ -164,8 +156,8 @@ def _read_boxes(
     if torch.compiler.is_exporting():
         rows, objectness = _read_map(level.source, box.flatten(), outputs)
     else:
-        combined = () if shared is None else (shared.same, shared.last)
-        rows, objectness = read(level.source, box.flatten(), outputs, *combined)
+        combined = () if shared.same is None else (shared.same,)
+        rows, objectness = read(level.source, box.flatten(), outputs, shared.last, *combined)
     return rows.reshape(*box.shape, outputs), objectness
 
 
@@ -173,7 +165,7 @@ def _read_map(source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor
     """Return rows (K, no) of boxes, and the objectness of all boxes, of a map of either layout."""
     if source.ndim == 5:
         boxes = source.reshape(-1, outputs)
-        return boxes.index_select(0, box), boxes[:, OBJECTNESS]
+        return boxes.index_select(0, box), source.flatten()[OBJECTNESS::outputs]
     cells = source.shape[2] * source.shape[3]
     index = element_index(box, outputs=outputs, cells=cells)
     rows = source.flatten().index_select(0, index.flatten()).reshape(index.shape)
@@ -195,10 +187,9 @@ class _ReadMap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (box, *shared), (rows, objectness) = ctx.saved_tensors, gradients
-        if shared:
-            by_anchor = rows.reshape(-1, len(shared[1]), rows.shape[1])  # (na, K, no)
-            rows = SharedCells(*shared).total(by_anchor).reshape(rows.shape)
-        written = map_gradient(objectness, box, rows, ctx.shape, add=not shared)
+        by_anchor = rows.reshape(-1, len(shared[0]), rows.shape[1])  # (na, K, no)
+        rows = SharedCells(*shared).combined(by_anchor).reshape(rows.shape)
+        written = map_gradient(objectness, box, rows, ctx.shape, add=False)
         return written, None, None, *(None for _ in shared)
 
 
@@ -214,5 +205,5 @@ class _ReadFeatures(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (index, same, last), (rows,) = ctx.saved_tensors, gradients
-        total = SharedCells(same, last).total(rows)
+        total = SharedCells(last, same).total(rows)
         return write_equals(ctx.size, index.flatten(), total.flatten()), None, None, None

@@ -23,16 +23,19 @@ class Slots:
     then truncates back to the own cell. Three slots with multiplicities give the same matches.
 
     Attributes:
-        image: (M,) int64 index of the image.
+        image: (M,) int64 index of the image; 0 for padded rows.
+        category: (M,) int64 class; 0 for padded rows.
         cell: (nl, S, M) int64 index of the cell among the level's H * W.
         weight: (nl, na, S, M) float, number of YOLOv5's matches that the slot stands for; 0 for
             no match.
-        order: (nl, 1, S, M) int64 >= 1, place of the slot's last match in YOLOv5's order.
+        order: (nl, 1, S, M) float >= 1, place of the slot's last match in YOLOv5's order, a whole
+            number.
         centre: (2, nl, 1, S, M) float, x and y relative to the cell, in cells.
         side: (2, nl, 1, 1, M) float, width and height in cells, > 0; 1 for padded rows.
     """
 
     image: Tensor
+    category: Tensor
     cell: Tensor
     weight: Tensor
     order: Tensor
@@ -62,65 +65,66 @@ def match(
         num_classes: Number of classes of the model.
         anchor_t: Limit of the ratio between a target's and an anchor's side, exclusive.
     """
-    height, width = (_column(targets, sizes) for sizes in zip(*grids, strict=True))  # (nl, 1)
-    in_range = (targets >= 0).all(dim=1) & (targets[:, 2:] <= 1).all(dim=1)  # false for NaN
-    in_range = in_range & (targets[:, 0] < batch_size) & (targets[:, 1] < num_classes)  # (M,)
+    sides = torch.stack([_sides(targets, grid) for grid in grids])  # (nl, 2, 1), in cells
+    limits = _limits(targets, batch_size, num_classes)
+    in_range = ((targets >= 0) & (targets < limits)).all(dim=1)  # (M,), false for NaN
     # Before any conversion to integers: for NaN and out-of-range numbers devices differ.
     targets = torch.where(in_range[:, None], targets, 0.0)
-    x, y = targets[:, 2] * width, targets[:, 3] * height  # (nl, M), in cells
-    size = torch.stack((targets[:, 4] * width, targets[:, 5] * height))  # (2, nl, M)
+    position, size = (targets[:, 2:].t().reshape(1, 2, 2, -1) * sides[:, None]).unbind(1)
 
-    ratio = size[:, :, None] / anchors.permute(2, 0, 1)[..., None]  # (2, nl, na, M)
-    fits = (torch.maximum(ratio, 1 / ratio) < anchor_t).all(dim=0)  # (nl, na, M)
+    ratio = size[:, None] / anchors[..., None]  # (nl, na, 2, M)
+    fits = torch.maximum(ratio, torch.reciprocal(ratio)).amax(dim=2) < anchor_t  # (nl, na, M)
 
-    left, right = _chosen_neighbours(x, width)
-    top, bottom = _chosen_neighbours(y, height)
-    both_x, both_y = left & right, top & bottom
-    own_column, own_row = _cell(x, width), _cell(y, height)
-    shift_x = torch.where(left, x - _NEIGHBOUR_BIAS, x + _NEIGHBOUR_BIAS)
-    shift_y = torch.where(top, y - _NEIGHBOUR_BIAS, y + _NEIGHBOUR_BIAS)
-    column = torch.stack((own_column, _cell(shift_x, width), own_column), dim=1)  # (nl, S, M)
-    row = torch.stack((own_row, own_row, _cell(shift_y, height)), dim=1)
+    before, behind = _chosen_neighbours(position, sides)  # (nl, 2, M)
+    both = (before & behind).to(targets.dtype)
+    either = (before | behind).to(targets.dtype)
+    multiplicity = torch.cat((both.sum(dim=1, keepdim=True) + 1, either), dim=1)  # (nl, S, M)
 
-    multiplicity = torch.stack(
-        (1 + both_x.long() + both_y.long(), (left | right).long(), (top | bottom).long()), dim=1
-    )
     # Places in YOLOv5's order: 0 own, 1 left, 2 top, 3 right, 4 bottom. If two opposite neighbours
     # are chosen, the own cell also stands for the second, which comes later.
-    zero = torch.zeros_like(own_column)
-    place = torch.stack(
-        (
-            torch.where(both_y, zero + 4, torch.where(both_x, zero + 3, zero)),
-            torch.where(left, zero + 1, zero + 3),
-            torch.where(top, zero + 2, zero + 4),
-        ),
-        dim=1,
-    )
+    left_and_top = torch.arange(1, 3, dtype=targets.dtype, device=targets.device)[:, None]
+    right_and_bottom = left_and_top + 2
+    own = (both * right_and_bottom).amax(dim=1, keepdim=True)
+    place = torch.cat((own, torch.where(before, left_and_top, right_and_bottom)), dim=1)
     count = targets.shape[0]
-    order = place * count + torch.arange(1, count + 1, device=targets.device)
+    order = place * count + torch.arange(1, count + 1, dtype=place.dtype, device=place.device)
 
+    slot = torch.arange(3, device=targets.device)[:, None]  # own cell, x and y neighbour
+    shifted = slot == torch.arange(1, 3, device=targets.device)[:, None, None]  # (2, S, 1)
+    shift = before.to(targets.dtype) * (-2 * _NEIGHBOUR_BIAS) + _NEIGHBOUR_BIAS
+    reached = position[:, :, None] + shift[:, :, None] * shifted.to(targets.dtype)
+    # Positions are not negative, and a map has fewer cells than a float has whole numbers.
+    corner = torch.floor(torch.minimum(reached, sides[:, :, None] - 1))  # (nl, 2, S, M)
+    x, y = corner.unbind(1)
+
+    image, category = targets[:, :2].long().unbind(1)
     return Slots(
-        image=targets[:, 0].long(),
-        cell=row * width[:, None].long() + column,
-        weight=(multiplicity[:, None] * fits[:, :, None]).to(targets.dtype),
+        image=image,
+        category=category,
+        cell=(y * sides[:, :1] + x).long(),
+        weight=multiplicity[:, None] * fits[:, :, None].to(targets.dtype),
         order=order[:, None],
-        centre=torch.stack((x[:, None] - column, y[:, None] - row))[:, :, None],
-        side=torch.where(size > 0, size, 1.0)[:, :, None, None],
+        centre=(position[:, :, None] - corner).transpose(0, 1)[:, :, None],
+        side=torch.where(size > 0, size, 1.0).transpose(0, 1)[:, :, None, None],
     )
 
 
-def _column(like: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return constants of the graph, one per level.  # (nl, 1)"""
-    return torch.stack([like.new_full((1,), size) for size in sizes])
+def _sides(like: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the columns and rows of cells of a level, constants of the graph.  # (2, 1)"""
+    height, width = grid
+    return torch.stack((like.new_full((1,), width), like.new_full((1,), height)))
 
 
-def _chosen_neighbours(position: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+def _limits(like: Tensor, batch_size: int, num_classes: int) -> Tensor:
+    """Return the numbers that those of a target row must be below.  # (6,)"""
+    above_one = 1 + torch.finfo(like.dtype).eps
+    sizes = (batch_size, num_classes, *(above_one,) * 4)
+    return torch.cat([like.new_full((1,), size) for size in sizes])
+
+
+def _chosen_neighbours(position: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
     """Return whether the neighbours before and behind are trained too; never outside the image."""
-    from_far_edge = cells - position
-    before = (position - torch.floor(position) < _NEIGHBOUR_BIAS) & (position > 1)
-    behind = (from_far_edge - torch.floor(from_far_edge) < _NEIGHBOUR_BIAS) & (from_far_edge > 1)
+    from_edges = torch.cat((position, sides - position), dim=1)  # (nl, 4, M)
+    within = from_edges - torch.floor(from_edges)
+    before, behind = torch.split((within < _NEIGHBOUR_BIAS) & (from_edges > 1), 2, dim=1)
     return before, behind
-
-
-def _cell(position: Tensor, cells: Tensor) -> Tensor:
-    return torch.minimum(position.long(), cells.long() - 1).clamp(min=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +14,12 @@ from exportloss.bounds import at_least
 from exportloss.config import LossConfig
 from exportloss.errors import ConfigError
 from exportloss.loss.boxes import ciou_of_logits
+from exportloss.loss.class_entropy import class_entropy
 from exportloss.loss.criteria import make_criterion
-from exportloss.loss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap, box_index
+from exportloss.loss.graph_ops import total
+from exportloss.loss.levels import OBJECTNESS, HeadOutput, Level, PermutedMap
 from exportloss.loss.matching import Slots, match
-from exportloss.loss.objectness import objectness_of_boxes
+from exportloss.loss.objectness import objectness_targets
 from exportloss.loss.output import LossOutput
 from exportloss.loss.shared_cells import SharedCells
 from exportloss.loss_kinds import LOSS_KINDS
@@ -177,42 +178,49 @@ class YoloLoss(nn.Module):
             num_classes=self.num_classes,
             anchor_t=self.config.anchor_t,
         )
-        shared = SharedCells.of(slots, grids) if self.pairwise else None
+        shared = SharedCells.of(slots, grids, pairwise=self.pairwise, batch_size=batch_size)
         # The loss is computed in float32 or better, whatever the network's type.
         dtype = torch.promote_types(levels[0].dtype, torch.float32)
         read = [
-            level.read(slots.image, cell, None if shared is None else shared.of_level(i))
+            level.read(slots.image, cell, shared.of_level(i))
             for i, (level, cell) in enumerate(zip(levels, slots.cell.unbind(), strict=True))
         ]
         rows = torch.stack([rows for rows, _ in read]).to(dtype)  # (nl, na, S, M, 5 + nc)
-        box_logits, class_logits = self._split(rows)
+        boxes, objectness_rows, classes = self._split(rows, shared)
 
         count = slots.weight.sum(dim=(1, 2, 3)).clamp(min=1)  # (nl,), padding excluded
-        ciou = self._ciou(box_logits, slots)  # (nl, na, S, M)
-        box = ((slots.weight * (1 - ciou)).sum(dim=(1, 2, 3)) / count).sum() * self.config.box
-        category = self._category(class_logits, targets, slots.weight, count) * self.config.cls
-        objectness = self._objectness(
-            [logits.to(dtype) for _, logits in read], slots, ciou.detach(), levels, shared
-        )  # (nl,)
-        weighted = (objectness * weights).sum() * self.config.obj
-        loss = (box + weighted + category) * batch_size
-        items = torch.stack((box, weighted, category)).detach()
+        ciou = self._ciou(boxes, slots)  # (nl, na, S, M)
+        box = total((slots.weight * (1 - ciou)).sum(dim=(1, 2, 3)) / count) * self.config.box
+        category = self._category(classes, slots, count, shared) * self.config.cls
+        wanted = objectness_targets(
+            ciou.detach(),
+            matched=slots.weight > 0,
+            order=slots.order,
+            shared=shared,
+            config=self.config,
+        )
+        maps = [logits.to(dtype) for _, logits in read]
+        objectness = self._objectness(maps, objectness_rows, wanted)  # (nl,)
+        weighted = total(objectness * weights) * self.config.obj
+        loss = (box + weighted + category).squeeze(0) * batch_size
+        items = torch.cat((box, weighted, category)).detach()
         if balance is None:
             return loss, items
         return loss, items, self._next_balance(balance, objectness.detach())
 
-    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Split rows into logits of boxes (4, nl, na, S, M) and of classes (nl, na, S, M, nc).
+    def _split(self, rows: Tensor, shared: SharedCells) -> tuple[Tensor, Tensor, Tensor]:
+        """Split rows into logits of boxes, of objectness and of classes.
 
-        Objectness is read from the level as a whole, not from the rows.
+        Returns:
+            (4, nl, na, S, M), (nl, na, S, M) and (nl, na, S, M, nc).
         """
+        classes = OBJECTNESS + 1
         if torch.compiler.is_exporting():  # ONNX Runtime's gradient of Split needs all parts used
-            box: Sequence[Tensor] = torch.split(rows[..., :OBJECTNESS], 1, dim=-1)
-            category = rows[..., OBJECTNESS + 1 :]
+            head, categories = rows[..., :classes], rows[..., classes:]
         else:
-            sizes = [1] * (OBJECTNESS + 1) + [self.num_classes]
-            *box, _, category = torch.split(rows, sizes, dim=-1)
-        return torch.stack([column.squeeze(-1) for column in box]), category
+            head, categories = torch.split(rows, [classes, self.num_classes], dim=-1)
+        columns = torch.movedim(shared.read(head), -1, 0)
+        return columns[:OBJECTNESS], columns[OBJECTNESS], categories
 
     def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
         """Compute each slot's complete IoU from logits (4, nl, na, S, M).  # (nl, na, S, M)"""
@@ -225,41 +233,44 @@ class YoloLoss(nn.Module):
             side=slots.side,
         )
 
-    def _category(self, logits: Tensor, targets: Tensor, weight: Tensor, count: Tensor) -> Tensor:
-        """Compute the class term, averaged over the matches, from logits (nl, na, S, M, nc)."""
+    def _category(self, logits: Tensor, slots: Slots, count: Tensor, shared: SharedCells) -> Tensor:
+        """Compute the class term, (1,), averaged over the matches, from (nl, na, S, M, nc)."""
         if self.num_classes == 1:
-            return logits.new_zeros(())
-        wanted = _class_targets(targets[:, 1], self.num_classes, self.config.label_smoothing)
-        scores = self._score_class(logits, wanted.to(logits.dtype).expand_as(logits))
-        total = (weight * scores.sum(dim=4)).sum(dim=(1, 2, 3))  # (nl,)
-        return (total / (count * self.num_classes)).sum()
+            return logits.new_zeros(1)
+        smoothing = self.config.label_smoothing
+        plain = self.config.effective_criterion == "bce" and shared.same is None
+        if plain and not torch.compiler.is_exporting():
+            scores = class_entropy(
+                logits,
+                slots.category,
+                shared,
+                pos_weight=self.config.cls_pw,
+                smoothing=smoothing,
+            )
+        else:
+            logits = shared.read(logits)
+            wanted = _class_targets(slots.category, self.num_classes, smoothing).to(logits.dtype)
+            scores = self._score_class(logits, wanted.expand_as(logits)).sum(dim=4)
+        by_level = (slots.weight * scores).sum(dim=(1, 2, 3))  # (nl,)
+        return total(by_level / (count * self.num_classes))
 
-    def _objectness(
-        self,
-        logits: Sequence[Tensor],
-        slots: Slots,
-        ciou: Tensor,
-        levels: Sequence[Level],
-        shared: SharedCells | None,
-    ) -> Tensor:
-        """Compute the mean objectness criterion over all boxes, per level.  # (nl,)"""
-        na = self.anchors.shape[1]
-        sizes = [level.numel() for level in logits]
-        index = [
-            box_index(slots.image, cell, na=na, cells=math.prod(level.grid)) + sum(sizes[:place])
-            for place, (cell, level) in enumerate(zip(slots.cell.unbind(), levels, strict=True))
-        ]
-        scores = objectness_of_boxes(
-            torch.cat(list(logits)),  # all levels at once: fewer, larger operators
-            box=torch.stack(index),
-            matched=slots.weight > 0,
-            order=slots.order,
-            ciou=ciou,
-            shared=shared,
-            criterion=self._score_objectness,
-            config=self.config,
-        )
-        return torch.stack([level.mean() for level in torch.split(scores, sizes)])
+    def _objectness(self, maps: Sequence[Tensor], rows: Tensor, wanted: Tensor) -> Tensor:
+        """Compute the mean objectness criterion over all boxes, per level.  # (nl,)
+
+        All boxes are scored against 0, and those with another target once more.
+
+        Args:
+            maps: Logits of all boxes, one vector per level.
+            rows: (nl, na, S, M) logits of the slots' boxes.
+            wanted: (nl, na, S, M) targets, 0 for all but one slot of a box.
+        """
+        criterion = self._score_objectness
+        # A logit that is not finite counts only where it is matched.
+        rows = torch.where(wanted > 0, rows, 0.0)
+        excess = criterion.excess(rows, wanted).sum(dim=(1, 2, 3))  # (nl,)
+        background = torch.cat([criterion.background(logits) for logits in maps])
+        sizes = torch.cat([wanted.new_full((1,), logits.numel()) for logits in maps])
+        return (background + excess) / sizes
 
     def _next_balance(self, balance: Tensor, objectness: Tensor) -> Tensor:
         if not self.config.autobalance:
@@ -286,7 +297,7 @@ class YoloLoss(nn.Module):
 
 def _class_targets(category: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Return smoothed one-hot rows: 1 - eps / 2 at the class, eps / 2 elsewhere.  # (M, nc)"""
-    is_class = torch.arange(num_classes, device=category.device) == category.long()[:, None]
+    is_class = torch.arange(num_classes, device=category.device) == category[:, None]
     return torch.where(is_class, 1 - smoothing / 2, smoothing / 2)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.loss.levels import HeadOutput, PermutedMap
 from exportloss.loss.map_gradient import map_gradient
+from exportloss.loss.shared_cells import SharedCells
 from exportloss.runtime.artifact.manifest import LossProvider
 from tests.support.graphs.portable_loss import open_session
 
@@ -104,8 +105,11 @@ def test_it_is_the_gradient_of_reading(permuted):
     more = () if permuted else (3,)
     image, cell = torch.tensor([0, 1, 1, 0]), torch.tensor([[3, 19, 19, 3], [0, 5, 5, 6]])
 
+    shared = SharedCells(torch.tensor([3, 2, 2, 3, 4, 6, 6, 7]))  # last slot of each one's cell
+
     def read(source: Tensor) -> tuple[Tensor, Tensor]:
-        return level(source, *more).read(image, cell)
+        rows, objectness = level(source, *more).read(image, cell, shared)
+        return shared.read(rows[None])[0], objectness
 
     assert torch.autograd.gradcheck(read, source.requires_grad_())
     boxes = source if permuted else source.unflatten(1, (3, outputs)).movedim(2, -1)

@@ -184,7 +184,7 @@ def test_precision_and_provider_go_together(tmp_path: Path, precision):
     assert_runs_on_gpus(folder / "train_step.onnx", scattered_sums=False)
 
 
-def shared(targets: Tensor) -> tuple[SharedCells, Tensor, Tensor]:
+def shared(targets: Tensor, *, pairwise: bool) -> tuple[SharedCells, Tensor, Tensor]:
     """What is shared at both levels, and image and cell of the slots."""
     grids = [(IMAGE // stride, IMAGE // stride) for stride in STRIDES]
     slots = match(
@@ -196,23 +196,32 @@ def shared(targets: Tensor) -> tuple[SharedCells, Tensor, Tensor]:
         anchor_t=4.0,
     )
     image = slots.image.expand(slots.cell.shape[1:]).flatten()
-    return SharedCells.of(slots, grids), image, slots.cell.flatten(1)
+    found = SharedCells.of(slots, grids, pairwise=pairwise, batch_size=BATCH)
+    return found, image, slots.cell.flatten(1)
 
 
+@pytest.mark.parametrize("pairwise", [False, True], ids=["scatters", "pairs"])
 @pytest.mark.parametrize("seed", range(5))
-def test_by_the_definition(seed):
-    found, image, cells = shared(crowd(seed))
-    values = drawn((2, 2, 3, MAX_TARGETS), seed).abs()
+def test_by_the_definition(seed, pairwise):
+    found, image, cells = shared(crowd(seed), pairwise=pairwise)
+    shape = (2, 2, 3, MAX_TARGETS)  # levels, anchors, slots of a row, rows
+    values = drawn(shape, seed).abs()
     largest = found.largest(values).flatten(2)
-    rows = drawn((2, 3 * MAX_TARGETS, 5), seed)
+    at_last = found.largest_at_last(values).flatten(2)
+    gradients = drawn((*shape, 5), seed)
+    read = torch.zeros_like(gradients).requires_grad_()
+    (summed,) = torch.autograd.grad(found.read(read), read, gradients)
     for level, cell in enumerate(cells):
-        total = found.of_level(level).total(rows)
+        rows = gradients[level].flatten(1, 2)
+        total = found.of_level(level).combined(summed[level].flatten(1, 2))
         for slot in range(3 * MAX_TARGETS):
             same = (image == image[slot]) & (cell == cell[slot])
-            assert torch.equal(found.same[level, slot], same)
-            assert found.last[level, slot] == same.nonzero().max()
+            last = same.nonzero().max()
+            assert found.last[level, slot] == last
+            assert torch.equal(found.last_boxes(2)[level, :, slot] % len(same), last.expand(2))
             expected = values.flatten(2)[level][:, same].amax(dim=1)
             assert torch.equal(largest[level, :, slot], expected)
+            assert torch.equal(at_last[level, :, slot], expected * (slot == last))
             torch.testing.assert_close(total[:, slot], rows[:, same].sum(dim=1))
             assert torch.equal(total[:, slot], total[:, same.nonzero()[0, 0]])  # to the bit
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from exportloss.errors import ExportError
+from exportloss.export.aten.builder import TERMS_AT_A_TIME
 from exportloss.export.aten.convolutions.geometry import Geometry
 from exportloss.export.aten.convolutions.gradients import (
     input_gradient,
@@ -28,6 +29,7 @@ __all__: list[str] = []
 aten = torch.ops.aten
 
 _FEW_CHANNELS = 4  # at most: an image, possibly with an alpha channel
+_FEW_OUTPUTS = 8  # at most: objectness, one channel per anchor
 
 
 def _geometry(
@@ -105,8 +107,18 @@ def _as_product(
     groups = geometry.groups
     if geometry.is_pointwise:
         batch, channels, *sizes = shape_of(x)
-        cells = t.reshape(x, (batch, channels, math.prod(sizes)))
-        out = t.reshape(t.matmul(t.reshape(weight, (outputs, channels)), cells), t.shape)
+        cells = math.prod(sizes)
+        if outputs <= _FEW_OUTPUTS and channels % TERMS_AT_A_TIME == 0:
+            # Sums of sums that are not split: with so few rows, a product that is not split among
+            # threads takes several times as long.
+            parts = (channels // TERMS_AT_A_TIME, TERMS_AT_A_TIME)
+            rows = t.transpose(t.reshape(weight, (outputs, *parts)), [1, 0, 2])
+            product = t.matmul(rows, t.reshape(x, (batch, *parts, cells)))
+            out = t.reduce("ReduceSum", product, [1])
+        else:
+            rows = t.reshape(weight, (outputs, channels))
+            out = t.matmul(rows, t.reshape(x, (batch, channels, cells)))
+        out = t.reshape(out, t.shape)
         return out if bias is None else t.add(out, t.reshape(bias, (outputs, 1, 1)))
     kernels = t.reshape(weight, (groups, outputs // groups, math.prod(kernel)))
     out = t.reshape(t.matmul(kernels, columns_of(t, x, geometry, t.shape[2:])), t.shape)

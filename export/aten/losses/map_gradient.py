@@ -33,13 +33,14 @@ def _map_gradient(
     *,
     add: bool = True,
 ) -> ir.Value:
-    if not add:
-        rows = _with_objectness(t, objectness, box, rows)
-        return _padded(t, objectness, box, rows, shape, reduction="none")
     values = math.prod(shape_of(rows)) + shape_of(objectness)[0]
     if t.provider == "cpu" and dtype_of(rows) == ir.DataType.FLOAT and values <= math.prod(shape):
-        return _in_one_pass(t, objectness, box, rows, shape)
-    return _padded(t, objectness, box, rows, shape, reduction="add")
+        sums = _sums_of_same_box(t, box, rows, shape_of(objectness)[0]) if add else rows
+        return _in_one_pass(t, objectness, box, sums, shape)
+    if add:
+        return _padded(t, objectness, box, rows, shape, reduction="add")
+    rows = _with_objectness(t, objectness, box, rows)
+    return _padded(t, objectness, box, rows, shape, reduction="none")
 
 
 def _with_objectness(
@@ -84,14 +85,11 @@ def _in_one_pass(
     t: Translator, objectness: ir.Value, box: ir.Value, rows: ir.Value, shape: Sequence[int]
 ) -> ir.Value:
     (boxes,), (count, outputs) = shape_of(objectness), shape_of(rows)
-    sums = _with_objectness(t, objectness, box, _sums_of_same_box(t, box, rows, boxes))
+    sums = _with_objectness(t, objectness, box, rows)
     # MaxUnpool takes the values in a tensor with the first two dimensions of the map and no other
-    # dimension longer. So the longest is shortened to fit all values, and the rest repeats one.
-    longest = max(range(2, len(shape)), key=lambda axis: shape[axis])
-    across = math.prod(shape) // shape[longest]
+    # dimension longer. So the others are shortened to fit all values, and the rest repeats one.
     needed = boxes + count * outputs
-    values_shape = list(shape)
-    values_shape[longest] = math.ceil(needed / across)
+    values_shape = _shortened(shape, needed)
     fill = math.prod(values_shape) - needed
     where_objectness = _objectness_elements(t, outputs, shape)
 
@@ -108,6 +106,15 @@ def _in_one_pass(
         shape=shape,
         kernel_shape=[1] * (len(shape) - 2),
     )
+
+
+def _shortened(shape: Sequence[int], needed: int) -> list[int]:
+    """Return the shape with its dimensions after the second as short as `needed` elements allow."""
+    sizes = list(shape)
+    for axis in range(len(shape) - 1, 1, -1):
+        others = math.prod(sizes) // sizes[axis]
+        sizes[axis] = math.ceil(needed / others)
+    return sizes
 
 
 def _sums_of_same_box(t: Translator, box: ir.Value, rows: ir.Value, boxes: int) -> ir.Value:
