@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,20 +151,23 @@ class PortableTrainSession(TrainSession):
         )
 
     def _load_state(self, state: TrainState) -> None:
-        vectors = {
-            **{what: flat.join(state.model) for what, flat in self._flat.items()},
-            **{name: np.array(state.loss[name], np.float32) for name in self.manifest.loss_state},
-            "updates": np.array(state.updates, np.float32),
-            "gradients": np.zeros(self._parameters.size, np.float32),
-        }
-        if self.manifest.ema:
-            vectors |= {_EMA + what: flat.join(state.ema) for what, flat in self._flat.items()}
-        for kept in self._optimizer_state:
-            vectors[_OPTIMIZER + kept] = self._parameters.join(state.optimizer[kept])
         self._due = state.updates + state.skipped
         trained = {name for flat in self._flat.values() for name in flat.names}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
-        self._loop.replace(vectors)
+        self._loop.replace(self._vectors(state))
+
+    def _vectors(self, state: TrainState) -> Iterator[tuple[str, Array]]:
+        """Yield the tensors of the graph one by one, as those of a large model are long."""
+        for what, flat in self._flat.items():
+            yield what, flat.join(state.model)
+            if self.manifest.ema:
+                yield _EMA + what, flat.join(state.ema)
+        for kept in self._optimizer_state:
+            yield _OPTIMIZER + kept, self._parameters.join(state.optimizer[kept])
+        for name in self.manifest.loss_state:
+            yield name, np.array(state.loss[name], np.float32)
+        yield "updates", np.array(state.updates, np.float32)
+        yield "gradients", np.zeros(self._parameters.size, np.float32)
 
     @exclusive
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:

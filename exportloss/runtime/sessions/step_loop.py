@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -206,9 +206,9 @@ class StepLoop:
         self._wait()
         self._state[name].update_inplace(array)
 
-    def replace(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Set all tensors of the state."""
-        for name, array in arrays.items():
+    def replace(self, arrays: Iterable[tuple[str, npt.NDArray[Any]]]) -> None:
+        """Set all tensors of the state, given by name."""
+        for name, array in arrays:
             self.write(name, array)
         self._is_torn = False
 
