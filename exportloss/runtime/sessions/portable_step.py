@@ -355,7 +355,7 @@ class PortableTrainSession(TrainSession):
         return {what: self._loop.value(prefix + what) for what in self._flat}
 
     def _open(self, name: str, *, capture: bool = False) -> Any:
-        return open_graph(
+        session = open_graph(
             self._engine,
             self.folder / name,
             self._device,
@@ -364,3 +364,5 @@ class PortableTrainSession(TrainSession):
             tf32=self._tf32,
             content=self._graphs[name],
         )
+        del self._graphs[name]  # a graph has all frozen weights, and is opened once
+        return session
