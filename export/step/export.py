@@ -192,14 +192,13 @@ def export_train_step(
         }
         if features:
             written["features"], written["train_features"] = cut_features(written["train_step"])
-        saves = provider in _SAVING and precision == "float32"
-        if memory is not None or saves:
+        if memory is not None or (provider in _SAVING and precision == "float32"):
             budget = None if memory is None else int(memory * 1e6)
-            plan = recompute(written["train_step"], budget)
-            if memory is not None and tell is not None:
-                tell(plan.about)
-        if saves:
-            order(written["train_step"])
+            for name in ("train_step", *(["train_features"] if features else [])):
+                plan = recompute(written[name], budget)
+                order(written[name])
+                if budget is not None and tell is not None:
+                    tell(f"{name}: {plan.about}")
         if hasattr(detector.model, "decode"):
             written["inference"] = inference_graph(
                 step.infer, step.inference_example(), modules=step.modules

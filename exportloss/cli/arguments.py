@@ -193,7 +193,7 @@ def add_export_arguments(parser: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="MB",
         help="activations that a portable step may keep from the forward for the backward pass; "
-        "what is beyond, and cheap, is computed again (default: all are kept)",
+        "what is beyond, and cheap, is computed again (default: as few as possible on a CPU)",
     )
     parser.add_argument(
         "--head",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,20 +155,23 @@ class PortableTrainSession(TrainSession):
         )
 
     def _load_state(self, state: TrainState) -> None:
-        vectors = {
-            **{what: flat.join(state.model) for what, flat in self._flat.items()},
-            **{name: np.array(state.loss[name], np.float32) for name in self.manifest.loss_state},
-            "updates": np.array(state.updates, np.float32),
-            "gradients": np.zeros(self._parameters.size, np.float32),
-        }
-        if self.manifest.ema:
-            vectors |= {_EMA + what: flat.join(state.ema) for what, flat in self._flat.items()}
-        for kept in self._optimizer_state:
-            vectors[_OPTIMIZER + kept] = self._parameters.join(state.optimizer[kept])
         self._due = state.updates + state.skipped
         trained = {name for flat in self._flat.values() for name in flat.names}
         self._constants = {n: np.array(t) for n, t in state.model.items() if n not in trained}
-        self._loop.replace(vectors)
+        self._loop.replace(self._vectors(state))
+
+    def _vectors(self, state: TrainState) -> Iterator[tuple[str, Array]]:
+        """Yield the tensors of the graph one by one, as those of a large model are long."""
+        for what, flat in self._flat.items():
+            yield what, flat.join(state.model)
+            if self.manifest.ema:
+                yield _EMA + what, flat.join(state.ema)
+        for kept in self._optimizer_state:
+            yield _OPTIMIZER + kept, self._parameters.join(state.optimizer[kept])
+        for name in self.manifest.loss_state:
+            yield name, np.array(state.loss[name], np.float32)
+        yield "updates", np.array(state.updates, np.float32)
+        yield "gradients", np.zeros(self._parameters.size, np.float32)
 
     @exclusive
     def export_inference(self, path: str | Path, *, ema: bool = False) -> None:
@@ -380,7 +383,7 @@ class PortableTrainSession(TrainSession):
         return {what: self._loop.value(prefix + what) for what in self._flat}
 
     def _open(self, name: str, *, capture: bool = False) -> Any:
-        return open_graph(
+        session = open_graph(
             self._engine,
             self.folder / name,
             self._device,
@@ -389,3 +392,5 @@ class PortableTrainSession(TrainSession):
             tf32=self._tf32,
             content=self._graphs[name],
         )
+        del self._graphs[name]  # a graph has all frozen weights, and is opened once
+        return session

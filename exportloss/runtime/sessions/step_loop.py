@@ -185,9 +185,9 @@ class StepLoop:
         """Set a tensor of the state."""
         self.value(name).update_inplace(array)
 
-    def replace(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Set all tensors of the state."""
-        for name, array in arrays.items():
+    def replace(self, arrays: Iterable[tuple[str, npt.NDArray[Any]]]) -> None:
+        """Set all tensors of the state, given by name."""
+        for name, array in arrays:
             self.write(name, array)
         self._state.is_whole = True
 
