@@ -123,8 +123,8 @@ class HeadInput(Level):
         if shared.same is None and self.source.is_contiguous(memory_format=torch.channels_last):
             by_cell = self.source.permute(0, 2, 3, 1).reshape(-1, channels)
             return by_cell[(image * cells + cell).flatten()]
-        channel = image[:, None] * channels + torch.arange(channels, device=image.device)
-        index = channel * cells + cell[..., None]  # (S, M, C)
+        first = image * (channels * cells) + cell  # (S, M), of each cell's first channel
+        index = first[..., None] + torch.arange(channels, device=image.device) * cells
         flat, index = self.source.flatten(), index.flatten()
         if shared.same is not None:
             read: Callable[..., Tensor] = _ReadFeatures.apply

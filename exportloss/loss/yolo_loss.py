@@ -219,7 +219,8 @@ class YoloLoss(nn.Module):
             head, categories = rows[..., :classes], rows[..., classes:]
         else:
             head, categories = torch.split(rows, [classes, self.num_classes], dim=-1)
-        columns = torch.movedim(shared.read(head), -1, 0)
+        # As a matrix: ONNX Runtime moves a Transpose of slots down through all that follows.
+        columns = shared.read(head).reshape(-1, classes).t().reshape(classes, *head.shape[:-1])
         return columns[:OBJECTNESS], columns[OBJECTNESS], categories
 
     def _ciou(self, logits: Tensor, slots: Slots) -> Tensor:
