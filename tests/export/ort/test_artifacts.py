@@ -150,7 +150,7 @@ def export_tiny(model, folder, **options):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_own_model_with_detach_trains_as_in_torch(tmp_path, optimizer):
-    torch.manual_seed(1)  # Adam magnifies the rounding of a gradient near 0; here is none
+    torch.manual_seed(0)
     model = DetachedDetector()
     export_tiny(model, tmp_path / "tiny", optimizer=optimizer)
     session = TrainSession.open(tmp_path / "tiny")
@@ -182,7 +182,10 @@ def test_own_model_with_detach_trains_as_in_torch(tmp_path, optimizer):
         np.testing.assert_allclose(result.loss, value.item(), rtol=2e-6)
     state = session.state().model
     for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(state[name], parameter.detach(), rtol=2e-5, atol=2e-6)
+        # Adam makes a visible step of the rounding of a single gradient that is nearly 0.
+        expected = parameter.detach().numpy()
+        difference = np.linalg.norm(state[name] - expected)
+        assert difference <= 3e-6 * np.linalg.norm(expected), name
 
 
 def test_optimizer_model_is_torchs_adamw(tmp_path):
