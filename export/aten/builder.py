@@ -21,6 +21,7 @@ _FEW_COLUMNS = 144
 
 # WebGPU guarantees a kernel only 8 buffers, and a Split needs one for its input and one per output.
 _MOST_PARTS = 7
+_SMALL = 1 << 23  # elements: of more, parts are cut one by one, when they are needed
 
 
 def kept_shape(x: ir.Value, axes: Sequence[int]) -> list[int]:
@@ -101,7 +102,10 @@ class Builder(NodeWriter):
             return (x,)
         if self.for_gpu and gpu_layout.needs_table(sizes):
             return gpu_layout.cut(self, x, sizes, axis)
-        if len(sizes) > _MOST_PARTS:
+        is_one_node = len(sizes) <= _MOST_PARTS or (
+            self.provider == "cpu" and math.prod(shape_of(x)) <= _SMALL
+        )
+        if not is_one_node:
             ends = np.cumsum(sizes).tolist()
             places = zip(ends, sizes, strict=True)
             return tuple(self.slice(x, axis, end - size, end) for end, size in places)

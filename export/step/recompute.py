@@ -28,6 +28,7 @@ _CHEAP = frozenset(
 )
 _MEGABYTE = 1_000_000
 _SMALL = 4096  # elements: smaller values are kept, whatever they cost
+_SMALL_WEIGHT = 1 << 18  # elements, likewise
 _SWAPPED = frozenset({"Add", "Mul", "Max"})
 
 
@@ -105,6 +106,12 @@ def recompute(model: ir.Model, budget: int | None = None) -> MemoryPlan:
     )
 
 
+def _is_weight(node: ir.Node) -> bool:
+    """Return whether a node cuts a tensor from a flat vector of the state."""
+    source = node.inputs[0]
+    return node.op_type == "Slice" and source is not None and len(shape_of(source)) == 1
+
+
 def _bytes(value: ir.Value) -> int:
     assert value.dtype is not None
     return int(math.prod(shape_of(value)) * value.dtype.itemsize)
@@ -134,7 +141,13 @@ class _Copies:
         Deviations from the mean are kept: all of BatchNorm and SiLU follows from them.
         """
         node = value.producer()
-        return node is not None and node.op_type in _CHEAP and math.prod(shape_of(value)) > _SMALL
+        if node is None or node.op_type not in _CHEAP:
+            return False
+        source, size = node.inputs[0], math.prod(shape_of(value))
+        assert source is not None
+        if node.op_type == "Reshape":  # of what is kept it takes no memory
+            return self.is_cheap(source)
+        return size > (_SMALL_WEIGHT if _is_weight(node) else _SMALL)
 
     def is_kept(self, value: ir.Value) -> bool:
         """Return whether a copy reads a value instead of computing it again."""
@@ -177,7 +190,7 @@ class _Copies:
             return inputs[::-1]
         source = inputs[0]
         assert source is not None
-        if node.op_type == "Slice" and len(shape_of(source)) == 1:  # a weight
+        if _is_weight(node):
             return [*inputs[:3], self.last_axis]
         return [self._write_like("Max", [source, source], source), *inputs[1:]]
 
