@@ -37,7 +37,7 @@ def cut_features(model: ir.Model) -> tuple[ir.Model, ir.Model]:
     frozen: list[onnx.NodeProto] = []
     rest: list[onnx.NodeProto] = []
     for node in graph.node:
-        read = {name for name in node.input if name} - constants
+        read = set(_read(node)) - constants
         is_frozen = bool(read) and read <= known and not _is_later(node)
         (frozen if is_frozen else rest).append(node)
         known.update(node.output if is_frozen else ())
@@ -47,9 +47,9 @@ def cut_features(model: ir.Model) -> tuple[ir.Model, ir.Model]:
             "them, such as with freeze=10, or leave features out"
         )
     batch, made = _dims(_value(graph, "images"))[0], {x for node in frozen for x in node.output}
-    crossing = list(dict.fromkeys(x for node in rest for x in node.input if x in made))
+    crossing = list(dict.fromkeys(x for node in rest for x in _read(node) if x in made))
     kinds = [_value(graph, name) for name in crossing]
-    if "images" in {x for node in rest for x in node.input} or not all(
+    if any("images" in _read(node) for node in rest) or not all(
         _dims(kind)[:1] == [batch] for kind in kinds
     ):
         raise ExportError(
@@ -70,6 +70,16 @@ def cut_features(model: ir.Model) -> tuple[ir.Model, ir.Model]:
 
 def _is_later(node: onnx.NodeProto) -> bool:
     return any(part in _LATER for part in node.name.split("/")[:-1])
+
+
+def _read(node: onnx.NodeProto) -> list[str]:
+    """Return the names of the values that a node or a branch of it reads, in order."""
+    found = [name for name in node.input if name]
+    for attribute in node.attribute:
+        branch = attribute.g.node
+        made = {name for inner in branch for name in inner.output}
+        found += [name for inner in branch for name in _read(inner) if name not in made]
+    return found
 
 
 def _value(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
@@ -96,7 +106,7 @@ def _part(
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]
-    used = {value for node in nodes for value in (*node.input, *node.output)}
+    used = {value for node in nodes for value in (*_read(node), *node.output)}
     graph.initializer.extend(t for t in proto.graph.initializer if t.name in used)
     graph.value_info.extend(
         v for v in proto.graph.value_info if v.name in used and v.name not in names

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from torch import nn
 
 from exportloss import ArtifactError, DataError, ExportError
 from exportloss.export import export_train_step
+from exportloss.export.aten import branches
 from exportloss.runtime import TrainSession
 from exportloss.runtime.sessions import step_loop
 from tests.support.messages import mentions
@@ -26,10 +28,15 @@ def frozen_detector() -> nn.Module:
     return model
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["any", "cpu"])  # the latter with the update in a branch
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("features") / "artifact"
-    export_train_step(frozen_detector(), make_loss(), folder, features=True, **SIZE)
+    settings = {"features": True, "provider": request.param}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branches, "_MANY", 1)  # or a small detector's update has no branch
+        export_train_step(frozen_detector(), make_loss(), folder, **settings, **SIZE)
+    kinds = [node.op_type for node in ir.load(folder / "train_features.onnx").graph]
+    assert ("If" in kinds) == (request.param == "cpu")
     return folder
 
 
