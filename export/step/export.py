@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 from torch import nn
 
+from exportloss.errors import ExportError
 from exportloss.export.aten.forms import FORMS, Forms
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.describe import describe, graph_metadata
@@ -140,10 +142,15 @@ def export_train_step(
         The manifest as written to `manifest.json`.
 
     Raises:
-        ExportError: the step would not train as torch does, it cannot do with `memory`, or the
-            model has an ATen operator without a translation; the message names it and its module.
+        ExportError: the step would not train as torch does, `memory` is no number above 0 or too
+            little, or the model has an ATen operator without a translation; the message names it
+            and its module.
         ArtifactError: the folder is in use or cannot be written.
     """
+    if memory is not None and not 0 < memory < math.inf:
+        raise ExportError(
+            f"memory is {memory:g}; expected megabytes above 0, or None for no budget"
+        )
     with new_folder(folder, exist_ok=exist_ok) as temporary:
         detector = prepare(
             model,

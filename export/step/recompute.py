@@ -89,8 +89,9 @@ def recompute(model: ir.Model, budget: int | None = None) -> MemoryPlan:
             copies.chosen.add(value)
             kept = sum(map(_bytes, {*read, *copies.sources()} - copies.chosen))
     if budget is not None and kept > budget:
+        least = math.ceil(10 * kept / _MEGABYTE) / 10  # rounded up, so that it would do
         raise ExportError(
-            f"a step keeps at least {kept / _MEGABYTE:.1f} MB of activations, got a budget of "
+            f"a step keeps at least {least:.1f} MB of activations, got a budget of "
             f"{budget / _MEGABYTE:g} MB; give more memory, or export for smaller images or batches"
         )
     for value in filter(copies.chosen.__contains__, read):

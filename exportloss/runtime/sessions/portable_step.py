@@ -209,6 +209,7 @@ class PortableTrainSession(TrainSession):
         return dict(zip(names, found, strict=True))
 
     @property
+    @exclusive
     def feature_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of the features of a batch, (B, ...), by name; errors as for `features`."""
         if self._from_features is None:

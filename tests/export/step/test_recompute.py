@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,6 +13,7 @@ import onnxruntime
 import pytest
 
 from exportloss.errors import ExportError
+from exportloss.export import export_train_step
 from exportloss.export.aten.to_onnx import to_onnx
 from exportloss.export.detector.wrapper import prepare
 from exportloss.export.step.functions import Step
@@ -75,3 +80,20 @@ def test_without_a_budget_what_is_cheap_is_computed_again(step: Step, traced: on
 def test_a_budget_that_cannot_be_kept_is_refused(traced: onnx.ModelProto):
     with pytest.raises(ExportError, match=mentions("keeps at least", "MB", "0.001 MB", "smaller")):
         recompute(ir.from_proto(traced), 1000)
+
+
+def test_the_least_that_a_message_names_is_enough(traced: onnx.ModelProto):
+    with pytest.raises(ExportError) as refusal:
+        recompute(ir.from_proto(traced), 1000)
+    found = re.search(r"at least ([0-9.]+) MB", str(refusal.value))
+    assert found is not None
+    budget = int(float(found[1]) * 1e6)
+    assert recompute(ir.from_proto(traced), budget).kept <= budget
+
+
+@pytest.mark.parametrize("memory", [math.nan, math.inf, -1.0, 0])
+def test_memory_that_is_no_number_above_0_is_refused(memory: float, tmp_path: Path):
+    size = {"image_size": (IMAGE, IMAGE), "batch_size": 2, "max_targets": 8}
+    with pytest.raises(ExportError, match=mentions(f"memory is {memory:g}", "above 0", "None")):
+        export_train_step(make_detector(), make_loss(), tmp_path / "a", memory=memory, **size)
+    assert not list(tmp_path.iterdir())

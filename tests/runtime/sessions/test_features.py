@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,22 @@ def test_steps_on_features_have_the_bits_of_steps_on_images(
     for name in ("parameters", "statistics", "gradients", "optimizer_momentum"):
         np.testing.assert_array_equal(kept.read_vector(name), plain.read_vector(name))
     assert kept.updates == 3
+
+
+def test_threads_that_ask_for_shapes_at_a_time_open_one_graph(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+):
+    session = TrainSession.open(artifact, threads=1)
+    open_graph = session._open
+
+    def slowly(name: str) -> object:
+        time.sleep(0.1)
+        return open_graph(name)
+
+    monkeypatch.setattr(session, "_open", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: session.feature_shapes, range(2))
+    assert one == other
 
 
 def test_features_of_a_image_do_not_depend_on_its_batch(artifact: Path):
