@@ -54,12 +54,14 @@ def _max_pool(
     ceil_mode: bool = False,
 ) -> tuple[ir.Value, _Places | None]:
     windows = _windows(t.shape, kernel, stride, padding, dilation)
+    out = _pool(t, x, windows)
     is_told = t.forms.pool_indices and dtype_of(x) == ir.DataType.FLOAT
     if not is_told or any(_pooling(x, [w])[1] is not None for w in windows):
-        return _pool(t, x, windows), None
+        return out, None
+    # With indices, ONNX Runtime's maxima of numbers and NaN are numbers: only places are taken.
     vertical, horizontal = windows
     of_rows, in_rows = _pool_with_places(t, x, horizontal)
-    out, in_columns = _pool_with_places(t, of_rows, vertical)
+    _, in_columns = _pool_with_places(t, of_rows, vertical)
     return out, (in_columns, in_rows)
 
 

@@ -76,16 +76,17 @@ def test_max_pooling_scatters_by_axis_where_it_has_indices():
     assert "ScatterElements" not in operators(Forms(), pool, x)
 
 
-def test_max_pooling_of_what_is_not_a_number_gives_a_gradient():
-    # A step that diverges is skipped, so it has to come to its end.
+def test_max_pooling_of_what_is_not_a_number():
+    # A step that diverges is skipped, so it has to come to its end, with a loss that is NaN.
     def compute(named: dict[str, Tensor]) -> dict[str, Tensor]:
         x = named["x"].detach().requires_grad_()
-        total = functional.max_pool2d(x, 3, 1, 1).sum()
-        return {"gradient": torch.autograd.grad(total, x)[0]}
+        out = functional.max_pool2d(x, 3, 1, 1)
+        return {"out": out.detach(), "gradient": torch.autograd.grad(out.sum(), x)[0]}
 
     x = torch.full((2, 3, 4, 4), torch.nan)
     model = to_onnx(compute, {"x": x}, name="pool", forms=Forms(pool_indices=True))
-    (gradient,) = open_session(model).run(None, {"x": x.numpy()})
+    out, gradient = open_session(model).run(None, {"x": x.numpy()})
+    assert np.isnan(out).any()  # not at every edge, in some versions
     assert gradient.shape == x.shape
 
 

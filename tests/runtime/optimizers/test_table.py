@@ -95,17 +95,16 @@ def test_updates_are_torchs(name):
         for parameter, key in zip(parameters, GROUPS.all, strict=True):
             parameter.grad = torch.tensor(gradients[key])
         reference.step()
-        flat, state = UPDATES[name](
-            Update(
-                parameters=flat,
-                gradient=torch.cat([torch.tensor(gradients[key]) for key in GROUPS.all]),
-                rate=torch.tensor(HYPER.lr).repeat_interleave(SIZE),
-                decay=torch.tensor(DECAYS).repeat_interleave(SIZE),
-                momentum=torch.tensor(HYPER.momentum),
-                updates=torch.tensor(float(update)),
-            ),
-            state,
+        traced_update = Update(
+            parameters=flat,
+            gradient=torch.cat([torch.tensor(gradients[key]) for key in GROUPS.all]),
+            rate=torch.tensor(HYPER.lr).repeat_interleave(SIZE),
+            decay=torch.tensor(DECAYS).repeat_interleave(SIZE),
+            momentum=torch.tensor(HYPER.momentum),
+            updates=torch.tensor(float(update)),
         )
+        state = UPDATES[name].state(traced_update, state)
+        flat = UPDATES[name].parameters(traced_update, state)
         host.step(host_parameters, gradients, HYPER, squares=sum_of_squares(gradients.values()))
         expected = torch.cat(parameters)
         on_host = np.concatenate([host_parameters[key] for key in GROUPS.all])
