@@ -165,7 +165,7 @@ def _read_map(source: Tensor, box: Tensor, outputs: int) -> tuple[Tensor, Tensor
     """Return rows (K, no) of boxes, and the objectness of all boxes, of a map of either layout."""
     if source.ndim == 5:
         boxes = source.reshape(-1, outputs)
-        return boxes.index_select(0, box), source.flatten()[OBJECTNESS::outputs]
+        return boxes.index_select(0, box), boxes[:, OBJECTNESS]
     cells = source.shape[2] * source.shape[3]
     index = element_index(box, outputs=outputs, cells=cells)
     rows = source.flatten().index_select(0, index.flatten()).reshape(index.shape)

@@ -106,7 +106,7 @@ def graph_step(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Train on a batch; return what `train_step.onnx` took, and what it gave, by name."""
     loop = session._loop
-    before = {name: loop.read(name) for name in loop._state}
+    before = {name: loop.read(name) for name in loop._state.now}
     session.step(*batch, **settings)
     settings_given = {name: np.array(value.numpy()) for name, value in loop._inputs.items()}
     after = {f"new_{name}": loop.read(name) for name in before}
