@@ -6,7 +6,7 @@ For each of `CASES` the folder then holds an artifact, `sgd`, and the expected s
 `sgd-expected`; for all of them `batches.safetensors`, and settings and losses in `expected.json`.
 Golden cases are in `golden`. The loss alone is in `loss`, and what torch makes of it for several
 numbers of rows in `loss-expected.safetensors`. `small-sgd` and so on are of a small detector,
-`small-ort` is its training artifacts; `with-abs` is what OpenVINO computes wrongly; `anchor-free`
+`small-ort` is its training artifacts; `anchor-free`
 is of a detector without anchors. For `val` and `detect` there are `bright.onnx` and the data set
 `spots`, and pycocotools' numbers for them in `expected.json`.
 """
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from safetensors.numpy import save_file
 
@@ -33,7 +32,6 @@ from exportloss.export.step.export import export_train_step
 from exportloss.export.verify.eager_session import EagerTrainSession
 from exportloss.models import yolov5
 from exportloss.runtime import TrainSession
-from exportloss.runtime.artifact.folder import write_artifact
 from exportloss.runtime.artifact.manifest import Manifest
 from tests.support import anchor_free
 from tests.support import tiny_detector as tiny
@@ -128,22 +126,6 @@ def train(session: TrainSession, folder: Path, name: str, batches: Batches) -> l
     return losses
 
 
-def make_with_abs(source: Path, folder: Path) -> None:
-    """Copy an artifact, and write -|x| as OpenVINO's CPU computes it wrongly, with Abs."""
-    shutil.copytree(source, folder)
-    model = onnx.load(folder / "train_step.onnx")
-    negated_from = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Neg"}
-    for node in list(model.graph.node):
-        if node.op_type == "Min" and negated_from.get(node.input[1]) == node.input[0]:
-            absolute = onnx.helper.make_node("Abs", [node.input[0]], [f"{node.output[0]}_abs"])
-            negated = onnx.helper.make_node("Neg", absolute.output, node.output)
-            model.graph.node.insert(list(model.graph.node).index(node), absolute)
-            node.CopyFrom(negated)
-    onnx.save(model, folder / "train_step.onnx")
-    (folder / "manifest.json").unlink()
-    write_artifact(folder, Manifest.read(source))
-
-
 def make_loss_alone(folder: Path, rows: np.ndarray) -> None:
     """Export the loss with a tier, and save maps, and what torch makes of them, by filled rows.
 
@@ -204,7 +186,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     small = {f"small-{name}": case for name, case in CASES.items()}
     small["small-ort"] = {**CASES["adamw"], "export": export_training_artifacts}
-    for name in (*CASES, *small, "anchor-free", "loss", "with-abs"):
+    for name in (*CASES, *small, "anchor-free", "loss"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     batches = draw_batches()
@@ -215,7 +197,6 @@ def main(folder: Path) -> None:
     for name, case in small.items():
         make_small(folder / name, **case)
     make_anchor_free(folder / "anchor-free")
-    make_with_abs(folder / "sgd", folder / "with-abs")
     expected = {"settings": SETTINGS, "losses": losses, "coco": make_detections(folder)}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 
