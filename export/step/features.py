@@ -11,10 +11,9 @@ import onnx
 import onnx_ir as ir
 
 from exportloss.errors import ExportError
+from exportloss.export.step.order import is_late
 
 __all__ = ["cut_features"]
-
-_LATER = ("loss", "backward", "optimizer", "ema")
 
 
 def cut_features(model: ir.Model) -> tuple[ir.Model, ir.Model]:
@@ -69,7 +68,7 @@ def cut_features(model: ir.Model) -> tuple[ir.Model, ir.Model]:
 
 
 def _is_later(node: onnx.NodeProto) -> bool:
-    return any(part in _LATER for part in node.name.split("/")[:-1])
+    return is_late(node) or "loss" in node.name.split("/")[:-1]
 
 
 def _read(node: onnx.NodeProto) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 
+import onnx
 import onnx_ir as ir
 
 __all__ = ["is_late", "order"]
@@ -54,7 +55,7 @@ def _updates(node: ir.Node) -> bool:
     return (node.name or "").startswith("optimizer/")
 
 
-def is_late(node: ir.Node) -> bool:
+def is_late(node: ir.Node | onnx.NodeProto) -> bool:
     """Return whether a node belongs to the backward pass or to the update."""
     parts = (node.name or "").split("/")[:-1]
     return any(part in _BACKWARD for part in parts)

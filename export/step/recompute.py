@@ -179,9 +179,7 @@ class _Copies:
         if node is None or self.is_kept(value):
             return value
         inputs = [None if x is None else self.of(x) for x in node.inputs]
-        if (
-            inputs == list(node.inputs) and node.op_type != "BatchNormalization"
-        ):  # else a runtime would find out that it is the same
+        if inputs == list(node.inputs):  # a runtime would find out that it is the same
             inputs = self._disguised(node, inputs)
         self._made[value] = self._write(node, inputs, value)
         return self._made[value]
@@ -191,6 +189,8 @@ class _Copies:
             return inputs[::-1]
         source = inputs[0]
         assert source is not None
+        if node.op_type == "BatchNormalization":  # by an attribute, see `_write`
+            return inputs
         if _is_weight(node):
             return [*inputs[:3], self.last_axis]
         return [self._write_like("Max", [source, source], source), *inputs[1:]]

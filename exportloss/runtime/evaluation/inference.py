@@ -20,9 +20,9 @@ from exportloss.runtime.evaluation.detector_file import INPUT_TYPES, PredictRows
 from exportloss.runtime.evaluation.nms import check_predictions, non_max_suppression
 from exportloss.runtime.images.letterbox import letterbox
 from exportloss.runtime.images.resize import ImageArray
+from exportloss.runtime.sessions.checks.self_check import check_outputs
 from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
 from exportloss.runtime.sessions.graph_session import open_graph
-from exportloss.runtime.sessions.self_check import check_outputs
 from exportloss.runtime.sessions.session import TrainSession
 
 __all__ = ["Detector"]

@@ -13,8 +13,8 @@ from exportloss.bounds import at_least
 from exportloss.errors import ConfigError, TrainingError
 from exportloss.runtime.data.capacity import Overflow, fit_targets
 from exportloss.runtime.data.loader import Batch
+from exportloss.runtime.sessions.checks.step_checks import Rates
 from exportloss.runtime.sessions.session import LossTerms, TrainSession
-from exportloss.runtime.sessions.step_checks import Rates
 
 __all__ = ["RoundResult", "train_round"]
 

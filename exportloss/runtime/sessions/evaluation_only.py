@@ -17,11 +17,11 @@ from exportloss.runtime.artifact.state import TrainState, take_state
 from exportloss.runtime.artifact.state_checks import check_values
 from exportloss.runtime.artifact.tensor_file import parse_tensor_file
 from exportloss.runtime.optimizers.table import Hyperparameters
+from exportloss.runtime.sessions.checks.step_checks import uint8_images
 from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import open_graph
 from exportloss.runtime.sessions.session import TrainSession
-from exportloss.runtime.sessions.step_checks import uint8_images
 from exportloss.runtime.sessions.step_results import Evaluation, Images, StepResult
 from exportloss.runtime.storage.files import new_file
 

@@ -18,6 +18,8 @@ from exportloss.runtime.artifact.kinds import KINDS
 from exportloss.runtime.artifact.limits import check_threads
 from exportloss.runtime.artifact.loss_signature import gradient_name, loss_inputs, loss_outputs
 from exportloss.runtime.artifact.onnx_files.onnx_file import OnnxValue, parse_onnx
+from exportloss.runtime.sessions.checks.self_check import check_outputs
+from exportloss.runtime.sessions.checks.target_check import check_target
 from exportloss.runtime.sessions.devices import (
     Device,
     describe_engine,
@@ -26,9 +28,7 @@ from exportloss.runtime.sessions.devices import (
 )
 from exportloss.runtime.sessions.exclusive import exclusive
 from exportloss.runtime.sessions.graph_session import UNCAPTURED, graph_options, open_graph
-from exportloss.runtime.sessions.self_check import check_outputs
 from exportloss.runtime.sessions.step_results import LossTerms
-from exportloss.runtime.sessions.target_check import check_target
 from exportloss.targets import pad_targets
 
 __all__ = ["LossResult", "LossSession"]

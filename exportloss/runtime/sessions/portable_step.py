@@ -19,15 +19,15 @@ from exportloss.runtime.artifact.state import TrainState, take_state
 from exportloss.runtime.artifact.state_checks import check_values
 from exportloss.runtime.artifact.tensor_file import parse_tensor_file
 from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
-from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
-from exportloss.runtime.sessions.exclusive import exclusive
-from exportloss.runtime.sessions.graph_session import node_counts, open_graph
-from exportloss.runtime.sessions.session import TrainSession
-from exportloss.runtime.sessions.step_checks import (
+from exportloss.runtime.sessions.checks.step_checks import (
     Rates,
     checked_hyperparameters,
     uint8_images,
 )
+from exportloss.runtime.sessions.devices import Device, describe_engine, import_engine
+from exportloss.runtime.sessions.exclusive import exclusive
+from exportloss.runtime.sessions.graph_session import node_counts, open_graph
+from exportloss.runtime.sessions.session import TrainSession
 from exportloss.runtime.sessions.step_loop import StepLoop
 from exportloss.runtime.sessions.step_results import (
     Evaluation,

@@ -12,13 +12,13 @@ from exportloss.runtime.artifact.check import Artifact, open_artifact
 from exportloss.runtime.artifact.kinds import KINDS, Kind
 from exportloss.runtime.artifact.limits import check_threads
 from exportloss.runtime.artifact.manifest import Manifest
+from exportloss.runtime.sessions.checks.self_check import check_training
+from exportloss.runtime.sessions.checks.target_check import check_target
 from exportloss.runtime.sessions.devices import CPU, Device, import_engine, wants_capture
 from exportloss.runtime.sessions.evaluation_only import EvaluationOnlySession
 from exportloss.runtime.sessions.ort_training import OrtTrainSession
 from exportloss.runtime.sessions.portable_step import PortableTrainSession
-from exportloss.runtime.sessions.self_check import check_training
 from exportloss.runtime.sessions.session import TrainSession
-from exportloss.runtime.sessions.target_check import check_target
 
 __all__ = ["open_session"]
 

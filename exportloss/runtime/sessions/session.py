@@ -26,14 +26,14 @@ from exportloss.runtime.artifact.state_checks import check_same_model, check_val
 from exportloss.runtime.artifact.tensor_file import read_tensor_file
 from exportloss.runtime.optimizers.ema import decay_after
 from exportloss.runtime.optimizers.table import LOSS_SCALE, Hyperparameters
-from exportloss.runtime.sessions.exclusive import exclusive
-from exportloss.runtime.sessions.shared_weights import SharedWeights
-from exportloss.runtime.sessions.step_checks import (
+from exportloss.runtime.sessions.checks.step_checks import (
     Rates,
     check_gradients,
     checked_hyperparameters,
     scaled_images,
 )
+from exportloss.runtime.sessions.exclusive import exclusive
+from exportloss.runtime.sessions.shared_weights import SharedWeights
 from exportloss.runtime.sessions.step_results import Evaluation, Images, LossTerms, StepResult
 from exportloss.targets import pad_targets
 

@@ -13,8 +13,8 @@ from exportloss.runtime import LossSession, TrainSession
 from exportloss.runtime.evaluation import inference as detectors
 from exportloss.runtime.evaluation.inference import Detector
 from exportloss.runtime.sessions import loss_session, portable_step
+from exportloss.runtime.sessions.checks.self_check import check_training
 from exportloss.runtime.sessions.devices import Device
-from exportloss.runtime.sessions.self_check import check_training
 from exportloss.runtime.sessions.step_results import StepResult
 from tests.support import tiny_detector as tiny
 from tests.support.messages import mentions
